@@ -1,0 +1,48 @@
+"""Recurrent networks as pure functions, with gradients derived by hand."""
+
+from lstm_jax.bptt import Gradients, bptt
+from lstm_jax.cells import (
+    Cell,
+    GRUParams,
+    GRUState,
+    LSTMParams,
+    LSTMState,
+    RNNParams,
+    RNNState,
+    gru,
+    lstm,
+    rnn,
+)
+from lstm_jax.gradient_check import GradientReport, LeafErrors, check_gradients
+from lstm_jax.initializers import chrono, orthogonal, scaled_identity, uniform, zeros
+from lstm_jax.unroll import unroll
+from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cell",
+    "DtypeError",
+    "GRUParams",
+    "GRUState",
+    "GradientReport",
+    "Gradients",
+    "LSTMParams",
+    "LSTMState",
+    "LeafErrors",
+    "NonFiniteError",
+    "RNNParams",
+    "RNNState",
+    "ShapeError",
+    "bptt",
+    "check_gradients",
+    "chrono",
+    "gru",
+    "lstm",
+    "orthogonal",
+    "rnn",
+    "scaled_identity",
+    "uniform",
+    "unroll",
+    "zeros",
+]

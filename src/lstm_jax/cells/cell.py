@@ -1,0 +1,145 @@
+"""What a recurrent cell is: a named tuple of pure functions.
+
+A cell works on one time step, on any leading batch axes:
+
+    step(params, state, x) -> (state, out)          x[..., D]; state leaves and out [..., H]
+
+`HandDerived` holds what back-propagation through time needs of a cell, for one step and linear in
+each argument marked with a dot (a tangent) or d_ (a cotangent):
+
+    forward_step    (params, state, x)            -> state, residuals
+    tangent_step    (params, residuals, ṡ, ż)     -> ṡ        ż: tangents of the pre-activations that
+                                                              do not pass through h_{t−1}
+    backward_step   (params, residuals, δs)       -> δs_prev, δz                 = tangent_stepᵀ
+
+and for the whole sequence at once, outside the loop:
+
+    tangent_inputs      (params, params_dot, xs, xs_dot, residuals)   -> ż       x·Ẇ_x + h·Ẇ_h + ḃ + ẋ·W_x
+    parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.validation import (
+    DtypeError,
+    ShapeError,
+    require_arrays,
+    require_dtype,
+    require_positive_int,
+    require_same_structure,
+    show_shape,
+)
+
+Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+"""``step(params, state, x) -> (state, out)``, the order of `jax.lax.scan`."""
+
+
+class HandDerived(NamedTuple):
+    """The hand-derived derivative of a cell's step; the module's docstring gives each signature."""
+
+    forward_step: Callable[..., tuple[Any, Any]]
+    tangent_step: Callable[..., Any]
+    backward_step: Callable[..., tuple[Any, Any]]
+    tangent_inputs: Callable[..., Any]
+    parameter_gradient: Callable[..., tuple[Any, Any]]
+
+
+class Cell(NamedTuple):
+    """A recurrent cell as pure functions, as an optax transformation is; made by `lstm`, `gru`, `rnn`.
+
+    Attributes:
+        name: ``lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu`` or ``rnn_identity``.
+        input_size: D.
+        hidden_size: H.
+        init: ``init(key, dtype=float) -> params``.
+        initial_state: ``initial_state(batch_size=None, dtype=float) -> state`` of zeros, [H] or [B, H].
+        step: ``step(params, state, x) -> (state, out)``.
+        step_jacobian: ``step_jacobian(params, state, x) -> state of states``, for one sample:
+            ``jacobian.c.h`` is ∂C_t/∂h_{t−1}, a matrix [out, in], or a vector [H] where it is diagonal.
+        gates: ``gates(params, state, x) -> {name: activation [..., H]}``.
+        rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`.
+    """
+
+    name: str
+    input_size: int
+    hidden_size: int
+    init: Callable[..., Any]
+    initial_state: Callable[..., Any]
+    step: Step
+    step_jacobian: Callable[..., Any]
+    gates: Callable[..., dict[str, Array]]
+    rule: HandDerived
+
+    def __repr__(self) -> str:
+        """Show the name and the two sizes."""
+        return f"{self.name}(input_size={self.input_size}, hidden_size={self.hidden_size})"
+
+
+def zeros_state(
+    state_type: Callable[..., Any], names: tuple[str, ...], hidden_size: int
+) -> Callable[..., Any]:
+    """Make a cell's ``initial_state``: zeros [H], or [B, H] for a batch."""
+
+    def initial_state(batch_size: int | None = None, dtype: Any = float) -> Any:
+        if batch_size is not None:
+            require_positive_int("batch_size", batch_size)
+        shape = (hidden_size,) if batch_size is None else (batch_size, hidden_size)
+        zero = jnp.zeros(shape, jax.dtypes.canonicalize_dtype(dtype))
+        return state_type(**dict.fromkeys(names, zero))
+
+    return initial_state
+
+
+def flat_rows(array: Array) -> Array:
+    """Lay time and batch out as the rows of one matrix: [T, ..., n] -> [T·B, n]."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def sum_of_outer(left: Array, right: Array) -> Array:
+    """Σ_t leftᵀ_t right_t over time and batch, as one matrix product: [T, ..., n], [T, ..., m] -> [n, m]."""
+    return flat_rows(left).T @ flat_rows(right)
+
+
+def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> None:
+    """Refuse params, a sequence or a starting state that do not fit the cell or each other.
+
+    Raises:
+        ShapeError: a wrong rank or size, or T = 0.
+        DtypeError: parameters that are not all of one floating dtype, or xs or state0 of another.
+        TypeError: params or state0 of another cell.
+    """
+    expected = _parameter_shapes(cell)
+    sizes = f"D={cell.input_size}, H={cell.hidden_size}"
+    require_same_structure(f"{cell.name} params", params, expected)
+    dtype = jnp.result_type(jax.tree.leaves(params)[0])
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype.name}.")
+    require_arrays("params", params, expected, dtype, legend=sizes)
+    shape = jnp.shape(xs)
+    if len(shape) not in (2, 3) or shape[-1] != cell.input_size:
+        more = "; put jax.vmap around unroll for more batch axes" if len(shape) > 3 else ""
+        raise ShapeError(
+            f"Shape mismatch: expected xs [T, {cell.input_size}] or [T, B, {cell.input_size}], "
+            f"got {show_shape(shape)}{more}."
+        )
+    if shape[0] == 0:
+        raise ShapeError(
+            f"Shape mismatch: expected xs of at least one time step, got {show_shape(shape)}."
+        )
+    require_dtype("xs", xs, dtype)
+    like = jax.eval_shape(cell.initial_state)
+    batched = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*shape[1:-1], *leaf.shape), dtype), like
+    )
+    require_arrays("state0", state0, batched, dtype, legend=f"xs {show_shape(shape)}, {sizes}")
+
+
+@lru_cache
+def _parameter_shapes(cell: Cell) -> PyTree:
+    return jax.eval_shape(cell.init, jax.random.key(0))

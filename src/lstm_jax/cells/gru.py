@@ -1,0 +1,263 @@
+r"""Gated recurrent unit (Cho et al. 2014), in the form of cuDNN, PyTorch and Keras's ``reset_after``.
+
+    r, u = σ(x_t W_x + h_{t−1} W_h + b)                     gates in the order r, u, n
+    a_t  = h_{t−1} W_hn + b_hn
+    n    = tanh(x_t W_xn + b_n + r ⊙ a_t)
+    h_t  = (1−u) ⊙ n + u ⊙ h_{t−1}
+
+Axes: x[..., D], h[..., H]; w_x[D, 3H], w_h[H, 3H], b[3H], b_hn[H].
+
+Every derivative below is built from the elementwise factors (`Local`), with ν = (1−u)(1−n²) = ∂h_t/∂z_n:
+
+    ∂h_t/∂z_r = ν a_t r(1−r)    ∂h_t/∂z_u = (h_{t−1} − n) u(1−u)    ∂h_t/∂a_t = ν r
+    ∂h_t/∂h_{t−1} with the gates held = u
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
+from lstm_jax.initializers import Chrono, Initializer, uniform, zeros
+from lstm_jax.validation import require_key, require_positive_int
+
+
+class GRUParams(NamedTuple):
+    """``w_x[D, 3H]``, ``w_h[H, 3H]``, ``b[3H]``, ``b_hn[H]``; gates in the order r, u, n."""
+
+    w_x: Any
+    w_h: Any
+    b: Any
+    b_hn: Any
+
+
+class GRUState(NamedTuple):
+    """The hidden state ``h[..., H]``."""
+
+    h: Any
+
+
+class PreActivations(NamedTuple):
+    """Tangents or cotangents of ``z`` (r, u, n; the part of x) and of ``a`` (the part of h inside n)."""
+
+    z: Any
+    a: Any
+
+
+class Residuals(NamedTuple):
+    """What the backward pass reads of one step."""
+
+    r: Any
+    u: Any
+    n: Any
+    a: Any
+    h_prev: Any
+
+
+class Local(NamedTuple):
+    """Elementwise factors of one step's derivative: ``h_r`` is ∂h_t/∂z_r, and so on."""
+
+    h_r: Any
+    h_u: Any
+    h_n: Any
+    h_a: Any
+    h_h: Any
+
+
+def forward_step(
+    params: GRUParams, state: GRUState, x: Float[Array, "*batch d"]
+) -> tuple[GRUState, Residuals]:
+    """The step, and what its derivative will need."""
+    from_x = x @ params.w_x
+    from_x = from_x + jnp.broadcast_to(params.b, from_x.shape)
+    x_r, x_u, x_n = jnp.split(from_x, 3, axis=-1)
+    h_r, h_u, h_n = jnp.split(state.h @ params.w_h, 3, axis=-1)
+    r, u = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_u + h_u)
+    a = h_n + jnp.broadcast_to(params.b_hn, h_n.shape)
+    n = jnp.tanh(x_n + r * a)
+    h = (1 - u) * n + u * state.h
+    return GRUState(h), Residuals(r, u, n, a, state.h)
+
+
+def step(params: GRUParams, state: GRUState, x: Array) -> tuple[GRUState, Array]:
+    """One time step: ``(state, out)`` with out = h_t."""
+    state, _ = forward_step(params, state, x)
+    return state, state.h
+
+
+def local_derivatives(residuals: Residuals) -> Local:
+    """The elementwise factors of this file's docstring."""
+    r, u, n, a, h_prev = residuals
+    h_n = (1 - u) * (1 - n**2)
+    return Local(
+        h_r=h_n * a * r * (1 - r),
+        h_u=(h_prev - n) * u * (1 - u),
+        h_n=h_n,
+        h_a=h_n * r,
+        h_h=u,
+    )
+
+
+def tangent_step(
+    params: GRUParams, residuals: Residuals, state_dot: GRUState, dot: PreActivations
+) -> GRUState:
+    """ḣ_t = Σ ∂h_t/∂z ż + ∂h_t/∂a ȧ + u ḣ_{t−1}."""
+    local = local_derivatives(residuals)
+    z_dot_r, z_dot_u, z_dot_n = jnp.split(dot.z, 3, axis=-1)
+    h_dot_r, h_dot_u, h_dot_a = jnp.split(state_dot.h @ params.w_h, 3, axis=-1)
+    return GRUState(
+        local.h_r * (z_dot_r + h_dot_r)
+        + local.h_u * (z_dot_u + h_dot_u)
+        + local.h_n * z_dot_n
+        + local.h_a * (dot.a + h_dot_a)
+        + local.h_h * state_dot.h
+    )
+
+
+def backward_step(
+    params: GRUParams, residuals: Residuals, d_state: GRUState
+) -> tuple[GRUState, PreActivations]:
+    """δh_t to δh_{t−1}, δz_t and δa_t, with δh_t complete."""
+    local = local_derivatives(residuals)
+    d_h = d_state.h
+    d_r, d_u = d_h * local.h_r, d_h * local.h_u
+    d_n, d_a = d_h * local.h_n, d_h * local.h_a
+    d_h_prev = jnp.concatenate([d_r, d_u, d_a], axis=-1) @ params.w_h.T + d_h * local.h_h
+    return GRUState(d_h_prev), PreActivations(jnp.concatenate([d_r, d_u, d_n], axis=-1), d_a)
+
+
+def tangent_inputs(
+    params: GRUParams, params_dot: GRUParams, xs: Array, xs_dot: Array, residuals: Residuals
+) -> PreActivations:
+    """ż_t and ȧ_t without their parts through h_{t−1}, for all t at once."""
+    z_dot = xs @ params_dot.w_x + xs_dot @ params.w_x
+    z_dot = z_dot + jnp.broadcast_to(params_dot.b, z_dot.shape)
+    z_dot_r, z_dot_u, z_dot_n = jnp.split(z_dot, 3, axis=-1)
+    h_dot_r, h_dot_u, a_dot = jnp.split(residuals.h_prev @ params_dot.w_h, 3, axis=-1)
+    a_dot = a_dot + jnp.broadcast_to(params_dot.b_hn, a_dot.shape)
+    return PreActivations(
+        jnp.concatenate([z_dot_r + h_dot_r, z_dot_u + h_dot_u, z_dot_n], axis=-1), a_dot
+    )
+
+
+def parameter_gradient(
+    params: GRUParams, xs: Array, residuals: Residuals, d_pre: PreActivations
+) -> tuple[GRUParams, Array]:
+    """The sums over time and batch, each as one product; δa stands in for δz_n on the side of h."""
+    batch_axes = tuple(range(d_pre.a.ndim - 1))
+    d_r, d_u, _ = jnp.split(d_pre.z, 3, axis=-1)
+    d_params = GRUParams(
+        w_x=sum_of_outer(xs, d_pre.z),
+        w_h=sum_of_outer(residuals.h_prev, jnp.concatenate([d_r, d_u, d_pre.a], axis=-1)),
+        b=jnp.sum(d_pre.z, axis=batch_axes),
+        b_hn=jnp.sum(d_pre.a, axis=batch_axes),
+    )
+    return d_params, d_pre.z @ params.w_x.T
+
+
+def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
+    """∂h_t/∂h_{t−1} = diag(u) + diag(∂h/∂z_r) W_hrᵀ + diag(∂h/∂z_u) W_huᵀ + diag(∂h/∂a) W_hnᵀ.
+
+    Returns:
+        Nested states: ``jacobian.h.h``, a matrix [out, in].
+    """
+    _, residuals = forward_step(params, state, x)
+    local = local_derivatives(residuals)
+    w_r, w_u, w_n = (w.T for w in jnp.split(params.w_h, 3, axis=1))
+    h_h = local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_a[:, None] * w_n
+    return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
+
+
+def gates(params: GRUParams, state: GRUState, x: Array) -> dict[str, Array]:
+    """The activations r, u, n of one step, each [..., H]."""
+    _, residuals = forward_step(params, state, x)
+    return {name: getattr(residuals, name) for name in ("r", "u", "n")}
+
+
+RULE = HandDerived(forward_step, tangent_step, backward_step, tangent_inputs, parameter_gradient)
+
+
+def gru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    update_bias: float | Chrono = 0.0,
+    w_x_init: Initializer | None = None,
+    w_h_init: Initializer | None = None,
+    b_init: Initializer = zeros,
+) -> Cell:
+    """A gated recurrent unit (the equations are this module's docstring).
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        update_bias: added to b_u, the bias of the gate that keeps the state; or `chrono` (T_max).
+        w_x_init: initialiser of ``w_x``; uniform(1/√H) if None.
+        w_h_init: initialiser of ``w_h``; uniform(1/√H) if None.
+        b_init: initialiser of ``b`` and ``b_hn`` before the update bias; zeros.
+
+    Returns:
+        A `Cell` over `GRUParams` and `GRUState`; equal arguments give the identical cell.
+
+    Raises:
+        ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> import jax, lstm_jax
+        >>> cell = lstm_jax.gru(3, 4)
+        >>> cell.init(jax.random.key(0)).w_h.shape
+        (4, 12)
+    """
+    require_positive_int("input_size", input_size)
+    require_positive_int("hidden_size", hidden_size)
+    default = uniform(hidden_size**-0.5)
+    return _gru(
+        int(input_size),
+        int(hidden_size),
+        update_bias,
+        w_x_init or default,
+        w_h_init or default,
+        b_init,
+    )
+
+
+@lru_cache
+def _gru(
+    input_size: int,
+    hidden_size: int,
+    update_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+) -> Cell:
+    def init(key: Array, dtype: Any = float) -> GRUParams:
+        """Draw parameters: ``init(key, dtype)`` -> `GRUParams`."""
+        require_key(key)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        key_x, key_h, key_b, key_u = jax.random.split(key, 4)
+        b_r, b_u, b_n, b_hn = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
+        if isinstance(update_bias, Chrono):
+            b_u = update_bias(key_u, (hidden_size,), dtype)
+        else:
+            b_u = b_u + update_bias
+        return GRUParams(
+            w_x=w_x_init(key_x, (input_size, 3 * hidden_size), dtype),
+            w_h=w_h_init(key_h, (hidden_size, 3 * hidden_size), dtype),
+            b=jnp.concatenate([b_r, b_u, b_n]),
+            b_hn=b_hn,
+        )
+
+    return Cell(
+        name="gru",
+        input_size=input_size,
+        hidden_size=hidden_size,
+        init=init,
+        initial_state=zeros_state(GRUState, ("h",), hidden_size),
+        step=step,
+        step_jacobian=step_jacobian,
+        gates=gates,
+        rule=RULE,
+    )

@@ -1,0 +1,237 @@
+r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+
+    z_t = x_t W_x + h_{t−1} W_h + b                 gates in the order i, f, g, o
+    i, f, o = σ(z_i), σ(z_f), σ(z_o);   g = tanh(z_g)
+    C_t = f ⊙ C_{t−1} + i ⊙ g
+    h_t = o ⊙ tanh C_t
+
+Axes: x[..., D], h[..., H], C[..., H], z[..., 4H]; w_x[D, 4H], w_h[H, 4H], b[4H].
+
+Every derivative below is built from six elementwise factors (`Local`):
+
+    ∂C_t/∂z_i = g i(1−i)      ∂C_t/∂z_f = C_{t−1} f(1−f)      ∂C_t/∂z_g = i (1−g²)
+    ∂h_t/∂z_o = tanh C_t · o(1−o)      ∂h_t/∂C_t = o (1 − tanh² C_t)      ∂C_t/∂C_{t−1} = f
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
+from lstm_jax.cells.cell import Cell, HandDerived, zeros_state
+from lstm_jax.initializers import Chrono, Initializer, uniform, zeros
+from lstm_jax.validation import require_key, require_positive_int
+
+
+class LSTMParams(NamedTuple):
+    """``w_x[D, 4H]``, ``w_h[H, 4H]``, ``b[4H]``; gates in the order i, f, g, o."""
+
+    w_x: Any
+    w_h: Any
+    b: Any
+
+
+class LSTMState(NamedTuple):
+    """The hidden state ``h[..., H]`` and the memory ``c[..., H]``; also any pair indexed like it."""
+
+    h: Any
+    c: Any
+
+
+class Residuals(NamedTuple):
+    """What the backward pass reads of one step."""
+
+    i: Any
+    f: Any
+    g: Any
+    o: Any
+    tanh_c: Any
+    c_prev: Any
+    h_prev: Any
+
+
+class Local(NamedTuple):
+    """Elementwise factors of one step's derivative: ``c_i`` is ∂C_t/∂z_i, and so on."""
+
+    c_i: Any
+    c_f: Any
+    c_g: Any
+    c_c: Any
+    h_o: Any
+    h_c: Any
+
+
+def forward_step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Residuals]:
+    """The step, and what its derivative will need."""
+    z_i, z_f, z_g, z_o = jnp.split(pre_activations(params, state.h, x), 4, axis=-1)
+    i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
+    g = jnp.tanh(z_g)
+    c = f * state.c + i * g
+    tanh_c = jnp.tanh(c)
+    h = o * tanh_c
+    return LSTMState(h, c), Residuals(i, f, g, o, tanh_c, state.c, state.h)
+
+
+def step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Array]:
+    """One time step: ``(state, out)`` with out = h_t."""
+    state, _ = forward_step(params, state, x)
+    return state, state.h
+
+
+def local_derivatives(residuals: Residuals) -> Local:
+    """The six elementwise factors of this file's docstring."""
+    i, f, g, o, tanh_c, c_prev, _ = residuals
+    return Local(
+        c_i=g * i * (1 - i),
+        c_f=c_prev * f * (1 - f),
+        c_g=i * (1 - g**2),
+        c_c=f,
+        h_o=tanh_c * o * (1 - o),
+        h_c=o * (1 - tanh_c**2),
+    )
+
+
+def tangent_step(
+    params: LSTMParams, residuals: Residuals, state_dot: LSTMState, z_dot: Array
+) -> LSTMState:
+    """Ċ_t = Σ ∂C_t/∂z ż + f Ċ_{t−1};   ḣ_t = ∂h_t/∂z_o ż_o + ∂h_t/∂C_t Ċ_t."""
+    local = local_derivatives(residuals)
+    z_dot = z_dot + state_dot.h @ params.w_h
+    z_dot_i, z_dot_f, z_dot_g, z_dot_o = jnp.split(z_dot, 4, axis=-1)
+    c_dot = (
+        local.c_i * z_dot_i + local.c_f * z_dot_f + local.c_g * z_dot_g + local.c_c * state_dot.c
+    )
+    h_dot = local.h_o * z_dot_o + local.h_c * c_dot
+    return LSTMState(h_dot, c_dot)
+
+
+def backward_step(
+    params: LSTMParams, residuals: Residuals, d_state: LSTMState
+) -> tuple[LSTMState, Array]:
+    """δs_t to δs_{t−1} and δz_t, with δh_t complete and δC_t still without its part through h_t."""
+    local = local_derivatives(residuals)
+    d_h, d_c = d_state
+    d_c = d_c + d_h * local.h_c
+    d_z = jnp.concatenate(
+        [d_c * local.c_i, d_c * local.c_f, d_c * local.c_g, d_h * local.h_o], axis=-1
+    )
+    return LSTMState(h=d_z @ params.w_h.T, c=d_c * local.c_c), d_z
+
+
+def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
+    """J_t = ∂s_t/∂s_{t−1} in closed form, for one sample.
+
+        ∂C_t/∂h_{t−1} = diag(∂C/∂z_i) W_hiᵀ + diag(∂C/∂z_f) W_hfᵀ + diag(∂C/∂z_g) W_hgᵀ
+        ∂C_t/∂C_{t−1} = diag(f)
+        ∂h_t/∂h_{t−1} = diag(∂h/∂z_o) W_hoᵀ + diag(∂h/∂C) ∂C_t/∂h_{t−1}
+        ∂h_t/∂C_{t−1} = diag(∂h/∂C) diag(f)
+
+    Returns:
+        Nested states, ``jacobian.c.h`` = ∂C_t/∂h_{t−1} as a matrix [out, in]; the two derivatives with
+        respect to C_{t−1} are diagonal and come as vectors [H].
+    """
+    _, residuals = forward_step(params, state, x)
+    local = local_derivatives(residuals)
+    w_i, w_f, w_g, w_o = (w.T for w in jnp.split(params.w_h, 4, axis=1))
+    c_h = local.c_i[:, None] * w_i + local.c_f[:, None] * w_f + local.c_g[:, None] * w_g
+    h_h = local.h_o[:, None] * w_o + local.h_c[:, None] * c_h
+    return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
+
+
+def gates(params: LSTMParams, state: LSTMState, x: Array) -> dict[str, Array]:
+    """The activations i, f, g, o of one step, each [..., H]."""
+    _, residuals = forward_step(params, state, x)
+    return {name: getattr(residuals, name) for name in ("i", "f", "g", "o")}
+
+
+RULE = HandDerived(forward_step, tangent_step, backward_step, tangent_inputs, parameter_gradient)
+
+
+def lstm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float | Chrono = 1.0,
+    w_x_init: Initializer | None = None,
+    w_h_init: Initializer | None = None,
+    b_init: Initializer = zeros,
+) -> Cell:
+    """A long short-term memory cell (the equations are this module's docstring).
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        forget_bias: added to b_f, 1.0 as Jozefowicz et al. 2015 advise; or `chrono` (T_max), which
+            sets b_f ~ log U[1, T_max − 1] and b_i = −b_f.
+        w_x_init: initialiser of ``w_x``; uniform(1/√H) if None.
+        w_h_init: initialiser of ``w_h``; uniform(1/√H) if None.
+        b_init: initialiser of ``b`` before the forget bias; zeros.
+
+    Returns:
+        A `Cell` over `LSTMParams` and `LSTMState`. Equal arguments give the identical cell, so that a
+        cell is a cheap static argument of `jax.jit`.
+
+    Raises:
+        ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> import jax, lstm_jax
+        >>> cell = lstm_jax.lstm(3, 4)
+        >>> params = cell.init(jax.random.key(0))
+        >>> state, out = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
+        >>> out.shape
+        (4,)
+    """
+    require_positive_int("input_size", input_size)
+    require_positive_int("hidden_size", hidden_size)
+    default = uniform(hidden_size**-0.5)
+    return _lstm(
+        int(input_size),
+        int(hidden_size),
+        forget_bias,
+        w_x_init or default,
+        w_h_init or default,
+        b_init,
+    )
+
+
+@lru_cache
+def _lstm(
+    input_size: int,
+    hidden_size: int,
+    forget_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+) -> Cell:
+    def init(key: Array, dtype: Any = float) -> LSTMParams:
+        """Draw parameters: ``init(key, dtype)`` -> `LSTMParams`."""
+        require_key(key)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        key_x, key_h, key_b, key_f = jax.random.split(key, 4)
+        b_i, b_f, b_g, b_o = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
+        if isinstance(forget_bias, Chrono):
+            b_f = forget_bias(key_f, (hidden_size,), dtype)
+            b_i = -b_f
+        else:
+            b_f = b_f + forget_bias
+        return LSTMParams(
+            w_x=w_x_init(key_x, (input_size, 4 * hidden_size), dtype),
+            w_h=w_h_init(key_h, (hidden_size, 4 * hidden_size), dtype),
+            b=jnp.concatenate([b_i, b_f, b_g, b_o]),
+        )
+
+    return Cell(
+        name="lstm",
+        input_size=input_size,
+        hidden_size=hidden_size,
+        init=init,
+        initial_state=zeros_state(LSTMState, ("h", "c"), hidden_size),
+        step=step,
+        step_jacobian=step_jacobian,
+        gates=gates,
+        rule=RULE,
+    )

@@ -1,0 +1,189 @@
+r"""Vanilla recurrent network (Elman 1990).
+
+    h_t = φ(z_t),   z_t = x_t W_x + h_{t−1} W_h + b,   φ one of tanh, relu, identity
+
+Axes: x[..., D], h[..., H]; w_x[D, H], w_h[H, H], b[H].
+
+Every derivative below is built from one elementwise factor, φ'(z_t) written in terms of h_t:
+1 − h² for tanh, 1 where h > 0 (else 0) for relu, 1 for identity.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
+from lstm_jax.cells.cell import Cell, HandDerived, zeros_state
+from lstm_jax.initializers import Initializer, uniform, zeros
+from lstm_jax.validation import require_key, require_one_of, require_positive_int
+
+
+class RNNParams(NamedTuple):
+    """``w_x[D, H]``, ``w_h[H, H]``, ``b[H]``."""
+
+    w_x: Any
+    w_h: Any
+    b: Any
+
+
+class RNNState(NamedTuple):
+    """The hidden state ``h[..., H]``."""
+
+    h: Any
+
+
+class Residuals(NamedTuple):
+    """What the backward pass reads of one step."""
+
+    slope: Any
+    h_prev: Any
+
+
+class Activation(NamedTuple):
+    """φ, and φ' as a function of φ's value."""
+
+    function: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+ACTIVATIONS = {
+    "tanh": Activation(jnp.tanh, lambda h: 1 - h**2),
+    "relu": Activation(jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
+    "identity": Activation(lambda z: z, jnp.ones_like),
+}
+
+
+def forward_step(
+    activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "*batch d"]
+) -> tuple[RNNState, Residuals]:
+    """The step, and what its derivative will need."""
+    h = activation.function(pre_activations(params, state.h, x))
+    return RNNState(h), Residuals(activation.slope(h), state.h)
+
+
+def step(
+    activation: Activation, params: RNNParams, state: RNNState, x: Array
+) -> tuple[RNNState, Array]:
+    """One time step: ``(state, out)`` with out = h_t."""
+    state, _ = forward_step(activation, params, state, x)
+    return state, state.h
+
+
+def tangent_step(
+    params: RNNParams, residuals: Residuals, state_dot: RNNState, z_dot: Array
+) -> RNNState:
+    """ḣ_t = φ'(z_t) ż_t."""
+    return RNNState(residuals.slope * (z_dot + state_dot.h @ params.w_h))
+
+
+def backward_step(
+    params: RNNParams, residuals: Residuals, d_state: RNNState
+) -> tuple[RNNState, Array]:
+    """δz_t = φ'(z_t) δh_t;   δh_{t−1} = δz_t W_hᵀ."""
+    d_z = d_state.h * residuals.slope
+    return RNNState(d_z @ params.w_h.T), d_z
+
+
+def step_jacobian(
+    activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "d"]
+) -> RNNState:
+    """∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ, for one sample, as ``jacobian.h.h`` [out, in]."""
+    _, residuals = forward_step(activation, params, state, x)
+    return RNNState(RNNState(residuals.slope[:, None] * params.w_h.T))
+
+
+def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
+    """A vanilla network has no gates; its slope φ'(z_t) plays their part. Shape [..., H]."""
+    _, residuals = forward_step(activation, params, state, x)
+    return {"slope": residuals.slope}
+
+
+def rnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    activation: str = "tanh",
+    w_x_init: Initializer | None = None,
+    w_h_init: Initializer | None = None,
+    b_init: Initializer = zeros,
+) -> Cell:
+    """A vanilla recurrent cell (the equation is this module's docstring).
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        activation: ``"tanh"``, ``"relu"`` or ``"identity"``.
+        w_x_init: initialiser of ``w_x``; uniform(1/√H) if None.
+        w_h_init: initialiser of ``w_h``; uniform(1/√H) if None. `scaled_identity()` with relu
+            is the IRNN, `orthogonal()` keeps norms.
+        b_init: initialiser of ``b``; zeros.
+
+    Returns:
+        A `Cell` over `RNNParams` and `RNNState`; equal arguments give the identical cell.
+
+    Raises:
+        ValueError: a size that is not a positive integer, or an unknown activation.
+
+    Example:
+        >>> import lstm_jax
+        >>> irnn = lstm_jax.rnn(3, 4, activation="relu", w_h_init=lstm_jax.scaled_identity())
+        >>> irnn
+        rnn_relu(input_size=3, hidden_size=4)
+    """
+    require_positive_int("input_size", input_size)
+    require_positive_int("hidden_size", hidden_size)
+    require_one_of("activation", activation, tuple(ACTIVATIONS))
+    default = uniform(hidden_size**-0.5)
+    return _rnn(
+        int(input_size),
+        int(hidden_size),
+        activation,
+        w_x_init or default,
+        w_h_init or default,
+        b_init,
+    )
+
+
+@lru_cache
+def _rnn(
+    input_size: int,
+    hidden_size: int,
+    activation: str,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+) -> Cell:
+    phi = ACTIVATIONS[activation]
+
+    def init(key: Array, dtype: Any = float) -> RNNParams:
+        """Draw parameters: ``init(key, dtype)`` -> `RNNParams`."""
+        require_key(key)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        key_x, key_h, key_b = jax.random.split(key, 3)
+        return RNNParams(
+            w_x=w_x_init(key_x, (input_size, hidden_size), dtype),
+            w_h=w_h_init(key_h, (hidden_size, hidden_size), dtype),
+            b=b_init(key_b, (hidden_size,), dtype),
+        )
+
+    return Cell(
+        name=f"rnn_{activation}",
+        input_size=input_size,
+        hidden_size=hidden_size,
+        init=init,
+        initial_state=zeros_state(RNNState, ("h",), hidden_size),
+        step=partial(step, phi),
+        step_jacobian=partial(step_jacobian, phi),
+        gates=partial(gates, phi),
+        rule=HandDerived(
+            partial(forward_step, phi),
+            tangent_step,
+            backward_step,
+            tangent_inputs,
+            parameter_gradient,
+        ),
+    )

@@ -1,0 +1,153 @@
+"""How recurrent parameters begin.
+
+An initialiser is a pure function ``(key, shape, dtype) -> array``, the convention of
+`jax.nn.initializers`, so those work wherever one is asked for. The ones here are those that the
+literature on recurrent networks argues about:
+
+    uniform(s)          U(−s, s); the cells use s = 1/√H                        (PyTorch's default)
+    orthogonal(γ)       γ Q with Q orthogonal, one Q per gate                  (Saxe et al. 2014)
+    scaled_identity(γ)  γ I, one per gate: an IRNN with relu and γ = 1            (Le et al. 2015)
+    zeros
+
+and, for the gate biases of an LSTM or a GRU, `chrono` (Tallec & Ollivier 2018), which asks the gates
+to hold for times spread up to T_max:
+
+    b_f ~ log U[1, T_max − 1],   b_i = −b_f       (GRU: b_u ~ log U[1, T_max − 1])
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import zeros
+
+from lstm_jax.array_types import Array, Float
+
+Initializer = Callable[..., Array]
+"""``(key, shape, dtype) -> array``."""
+
+
+@lru_cache
+def uniform(scale: float) -> Initializer:
+    """Draw every entry from U(−scale, scale).
+
+    Args:
+        scale: half the width of the interval, positive.
+
+    Raises:
+        ValueError: if ``scale`` is not positive.
+
+    Example:
+        >>> import jax
+        >>> from lstm_jax.initializers import uniform
+        >>> uniform(0.1)(jax.random.key(0), (3, 2)).shape
+        (3, 2)
+    """
+    if not scale > 0:
+        raise ValueError(f"Scale mismatch: expected a positive scale, got {scale!r}.")
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        return jax.random.uniform(key, shape, jax.dtypes.canonicalize_dtype(dtype), -scale, scale)
+
+    return init
+
+
+@lru_cache
+def orthogonal(scale: float = 1.0) -> Initializer:
+    """``scale`` times a random orthogonal matrix (Saxe et al. 2014), one for each gate.
+
+    A shape [n, m·n] is filled with m independent n × n orthogonal blocks, so that each gate's own
+    recurrent matrix is orthogonal; any other shape gets orthonormal rows or columns as a whole.
+
+    Example:
+        >>> import jax
+        >>> from lstm_jax.initializers import orthogonal
+        >>> w = orthogonal(2.0)(jax.random.key(0), (3, 6))[:, :3]
+        >>> bool(abs(w @ w.T - 4 * jax.numpy.eye(3)).max() < 1e-5)
+        True
+    """
+    whole = jax.nn.initializers.orthogonal(scale)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        # The decomposition behind it exists from single precision up.
+        work = jnp.promote_types(dtype, jnp.float32)
+        rows, columns = shape
+        if columns % rows:
+            return whole(key, shape, work).astype(dtype)
+        keys = jax.random.split(key, columns // rows)
+        blocks = [whole(k, (rows, rows), work) for k in keys]
+        return jnp.concatenate(blocks, axis=1).astype(dtype)
+
+    return init
+
+
+@lru_cache
+def scaled_identity(scale: float = 1.0) -> Initializer:
+    """``scale`` times the identity, one for each gate; `scale=1` with relu is the IRNN (Le et al. 2015).
+
+    Example:
+        >>> import jax
+        >>> from lstm_jax.initializers import scaled_identity
+        >>> print(scaled_identity(0.5)(jax.random.key(0), (2, 2)))
+        [[0.5 0. ]
+         [0.  0.5]]
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        rows, columns = shape
+        if columns % rows:
+            raise ValueError(
+                f"Shape mismatch: expected [n, m·n] for a scaled identity, got [{rows}, {columns}]."
+            )
+        eye = scale * jnp.eye(rows, dtype=jax.dtypes.canonicalize_dtype(dtype))
+        return jnp.tile(eye, (1, columns // rows))
+
+    return init
+
+
+class Chrono(NamedTuple):
+    """Gate biases spread over time scales up to ``t_max`` steps; make it with `chrono`."""
+
+    t_max: float
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "h"]:
+        """Draw log U[1, t_max − 1], the bias of the gate that keeps the state."""
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, self.t_max - 1.0))
+
+
+def chrono(t_max: float) -> Chrono:
+    """Chrono initialisation of the gate biases (Tallec & Ollivier 2018, section 2).
+
+        b_f ~ log U[1, t_max − 1],   b_i = −b_f
+
+    A forget gate σ(b_f) holds for about 1/(1 − f) = 1 + exp(b_f) steps, so the units' time constants
+    are uniform between 2 and ``t_max``.
+
+    Args:
+        t_max: the longest dependency expected, in steps; more than 2.
+
+    Raises:
+        ValueError: if ``t_max`` is not more than 2.
+
+    Example:
+        >>> import lstm_jax
+        >>> cell = lstm_jax.lstm(8, 16, forget_bias=lstm_jax.chrono(300))
+    """
+    if not t_max > 2:
+        raise ValueError(f"Chrono mismatch: expected t_max of more than 2 steps, got {t_max!r}.")
+    return Chrono(t_max)
+
+
+__all__ = [
+    "Chrono",
+    "Initializer",
+    "chrono",
+    "orthogonal",
+    "scaled_identity",
+    "uniform",
+    "zeros",
+]

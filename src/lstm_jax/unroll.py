@@ -1,0 +1,87 @@
+"""A cell over time: s_t, out_t = step(params, s_{t−1}, x_t) for t = 1 … T, by `jax.lax.scan`.
+
+Axes: xs[T, D] or xs[T, B, D], time first; outputs hs[T, H] or hs[T, B, H].
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.bptt import starting_state, unroll_by_hand
+from lstm_jax.cells.cell import Cell, Step
+from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
+
+GRADIENTS = ("auto", "bptt", "autodiff")
+
+
+def unroll(
+    cell: Cell | Step,
+    params: PyTree,
+    xs: Float[Array, "time *batch d"] | PyTree,
+    state0: PyTree | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
+    gradient: str = "auto",
+) -> tuple[PyTree, PyTree]:
+    """Run a cell over a sequence: ``(final state, outputs)``, the order of `jax.lax.scan`.
+
+    Works under `jit`, `vmap`, `grad`, `jvp` and their compositions, to any order, whichever gradient is
+    chosen. More batch axes than one: `jax.vmap`.
+
+    Args:
+        cell: from `lstm`, `gru` or `rnn`; or any ``step(params, state, x) -> (state, out)``.
+        params: of the cell; their dtype is the dtype of the computation.
+        xs: [T, D] or [T, B, D]; for a plain step, any pytree with time as its leading axis.
+        state0: the starting state, leaves [H] or [B, H]; zeros if None (a plain step needs one).
+        reverse: run from the last step to the first; outputs stay aligned with ``xs``, and the final
+            state is the one after the first step.
+        unroll: steps per iteration of the loop; larger is faster to run and slower to compile.
+        gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
+            differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
+
+    Returns:
+        The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        ValueError: an unknown ``gradient``, or ``"bptt"`` for a plain step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> cell = lstm_jax.lstm(input_size=3, hidden_size=4)
+        >>> params = cell.init(jax.random.key(0))
+        >>> state, hs = lstm_jax.unroll(cell, params, jnp.ones((10, 2, 3)))
+        >>> hs.shape, state.c.shape
+        ((10, 2, 4), (2, 4))
+    """
+    require_one_of("gradient", gradient, GRADIENTS)
+    require_positive_int("unroll", unroll)
+    if not isinstance(cell, Cell):
+        if gradient == "bptt":
+            raise ValueError(
+                'A plain step has no hand-derived rule: expected gradient="autodiff" or "auto", '
+                'got "bptt".'
+            )
+        return _scan(cell, params, xs, state0, reverse, unroll)
+    state0 = starting_state(cell, params, xs, state0)
+    if gradient == "autodiff":
+        return _scan(cell.step, params, xs, state0, reverse, unroll)
+    return unroll_by_hand(cell, reverse, unroll, params, xs, state0)
+
+
+def _scan(
+    step: Step, params: PyTree, xs: PyTree, state0: PyTree | None, reverse: bool, unroll: int
+) -> tuple[PyTree, PyTree]:
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+    if state0 is None:
+        raise TypeError("State mismatch: expected a starting state for a plain step, got None.")
+    if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
+        raise ShapeError(
+            "Shape mismatch: expected xs with one leading time axis of at least one step, got "
+            f"leading axes {sorted(lengths)}."
+        )
+    return lax.scan(
+        lambda state, x: step(params, state, x), state0, xs, reverse=reverse, unroll=unroll
+    )

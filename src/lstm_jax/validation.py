@@ -1,0 +1,129 @@
+"""Refusals: one sentence that says what was expected and what came.
+
+Shapes and dtypes are static, so they are checked while tracing, at no run-time cost. Values (a NaN, an
+infinity) can only be seen where they are concrete: `require_finite` looks at them there and lets
+traced values pass.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+
+
+class ShapeError(ValueError):
+    """An array has the wrong rank or size."""
+
+
+class DtypeError(TypeError):
+    """An array has the wrong dtype."""
+
+
+class NonFiniteError(ValueError):
+    """An array holds a NaN or an infinity."""
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The path of a pytree's leaf as a user would write it: ``h``, ``0.w_x``, ``layers.1.b``."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def show_shape(shape: Sequence[int | str]) -> str:
+    """Print a shape as ``[T, 5, 64]``."""
+    return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def require_positive_int(name: str, value: Any) -> None:
+    """Refuse what is not a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"Size mismatch: expected {name} to be a positive integer, got {value!r}.")
+
+
+def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a name that is not among the known ones."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"Unknown {name}: expected one of {known}, got {value!r}.")
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is not one JAX random key (new style, or a raw uint32[2])."""
+    if isinstance(key, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+            return
+        if key.dtype == np.uint32 and key.shape == (2,):
+            return
+        came = f"{key.dtype}{show_shape(key.shape)}"
+    else:
+        came = f"{type(key).__name__} {key!r}"
+    raise TypeError(f"Key mismatch: expected one key from jax.random.key(seed), got {came}.")
+
+
+def require_same_structure(name: str, value: PyTree, like: PyTree) -> None:
+    """Refuse a pytree whose containers differ from those of ``like``."""
+    came, expected = jax.tree.structure(value), jax.tree.structure(like)
+    if came != expected:
+        raise TypeError(f"Structure mismatch: expected {name} as {expected}, got {came}.")
+
+
+def require_arrays(
+    name: str, value: PyTree, shapes: PyTree, dtype: Any, *, legend: str = ""
+) -> None:
+    """Refuse a pytree of arrays whose structure, shapes or dtype are not the expected ones.
+
+    Args:
+        name: what the message calls the value.
+        value: pytree of arrays.
+        shapes: pytree of the same structure whose leaves have a ``shape``.
+        dtype: the dtype of every leaf.
+        legend: named sizes, appended to a shape message.
+    """
+    require_same_structure(name, value, shapes)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(value)
+    for (path, leaf), expected in zip(leaves, jax.tree.leaves(shapes), strict=True):
+        label = f"{name}.{leaf_name(path)}" if path else name
+        if jnp.shape(leaf) != tuple(expected.shape):
+            raise ShapeError(
+                f"Shape mismatch: expected {label} {show_shape(expected.shape)}"
+                f"{f' ({legend})' if legend else ''}, got {show_shape(jnp.shape(leaf))}."
+            )
+        require_dtype(label, leaf, dtype)
+
+
+def require_dtype(name: str, value: Any, dtype: Any, *, why: str = "the parameters'") -> None:
+    """Refuse an array that has not the given dtype."""
+    came = jnp.result_type(value)
+    if came != dtype:
+        raise DtypeError(
+            f"Dtype mismatch: expected {name} {jnp.dtype(dtype).name} ({why} dtype), "
+            f"got {came.name}."
+        )
+
+
+def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None:
+    """Refuse a concrete array that holds a NaN or an infinity, naming where it first appears.
+
+    Args:
+        name: what the message calls the value.
+        value: pytree of arrays; traced ones pass unseen.
+        time_axis: whether the leading axis is time, so that the step can be named (from 1).
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.inexact
+        ):
+            continue
+        bad = ~np.asarray(jnp.isfinite(leaf))
+        if not bad.any():
+            continue
+        first = np.unravel_index(int(np.argmax(bad)), bad.shape)
+        what = "NaN" if np.isnan(np.asarray(leaf)[first]) else "an infinity"
+        label = f"{name}.{leaf_name(path)}" if path else name
+        where = f"at index {show_shape([int(n) for n in first])}"
+        if time_axis and first:
+            where = f"first at step {int(first[0]) + 1} of {bad.shape[0]}"
+        raise NonFiniteError(f"Non-finite value: expected finite {label}, got {what} {where}.")
