@@ -73,7 +73,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         # The decomposition behind it exists from single precision up.
-        work = jnp.promote_types(dtype, jnp.float32)
+        work = dtype if dtype in (jnp.float32, jnp.float64) else jnp.float32
         rows, columns = shape
         if columns % rows:
             return whole(key, shape, work).astype(dtype)

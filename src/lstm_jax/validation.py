@@ -65,7 +65,8 @@ def require_key(key: Any) -> None:
 
 def require_same_structure(name: str, value: PyTree, like: PyTree) -> None:
     """Refuse a pytree whose containers differ from those of ``like``."""
-    came, expected = jax.tree.structure(value), jax.tree.structure(like)
+    came: Any = jax.tree.structure(value)
+    expected: Any = jax.tree.structure(like)
     if came != expected:
         raise TypeError(f"Structure mismatch: expected {name} as {expected}, got {came}.")
 

@@ -6,7 +6,7 @@ Axes: xs[T, ..., D], h_prev[T, ..., H], z[T, ..., Z]; w_x[D, Z], w_h[H, Z], b[Z]
 batch stand outside every loop: each is one matrix product over T·B rows.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -14,14 +14,8 @@ from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.cell import sum_of_outer
 
 
-class AffineParams(Protocol):
-    """Any named tuple of ``w_x``, ``w_h`` and ``b``."""
-
-    w_x: Any
-    w_h: Any
-    b: Any
-
-    def _replace(self, **changes: Any) -> Any: ...
+AffineParams = Any
+"""Any named tuple with ``w_x``, ``w_h`` and ``b``: `LSTMParams`, `RNNParams`."""
 
 
 def pre_activations(

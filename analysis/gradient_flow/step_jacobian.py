@@ -1,0 +1,144 @@
+r"""The Jacobian of one step, J_t = ∂s_t/∂s_{t−1}, as blocks between the leaves of the state.
+
+A state is any pytree of arrays. Its floating leaves, each flattened to a vector, are the parts of
+s = (part_0, part_1, …); other leaves (counters, keys) are carried along and held. The blocks are
+
+    J[row][column] = ∂ part_row(t) / ∂ part_column(t−1)        [out, in], or a vector where it is diagonal
+
+Built-in cells bring them in closed form; for any other step `jax.jacfwd` supplies them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.cells import Cell, Step
+from lstm_jax.validation import (
+    DtypeError,
+    ShapeError,
+    leaf_name,
+    require_same_structure,
+    show_shape,
+)
+
+Blocks = tuple[tuple[Array, ...], ...]
+"""``blocks[row][column]``: a matrix [n_row, n_column], or a vector [n] for a diagonal one."""
+
+
+class Layout(NamedTuple):
+    """Which leaves of a state are its parts, what they are called, and how long each is.
+
+    Attributes:
+        treedef: the state's structure.
+        moving: for each leaf, whether it is a part.
+        names: of the parts: ``h``, ``c``; ``s`` where the state is one bare array.
+        sizes: of the parts, flattened.
+        dtype: common to all parts.
+    """
+
+    treedef: Any
+    moving: tuple[bool, ...]
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dtype: Any
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Row and column of each block by its name: ``hc``, or ``out,in`` for longer names of parts."""
+        between = "" if all(len(name) == 1 for name in self.names) else ","
+        return {
+            between.join((out, into)): (row, column)
+            for row, out in enumerate(self.names)
+            for column, into in enumerate(self.names)
+        }
+
+
+def layout_of(state: PyTree) -> Layout:
+    """Read off the parts of a state.
+
+    Raises:
+        DtypeError: no floating leaf, complex leaves, floating leaves of more than one dtype, or of
+            one in which no norm can be computed (half precision).
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
+    dtypes = [jnp.result_type(leaf) for _, leaf in leaves]
+    moving = tuple(bool(jnp.issubdtype(dtype, jnp.inexact)) for dtype in dtypes)
+    parts = [
+        (path, leaf, dtype)
+        for (path, leaf), dtype, moves in zip(leaves, dtypes, moving, strict=True)
+        if moves
+    ]
+    found = sorted({dtype.name for _, _, dtype in parts})
+    if found not in (["float32"], ["float64"]):
+        came = ", ".join(found) if found else "none"
+        raise DtypeError(
+            "Dtype mismatch: expected a state whose floating leaves are all float32 or all float64, "
+            f"got {came}."
+        )
+    return Layout(
+        treedef=treedef,
+        moving=moving,
+        names=tuple(leaf_name(path) or "s" for path, _, _ in parts),
+        sizes=tuple(int(jnp.size(leaf)) for _, leaf, _ in parts),
+        dtype=parts[0][2],
+    )
+
+
+def require_stable_state(step: Step, params: PyTree, state: PyTree, x: PyTree) -> None:
+    """Refuse a step that returns a state of another structure, shape or dtype than it was given.
+
+    Raises:
+        ShapeError: naming the first leaf that changed.
+        TypeError: a step that does not return a pair, or changes the state's structure.
+    """
+    result = jax.eval_shape(step, params, state, x)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"Step mismatch: expected step to return (state, out), got {result}.")
+    before, after = jax.eval_shape(lambda s: s, state), result[0]
+    require_same_structure("the state after a step", after, before)
+    for (path, old), new in zip(
+        jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True
+    ):
+        if old.shape != new.shape or old.dtype != new.dtype:
+            label = f"state.{leaf_name(path)}" if path else "the state"
+            raise ShapeError(
+                f"Shape mismatch: expected the step to keep {label} as {old.dtype.name}"
+                f"{show_shape(old.shape)}, got {new.dtype.name}{show_shape(new.shape)}."
+            )
+
+
+def block_jacobian(cell: Cell | Step, layout: Layout) -> Callable[[PyTree, PyTree, PyTree], Blocks]:
+    """Make the function ``(params, state, x) -> blocks`` for one sample of a cell or a step."""
+    if isinstance(cell, Cell):
+        return lambda params, state, x: tuple(map(tuple, cell.step_jacobian(params, state, x)))
+    return lambda params, state, x: _blocks_by_autodiff(cell, layout, params, state, x)
+
+
+def _blocks_by_autodiff(
+    step: Step, layout: Layout, params: PyTree, state: PyTree, x: PyTree
+) -> Blocks:
+    leaves = jax.tree.leaves(state)
+
+    def move(parts: tuple[Array, ...]) -> tuple[Array, ...]:
+        moved = iter(parts)
+        full = [
+            next(moved) if moves else leaf
+            for leaf, moves in zip(leaves, layout.moving, strict=True)
+        ]
+        after, _ = step(params, jax.tree.unflatten(layout.treedef, full), x)
+        return _parts(layout, after)
+
+    jacobian = jax.jacfwd(move)(_parts(layout, state))
+    return tuple(
+        tuple(
+            block.reshape(rows, columns) for block, columns in zip(line, layout.sizes, strict=True)
+        )
+        for line, rows in zip(jacobian, layout.sizes, strict=True)
+    )
+
+
+def _parts(layout: Layout, state: PyTree) -> tuple[Array, ...]:
+    leaves = jax.tree.leaves(state)
+    return tuple(leaf for leaf, moves in zip(leaves, layout.moving, strict=True) if moves)
