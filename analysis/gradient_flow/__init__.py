@@ -1,5 +1,7 @@
 """The microscope: where a gradient goes in a recurrent network."""
 
+from gradient_flow.autodiff import autodiff_norms
+from gradient_flow.horizon import decades_per_100, horizon
 from gradient_flow.jacobian_norms import (
     JacobianNorms,
     PairNorms,
@@ -12,6 +14,9 @@ __all__ = [
     "JacobianNorms",
     "PairNorms",
     "all_pairs_norms",
+    "autodiff_norms",
+    "decades_per_100",
     "gate_activations",
+    "horizon",
     "jacobian_norms",
 ]

@@ -1,0 +1,66 @@
+r"""What plain autodiff says of ∂h_T/∂h_k, in the working precision: the curve to be distrusted.
+
+A perturbation ε_k is added to h_k at every k; one `jax.jacrev` with respect to all of them gives
+∂h_T/∂ε_k = ∂h_T/∂h_k at every lag at once, exactly as differentiating the tail of the sequence would.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.bptt import starting_state
+from lstm_jax.cells import Cell
+
+
+def autodiff_norms(
+    cell: Cell, params: PyTree, state0: PyTree | None, xs: Float[Array, "time *batch d"]
+) -> Float[Array, "*batch lags"]:
+    """Spectral norms (not their logs) of ∂h_T/∂h_k by plain autodiff, without any rescaling.
+
+    Args:
+        cell: from `lstm_jax.lstm`, `gru` or `rnn`.
+        params: of the cell.
+        state0: the starting state; zeros if None.
+        xs: [T, D] or [T, B, D].
+
+    Returns:
+        [T + 1] or [B, T + 1], by lag from 0 (the identity); exactly 0 where the product underflows.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+
+    Example:
+        >>> import jax, lstm_jax
+        >>> from gradient_flow import autodiff_norms
+        >>> cell = lstm_jax.rnn(3, 8)
+        >>> params = cell.init(jax.random.key(0))
+        >>> norms = autodiff_norms(cell, params, None, jax.numpy.zeros((600, 3)))
+        >>> float(norms[0]), float(norms[600])
+        (1.0, 0.0)
+    """
+    state0 = starting_state(cell, params, xs, state0)
+    return _norms(cell, params, state0, xs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _norms(cell: Cell, params: PyTree, state0: PyTree, xs: Array) -> Array:
+    def one(state0: PyTree, xs: Array) -> Array:
+        def last(nudges: Array) -> Array:
+            def step(state: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, None]:
+                x, nudge = inputs
+                state, _ = cell.step(params, state._replace(h=state.h + nudge), x)
+                return state, None
+
+            return lax.scan(step, state0, (xs, nudges))[0].h
+
+        nudges = jnp.zeros((xs.shape[0], cell.hidden_size), xs.dtype)
+        by_start = jnp.moveaxis(jax.jacrev(last)(nudges), 1, 0)
+        norms = jnp.linalg.svd(by_start, compute_uv=False)[:, 0]
+        return jnp.concatenate([jnp.ones(1, norms.dtype), norms[::-1]])
+
+    if xs.ndim == 2:
+        return one(state0, xs)
+    return lax.map(lambda sample: one(*sample), (state0, jnp.moveaxis(xs, 1, 0)))

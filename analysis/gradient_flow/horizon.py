@@ -1,0 +1,83 @@
+r"""One number for a curve: how fast it falls and how far it reaches.
+
+Both read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms` returns it.
+"""
+
+import numpy as np
+
+from lstm_jax.array_types import Float, Int
+
+
+def decades_per_100(
+    lags: Int[np.ndarray, "lags"], log_norms: Float[np.ndarray, "*axes lags"]
+) -> Float[np.ndarray, "*axes"]:
+    """Decades lost per 100 steps: −100 times the least-squares slope of log10 ‖P‖ over the lags.
+
+    Args:
+        lags: in steps, at least two different ones.
+        log_norms: natural logs; NaN and −∞ are left out.
+
+    Returns:
+        One number a curve; positive where the norm falls, NaN with fewer than two finite points.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradient_flow import decades_per_100
+        >>> lags = np.arange(50)
+        >>> print(round(float(decades_per_100(lags, lags * np.log(0.9))), 4))
+        4.5757
+    """
+    log_norms = np.asarray(log_norms, np.float64)
+    finite = np.isfinite(log_norms)
+    weights = finite.astype(np.float64)
+    count = weights.sum(-1)
+    x = np.broadcast_to(np.asarray(lags, np.float64), log_norms.shape)
+    y = np.where(finite, log_norms, 0.0) / np.log(10)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = x - ((x * weights).sum(-1) / count)[..., None]
+        slope = (weights * x * y).sum(-1) / (weights * x**2).sum(-1)
+    return np.where(count >= 2, -100 * slope, np.nan)
+
+
+def horizon(
+    lags: Int[np.ndarray, "lags"],
+    log_norms: Float[np.ndarray, "*axes lags"],
+    factor: float = 1e-3,
+) -> Float[np.ndarray, "*axes"]:
+    """The lag at which a norm has fallen to ``factor`` of its size at lag 0, which is 1.
+
+    Args:
+        lags: in steps, rising.
+        log_norms: natural logs.
+        factor: between 0 and 1.
+
+    Returns:
+        One lag a curve, interpolated between the lags given; ∞ where the curve never falls so far.
+
+    Raises:
+        ValueError: a factor that is not between 0 and 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradient_flow import horizon
+        >>> lags = np.arange(200)
+        >>> print(round(float(horizon(lags, lags * np.log(0.9))), 2))
+        65.56
+    """
+    if not 0 < factor < 1:
+        raise ValueError(f"Range mismatch: expected a factor between 0 and 1, got {factor!r}.")
+    lags = np.asarray(lags, np.float64)
+    target = np.log(factor)
+    curves = np.asarray(log_norms, np.float64)
+    flat = curves.reshape(-1, curves.shape[-1])
+    found = np.full(len(flat), np.inf)
+    for n, curve in enumerate(flat):
+        below = np.flatnonzero(curve <= target)
+        if not len(below):
+            continue
+        last = below[0]
+        found[n] = lags[last]
+        if last and np.isfinite(curve[last]):
+            share = (target - curve[last - 1]) / (curve[last] - curve[last - 1])
+            found[n] = lags[last - 1] + share * (lags[last] - lags[last - 1])
+    return found.reshape(curves.shape[:-1])

@@ -1,0 +1,114 @@
+"""Text as sequences of characters: where it comes from, its vocabulary, windows cut from it.
+
+Axes: codes[characters]; windows[T, B], time first, of int32 codes.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import Array, Float, Int
+
+
+class TextError(ValueError):
+    """A text that cannot be had or cannot be used."""
+
+
+class Corpus(NamedTuple):
+    """A text as codes.
+
+    Attributes:
+        name: where the text is from.
+        characters: the vocabulary, the distinct characters in order.
+        codes: the text, each character as its index in ``characters``.
+    """
+
+    name: str
+    characters: str
+    codes: Int[np.ndarray, "characters"]
+
+
+def embedded_text() -> str:
+    """Real English prose that every CPython carries: its own language reference (`pydoc_data.topics`).
+
+    Raises:
+        TextError: a Python that was packaged without it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise TextError(
+            "Missing text: expected this Python to carry pydoc_data.topics, got none; name a text "
+            "file instead."
+        ) from None
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file as UTF-8.
+
+    Raises:
+        TextError: a file that is missing, unreadable, empty, or not UTF-8.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise TextError(
+            f"Unreadable text: expected a text file, got {path} ({error.strerror})."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"Undecodable text: expected UTF-8 in {path}, got byte "
+            f"0x{error.object[error.start]:02x} at position {error.start}."
+        ) from None
+    if not text.strip():
+        raise TextError(f"Empty text: expected characters in {path}, got none.")
+    return text
+
+
+def encode(text: str, name: str) -> Corpus:
+    """Number the distinct characters of a text and write it in those numbers.
+
+    Raises:
+        TextError: a text with fewer than two distinct characters, in which nothing can be predicted.
+
+    Example:
+        >>> from lstm_jax.text import encode
+        >>> corpus = encode("abba", "example")
+        >>> corpus.characters, corpus.codes.tolist()
+        ('ab', [0, 1, 1, 0])
+    """
+    characters = "".join(sorted(set(text)))
+    if len(characters) < 2:
+        raise TextError(
+            f"Uniform text: expected at least two distinct characters in {name}, "
+            f"got {len(characters)}."
+        )
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    known = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return Corpus(name, characters, np.searchsorted(known, points).astype(np.int32))
+
+
+def windows(
+    key: Array, codes: Int[Array, "characters"], length: int, batch_size: int
+) -> Int[Array, "time batch"]:
+    """Cut ``batch_size`` windows of ``length`` characters at random places.
+
+    Args:
+        key: a random key.
+        codes: the text, at least ``length`` characters.
+        length: T, static.
+        batch_size: B, static.
+    """
+    starts = jax.random.randint(key, (batch_size,), 0, codes.shape[0] - length + 1, jnp.int32)
+    steps = jnp.arange(length, dtype=jnp.int32)
+    return codes[starts[None, :] + steps[:, None]]
+
+
+def one_hot(codes: Int[Array, "*axes"], size: int, dtype: Any) -> Float[Array, "*axes d"]:
+    """Codes as unit vectors."""
+    return jax.nn.one_hot(codes, size, dtype=dtype)
