@@ -20,6 +20,9 @@ import jax.numpy as jnp
 from gradient_flow.scaled import binary_exponent, log_value, power_of_two
 from lstm_jax.array_types import Array, Float
 
+EMPTY = -(2**29)
+"""The exponent of a row of zeros: below every one that occurs, so that the row comes last."""
+
 
 class Graded(NamedTuple):
     """``q @ diag(2^exponents) @ y``."""
@@ -46,11 +49,11 @@ def multiply(factor: Float[Array, "c n"], product: Graded) -> Graded:
     # Row i of R diag(2^e) Y, taken out of its largest power of two.
     entries = jnp.where(r != 0, binary_exponent(jnp.abs(r)) + exponents[None, :], -(2**30))
     top = jnp.max(entries, axis=1)
-    top = jnp.where(top > -(2**29), top, 0)
+    top = jnp.where(top > EMPTY // 2, top, EMPTY)
     y = (r * power_of_two(exponents[None, :] - top[:, None], r.dtype)) @ y
     shift = binary_exponent(jnp.max(jnp.abs(y), axis=1))
-    shift = jnp.where(shift > -(2**29), shift, 0)
-    return Graded(q, top + shift, y * power_of_two(-shift, r.dtype)[:, None])
+    exponents = jnp.where(shift > EMPTY // 2, top + shift, EMPTY)
+    return Graded(q, exponents, y * power_of_two(-shift, r.dtype)[:, None])
 
 
 def log_smallest(product: Graded) -> Float[Array, ""]:

@@ -5,11 +5,12 @@ Both read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖,
 
 import numpy as np
 
-from lstm_jax.array_types import Float, Int
+from lstm_jax.array_types import Array, Float, Int
 
 
 def decades_per_100(
-    lags: Int[np.ndarray, "lags"], log_norms: Float[np.ndarray, "*axes lags"]
+    lags: Int[np.ndarray, "lags"],
+    log_norms: Float[Array, "*axes lags"] | Float[np.ndarray, "*axes lags"],
 ) -> Float[np.ndarray, "*axes"]:
     """Decades lost per 100 steps: −100 times the least-squares slope of log10 ‖P‖ over the lags.
 
@@ -41,7 +42,7 @@ def decades_per_100(
 
 def horizon(
     lags: Int[np.ndarray, "lags"],
-    log_norms: Float[np.ndarray, "*axes lags"],
+    log_norms: Float[Array, "*axes lags"] | Float[np.ndarray, "*axes lags"],
     factor: float = 1e-3,
 ) -> Float[np.ndarray, "*axes"]:
     """The lag at which a norm has fallen to ``factor`` of its size at lag 0, which is 1.
@@ -77,7 +78,7 @@ def horizon(
             continue
         last = below[0]
         found[n] = lags[last]
-        if last and np.isfinite(curve[last]):
+        if last and np.isfinite(curve[last - 1 : last + 1]).all():
             share = (target - curve[last - 1]) / (curve[last] - curve[last - 1])
             found[n] = lags[last - 1] + share * (lags[last] - lags[last - 1])
     return found.reshape(curves.shape[:-1])

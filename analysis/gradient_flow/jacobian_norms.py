@@ -23,7 +23,13 @@ from gradient_flow.walk import LogNorms, Plan, lag_curves, pair_map
 from lstm_jax.array_types import Int, PyTree
 from lstm_jax.bptt import starting_state
 from lstm_jax.cells import Cell, Step
-from lstm_jax.validation import ShapeError, require_finite, require_one_of, require_positive_int
+from lstm_jax.validation import (
+    ShapeError,
+    require_finite,
+    require_one_of,
+    require_positive_int,
+    show_shape,
+)
 
 NORMS = ("spectral", "frobenius", "smallest")
 LSTM_PATHS = ("total_c", "carousel", "chain_c")
@@ -227,6 +233,13 @@ def _prepare(
     if len(axes) != 1 or length == 0 or len(next(iter(axes))) != 1 + batched:
         what = "time axis of at least one step" + (" and then one batch axis" if batched else "")
         raise ShapeError(f"Shape mismatch: expected xs with one leading {what}, got {axes}.")
+    batch_shape = next(iter(axes))[1:]
+    for leaf in jax.tree.leaves(state0):
+        if jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
+            raise ShapeError(
+                f"Shape mismatch: expected state0 with one leading batch axis of {batch_shape[0]}, "
+                f"got {show_shape(jnp.shape(leaf))}."
+            )
     require_finite("params", params)
     require_finite("state0", state0)
     require_finite("xs", xs, time_axis=True)

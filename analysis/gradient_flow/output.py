@@ -75,7 +75,11 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON, in which a number that is not finite becomes a string (``"inf"``)."""
     text = json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_file(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)
+
+    def write(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8")
+
+    write_file(path, write)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -83,10 +87,31 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_file(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
 
 
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read a finished run: what ``results.json`` and ``arrays.npz`` hold.
+
+    Raises:
+        OutputError: a folder without a finished run, or one that cannot be read.
+    """
+    try:
+        results = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+            return results, {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise OutputError(
+            f"No finished run: expected {FINISHED} and arrays.npz in {folder}, got no {missing}."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"Unreadable run: expected {FINISHED} and arrays.npz in {folder}, got: {error}."
+        ) from None
+
+
 def environment() -> dict[str, Any]:
     """The versions and the kind of machine that a result depends on."""
     packages = {}
-    for package in ("jax", "jaxlib", "numpy", "optax", "matplotlib", "lstm-jax"):
+    for package in ("lstm-jax", "jax", "jaxlib", "numpy", "optax", "matplotlib", "torch"):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:

@@ -92,7 +92,7 @@ def log_value(log_mantissa: Array, exponent: Array) -> Array:
 
 def log_frobenius(m: Scaled) -> Array:
     """Natural log of the Frobenius norm; −∞ for a matrix that is exactly zero."""
-    return log_value(_log(jnp.sqrt(jnp.sum(m.matrix**2, axis=(-2, -1)))), m.exponent)
+    return log_value(_log(jnp.sum(m.matrix**2, axis=(-2, -1))) / 2, m.exponent)
 
 
 def log_spectral(m: Scaled) -> Array:
@@ -102,5 +102,5 @@ def log_spectral(m: Scaled) -> Array:
 
 
 def _log(size: Array) -> Array:
-    # The inner where keeps the derivative of an exact zero finite.
-    return jnp.where(size > 0, jnp.log(jnp.where(size > 0, size, jnp.ones_like(size))), -jnp.inf)
+    # The inner where keeps the derivative of an exact zero finite; a NaN stays one.
+    return jnp.where(size == 0, -jnp.inf, jnp.log(jnp.where(size == 0, jnp.ones_like(size), size)))

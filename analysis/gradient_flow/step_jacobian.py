@@ -46,8 +46,15 @@ class Layout(NamedTuple):
     dtype: Any
 
     def places(self) -> dict[str, tuple[int, int]]:
-        """Row and column of each block by its name: ``hc``, or ``out,in`` for longer names of parts."""
-        between = "" if all(len(name) == 1 for name in self.names) else ","
+        """Row and column of each block by its name: ``hc``, or ``out,in`` for longer names of parts.
+
+        A part ``s`` among others is written ``s,s`` too: ``ss`` is the name of the whole transition.
+        """
+        short = all(len(name) == 1 for name in self.names) and self.names.count("s") in (
+            0,
+            len(self.names),
+        )
+        between = "" if short else ","
         return {
             between.join((out, into)): (row, column)
             for row, out in enumerate(self.names)

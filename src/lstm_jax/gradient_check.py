@@ -228,7 +228,7 @@ def central_differences(
         return (ends[0] - ends[1]) / (2 * epsilon)
 
     slopes = []
-    for coordinate in coordinates:
+    for coordinate in coordinates.tolist():
         epsilon = step_size * max(1.0, abs(point.ravel()[coordinate]))
         slopes.append((4 * slope(coordinate, epsilon) - slope(coordinate, 2 * epsilon)) / 3)
     return np.asarray(slopes)

@@ -43,7 +43,7 @@ class TrainConfig(NamedTuple):
     steps: int
     length: int = 100
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     clip_norm: float = 1.0
 
 
@@ -127,7 +127,9 @@ def _some_steps(
         model, state = carry
         batch = windows(key, codes, config.length + 1, config.batch_size)
         value, gradient = jax.value_and_grad(partial(loss, cell))(model, batch)
-        updates, state = optimizer.update(gradient, state, model)
+        # Adam's bias correction raises a Python float to an integer array, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, model)
         return (optax.apply_updates(model, updates), state), value
 
     (model, state), values = jax.lax.scan(step, (model, state), keys)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.cell import sum_of_outer
 
-
 AffineParams = Any
 """Any named tuple with ``w_x``, ``w_h`` and ``b``: `LSTMParams`, `RNNParams`."""
 

@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11 or newer with pip, and make; nothing else beforehand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
+	@echo "make test   install and run the whole test suite (PYTEST_ARGS=\"-m 'not slow'\" for the quick part)"
+	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
+	@echo "make clean  remove $(VENV) and caches"
+
+demo: $(VENV)/.installed
+	$(BIN)/gradient-flow compare
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version 2>&1); name one with PYTHON=..." >&2; \
+	  exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The classroom LSTM with step gates, walked through gate by gate."""

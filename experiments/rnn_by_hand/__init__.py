@@ -1,0 +1,1 @@
+"""Back-propagation through a vanilla network, against published digits and against PyTorch."""

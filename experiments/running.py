@@ -1,0 +1,92 @@
+"""What the experiments share: how a run compares, prints, keeps its results and ends."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from gradient_flow.output import (
+    FINISHED,
+    OutputError,
+    environment,
+    unfinish,
+    write_arrays,
+    write_file,
+    write_json,
+)
+
+NO_TORCH = "PyTorch is not installed: the comparison with it is left out."
+
+
+class Refusal(ValueError):
+    """A request that a run turns down, said in one sentence; the exit code is 2."""
+
+
+class Mismatch(RuntimeError):
+    """A number that differs from the one the experiment is there to reproduce; the exit code is 1."""
+
+
+def keep(
+    out: Path, arrays: Mapping[str, np.ndarray], results: Mapping[str, Any], tables: str
+) -> None:
+    """Write ``arrays.npz``, ``tables.txt`` and ``environment.json``, then ``results.json``.
+
+    Args:
+        out: the folder, from `gradient_flow.output.claim_folder`.
+        arrays: named arrays of any shape.
+        results: what JSON can hold.
+        tables: what the run prints.
+    """
+
+    def write_tables(path: Path) -> None:
+        path.write_text(tables + "\n", encoding="utf-8")
+
+    unfinish(out)
+    write_arrays(out / "arrays.npz", dict(arrays))
+    write_file(out / "tables.txt", write_tables)
+    write_json(out / "environment.json", environment())
+    write_json(out / FINISHED, dict(results))
+
+
+def torch_if_installed() -> ModuleType | None:
+    """PyTorch, or None: every comparison with it is optional."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a text table, columns flush right but the first, under a title."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        first, *others = (
+            cell.ljust(width) if n == 0 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join((first, *others)).rstrip())
+    return "\n".join((title, lines[0], "-" * len(lines[0]), *lines[1:]))
+
+
+def max_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """max|a − b| of two arrays of one shape."""
+    if np.shape(a) != np.shape(b):
+        raise Mismatch(f"Shape mismatch: expected {np.shape(b)}, got {np.shape(a)}.")
+    return float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
+
+
+def exit_code(action: Callable[[], None]) -> int:
+    """Run and return 0; or print one sentence and return 2 for a refused request, 1 for a `Mismatch`."""
+    try:
+        action()
+    except (OutputError, Refusal) as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    except Mismatch as mismatch:
+        print(f"error: {mismatch}", file=sys.stderr)
+        return 1
+    return 0

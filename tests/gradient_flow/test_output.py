@@ -1,0 +1,73 @@
+"""Folders of results: claimed before the work, whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gradient_flow import output
+
+
+def test_free_numbers_are_taken_in_turn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [output.claim_folder(None, "compare", overwrite=False).name for _ in range(3)]
+    assert names == ["compare-001", "compare-002", "compare-003"]
+
+
+def test_a_finished_run_is_refused_and_kept(tmp_path):
+    output.write_json(tmp_path / output.FINISHED, {"old": 1})
+    with pytest.raises(output.OutputError, match="expected a folder without results.*--overwrite"):
+        output.claim_folder(tmp_path, "compare", overwrite=False)
+    assert output.claim_folder(tmp_path, "compare", overwrite=True) == tmp_path
+    assert json.loads((tmp_path / output.FINISHED).read_text()) == {"old": 1}
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        with pytest.raises(output.OutputError, match="Unwritable folder"):
+            output.claim_folder(out, "compare", overwrite=False)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "numbers"
+    path.write_text("old")
+
+    def fail(partial):
+        partial.write_text("half")
+        raise RuntimeError("disk on fire")
+
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        output.write_file(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["numbers"]
+
+
+def test_json_takes_numpy_and_what_is_not_finite(tmp_path):
+    data = {"a": np.float32(0.5), "b": [np.inf, np.int64(3)], "c": np.arange(2), "d": None}
+    output.write_json(tmp_path / "data.json", data)
+    assert json.loads((tmp_path / "data.json").read_text()) == {
+        "a": 0.5,
+        "b": ["inf", 3],
+        "c": [0, 1],
+        "d": None,
+    }
+
+
+def test_reading_a_run_back(tmp_path):
+    with pytest.raises(output.OutputError, match=r"No finished run: .* got no results.json"):
+        output.read_run(tmp_path)
+    output.write_arrays(tmp_path / "arrays.npz", {"a/b": np.arange(3)})
+    output.write_json(tmp_path / output.FINISHED, {"x": 1})
+    results, arrays = output.read_run(tmp_path)
+    assert results == {"x": 1}
+    assert arrays["a/b"].tolist() == [0, 1, 2]
+    (tmp_path / "arrays.npz").write_bytes(b"PK half a file")
+    with pytest.raises(output.OutputError, match="Unreadable run"):
+        output.read_run(tmp_path)
+
+
+def test_the_environment_names_versions_and_no_place():
+    data = output.environment()
+    assert data["packages"]["jax"]
+    assert "/" not in json.dumps(data["packages"])
