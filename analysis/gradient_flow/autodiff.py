@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.bptt import starting_state
 from lstm_jax.cells import Cell
+from lstm_jax.cells.cell import check_cell_arguments
+from lstm_jax.validation import require_finite_arguments
 
 
 def autodiff_norms(
@@ -31,6 +32,7 @@ def autodiff_norms(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        NonFiniteError: a NaN or an infinity in the arguments.
 
     Example:
         >>> import jax, lstm_jax
@@ -41,7 +43,8 @@ def autodiff_norms(
         >>> float(norms[0]), float(norms[600])
         (1.0, 0.0)
     """
-    state0 = starting_state(cell, params, xs, state0)
+    state0 = check_cell_arguments(cell, params, xs, state0)
+    require_finite_arguments(params, state0, xs)
     return _norms(cell, params, state0, xs)
 
 

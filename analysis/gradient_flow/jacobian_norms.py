@@ -21,11 +21,12 @@ from gradient_flow.trajectory import is_lstm
 from gradient_flow.transition import JOINT
 from gradient_flow.walk import LogNorms, Plan, lag_curves, pair_map
 from lstm_jax.array_types import Int, PyTree
-from lstm_jax.bptt import starting_state
 from lstm_jax.cells import Cell, Step
+from lstm_jax.cells.cell import check_cell_arguments
 from lstm_jax.validation import (
     ShapeError,
     require_finite,
+    require_finite_arguments,
     require_one_of,
     require_positive_int,
     show_shape,
@@ -215,7 +216,7 @@ def _prepare(
     for norm in norms:
         require_one_of("norm", norm, NORMS)
     if isinstance(cell, Cell):
-        state0 = starting_state(cell, params, xs, state0)
+        state0 = check_cell_arguments(cell, params, xs, state0)
         if batched is not None and batched != (jnp.ndim(xs) == 3):
             raise ShapeError(
                 f"Shape mismatch: expected xs of rank {3 if batched else 2} with batched={batched}, "
@@ -240,9 +241,7 @@ def _prepare(
                 f"Shape mismatch: expected state0 with one leading batch axis of {batch_shape[0]}, "
                 f"got {show_shape(jnp.shape(leaf))}."
             )
-    require_finite("params", params)
-    require_finite("state0", state0)
-    require_finite("xs", xs, time_axis=True)
+    require_finite_arguments(params, state0, xs)
     first = jax.tree.map(lambda leaf: leaf[0], xs)
     sample, x = (
         jax.tree.map(lambda leaf: leaf[0], tree) if batched else tree for tree in (state0, first)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.bptt import starting_state
 from lstm_jax.cells import Cell, LSTMParams, LSTMState, Step
 from lstm_jax.cells.affine import pre_activations
+from lstm_jax.cells.cell import check_cell_arguments
 from lstm_jax.cells.lstm import forward_step, local_derivatives
+from lstm_jax.validation import require_finite_arguments
 
 
 class Trajectory(NamedTuple):
@@ -85,8 +86,10 @@ def gate_activations(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        NonFiniteError: a NaN or an infinity in the arguments.
     """
-    state0 = starting_state(cell, params, xs, state0)
+    state0 = check_cell_arguments(cell, params, xs, state0)
+    require_finite_arguments(params, state0, xs)
 
     def keep(state: PyTree, x: Array) -> tuple[PyTree, dict[str, Array]]:
         after, _ = cell.step(params, state, x)

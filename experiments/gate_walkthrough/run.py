@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gradient_flow.command_line import parse
-from gradient_flow.output import claim_folder
 
 import lstm_jax
 from experiments.gate_walkthrough.plot import draw
@@ -31,6 +29,8 @@ from experiments.running import (
     table,
     torch_if_installed,
 )
+from gradient_flow.command_line import parse
+from gradient_flow.output import claim_folder
 from lstm_jax import LSTMParams, LSTMState
 from lstm_jax.array_types import Array
 

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gradient_flow.command_line import parse
-from gradient_flow.output import claim_folder
 
 import lstm_jax
 from experiments.rnn_by_hand.published import (
@@ -39,6 +37,8 @@ from experiments.running import (
     table,
     torch_if_installed,
 )
+from gradient_flow.command_line import parse
+from gradient_flow.output import claim_folder
 from lstm_jax import Cell, Gradients, RNNParams, RNNState
 
 TOLERANCE = 1e-12

@@ -152,7 +152,7 @@ def bptt(
         >>> gradients.params.w_h.shape, gradients.state0.c.shape
         ((4, 16), (4,))
     """
-    state0 = starting_state(cell, params, xs, state0)
+    state0 = check_cell_arguments(cell, params, xs, state0)
     (state, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state0)
     dtype = hs.dtype
     d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs
@@ -160,13 +160,3 @@ def bptt(
     require_arrays("d_hs", d_hs, hs, dtype)
     require_arrays("d_state", d_state, state, dtype)
     return backward_pass(cell, reverse, unroll, (params, xs, residuals), (d_state, d_hs))
-
-
-def starting_state(cell: Cell, params: PyTree, xs: Array, state0: PyTree | None) -> PyTree:
-    """Check the arguments of an unrolled cell and fill in a missing starting state with zeros."""
-    if state0 is None:
-        batch_size = xs.shape[1] if jnp.ndim(xs) == 3 else None
-        dtype = jnp.result_type(jax.tree.leaves(params)[0])
-        state0 = cell.initial_state(batch_size, dtype)
-    check_cell_arguments(cell, params, xs, state0)
-    return state0

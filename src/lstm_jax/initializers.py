@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float
@@ -142,11 +143,40 @@ def chrono(t_max: float) -> Chrono:
     return Chrono(t_max)
 
 
+def require_gate_bias(name: str, value: Any) -> None:
+    """Refuse a gate bias that is neither a finite number nor `chrono`.
+
+    Raises:
+        TypeError: with what came.
+    """
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not isinstance(value, Chrono) and not (number and np.isfinite(value)):
+        raise TypeError(
+            f"Bias mismatch: expected {name} as a finite number or chrono(t_max), got {value!r}."
+        )
+
+
+def require_initializers(**initializers: Any) -> None:
+    """Refuse an initialiser that cannot be called.
+
+    Raises:
+        TypeError: with its name and what came.
+    """
+    for name, value in initializers.items():
+        if value is not None and not callable(value):
+            raise TypeError(
+                f"Initialiser mismatch: expected {name} as a function of (key, shape, dtype), "
+                f"got {value!r}."
+            )
+
+
 __all__ = [
     "Chrono",
     "Initializer",
     "chrono",
     "orthogonal",
+    "require_gate_bias",
+    "require_initializers",
     "scaled_identity",
     "uniform",
     "zeros",

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.bptt import starting_state, unroll_by_hand
-from lstm_jax.cells.cell import Cell, Step
+from lstm_jax.bptt import unroll_by_hand
+from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
 from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
 
 GRADIENTS = ("auto", "bptt", "autodiff")
@@ -65,7 +65,7 @@ def unroll(
                 'got "bptt".'
             )
         return _scan(cell, params, xs, state0, reverse, unroll)
-    state0 = starting_state(cell, params, xs, state0)
+    state0 = check_cell_arguments(cell, params, xs, state0)
     if gradient == "autodiff":
         return _scan(cell.step, params, xs, state0, reverse, unroll)
     return unroll_by_hand(cell, reverse, unroll, params, xs, state0)

@@ -113,18 +113,32 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
         value: pytree of arrays; traced ones pass unseen.
         time_axis: whether the leading axis is time, so that the step can be named (from 1).
     """
+    found = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(
             jnp.result_type(leaf), jnp.inexact
         ):
             continue
-        bad = ~np.asarray(jnp.isfinite(leaf))
-        if not bad.any():
-            continue
-        first = np.unravel_index(int(np.argmax(bad)), bad.shape)
-        what = "NaN" if np.isnan(np.asarray(leaf)[first]) else "an infinity"
-        label = f"{name}.{leaf_name(path)}" if path else name
-        where = f"at index {show_shape([int(n) for n in first])}"
-        if time_axis and first:
-            where = f"first at step {int(first[0]) + 1} of {bad.shape[0]}"
-        raise NonFiniteError(f"Non-finite value: expected finite {label}, got {what} {where}.")
+        # NumPy, not JAX: under jit an array held fixed is concrete, but JAX would trace its isfinite.
+        array = np.asarray(leaf)
+        bad = ~np.isfinite(array)
+        if bad.any():
+            first = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            found.append((tuple(int(n) for n in first), path, array))
+    if not found:
+        return
+    # Of several leaves, the one that goes wrong at the earliest step.
+    where_first, path, array = min(found, key=lambda leaf: leaf[0][:1]) if time_axis else found[0]
+    what = "NaN" if np.isnan(array[where_first]) else "an infinity"
+    label = f"{name}.{leaf_name(path)}" if path else name
+    where = f"at index {show_shape(where_first)}"
+    if time_axis and where_first:
+        where = f"first at step {where_first[0] + 1} of {array.shape[0]}"
+    raise NonFiniteError(f"Non-finite value: expected finite {label}, got {what} {where}.")
+
+
+def require_finite_arguments(params: PyTree, state0: PyTree, xs: PyTree) -> None:
+    """Refuse a NaN or an infinity in what a run starts from; of xs, the step is named."""
+    require_finite("params", params)
+    require_finite("state0", state0)
+    require_finite("xs", xs, time_axis=True)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.initializers import Initializer, require_initializers, uniform
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
@@ -96,6 +97,25 @@ def zeros_state(
     return initial_state
 
 
+def checked_sizes(input_size: int, hidden_size: int) -> tuple[int, int]:
+    """Refuse sizes that are not positive integers; return them as plain ones."""
+    require_positive_int("input_size", input_size)
+    require_positive_int("hidden_size", hidden_size)
+    return int(input_size), int(hidden_size)
+
+
+def checked_initializers(
+    hidden_size: int,
+    w_x_init: Initializer | None,
+    w_h_init: Initializer | None,
+    b_init: Initializer,
+) -> tuple[Initializer, Initializer, Initializer]:
+    """Refuse initialisers that cannot be called; fill in uniform(1/√H) for a missing one."""
+    require_initializers(w_x_init=w_x_init, w_h_init=w_h_init, b_init=b_init)
+    default = uniform(hidden_size**-0.5)
+    return w_x_init or default, w_h_init or default, b_init
+
+
 def flat_rows(array: Array) -> Array:
     """Lay time and batch out as the rows of one matrix: [T, ..., n] -> [T·B, n]."""
     return array.reshape(-1, array.shape[-1])
@@ -106,13 +126,16 @@ def sum_of_outer(left: Array, right: Array) -> Array:
     return flat_rows(left).T @ flat_rows(right)
 
 
-def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> None:
+def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree | None) -> PyTree:
     """Refuse params, a sequence or a starting state that do not fit the cell or each other.
+
+    Returns:
+        The starting state; zeros in place of None.
 
     Raises:
         ShapeError: a wrong rank or size, or T = 0.
         DtypeError: parameters that are not all of one floating dtype, or xs or state0 of another.
-        TypeError: params or state0 of another cell.
+        TypeError: params or state0 of another cell, or xs that is no array.
     """
     expected = _parameter_shapes(cell)
     sizes = f"D={cell.input_size}, H={cell.hidden_size}"
@@ -121,6 +144,8 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree) 
     if not jnp.issubdtype(dtype, jnp.floating):
         raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype.name}.")
     require_arrays("params", params, expected, dtype, legend=sizes)
+    if not hasattr(xs, "shape"):
+        raise TypeError(f"Type mismatch: expected xs as an array, got {type(xs).__name__}.")
     shape = jnp.shape(xs)
     if len(shape) not in (2, 3) or shape[-1] != cell.input_size:
         more = "; put jax.vmap around unroll for more batch axes" if len(shape) > 3 else ""
@@ -133,11 +158,11 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree) 
             f"Shape mismatch: expected xs of at least one time step, got {show_shape(shape)}."
         )
     require_dtype("xs", xs, dtype)
-    like = jax.eval_shape(cell.initial_state)
-    batched = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((*shape[1:-1], *leaf.shape), dtype), like
-    )
-    require_arrays("state0", state0, batched, dtype, legend=f"xs {show_shape(shape)}, {sizes}")
+    zeros = cell.initial_state(shape[1] if len(shape) == 3 else None, dtype)
+    if state0 is None:
+        return zeros
+    require_arrays("state0", state0, zeros, dtype, legend=f"xs {show_shape(shape)}, {sizes}")
+    return state0
 
 
 @lru_cache

@@ -13,16 +13,28 @@ Every derivative below is built from the elementwise factors (`Local`), with ν 
     ∂h_t/∂h_{t−1} with the gates held = u
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
-from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
-from lstm_jax.initializers import Chrono, Initializer, uniform, zeros
-from lstm_jax.validation import require_key, require_positive_int
+from lstm_jax.cells.cell import (
+    Cell,
+    HandDerived,
+    checked_initializers,
+    checked_sizes,
+    sum_of_outer,
+    zeros_state,
+)
+from lstm_jax.initializers import (
+    Chrono,
+    Initializer,
+    require_gate_bias,
+    zeros,
+)
+from lstm_jax.validation import require_key
 
 
 class GRUParams(NamedTuple):
@@ -204,6 +216,8 @@ def gru(
 
     Raises:
         ValueError: a size that is not a positive integer.
+        TypeError: a update_bias that is neither a finite number nor `chrono`, or an initialiser that
+            cannot be called.
 
     Example:
         >>> import jax, lstm_jax
@@ -211,20 +225,13 @@ def gru(
         >>> cell.init(jax.random.key(0)).w_h.shape
         (4, 12)
     """
-    require_positive_int("input_size", input_size)
-    require_positive_int("hidden_size", hidden_size)
-    default = uniform(hidden_size**-0.5)
-    return _gru(
-        int(input_size),
-        int(hidden_size),
-        update_bias,
-        w_x_init or default,
-        w_h_init or default,
-        b_init,
-    )
+    require_gate_bias("update_bias", update_bias)
+    sizes = checked_sizes(input_size, hidden_size)
+    initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)
+    return _gru(*sizes, update_bias, *initializers)
 
 
-@lru_cache
+@cache
 def _gru(
     input_size: int,
     hidden_size: int,

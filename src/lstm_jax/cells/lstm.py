@@ -13,7 +13,7 @@ Every derivative below is built from six elementwise factors (`Local`):
     ∂h_t/∂z_o = tanh C_t · o(1−o)      ∂h_t/∂C_t = o (1 − tanh² C_t)      ∂C_t/∂C_{t−1} = f
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +21,20 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
-from lstm_jax.cells.cell import Cell, HandDerived, zeros_state
-from lstm_jax.initializers import Chrono, Initializer, uniform, zeros
-from lstm_jax.validation import require_key, require_positive_int
+from lstm_jax.cells.cell import (
+    Cell,
+    HandDerived,
+    checked_initializers,
+    checked_sizes,
+    zeros_state,
+)
+from lstm_jax.initializers import (
+    Chrono,
+    Initializer,
+    require_gate_bias,
+    zeros,
+)
+from lstm_jax.validation import require_key
 
 
 class LSTMParams(NamedTuple):
@@ -176,6 +187,8 @@ def lstm(
 
     Raises:
         ValueError: a size that is not a positive integer.
+        TypeError: a forget_bias that is neither a finite number nor `chrono`, or an initialiser that
+            cannot be called.
 
     Example:
         >>> import jax, lstm_jax
@@ -185,20 +198,13 @@ def lstm(
         >>> out.shape
         (4,)
     """
-    require_positive_int("input_size", input_size)
-    require_positive_int("hidden_size", hidden_size)
-    default = uniform(hidden_size**-0.5)
-    return _lstm(
-        int(input_size),
-        int(hidden_size),
-        forget_bias,
-        w_x_init or default,
-        w_h_init or default,
-        b_init,
-    )
+    require_gate_bias("forget_bias", forget_bias)
+    sizes = checked_sizes(input_size, hidden_size)
+    initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)
+    return _lstm(*sizes, forget_bias, *initializers)
 
 
-@lru_cache
+@cache
 def _lstm(
     input_size: int,
     hidden_size: int,

@@ -9,7 +9,7 @@ Every derivative below is built from one elementwise factor, φ'(z_t) written in
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,15 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
-from lstm_jax.cells.cell import Cell, HandDerived, zeros_state
-from lstm_jax.initializers import Initializer, uniform, zeros
-from lstm_jax.validation import require_key, require_one_of, require_positive_int
+from lstm_jax.cells.cell import (
+    Cell,
+    HandDerived,
+    checked_initializers,
+    checked_sizes,
+    zeros_state,
+)
+from lstm_jax.initializers import Initializer, zeros
+from lstm_jax.validation import require_key, require_one_of
 
 
 class RNNParams(NamedTuple):
@@ -127,6 +133,7 @@ def rnn(
 
     Raises:
         ValueError: a size that is not a positive integer, or an unknown activation.
+        TypeError: an initialiser that cannot be called.
 
     Example:
         >>> import lstm_jax
@@ -134,21 +141,13 @@ def rnn(
         >>> irnn
         rnn_relu(input_size=3, hidden_size=4)
     """
-    require_positive_int("input_size", input_size)
-    require_positive_int("hidden_size", hidden_size)
     require_one_of("activation", activation, tuple(ACTIVATIONS))
-    default = uniform(hidden_size**-0.5)
-    return _rnn(
-        int(input_size),
-        int(hidden_size),
-        activation,
-        w_x_init or default,
-        w_h_init or default,
-        b_init,
-    )
+    sizes = checked_sizes(input_size, hidden_size)
+    initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)
+    return _rnn(*sizes, activation, *initializers)
 
 
-@lru_cache
+@cache
 def _rnn(
     input_size: int,
     hidden_size: int,
