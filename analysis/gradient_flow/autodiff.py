@@ -37,7 +37,7 @@ def autodiff_norms(
     Example:
         >>> import jax, lstm_jax
         >>> from gradient_flow import autodiff_norms
-        >>> cell = lstm_jax.rnn(3, 8)
+        >>> cell = lstm_jax.rnn(3, 8, activation="identity", w_h_init=lstm_jax.orthogonal(0.5))
         >>> params = cell.init(jax.random.key(0))
         >>> norms = autodiff_norms(cell, params, None, jax.numpy.zeros((600, 3)))
         >>> float(norms[0]), float(norms[600])

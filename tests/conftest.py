@@ -1,0 +1,75 @@
+"""Strict settings for every test, and the fixtures that come from outside the checkout."""
+
+import importlib.util
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+# The hook checks every annotation of the two packages at run time; it has to come before their import.
+if importlib.util.find_spec("jaxtyping") and importlib.util.find_spec("beartype"):
+    from jaxtyping import install_import_hook
+
+    # As for a static checker, an int will do for a float.
+    checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    install_import_hook(["lstm_jax", "gradient_flow"], checker)
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REQUIRE_PEERS = os.environ.get("LSTM_JAX_REQUIRE_PEERS") == "1"
+
+
+@pytest.fixture
+def x64():
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def without_type_checker():
+    """Leave refusals to the library itself, as for a user who has no `jaxtyping`."""
+    if not importlib.util.find_spec("jaxtyping"):
+        yield
+        return
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session")
+def shared_folder():
+    """The folder of fixtures shared between checkouts: $LSTM_JAX_SHARED, else ../shared."""
+    named = os.environ.get("LSTM_JAX_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no folder of shared fixtures at {folder}; set LSTM_JAX_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published_values(shared_folder):
+    """Numbers that others printed, kept as decimals so that their digits can be counted."""
+    path = shared_folder / "fixtures" / "published_values.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With LSTM_JAX_REQUIRE_PEERS=1, a comparison that was left out is a failure."""
+    report = yield
+    external = item.get_closest_marker("peer") or "shared_folder" in item.fixturenames
+    if REQUIRE_PEERS and external and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"LSTM_JAX_REQUIRE_PEERS=1, but skipped: {report.longrepr}"
+    return report
