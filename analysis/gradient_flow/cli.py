@@ -108,7 +108,8 @@ def run_compare(config: Compare) -> int:
                         jax.random.fold_in(key_train, n),
                         comparison.train_config(config),
                         lambda step, loss: bar.set_postfix_str(
-                            f"training {step}/{config.steps}, {loss / np.log(2):.2f} bits/char"
+                            f"training {step}/{config.steps}, {loss / np.log(2):.2f} bits/char",
+                            refresh=step % 100 == 0,
                         ),
                     )
                     bar.update()
