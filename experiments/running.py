@@ -10,9 +10,10 @@ import numpy as np
 
 from gradient_flow.output import (
     FINISHED,
+    STAGE,
     OutputError,
     environment,
-    unfinish,
+    publish,
     write_arrays,
     write_file,
     write_json,
@@ -44,11 +45,12 @@ def keep(
     def write_tables(path: Path) -> None:
         path.write_text(tables + "\n", encoding="utf-8")
 
-    unfinish(out)
-    write_arrays(out / "arrays.npz", dict(arrays))
-    write_file(out / "tables.txt", write_tables)
-    write_json(out / "environment.json", environment())
-    write_json(out / FINISHED, dict(results))
+    stage = out / STAGE
+    write_arrays(stage / "arrays.npz", dict(arrays))
+    write_file(stage / "tables.txt", write_tables)
+    write_json(stage / "environment.json", environment())
+    write_json(stage / FINISHED, dict(results))
+    publish(out)
 
 
 def torch_if_installed() -> ModuleType | None:

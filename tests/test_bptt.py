@@ -9,6 +9,8 @@ from comparison import CELLS, assert_close, loss, random_problem
 
 import lstm_jax
 
+pytestmark = pytest.mark.slow
+
 
 @partial(jax.jit, static_argnames=("cell", "reverse"))
 def by_hand_and_autodiff(cell, reverse, problem):

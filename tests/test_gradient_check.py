@@ -245,6 +245,7 @@ def test_the_rebuilt_rule_is_right(target, without_type_checker):
         assert report.ok, str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "tree", "name"),
     [

@@ -435,3 +435,40 @@ def test_weighing_sees_every_entry():
     slopes = jax.grad(lambda out: weigh(out, problem.hs_weights, problem.state_weights))(outputs)
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(slopes)])
     assert len(set(flat.tolist())) == flat.size and np.all(flat != 0)
+
+
+class TestWithoutARule:
+    """A cell of one's own may leave the derivative to autodiff."""
+
+    def test_auto_falls_back_and_bptt_refuses(self, x64):
+        problem = random_problem("lstm", 4)
+        bare = problem._replace(cell=problem.cell._replace(rule=None))
+        gradients = [
+            jax.grad(lambda inputs, p=p: loss(p, inputs, "auto"))(p.inputs) for p in (bare, problem)
+        ]
+        assert_close(*gradients, 1e-12)
+        with pytest.raises(ValueError, match="no hand-derived rule"):
+            loss(bare, bare.inputs, "bptt")
+
+
+def test_a_second_call_outside_of_jit_traces_nothing():
+    problem = random_problem("lstm", 5, 2)
+    traced = []
+
+    def counted(function):
+        def counting(*args):
+            traced.append(function)
+            return function(*args)
+
+        return counting
+
+    rule = problem.cell.rule
+    rule = rule._replace(
+        forward_step=counted(rule.forward_step), backward_step=counted(rule.backward_step)
+    )
+    problem = problem._replace(cell=problem.cell._replace(rule=rule))
+    counts = []
+    for _ in range(2):
+        jax.grad(lambda inputs: loss(problem, inputs, "auto"))(problem.inputs)
+        counts.append(len(traced))
+    assert 0 < counts[0] == counts[1]

@@ -21,6 +21,8 @@ def autodiff_norms(
 ) -> Float[Array, "*batch lags"]:
     """Spectral norms (not their logs) of ∂h_T/∂h_k by plain autodiff, without any rescaling.
 
+    Memory grows with H·T·H: 0.7 GiB a sample at H = 256, T = 1,000 in float32.
+
     Args:
         cell: from `lstm_jax.lstm`, `gru` or `rnn`.
         params: of the cell.

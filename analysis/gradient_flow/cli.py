@@ -17,11 +17,12 @@ from gradient_flow.command_line import parse
 from gradient_flow.compare import Compare, ConfigError
 from gradient_flow.output import (
     FINISHED,
+    STAGE,
     OutputError,
     claim_folder,
     environment,
+    publish,
     read_run,
-    unfinish,
     write_arrays,
     write_json,
 )
@@ -98,8 +99,7 @@ def run_compare(config: Compare) -> int:
             bar.set_description(network.label)
             model = language_model.init(network.cell, jax.random.fold_in(key_init, n))
             for stage in stages:
-                if stage == "trained":
-                    assert codes is not None
+                if stage == "trained" and codes is not None:
                     bar.set_postfix_str("training")
                     model, losses[name] = language_model.train(
                         network.measured,
@@ -140,20 +140,22 @@ def run_compare(config: Compare) -> int:
     # Matplotlib is only needed, and only paid for, from here on.
     from gradient_flow.figures import draw_all
 
-    unfinish(folder)
-    write_arrays(folder / "arrays.npz", arrays)
-    write_json(folder / "environment.json", environment())
-    pictures = draw_all(folder, results, arrays)
-    write_json(folder / FINISHED, results)
+    unfinished = folder / STAGE
+    write_arrays(unfinished / "arrays.npz", arrays)
+    write_json(unfinished / "environment.json", environment())
+    pictures = draw_all(unfinished, results, arrays)
+    write_json(unfinished / FINISHED, results)
+    publish(folder)
     print(text)
     print(f"\nnumbers:  {folder / FINISHED}, {folder / 'arrays.npz'}")
     for picture in pictures:
-        print(f"picture:  {picture}  (and .svg)")
+        print(f"picture:  {folder / picture.name}  (and .svg)")
     return 0
 
 
 def run_check(config: Check) -> int:
     """Print a gradient check of each cell."""
+    comparison.check_seed(config.seed)
     for name in ("length", "batch_size", "input_size", "hidden_size"):
         try:
             require_positive_int(f"--{name.replace('_', '-')}", getattr(config, name))
@@ -192,8 +194,16 @@ def run_draw(config: Draw) -> int:
     claim_folder(config.folder, "compare", overwrite=True)
     from gradient_flow.figures import draw_all
 
-    for picture in draw_all(config.folder, results, arrays):
-        print(f"picture:  {picture}  (and .svg)")
+    try:
+        pictures = draw_all(config.folder / STAGE, results, arrays)
+    except KeyError as error:
+        raise OutputError(
+            f"Unreadable run: expected the results of a comparison in {config.folder}, got none "
+            f"called {error}."
+        ) from None
+    publish(config.folder, finishes=False)
+    for picture in pictures:
+        print(f"picture:  {config.folder / picture.name}  (and .svg)")
     return 0
 
 

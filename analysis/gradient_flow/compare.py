@@ -28,6 +28,7 @@ from lstm_jax.text import Corpus, embedded_text, encode, one_hot, read_text, win
 LN10 = float(np.log(10))
 HORIZON_FACTOR = 1e-3
 NOISE_SIZE = 32
+LONGEST = 20_000  # plain autodiff keeps H·T·H numbers a sample
 MAP_LENGTH = 300
 GATE_STEPS = 80
 
@@ -127,12 +128,17 @@ def check_config(config: Compare) -> Corpus | None:
         raise ConfigError(
             f"Length mismatch: expected --lengths of at least 1 step, got {list(config.lengths)}."
         )
+    if max(config.lengths) > LONGEST:
+        raise ConfigError(
+            f"Length mismatch: expected --lengths of at most {LONGEST} steps, got "
+            f"{max(config.lengths)}; gradient_flow.jacobian_norms takes longer ones."
+        )
+    check_seed(config.seed)
     for name, value in (("hidden-size", config.hidden_size), ("samples", config.samples)):
         if value < 1:
             raise ConfigError(f"Size mismatch: expected --{name} of at least 1, got {value}.")
-    if config.steps < 0 or not 0 <= config.seed < 2**32:
-        name, value = ("train-steps", config.steps) if config.steps < 0 else ("seed", config.seed)
-        raise ConfigError(f"Range mismatch: expected --{name} from 0 on, got {value}.")
+    if config.steps < 0:
+        raise ConfigError(f"Range mismatch: expected --train-steps from 0 on, got {config.steps}.")
     if not 0 < config.learning_rate < float("inf"):
         raise ConfigError(
             f"Range mismatch: expected a positive --learning-rate, got {config.learning_rate}."
@@ -157,6 +163,16 @@ def check_config(config: Compare) -> Corpus | None:
             f"{' '.join(map(str, config.lengths))}, got {len(corpus.codes)} in {name}."
         )
     return corpus
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is no 32-bit number.
+
+    Raises:
+        ConfigError: with what came.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"Range mismatch: expected --seed from 0 to 2^32 − 1, got {seed}.")
 
 
 def train_config(config: Compare) -> language_model.TrainConfig:

@@ -17,11 +17,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gradient_flow.scaled import binary_exponent, log_value, power_of_two
+from gradient_flow.scaled import EMPTY, ZERO_EXPONENT, binary_exponent, log_value, power_of_two
 from lstm_jax.array_types import Array, Float
-
-EMPTY = -(2**29)
-"""The exponent of a row of zeros: below every one that occurs, so that the row comes last."""
 
 
 class Graded(NamedTuple):
@@ -47,7 +44,7 @@ def multiply(factor: Float[Array, "c n"], product: Graded) -> Graded:
     q, r = jnp.linalg.qr(b[:, order])
     exponents, y = product.exponents[order], product.y[order]
     # Row i of R diag(2^e) Y, taken out of its largest power of two.
-    entries = jnp.where(r != 0, binary_exponent(jnp.abs(r)) + exponents[None, :], -(2**30))
+    entries = jnp.where(r != 0, binary_exponent(jnp.abs(r)) + exponents[None, :], ZERO_EXPONENT)
     top = jnp.max(entries, axis=1)
     top = jnp.where(top > EMPTY // 2, top, EMPTY)
     y = (r * power_of_two(exponents[None, :] - top[:, None], r.dtype)) @ y

@@ -3,9 +3,12 @@ r"""One number for a curve: how fast it falls and how far it reaches.
 Both read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms` returns it.
 """
 
+from typing import Any
+
 import numpy as np
 
 from lstm_jax.array_types import Array, Float, Int
+from lstm_jax.validation import ShapeError, show_shape
 
 
 def decades_per_100(
@@ -28,7 +31,7 @@ def decades_per_100(
         >>> print(round(float(decades_per_100(lags, lags * np.log(0.9))), 4))
         4.5757
     """
-    log_norms = np.asarray(log_norms, np.float64)
+    log_norms = _curves(lags, log_norms)
     finite = np.isfinite(log_norms)
     weights = finite.astype(np.float64)
     count = weights.sum(-1)
@@ -56,7 +59,7 @@ def horizon(
         One lag a curve, interpolated between the lags given; ∞ where the curve never falls so far.
 
     Raises:
-        ValueError: a factor that is not between 0 and 1.
+        ValueError: a factor that is not between 0 and 1, or curves of another length than the lags.
 
     Example:
         >>> import numpy as np
@@ -69,7 +72,7 @@ def horizon(
         raise ValueError(f"Range mismatch: expected a factor between 0 and 1, got {factor!r}.")
     lags = np.asarray(lags, np.float64)
     target = np.log(factor)
-    curves = np.asarray(log_norms, np.float64)
+    curves = _curves(lags, log_norms)
     flat = curves.reshape(-1, curves.shape[-1])
     found = np.full(len(flat), np.inf)
     for n, curve in enumerate(flat):
@@ -82,3 +85,13 @@ def horizon(
             share = (target - curve[last - 1]) / (curve[last] - curve[last - 1])
             found[n] = lags[last - 1] + share * (lags[last] - lags[last - 1])
     return found.reshape(curves.shape[:-1])
+
+
+def _curves(lags: np.ndarray, log_norms: Any) -> np.ndarray:
+    curves = np.asarray(log_norms, np.float64)
+    if curves.shape[-1:] != np.shape(lags):
+        raise ShapeError(
+            f"Shape mismatch: expected curves of {np.size(lags)} lags, got "
+            f"{show_shape(curves.shape)}."
+        )
+    return curves

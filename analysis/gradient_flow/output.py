@@ -1,12 +1,15 @@
 """A folder of results: never overwritten unasked, never half-written and taken for whole.
 
-Every file is written beside its final name and then renamed. ``results.json`` comes last, so a folder that
-holds it is finished.
+A run writes into a hidden folder inside its own, and `publish` moves the files out at the end,
+``results.json`` last: a folder that holds it is finished, and until then a finished run that is to be
+replaced stays whole.
 """
 
 import json
 import os
 import platform
+import shutil
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +19,7 @@ import jax
 import numpy as np
 
 FINISHED = "results.json"
+STAGE = ".unfinished"
 
 
 class OutputError(ValueError):
@@ -28,28 +32,28 @@ def claim_folder(out: Path | None, name: str, *, overwrite: bool) -> Path:
     Args:
         out: the folder; if None, the next free ``runs/<name>-001``, ``-002``, … is made.
         name: of the kind of run.
-        overwrite: whether a finished run's results in ``out`` may be replaced.
+        overwrite: whether files in ``out`` may be replaced.
 
     Returns:
         The folder, which exists and can be written.
 
     Raises:
-        OutputError: a folder that holds a finished run, or that cannot be made or written.
+        OutputError: a folder that holds files already, or that cannot be made or written.
     """
-    if out is None:
-        taken = {path.name for path in Path("runs").glob(f"{name}-*")}
-        number = next(n for n in range(1, 10**6) if f"{name}-{n:03d}" not in taken)
-        out = Path("runs") / f"{name}-{number:03d}"
-    if (out / FINISHED).exists() and not overwrite:
-        raise OutputError(
-            f"Finished run: expected a folder without results, got {out} with {FINISHED} in it; "
-            "name another --out or add --overwrite."
-        )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        if out is None:
+            out = _next_free(name)
+        elif out.is_dir() and not overwrite:
+            held = sorted(path.name for path in out.iterdir() if path.name != STAGE)
+            if held:
+                what = "a finished run" if FINISHED in held else f"{held[0]} and more"[:60]
+                raise OutputError(
+                    f"Occupied folder: expected a new or empty folder, got {out} with {what} in it; "
+                    "name another --out or add --overwrite."
+                )
+        stage = out / STAGE
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
     except OSError as error:
         raise OutputError(
             f"Unwritable folder: expected to write into {out}, got: {error.strerror}."
@@ -57,9 +61,30 @@ def claim_folder(out: Path | None, name: str, *, overwrite: bool) -> Path:
     return out
 
 
-def unfinish(folder: Path) -> None:
-    """Take back the mark of a finished run, before its files are replaced one by one."""
-    (folder / FINISHED).unlink(missing_ok=True)
+def _next_free(name: str) -> Path:
+    for number in range(1, 10**6):
+        folder = Path("runs") / f"{name}-{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise OutputError(f"No free number: expected one for runs/{name}-…, got none.")
+
+
+def publish(folder: Path, *, finishes: bool = True) -> None:
+    """Move what was written out of the stage, the mark of a finished run last.
+
+    Args:
+        folder: from `claim_folder`.
+        finishes: whether these are a run's results, which replace those of an earlier one.
+    """
+    stage = folder / STAGE
+    if finishes:
+        (folder / FINISHED).unlink(missing_ok=True)
+    for path in sorted(stage.iterdir(), key=lambda path: path.name == FINISHED):
+        os.replace(path, folder / path.name)
+    stage.rmdir()
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -96,13 +121,16 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         results = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-            return results, {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        if not isinstance(results, dict):
+            raise ValueError(f"{FINISHED} holds no results")
+        return results, arrays
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise OutputError(
             f"No finished run: expected {FINISHED} and arrays.npz in {folder}, got no {missing}."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise OutputError(
             f"Unreadable run: expected {FINISHED} and arrays.npz in {folder}, got: {error}."
         ) from None

@@ -1,12 +1,15 @@
-r"""Matrices times a power of two, so that a product of thousands of them neither under- nor overflows.
+r"""Matrices times powers of two, so that a product of thousands of them neither under- nor overflows.
 
-    M = matrix · 2^exponent        exponent: int32, one for each matrix of a stack
+    M = matrix · diag(2^exponent)        exponent: int32, one for each column
 
 Scaling by powers of two is exact, and integer exponents add exactly, so the only rounding left is that of
-the products themselves. After `product` and `total` the largest entry of ``matrix`` is within a small
-factor of 1, or the matrix is exactly zero.
+the products themselves. An exponent for each column is what a product walked back in time needs: columns
+that do not talk to each other may drift apart by any number of decades, and the one that is negligible now
+may be the one that counts a hundred steps earlier. (Rows need none: within a column they are all multiplied
+by the same numbers from then on.) After `total` the largest entry of each column of ``matrix`` is
+between ½ and 1, or the column is exactly zero.
 
-Axes: matrix[*stack, rows, columns], exponent[*stack].
+Axes: matrix[*stack, rows, columns], exponent[*stack, columns].
 """
 
 from collections.abc import Sequence
@@ -18,26 +21,29 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float
 
 ZERO_EXPONENT = -(2**30)
-"""Stands for 2^−∞: below every exponent that occurs, and half-way from the end of int32."""
+"""Stands for 2^−∞ as the size of a number."""
+
+EMPTY = -(2**29)
+"""The exponent of a column of zeros: below every one that occurs, so that it never sets a scale."""
 
 
 class Scaled(NamedTuple):
-    """``matrix · 2^exponent``."""
+    """``matrix · diag(2^exponent)``."""
 
     matrix: Any
     exponent: Any
 
 
 def scaled(matrix: Array) -> Scaled:
-    """Wrap a stack of matrices with exponent 0."""
-    return Scaled(matrix, jnp.zeros(matrix.shape[:-2], jnp.int32))
+    """Wrap a stack of matrices."""
+    zeros = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1]), jnp.int32)
+    return total([Scaled(matrix, zeros)])
 
 
 def power_of_two(exponent: Array, dtype: Any) -> Array:
     """2^exponent, exactly; 0 where that underflows, and never an infinity.
 
-    An exponent too large for the dtype only ever meets a matrix of zeros (see `total`), which an
-    infinity would turn into NaN.
+    An exponent too large for the dtype only ever meets zeros, which an infinity would turn into NaN.
     """
     limit = jnp.finfo(dtype).maxexp
     exponent = jnp.clip(exponent, -limit - 64, limit - 1)
@@ -53,34 +59,55 @@ def binary_exponent(size: Array) -> Array:
 def product(left: Scaled, right: Float[Array, "..."]) -> Scaled:
     """``left @ right``, where a vector stands for a diagonal matrix.
 
+    The exponents of the columns of ``left`` go into the rows of ``right``, and out of its columns again:
+    right_ij 2^(e_i − e'_j) with e'_j the largest that leaves every entry at most 1.
+
     Args:
         left: [*stack, r, n].
         right: [n, c], the same for the whole stack; or [n], a diagonal.
     """
+    matrix, exponent = left
+    sizes = binary_exponent(jnp.abs(jax.lax.stop_gradient(right)))
     if right.ndim == 1:
-        matrix = left.matrix * jnp.broadcast_to(right, left.matrix.shape)
-    else:
-        matrix = left.matrix @ right
-    return Scaled(matrix, left.exponent)
+        exponent = exponent + jnp.broadcast_to(sizes, exponent.shape)
+        shrunk = right * power_of_two(-sizes, right.dtype)
+        return Scaled(matrix * jnp.broadcast_to(shrunk, matrix.shape), exponent)
+    shape = (*exponent.shape, right.shape[-1])
+    from_rows = jnp.broadcast_to(exponent[..., None], shape)
+    top = jnp.max(from_rows + jnp.broadcast_to(sizes, shape), axis=-2)
+    shift = from_rows - jnp.broadcast_to(top[..., None, :], shape)
+    factor = jnp.broadcast_to(right, shape) * power_of_two(shift, right.dtype)
+    return Scaled(matrix @ factor, top)
 
 
 def total(terms: Sequence[Scaled]) -> Scaled:
-    """The sum of several scaled matrices, brought to a common exponent that makes its entries ≤ 1.
+    """The sum of several scaled matrices, each column brought to a common exponent.
 
-    A term that is smaller than another by more than the precision rounds away, as in any sum; a term
+    A term that is smaller than another by more than the precision rounds away, as in any sum; a column
     that stands alone keeps all its digits, however small it is.
     """
-    sizes = [jax.lax.stop_gradient(jnp.max(jnp.abs(t.matrix), axis=(-2, -1))) for t in terms]
-    tops = [t.exponent + binary_exponent(s) for t, s in zip(terms, sizes, strict=True)]
-    top = tops[0]
-    for other in tops[1:]:
-        top = jnp.maximum(top, other)
-    # A sum of nothing but zeros has no top; keep its exponent at 0.
-    top = jnp.where(top > ZERO_EXPONENT // 2, top, 0)
-    parts = [
-        t.matrix * power_of_two(t.exponent - top, t.matrix.dtype)[..., None, None] for t in terms
-    ]
+    top = _column_tops(terms[0])
+    for term in terms[1:]:
+        top = jnp.maximum(top, _column_tops(term))
+    parts = [_with_exponent(term, top) for term in terms]
     return Scaled(sum(parts[1:], start=parts[0]), top)
+
+
+def _column_tops(m: Scaled) -> Array:
+    sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(m.matrix), axis=-2))
+    return jnp.where(sizes == 0, EMPTY, m.exponent + binary_exponent(sizes))
+
+
+def _with_exponent(m: Scaled, exponent: Array) -> Array:
+    """The matrix that stands for ``m`` with other exponents: each [*stack, columns], or [*stack, 1]."""
+    shift = power_of_two(m.exponent - jnp.broadcast_to(exponent, m.exponent.shape), m.matrix.dtype)
+    return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
+
+
+def _one_exponent(m: Scaled) -> tuple[Array, Array]:
+    """The matrix and the exponent that all its columns have in common: the largest column's."""
+    top = jnp.max(_column_tops(m), axis=-1, keepdims=True)
+    return _with_exponent(m, top), top[..., 0]
 
 
 def log_value(log_mantissa: Array, exponent: Array) -> Array:
@@ -92,13 +119,15 @@ def log_value(log_mantissa: Array, exponent: Array) -> Array:
 
 def log_frobenius(m: Scaled) -> Array:
     """Natural log of the Frobenius norm; −∞ for a matrix that is exactly zero."""
-    return log_value(_log(jnp.sum(m.matrix**2, axis=(-2, -1))) / 2, m.exponent)
+    matrix, exponent = _one_exponent(m)
+    return log_value(_log(jnp.sum(matrix**2, axis=(-2, -1))) / 2, exponent)
 
 
 def log_spectral(m: Scaled) -> Array:
     """Natural log of the largest singular value; −∞ for a matrix that is exactly zero."""
-    largest = jnp.linalg.svd(m.matrix, compute_uv=False)[..., 0]
-    return log_value(_log(largest), m.exponent)
+    matrix, exponent = _one_exponent(m)
+    largest = jnp.linalg.svd(matrix, compute_uv=False)[..., 0]
+    return log_value(_log(largest), exponent)
 
 
 def _log(size: Array) -> Array:

@@ -68,10 +68,14 @@ def layout_of(state: PyTree) -> Layout:
     Raises:
         DtypeError: no floating leaf, complex leaves, floating leaves of more than one dtype, or of
             one in which no norm can be computed (half precision).
+        TypeError: two leaves whose paths read the same.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
     dtypes = [jnp.result_type(leaf) for _, leaf in leaves]
-    moving = tuple(bool(jnp.issubdtype(dtype, jnp.inexact)) for dtype in dtypes)
+    moving = tuple(
+        bool(jnp.issubdtype(dtype, jnp.inexact)) and jnp.size(leaf) > 0
+        for (_, leaf), dtype in zip(leaves, dtypes, strict=True)
+    )
     parts = [
         (path, leaf, dtype)
         for (path, leaf), dtype, moves in zip(leaves, dtypes, moving, strict=True)
@@ -84,10 +88,15 @@ def layout_of(state: PyTree) -> Layout:
             "Dtype mismatch: expected a state whose floating leaves are all float32 or all float64, "
             f"got {came}."
         )
+    names = tuple(leaf_name(path) or "s" for path, _, _ in parts)
+    if len(set(names)) != len(names):
+        raise TypeError(
+            f"Name mismatch: expected leaves of the state with different names, got {list(names)}."
+        )
     return Layout(
         treedef=treedef,
         moving=moving,
-        names=tuple(leaf_name(path) or "s" for path, _, _ in parts),
+        names=names,
         sizes=tuple(int(jnp.size(leaf)) for _, leaf, _ in parts),
         dtype=parts[0][2],
     )

@@ -8,6 +8,7 @@ For an LSTM, with o held still, h_k follows C_k at the rate D_k, and the forget 
 D_0 = 0: the starting state is given, so nothing ties h_0 to C_0.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, LSTMParams, LSTMState, Step
 from lstm_jax.cells.affine import pre_activations
 from lstm_jax.cells.cell import check_cell_arguments
-from lstm_jax.cells.lstm import forward_step, local_derivatives
+from lstm_jax.cells.lstm import saturated_derivatives
 from lstm_jax.validation import require_finite_arguments
 
 
@@ -64,10 +65,9 @@ def run(cell: Cell | Step, params: PyTree, state0: PyTree, xs: PyTree) -> Trajec
 
 
 def _lstm_factors(params: LSTMParams, state: LSTMState, x: Array) -> tuple[Array, Array]:
-    _, residuals = forward_step(params, state, x)
     # log σ(z) keeps its digits where σ(z) itself rounds to 1 or underflows.
     _, z_f, _, _ = jnp.split(pre_activations(params, state.h, x), 4, axis=-1)
-    return local_derivatives(residuals).h_c, jax.nn.log_sigmoid(z_f)
+    return saturated_derivatives(params, state, x).h_c, jax.nn.log_sigmoid(z_f)
 
 
 def gate_activations(
@@ -91,9 +91,13 @@ def gate_activations(
     state0 = check_cell_arguments(cell, params, xs, state0)
     require_finite_arguments(params, state0, xs)
 
+    return _gates(cell, params, state0, xs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _gates(cell: Cell, params: PyTree, state0: PyTree, xs: Array) -> dict[str, Array]:
     def keep(state: PyTree, x: Array) -> tuple[PyTree, dict[str, Array]]:
         after, _ = cell.step(params, state, x)
         return after, cell.gates(params, state, x)
 
-    _, gates = lax.scan(keep, state0, xs)
-    return gates
+    return lax.scan(keep, state0, xs)[1]

@@ -1,8 +1,8 @@
 r"""The transition P_{t,k} = J_t J_{t−1} ⋯ J_{k+1}, walked back from t without underflow.
 
-Going back one step multiplies from the right, P_{t,k} = P_{t,k+1} J_{k+1}, so the rows of P never mix: each
-block is held with its own power of two (`gradient_flow.scaled`), and two parts of a state that do not
-talk to each other may drift apart by any number of decades.
+Going back one step multiplies from the right, P_{t,k} = P_{t,k+1} J_{k+1}: the rows of P never mix, and its
+columns may drift apart by any number of decades where units do not talk to each other. So each column of
+each block is held with its own power of two (`gradient_flow.scaled`).
 
 For an LSTM two matrices more can be read:
 
@@ -88,16 +88,11 @@ def read(walk: Walk, name: str, layout: Layout, h_c: Any) -> Scaled:
 
 
 def _joint(rows: tuple[tuple[Scaled, ...], ...], layout: Layout) -> Scaled:
-    # Each block is set into zeros of the full size, so that `total` finds the common exponent.
+    # Each row of blocks is set into zeros of the full height, so that `total` finds common exponents.
     ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
-    n = ends[-1]
     terms = []
-    for r, line in enumerate(rows):
-        for c, block in enumerate(line):
-            before = (ends[r] - layout.sizes[r], ends[c] - layout.sizes[c])
-            widths = [
-                (start, n - start - size)
-                for start, size in zip(before, (layout.sizes[r], layout.sizes[c]), strict=True)
-            ]
-            terms.append(Scaled(jnp.pad(block.matrix, widths), block.exponent))
+    for line, end, size in zip(rows, ends, layout.sizes, strict=True):
+        wide = jnp.concatenate([block.matrix for block in line], axis=-1)
+        exponent = jnp.concatenate([block.exponent for block in line], axis=-1)
+        terms.append(Scaled(jnp.pad(wide, ((end - size, ends[-1] - end), (0, 0))), exponent))
     return total(terms)

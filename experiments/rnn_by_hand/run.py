@@ -40,6 +40,7 @@ from experiments.running import (
 from gradient_flow.command_line import parse
 from gradient_flow.output import claim_folder
 from lstm_jax import Cell, Gradients, RNNParams, RNNState
+from lstm_jax.bptt import rule_of
 
 TOLERANCE = 1e-12
 TIME, BATCH, INPUT, HIDDEN = 3, 3, 4, 5
@@ -91,9 +92,10 @@ def by_autodiff(cell: Cell, problem: Problem) -> Gradients:
 def one_step_by_hand(cell: Cell, problem: Problem) -> Gradients:
     """The backward pass of a sequence of one step, from the cell's own rule and nothing else."""
     params, x, state0 = problem.params, problem.xs[0], problem.state0
-    _, residuals = cell.rule.forward_step(params, state0, x)
-    d_state0, d_z = cell.rule.backward_step(params, residuals, RNNState(problem.d_hs[0]))
-    d_params, d_x = cell.rule.parameter_gradient(params, x, residuals, d_z)
+    rule = rule_of(cell)
+    _, residuals = rule.forward_step(params, state0, x)
+    d_state0, d_z = rule.backward_step(params, residuals, RNNState(problem.d_hs[0]))
+    d_params, d_x = rule.parameter_gradient(params, x, residuals, d_z)
     return Gradients(d_params, d_x[None], d_state0)
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell, check_cell_arguments
+from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
 from lstm_jax.linear_map import linear_map
 from lstm_jax.validation import require_arrays
 
@@ -34,34 +34,52 @@ class Gradients(NamedTuple):
     state0: Any
 
 
+def rule_of(cell: Cell) -> HandDerived:
+    """A cell's hand-derived derivative.
+
+    Raises:
+        ValueError: a cell that has none.
+    """
+    if cell.rule is None:
+        raise ValueError(
+            f'{cell} has no hand-derived rule: expected gradient="autodiff" or "auto", got "bptt".'
+        )
+    return cell.rule
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_pass(
     cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
+    rule = rule_of(cell)
 
     def step(state: PyTree, x: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
-        state, residuals = cell.rule.forward_step(params, state, x)
+        state, residuals = rule.forward_step(params, state, x)
         return state, (state.h, residuals)
 
     state, (hs, residuals) = lax.scan(step, state0, xs, reverse=reverse, unroll=unroll)
     return (state, hs), residuals
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def tangent_pass(
     cell: Cell, reverse: bool, unroll: int, saved: tuple[PyTree, Array, PyTree], dots: Gradients
 ) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
     params, xs, residuals = saved
-    z_dots = cell.rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
+    rule = rule_of(cell)
+    z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
     def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree]) -> tuple[PyTree, Array]:
         residuals_t, z_dot = inputs
-        state_dot = cell.rule.tangent_step(params, residuals_t, state_dot, z_dot)
+        state_dot = rule.tangent_step(params, residuals_t, state_dot, z_dot)
         return state_dot, state_dot.h
 
     return lax.scan(step, dots.state0, (residuals, z_dots), reverse=reverse, unroll=unroll)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def backward_pass(
     cell: Cell,
     reverse: bool,
@@ -72,14 +90,15 @@ def backward_pass(
     """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0."""
     params, xs, residuals = saved
     d_state, d_hs = cotangents
+    rule = rule_of(cell)
 
     def step(d_state: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
         residuals_t, d_out = inputs
         d_state = d_state._replace(h=d_state.h + d_out)
-        return cell.rule.backward_step(params, residuals_t, d_state)
+        return rule.backward_step(params, residuals_t, d_state)
 
     d_state0, d_z = lax.scan(step, d_state, (residuals, d_hs), reverse=not reverse, unroll=unroll)
-    d_params, d_xs = cell.rule.parameter_gradient(params, xs, residuals, d_z)
+    d_params, d_xs = rule.parameter_gradient(params, xs, residuals, d_z)
     return Gradients(d_params, d_xs, d_state0)
 
 

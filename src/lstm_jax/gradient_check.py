@@ -22,6 +22,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.validation import (
     leaf_name,
     require_finite,
+    require_number,
     require_positive_int,
     require_same_structure,
     show_shape,
@@ -152,6 +153,14 @@ def check_gradients(
         True
     """
     require_positive_int("max_coordinates", max_coordinates)
+    require_number("step_size", step_size, above=0)
+    if not jax.tree.leaves(params) or not all(
+        jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)
+    ):
+        raise TypeError(
+            "Dtype mismatch: expected params as a pytree of floating arrays, got "
+            f"{jax.tree.map(lambda leaf: jnp.result_type(leaf).name, params)}."
+        )
     require_finite("params", params)
     require_finite("args", args)
     with jax.enable_x64(True):

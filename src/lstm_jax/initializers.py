@@ -25,6 +25,7 @@ import numpy as np
 from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.validation import require_number
 
 Initializer = Callable[..., Array]
 """``(key, shape, dtype) -> array``."""
@@ -46,8 +47,7 @@ def uniform(scale: float) -> Initializer:
         >>> uniform(0.1)(jax.random.key(0), (3, 2)).shape
         (3, 2)
     """
-    if not scale > 0:
-        raise ValueError(f"Scale mismatch: expected a positive scale, got {scale!r}.")
+    require_number("scale", scale, above=0)
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         return jax.random.uniform(key, shape, jax.dtypes.canonicalize_dtype(dtype), -scale, scale)
@@ -138,8 +138,7 @@ def chrono(t_max: float) -> Chrono:
         >>> import lstm_jax
         >>> cell = lstm_jax.lstm(8, 16, forget_bias=lstm_jax.chrono(300))
     """
-    if not t_max > 2:
-        raise ValueError(f"Chrono mismatch: expected t_max of more than 2 steps, got {t_max!r}.")
+    require_number("t_max", t_max, above=2)
     return Chrono(t_max)
 
 

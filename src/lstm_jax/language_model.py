@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
@@ -95,13 +96,14 @@ def train(
         count = min(10, config.steps - len(losses))
         keys = jax.random.split(jax.random.fold_in(key, len(losses)), count)
         model, state, values = _some_steps(cell, config, model, state, codes, keys)
-        losses += [float(value) for value in values]
-        bad = [n for n, value in enumerate(losses, 1) if not jnp.isfinite(value)]
-        if bad:
+        values = np.asarray(values)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
             raise NonFiniteError(
-                f"Non-finite value: expected a finite training loss, got {losses[bad[0] - 1]} at "
-                f"step {bad[0]}."
+                f"Non-finite value: expected a finite training loss, got {values[bad[0]]} at step "
+                f"{len(losses) + bad[0] + 1}."
             )
+        losses += values.tolist()
         report(len(losses), sum(losses[-count:]) / count)
     return model, losses
 

@@ -28,6 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.varying import vary_over, varying_axes
 
 FlatMap = Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
 
@@ -61,6 +62,10 @@ def linear_map(
         >>> print(jax.grad(f)(2.0), jax.jvp(f, (2.0,), (1.0,))[1])
         3.0 3.0
     """
+    # The transpose returns cotangents of the type of `inputs`, so all must vary alike before the call;
+    # where an input was the same on all devices, JAX makes the sum over them of this cast.
+    axes = varying_axes(residuals, inputs)
+    residuals, inputs = vary_over(axes, residuals), vary_over(axes, inputs)
     flat_residuals, residuals_tree = jax.tree.flatten(residuals)
     flat_inputs, inputs_tree = jax.tree.flatten(inputs)
     outputs_tree = jax.tree.structure(jax.eval_shape(forward, residuals, inputs))

@@ -3,6 +3,8 @@
 Axes: xs[T, D] or xs[T, B, D], time first; outputs hs[T, H] or hs[T, B, H].
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -66,9 +68,17 @@ def unroll(
             )
         return _scan(cell, params, xs, state0, reverse, unroll)
     state0 = check_cell_arguments(cell, params, xs, state0)
-    if gradient == "autodiff":
-        return _scan(cell.step, params, xs, state0, reverse, unroll)
+    if gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
+        return _scan_cell(cell, reverse, unroll, params, xs, state0)
     return unroll_by_hand(cell, reverse, unroll, params, xs, state0)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _scan_cell(
+    cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
+) -> tuple[PyTree, Array]:
+    # Under jit, and with the cell static, so that a call outside of jit compiles once and not each time.
+    return _scan(cell.step, params, xs, state0, reverse, unroll)
 
 
 def _scan(

@@ -50,6 +50,24 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"Unknown {name}: expected one of {known}, got {value!r}.")
 
 
+def require_number(name: str, value: Any, *, above: float) -> None:
+    """Refuse what is not a finite number above a bound."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not above < value < float("inf"):
+        raise ValueError(
+            f"Range mismatch: expected {name} as a finite number above {above:g}, got {value!r}."
+        )
+
+
+def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what is not a sequence of known names; drop repetitions."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"Type mismatch: expected {name} as a list of names, got {values!r}.")
+    for value in values:
+        require_one_of(f"name in {name}", value, choices)
+    return tuple(dict.fromkeys(values))
+
+
 def require_key(key: Any) -> None:
     """Refuse what is not one JAX random key (new style, or a raw uint32[2])."""
     if isinstance(key, (jax.Array, np.ndarray)):

@@ -21,6 +21,8 @@ import lstm_jax
 from gradient_flow import autodiff_norms, jacobian_norms
 from lstm_jax.cells import LSTMState
 
+pytestmark = pytest.mark.slow
+
 ALL_NORMS = ("spectral", "frobenius", "smallest")
 
 
@@ -537,13 +539,28 @@ def test_smallest_singular_values_in_float32():
         cell, params, state0, xs, blocks=blocks, norms=["smallest"], lags=[10, 59]
     )
     states = all_states(cell.step, params, state0, xs)
-    for n, lag in enumerate((10, 59)):
-        matrices = lstm_matrices(cell, params, states, xs, lag)
-        for block in blocks:
-            # 1e-7 a step, times the condition of J (about 1e3) where each J rounds.
-            assert_logs_close(
-                flow.smallest[block][n], log_singular_values(matrices[block])[-1], 2e-3
-            )
+    with jax.enable_x64(True):
+        # The truth: exact Jacobians at the float32 states, multiplied exactly.
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (params, states, xs))
+        for n, lag in enumerate((10, 59)):
+            matrices = lstm_matrices(cell, *wide, lag)
+            # A rounding of J_j moves its smallest singular value by up to eps times J_j's condition.
+            conditions = [
+                np.linalg.cond(transition_matrix(cell, *wide, j)) for j in range(60 - lag, 60)
+            ]
+            bound = float(jnp.finfo(jnp.float32).eps) * sum(conditions)
+            assert bound < 0.05
+            for block in blocks:
+                expected = log_singular_values(matrices[block])[-1]
+                assert_logs_close(flow.smallest[block][n], expected, bound)
+
+
+def transition_matrix(cell, params, states, xs, n):
+    """The dense J_{n+1}."""
+    jacobian = cell.step_jacobian(params, jax.tree.map(lambda s: s[n], states), xs[n])
+    return np.block(
+        [[np.diag(b) if b.ndim == 1 else np.asarray(b) for b in line] for line in jacobian]
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -563,3 +580,61 @@ def test_smallest_singular_value_of_random_matrices(x64, seed):
     assert_logs_close(flow.spectral["ss"][0], logs[0], 1e-10)
     plain = np.linalg.multi_dot(factors[::-1])
     assert abs(log_norm(plain, "smallest") - logs[-1]) > 1
+
+
+class TestSaturation:
+    """Slopes that round to 0 in terms of the function's value are small, not zero."""
+
+    def test_a_tanh_far_out(self):
+        cell = lstm_jax.rnn(1, 1)
+        params = lstm_jax.RNNParams(jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.full(1, 10.0))
+        flow = jacobian_norms(cell, params, None, jnp.zeros((3, 1)), lags=[3])
+        z = np.array([10.0, 11.0, 11.0])  # h is 1 to 4e-9 from the first step on
+        expected = np.sum(np.log(4) - 2 * z - 2 * np.log1p(np.exp(-2 * z)))
+        assert_logs_close(flow.spectral["hh"], np.array([expected]), 1e-5)
+
+    @pytest.mark.parametrize("name", ["lstm", "gru"])
+    def test_gates_far_open_in_float32_as_in_float64(self, name):
+        cell, params, xs, state0, *_ = random_problem(name, 20, dtype=jnp.float32)
+        params = params._replace(b=params.b + 15)
+        low = jacobian_norms(cell, params, state0, xs)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(
+                lambda a: jnp.asarray(np.asarray(a, np.float64)), (params, state0, xs)
+            )
+            high = jacobian_norms(cell, *wide)
+        for block, logs in high.spectral.items():
+            assert np.isfinite(logs[1:]).all()
+            # The states are float32's own, and gates this far out turn 1e-7 of z into 1e-6 of a slope.
+            assert_logs_close(low.spectral[block][1:], np.asarray(logs[1:]), 1e-3, 1e-5)
+
+
+class TestDrift:
+    """Units that do not talk to each other drift apart, and the small one may come back."""
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_a_plain_step(self, x64, dtype):
+        xs = np.array([[1e-3, 1e3]] * 20 + [[1.0, 1e-3]] * 20, dtype)
+        flow = jacobian_norms(
+            lambda p, s, x: (s * x, s),
+            (),
+            jnp.zeros(2, dtype),
+            jnp.asarray(xs),
+            norms=["spectral", "smallest"],
+        )
+        logs = np.cumsum(np.log(xs[::-1].astype(np.float64)), axis=0)
+        assert_logs_close(flow.spectral["ss"][1:], logs.max(1), 1e-4)
+        assert_logs_close(flow.smallest["ss"][1:], logs.min(1), 1e-4)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_an_lstm_without_recurrent_weights(self, x64, dtype):
+        cell = lstm_jax.lstm(2, 2)
+        w_x = np.zeros((2, 8), dtype)
+        w_x[0, 2] = w_x[1, 3] = 1.0
+        params = lstm_jax.LSTMParams(
+            jnp.asarray(w_x), jnp.zeros((2, 8), dtype), jnp.zeros(8, dtype)
+        )
+        xs = jnp.asarray(np.array([[-1, 8]] * 800 + [[8, -1]] * 700, dtype))
+        flow = jacobian_norms(cell, params, None, xs, lags=[100, 700, 1400, 1500])
+        for norm in (flow.spectral, flow.frobenius):
+            assert_logs_close(norm["cc"], np.asarray(norm["carousel"], np.float64), 1e-4, 1e-5)

@@ -16,7 +16,7 @@ def test_free_numbers_are_taken_in_turn(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_refused_and_kept(tmp_path):
     output.write_json(tmp_path / output.FINISHED, {"old": 1})
-    with pytest.raises(output.OutputError, match="expected a folder without results.*--overwrite"):
+    with pytest.raises(output.OutputError, match="got .* with a finished run in it.*--overwrite"):
         output.claim_folder(tmp_path, "compare", overwrite=False)
     assert output.claim_folder(tmp_path, "compare", overwrite=True) == tmp_path
     assert json.loads((tmp_path / output.FINISHED).read_text()) == {"old": 1}
@@ -27,6 +27,23 @@ def test_a_file_in_the_way(tmp_path):
     for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
         with pytest.raises(output.OutputError, match="Unwritable folder"):
             output.claim_folder(out, "compare", overwrite=False)
+
+
+def test_files_of_ones_own_are_refused_and_kept(tmp_path):
+    (tmp_path / "arrays.npz").write_text("mine")
+    with pytest.raises(output.OutputError, match=r"Occupied folder.* with arrays.npz in it"):
+        output.claim_folder(tmp_path, "compare", overwrite=False)
+    assert (tmp_path / "arrays.npz").read_text() == "mine"
+
+
+def test_a_run_that_died_leaves_no_trace_of_results_and_can_be_started_again(tmp_path):
+    output.claim_folder(tmp_path, "compare", overwrite=False)
+    (tmp_path / output.STAGE / "arrays.npz").write_text("half")
+    assert output.claim_folder(tmp_path, "compare", overwrite=False) == tmp_path
+    assert list((tmp_path / output.STAGE).iterdir()) == []
+    output.write_json(tmp_path / output.STAGE / output.FINISHED, {"new": 2})
+    output.publish(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [output.FINISHED]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -36,6 +36,7 @@ from lstm_jax.validation import (
     require_same_structure,
     show_shape,
 )
+from lstm_jax.varying import vary_over, varying_axes
 
 Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 """``step(params, state, x) -> (state, out)``, the order of `jax.lax.scan`."""
@@ -64,7 +65,11 @@ class Cell(NamedTuple):
         step_jacobian: ``step_jacobian(params, state, x) -> state of states``, for one sample:
             ``jacobian.c.h`` is ∂C_t/∂h_{t−1}, a matrix [out, in], or a vector [H] where it is diagonal.
         gates: ``gates(params, state, x) -> {name: activation [..., H]}``.
-        rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`.
+        rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`; None where
+            there is none.
+
+    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, ``step_jacobian`` and ``gates`` with it:
+    they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
     """
 
     name: str
@@ -75,7 +80,7 @@ class Cell(NamedTuple):
     step: Step
     step_jacobian: Callable[..., Any]
     gates: Callable[..., dict[str, Array]]
-    rule: HandDerived
+    rule: HandDerived | None
 
     def __repr__(self) -> str:
         """Show the name and the two sizes."""
@@ -137,6 +142,10 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
         DtypeError: parameters that are not all of one floating dtype, or xs or state0 of another.
         TypeError: params or state0 of another cell, or xs that is no array.
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
+        )
     expected = _parameter_shapes(cell)
     sizes = f"D={cell.input_size}, H={cell.hidden_size}"
     require_same_structure(f"{cell.name} params", params, expected)
@@ -158,11 +167,15 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
             f"Shape mismatch: expected xs of at least one time step, got {show_shape(shape)}."
         )
     require_dtype("xs", xs, dtype)
+    if shape[1] == 0:
+        raise ShapeError(
+            f"Shape mismatch: expected xs of at least one sample, got {show_shape(shape)}."
+        )
     zeros = cell.initial_state(shape[1] if len(shape) == 3 else None, dtype)
     if state0 is None:
-        return zeros
+        state0 = zeros
     require_arrays("state0", state0, zeros, dtype, legend=f"xs {show_shape(shape)}, {sizes}")
-    return state0
+    return vary_over(varying_axes(params, xs), jax.tree.map(jnp.asarray, state0))
 
 
 @lru_cache

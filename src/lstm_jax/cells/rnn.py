@@ -24,6 +24,7 @@ from lstm_jax.cells.cell import (
     checked_sizes,
     zeros_state,
 )
+from lstm_jax.cells.slopes import tanh_slope
 from lstm_jax.initializers import Initializer, zeros
 from lstm_jax.validation import require_key, require_one_of
 
@@ -50,16 +51,21 @@ class Residuals(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """φ, and φ' as a function of φ's value."""
+    """φ; φ' as a function of φ's value; and φ' as a function of z, exact where φ saturates."""
 
     function: Callable[[Array], Array]
     slope: Callable[[Array], Array]
+    saturated_slope: Callable[[Array], Array]
+
+
+def _step_function(value: Array) -> Array:
+    return (value > 0).astype(value.dtype)
 
 
 ACTIVATIONS = {
-    "tanh": Activation(jnp.tanh, lambda h: 1 - h**2),
-    "relu": Activation(jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
-    "identity": Activation(lambda z: z, jnp.ones_like),
+    "tanh": Activation(jnp.tanh, lambda h: 1 - h**2, tanh_slope),
+    "relu": Activation(jax.nn.relu, _step_function, _step_function),
+    "identity": Activation(lambda z: z, jnp.ones_like, jnp.ones_like),
 }
 
 
@@ -98,8 +104,8 @@ def step_jacobian(
     activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "d"]
 ) -> RNNState:
     """∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ, for one sample, as ``jacobian.h.h`` [out, in]."""
-    _, residuals = forward_step(activation, params, state, x)
-    return RNNState(RNNState(residuals.slope[:, None] * params.w_h.T))
+    slope = activation.saturated_slope(pre_activations(params, state.h, x))
+    return RNNState(RNNState(slope[:, None] * params.w_h.T))
 
 
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:

@@ -1,0 +1,32 @@
+"""Which mesh axes an array varies over, under `jax.shard_map`.
+
+Inside `shard_map` JAX types every array with the mesh axes over which its value differs between devices,
+and a loop's carry or a hand-written transpose must agree with what it meets. Outside there are none, and
+nothing here does anything.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from lstm_jax.array_types import PyTree
+
+
+def varying_axes(*trees: PyTree) -> frozenset[Any]:
+    """The mesh axes over which any leaf varies."""
+    return frozenset().union(*map(_axes, jax.tree.leaves(trees)))
+
+
+def _axes(leaf: Any) -> frozenset[Any]:
+    return jax.typeof(leaf).manual_axis_type.varying
+
+
+def vary_over(axes: frozenset[Any], tree: PyTree) -> PyTree:
+    """Type every leaf as varying over the given axes too; differentiated, this sums over them."""
+
+    def vary(leaf: Any) -> Any:
+        missing = tuple(sorted(axes - _axes(leaf)))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree) if axes else tree
