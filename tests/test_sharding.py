@@ -1,4 +1,4 @@
-"""The rule on several devices, under `jax.shard_map` and sharded `jit`: four simulated ones, in a process apart."""
+"""The rule on several devices, under `jax.shard_map` and sharded `jit`: four simulated ones."""
 
 import json
 import os
