@@ -46,7 +46,7 @@ def claim_folder(out: Path | None, name: str, *, overwrite: bool) -> Path:
         elif out.is_dir() and not overwrite:
             held = sorted(path.name for path in out.iterdir() if path.name != STAGE)
             if held:
-                what = "a finished run" if FINISHED in held else f"{held[0]} and more"[:60]
+                what = "a finished run" if FINISHED in held else held[0]
                 raise OutputError(
                     f"Occupied folder: expected a new or empty folder, got {out} with {what} in it; "
                     "name another --out or add --overwrite."
