@@ -174,7 +174,7 @@ class _Walks(NamedTuple):
         return (
             transition.start(layout, self._names("plain")),
             graded_transition.start(layout, self._names("graded")),
-            jnp.zeros(layout.sizes[-1], layout.dtype),
+            (jnp.zeros(layout.sizes[-1], layout.dtype),) * 2,
         )
 
     def step_back(self, carry: PyTree, jacobian: PyTree, h_c: Any, log_f: Any) -> PyTree:
@@ -182,11 +182,12 @@ class _Walks(NamedTuple):
         return (
             transition.step_back(plain, jacobian, h_c),
             graded_transition.step_back(graded, jacobian, h_c),
-            carousel if log_f is None else carousel + log_f,
+            carousel if log_f is None else _add(carousel, log_f),
         )
 
     def measure(self, carry: PyTree, h_c: Any) -> dict[str, LogNorms]:
-        plain, graded, carousel = carry
+        plain, graded, (carousel, lost) = carry
+        carousel = carousel + lost
         layout = self.plan.layout
         of_carousel = {
             "spectral": jnp.max(carousel),
@@ -203,3 +204,10 @@ class _Walks(NamedTuple):
             return log_spectral(matrix) if norm == "spectral" else log_frobenius(matrix)
 
         return {n: {name: one(n, name) for name in self.plan.blocks} for n in self.plan.norms}
+
+
+def _add(total: tuple[Array, Array], term: Array) -> tuple[Array, Array]:
+    """A running sum with what its roundings lost: of thousands of logs in float32, 1e-4 otherwise."""
+    value, lost = total
+    after = value + term
+    return after, lost + ((value - after) + term)

@@ -25,7 +25,6 @@ import numpy as np
 from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float
-from lstm_jax.validation import require_number
 
 Initializer = Callable[..., Array]
 """``(key, shape, dtype) -> array``."""
@@ -47,7 +46,8 @@ def uniform(scale: float) -> Initializer:
         >>> uniform(0.1)(jax.random.key(0), (3, 2)).shape
         (3, 2)
     """
-    require_number("scale", scale, above=0)
+    if not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"Scale mismatch: expected a positive scale, got {scale!r}.")
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         return jax.random.uniform(key, shape, jax.dtypes.canonicalize_dtype(dtype), -scale, scale)
@@ -138,7 +138,8 @@ def chrono(t_max: float) -> Chrono:
         >>> import lstm_jax
         >>> cell = lstm_jax.lstm(8, 16, forget_bias=lstm_jax.chrono(300))
     """
-    require_number("t_max", t_max, above=2)
+    if not isinstance(t_max, (int, float)) or not 2 < t_max < float("inf"):
+        raise ValueError(f"Chrono mismatch: expected t_max of more than 2 steps, got {t_max!r}.")
     return Chrono(t_max)
 
 

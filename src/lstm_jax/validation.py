@@ -64,7 +64,7 @@ def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, 
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"Type mismatch: expected {name} as a list of names, got {values!r}.")
     for value in values:
-        require_one_of(f"name in {name}", value, choices)
+        require_one_of(name.removesuffix("s"), value, choices)
     return tuple(dict.fromkeys(values))
 
 
