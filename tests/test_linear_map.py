@@ -9,7 +9,7 @@ import pytest
 from comparison import CELLS, assert_close, random_like, random_problem
 
 import lstm_jax
-from lstm_jax.bptt import backward_pass, forward_pass, tangent_pass
+from lstm_jax.bptt import Saved, backward_pass, forward_pass, tangent_pass
 from lstm_jax.linear_map import linear_map, linear_map_p
 
 
@@ -32,7 +32,7 @@ def test_backward_pass_is_the_transpose_of_tangent_pass(x64, name, time, batch, 
     @jax.jit
     def both_sides(u, v):
         out, residuals = forward_pass(cell, reverse, 1, params, xs, state0)
-        saved = (params, xs, residuals)
+        saved = Saved(params, xs, state0, out[1], residuals)
         forward = tangent_pass(cell, reverse, 1, saved, u)
         backward = backward_pass(cell, reverse, 1, saved, v)
         return inner(v, forward), inner(backward, u), forward, jax.tree.map(jnp.shape, out)
@@ -57,8 +57,9 @@ def test_one_step_of_the_rule_is_its_own_transpose(x64, name):
     state_dot, d_state = random_like(rng, state), random_like(rng, state)
 
     # In the backward pass δh arrives complete: the tangent of the state is the whole output.
-    forward = rule.tangent_step(params, residuals, state_dot, z_dot)
-    d_state_prev, d_z = rule.backward_step(params, residuals, d_state)
+    local = rule.local_derivatives(residuals)
+    forward = rule.tangent_step(params, local, state_dot, z_dot)
+    d_state_prev, d_z = rule.backward_step(params, local, d_state)
     left = inner(d_state, forward)
     np.testing.assert_allclose(left, inner(d_state_prev, state_dot) + inner(d_z, z_dot), rtol=1e-13)
 

@@ -472,3 +472,18 @@ def test_a_second_call_outside_of_jit_traces_nothing():
         jax.grad(lambda inputs: loss(problem, inputs, "auto"))(problem.inputs)
         counts.append(len(traced))
     assert 0 < counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"segments": 2}, {"reverse": True}], ids=str)
+@pytest.mark.parametrize("way", [lambda f: f, jax.grad, jax.jit], ids=["run", "grad", "jit"])
+def test_a_second_call_with_the_same_shapes_never_compiles(way, options, caplog):
+    problem = random_problem("lstm", 6, 2)
+    of_inputs = way(partial(loss, problem, gradient="auto", **options))
+    with jax.log_compiles():
+        jax.block_until_ready(of_inputs(problem.inputs))
+        caplog.clear()
+        others = jax.block_until_ready(jax.tree.map(lambda leaf: leaf * 2, problem.inputs))
+        before = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+        jax.block_until_ready(of_inputs(others))
+        again = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    assert again == before

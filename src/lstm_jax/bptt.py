@@ -4,13 +4,13 @@ With δs_t the total cotangent of the state s_t and ∂ℓ_t/∂h_t what the los
 
     δh_t         += ∂ℓ_t/∂h_t
     δs_{t−1}, δz_t = backward_step(δs_t)                     one step, elementwise and one δz W_hᵀ
-    ∂L/∂W_x, ∂L/∂W_h, ∂L/∂b, ∂L/∂x = parameter_gradient(δz_{1…T})     after the loop, one product each
+    ∂L/∂W_x, ∂L/∂W_h, ∂L/∂b, ∂L/∂x = parameter_gradient(δz)          for many steps, one product each
 
 Forward mode runs the same factors in the other order: ż for all t at once, then the loop.
 
 Axes: xs[T, ..., D], hs[T, ..., H]; params and states as in `lstm_jax.cells`. docs/derivation.md derives
-every line. `bptt` is the plain function; `unroll_by_hand` is the unrolled cell whose derivative, in
-every mode that JAX knows, is this one.
+every line. `bptt` is the plain function; `lstm_jax.unrolled_by_hand` makes it the derivative of the unrolled
+cell in every mode that JAX knows.
 """
 
 from functools import partial
@@ -22,8 +22,10 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
-from lstm_jax.linear_map import linear_map
+from lstm_jax.chunks import add_to, chunk_length, chunk_starts, scan_chunks, zero_sums
+from lstm_jax.loop_weight import loop_weights
 from lstm_jax.validation import require_arrays
+from lstm_jax.varying import vary_over, varying_axes
 
 
 class Gradients(NamedTuple):
@@ -47,16 +49,34 @@ def rule_of(cell: Cell) -> HandDerived:
     return cell.rule
 
 
+class Saved(NamedTuple):
+    """What the derivative needs of the forward pass; ``residuals`` and ``hs`` [T, ...]."""
+
+    params: Any
+    xs: Any
+    state0: Any
+    hs: Any
+    residuals: Any
+
+
+def _with_h_prev(residuals: Any, h_start: Array, hs: Array, reverse: bool) -> Any:
+    """The residuals of some steps with h_{t−1}, which is ``hs`` moved by one step."""
+    if reverse:
+        return residuals._replace(h_prev=jnp.concatenate([hs[1:], h_start[None]]))
+    return residuals._replace(h_prev=jnp.concatenate([h_start[None], hs[:-1]]))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_pass(
     cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
     rule = rule_of(cell)
+    weights = loop_weights(params, xs.shape[0])
 
     def step(state: PyTree, x: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
-        state, residuals = rule.forward_step(params, state, x)
-        return state, (state.h, residuals)
+        state, residuals = rule.forward_step(weights, state, x)
+        return state, (state.h, residuals._replace(h_prev=None))
 
     state, (hs, residuals) = lax.scan(step, state0, xs, reverse=reverse, unroll=unroll)
     return (state, hs), residuals
@@ -64,16 +84,18 @@ def forward_pass(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def tangent_pass(
-    cell: Cell, reverse: bool, unroll: int, saved: tuple[PyTree, Array, PyTree], dots: Gradients
+    cell: Cell, reverse: bool, unroll: int, saved: Saved, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
-    params, xs, residuals = saved
+    params, xs, state0, hs, residuals = saved
     rule = rule_of(cell)
+    residuals = _with_h_prev(residuals, state0.h, hs, reverse)
     z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
     def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree]) -> tuple[PyTree, Array]:
         residuals_t, z_dot = inputs
-        state_dot = rule.tangent_step(params, residuals_t, state_dot, z_dot)
+        local = rule.local_derivatives(residuals_t)
+        state_dot = rule.tangent_step(params, local, state_dot, z_dot)
         return state_dot, state_dot.h
 
     return lax.scan(step, dots.state0, (residuals, z_dots), reverse=reverse, unroll=unroll)
@@ -81,53 +103,45 @@ def tangent_pass(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def backward_pass(
-    cell: Cell,
-    reverse: bool,
-    unroll: int,
-    saved: tuple[PyTree, Array, PyTree],
-    cotangents: tuple[PyTree, Array],
+    cell: Cell, reverse: bool, unroll: int, saved: Saved, cotangents: tuple[PyTree, Array]
 ) -> Gradients:
-    """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0."""
-    params, xs, residuals = saved
+    """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
+
+    Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
+    go step by step, then the sums over the chunk's δz, each one product.
+    """
+    params, xs, state0, hs, residuals = saved
     d_state, d_hs = cotangents
     rule = rule_of(cell)
+    weights = loop_weights(params, xs.shape[0])
+    zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
 
     def step(d_state: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
-        residuals_t, d_out = inputs
+        local, d_out = inputs
         d_state = d_state._replace(h=d_state.h + d_out)
-        return rule.backward_step(params, residuals_t, d_state)
+        return rule.backward_step(weights, local, d_state)
 
-    d_state0, d_z = lax.scan(step, d_state, (residuals, d_hs), reverse=not reverse, unroll=unroll)
-    d_params, d_xs = rule.parameter_gradient(params, xs, residuals, d_z)
-    return Gradients(d_params, d_xs, d_state0)
+    def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
+        d_state, d_params = carry
+        xs, hs, residuals, d_hs = inputs
+        residuals = _with_h_prev(residuals, h_start, hs, reverse)
+        local = rule.local_derivatives(residuals)
+        d_state, d_z = lax.scan(step, d_state, (local, d_hs), reverse=not reverse, unroll=unroll)
+        d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
+        d_params = add_to(d_params, d_part)
+        return (d_state, d_params), d_xs
 
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def unroll_by_hand(
-    cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
-) -> tuple[PyTree, Array]:
-    """The unrolled cell ``(state, hs)`` whose derivative is `tangent_pass` and `backward_pass`."""
-    out, _ = forward_pass(cell, reverse, unroll, params, xs, state0)
-    return out
-
-
-@unroll_by_hand.defjvp
-def _unroll_by_hand_jvp(
-    cell: Cell,
-    reverse: bool,
-    unroll: int,
-    primals: tuple[PyTree, Array, PyTree],
-    tangents: tuple[PyTree, Array, PyTree],
-) -> tuple[Any, Any]:
-    params, xs, state0 = primals
-    out, residuals = forward_pass(cell, reverse, unroll, params, xs, state0)
-    out_dot = linear_map(
-        partial(tangent_pass, cell, reverse, unroll),
-        partial(backward_pass, cell, reverse, unroll),
-        (params, xs, residuals),
-        Gradients(*tangents),
+    steps = chunk_length(xs.shape[0], xs.size // (xs.shape[0] * xs.shape[-1]))
+    (d_state0, d_params), d_xs = scan_chunks(
+        chunk,
+        (d_state, zeros),
+        chunk_starts(state0.h, hs, steps, reverse=reverse),
+        (xs, hs, residuals, d_hs),
+        steps,
+        reverse=not reverse,
     )
-    return out, out_dot
+    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
+    return Gradients(d_params, d_xs, d_state0)
 
 
 def bptt(
@@ -178,4 +192,5 @@ def bptt(
     d_state = jax.tree.map(jnp.zeros_like, state) if d_state is None else d_state
     require_arrays("d_hs", d_hs, hs, dtype)
     require_arrays("d_state", d_state, state, dtype)
-    return backward_pass(cell, reverse, unroll, (params, xs, residuals), (d_state, d_hs))
+    saved = Saved(params, xs, state0, hs, residuals)
+    return backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.bptt import unroll_by_hand
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
+from lstm_jax.segments import segment_length
+from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
 
 GRADIENTS = ("auto", "bptt", "autodiff")
@@ -26,6 +27,7 @@ def unroll(
     reverse: bool = False,
     unroll: int = 1,
     gradient: str = "auto",
+    segments: int | str | None = "auto",
 ) -> tuple[PyTree, PyTree]:
     """Run a cell over a sequence: ``(final state, outputs)``, the order of `jax.lax.scan`.
 
@@ -42,13 +44,19 @@ def unroll(
         unroll: steps per iteration of the loop; larger is faster to run and slower to compile.
         gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
+        segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
+            back. A number keeps the state at the boundaries of so many segments and runs each segment
+            forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
+            that where the gates would take more than half a GiB. The gradient is the same. A cell
+            without a rule has no use for it.
 
     Returns:
         The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: an unknown ``gradient``, or ``"bptt"`` for a plain step.
+        ValueError: an unknown ``gradient``, ``"bptt"`` for a plain step, ``segments`` that is no positive
+            integer, or a number of them where autodiff differentiates.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -60,6 +68,12 @@ def unroll(
     """
     require_one_of("gradient", gradient, GRADIENTS)
     require_positive_int("unroll", unroll)
+    by_rule = isinstance(cell, Cell) and cell.rule is not None and gradient != "autodiff"
+    if not by_rule and segments not in ("auto", None):
+        raise ValueError(
+            "Segments need the hand-derived rule: expected a cell that brings one and gradient "
+            f'"auto" or "bptt", or segments=None, got segments={segments!r}.'
+        )
     if not isinstance(cell, Cell):
         if gradient == "bptt":
             raise ValueError(
@@ -70,7 +84,8 @@ def unroll(
     state0 = check_cell_arguments(cell, params, xs, state0)
     if gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
         return _scan_cell(cell, reverse, unroll, params, xs, state0)
-    return unroll_by_hand(cell, reverse, unroll, params, xs, state0)
+    steps = segment_length(segments, cell, params, xs, state0)
+    return unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -104,12 +104,13 @@ def problem(x64):
 def test_backward_step_is_the_transpose_of_tangent_step(problem):
     cell, params, state, xs, rng = problem
     _, residuals = cell.rule.forward_step(params, state, xs[0])
+    local = cell.rule.local_derivatives(residuals)
     state_dot, d_state = (
         LSTMState(*(jnp.asarray(rng.normal(size=4)) for _ in range(2))) for _ in range(2)
     )
     z_dot = jnp.asarray(rng.normal(size=16))
-    out = cell.rule.tangent_step(params, residuals, state_dot, z_dot)
-    d_prev, d_z = cell.rule.backward_step(params, residuals, d_state)
+    out = cell.rule.tangent_step(params, local, state_dot, z_dot)
+    d_prev, d_z = cell.rule.backward_step(params, local, d_state)
     left = sum(jnp.vdot(a, b) for a, b in zip(d_state, out, strict=True))
     right = sum(jnp.vdot(a, b) for a, b in zip(d_prev, state_dot, strict=True))
     np.testing.assert_allclose(left, right + jnp.vdot(d_z, z_dot), rtol=1e-12)
@@ -118,8 +119,9 @@ def test_backward_step_is_the_transpose_of_tangent_step(problem):
 def test_backward_step_of_unit_rows_gives_the_rows_of_the_step_jacobian(problem):
     cell, params, state, xs, _ = problem
     _, residuals = cell.rule.forward_step(params, state, xs[0])
+    local = cell.rule.local_derivatives(residuals)
     rows = np.split(np.eye(8), 2, axis=1)
-    d_state, _ = jax.vmap(lambda d: cell.rule.backward_step(params, residuals, d))(
+    d_state, _ = jax.vmap(lambda d: cell.rule.backward_step(params, local, d))(
         LSTMState(*map(jnp.asarray, rows))
     )
     np.testing.assert_allclose(

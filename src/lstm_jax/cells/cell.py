@@ -7,15 +7,19 @@ A cell works on one time step, on any leading batch axes:
 `HandDerived` holds what back-propagation through time needs of a cell, for one step and linear in
 each argument marked with a dot (a tangent) or d_ (a cotangent):
 
-    forward_step    (params, state, x)            -> state, residuals
-    tangent_step    (params, residuals, ṡ, ż)     -> ṡ        ż: tangents of the pre-activations that
-                                                              do not pass through h_{t−1}
-    backward_step   (params, residuals, δs)       -> δs_prev, δz                 = tangent_stepᵀ
+    forward_step    (params, state, x)        -> state, residuals
+    tangent_step    (params, local, ṡ, ż)     -> ṡ        ż: tangents of the pre-activations that
+                                                          do not pass through h_{t−1}
+    backward_step   (params, local, δs)       -> δs_prev, δz                     = tangent_stepᵀ
 
-and for the whole sequence at once, outside the loop:
+and for any number of steps at once, outside the loop:
 
+    local_derivatives   (residuals) -> local                                     elementwise factors of a step
     tangent_inputs      (params, params_dot, xs, xs_dot, residuals)   -> ż       x·Ẇ_x + h·Ẇ_h + ḃ + ẋ·W_x
     parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
+
+Residuals have a field ``h_prev``, h_{t−1}, which is taken from the outputs and not stored twice. A matrix
+among the params may be a `lstm_jax.loop_weight.LoopWeight`, which knows ``rows @ w`` and ``rows @ w.T`` only.
 """
 
 from collections.abc import Callable
@@ -46,6 +50,7 @@ class HandDerived(NamedTuple):
     """The hand-derived derivative of a cell's step; the module's docstring gives each signature."""
 
     forward_step: Callable[..., tuple[Any, Any]]
+    local_derivatives: Callable[..., Any]
     tangent_step: Callable[..., Any]
     backward_step: Callable[..., tuple[Any, Any]]
     tangent_inputs: Callable[..., Any]

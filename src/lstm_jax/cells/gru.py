@@ -102,7 +102,7 @@ def step(params: GRUParams, state: GRUState, x: Array) -> tuple[GRUState, Array]
 
 
 def local_derivatives(residuals: Residuals) -> Local:
-    """The elementwise factors of this file's docstring."""
+    """The elementwise factors of this file's docstring, for any number of steps at once."""
     r, u, n, a, h_prev = residuals
     h_n = (1 - u) * (1 - n**2)
     return Local(
@@ -131,10 +131,9 @@ def saturated_derivatives(params: GRUParams, state: GRUState, x: Array) -> Local
 
 
 def tangent_step(
-    params: GRUParams, residuals: Residuals, state_dot: GRUState, dot: PreActivations
+    params: GRUParams, local: Local, state_dot: GRUState, dot: PreActivations
 ) -> GRUState:
     """ḣ_t = Σ ∂h_t/∂z ż + ∂h_t/∂a ȧ + u ḣ_{t−1}."""
-    local = local_derivatives(residuals)
     z_dot_r, z_dot_u, z_dot_n = jnp.split(dot.z, 3, axis=-1)
     h_dot_r, h_dot_u, h_dot_a = jnp.split(state_dot.h @ params.w_h, 3, axis=-1)
     return GRUState(
@@ -147,10 +146,9 @@ def tangent_step(
 
 
 def backward_step(
-    params: GRUParams, residuals: Residuals, d_state: GRUState
+    params: GRUParams, local: Local, d_state: GRUState
 ) -> tuple[GRUState, PreActivations]:
     """δh_t to δh_{t−1}, δz_t and δa_t, with δh_t complete."""
-    local = local_derivatives(residuals)
     d_h = d_state.h
     d_r, d_u = d_h * local.h_r, d_h * local.h_u
     d_n, d_a = d_h * local.h_n, d_h * local.h_a
@@ -205,7 +203,14 @@ def gates(params: GRUParams, state: GRUState, x: Array) -> dict[str, Array]:
     return {name: getattr(residuals, name) for name in ("r", "u", "n")}
 
 
-RULE = HandDerived(forward_step, tangent_step, backward_step, tangent_inputs, parameter_gradient)
+RULE = HandDerived(
+    forward_step,
+    local_derivatives,
+    tangent_step,
+    backward_step,
+    tangent_inputs,
+    parameter_gradient,
+)
 
 
 def gru(

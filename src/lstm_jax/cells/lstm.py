@@ -60,7 +60,6 @@ class Residuals(NamedTuple):
     f: Any
     g: Any
     o: Any
-    tanh_c: Any
     c_prev: Any
     h_prev: Any
 
@@ -82,9 +81,8 @@ def forward_step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMSt
     i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
     g = jnp.tanh(z_g)
     c = f * state.c + i * g
-    tanh_c = jnp.tanh(c)
-    h = o * tanh_c
-    return LSTMState(h, c), Residuals(i, f, g, o, tanh_c, state.c, state.h)
+    h = o * jnp.tanh(c)
+    return LSTMState(h, c), Residuals(i, f, g, o, state.c, state.h)
 
 
 def step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Array]:
@@ -94,8 +92,10 @@ def step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Arr
 
 
 def local_derivatives(residuals: Residuals) -> Local:
-    """The six elementwise factors of this file's docstring."""
-    i, f, g, o, tanh_c, c_prev, _ = residuals
+    """The six elementwise factors of this file's docstring, for any number of steps at once."""
+    i, f, g, o, c_prev, _ = residuals
+    # Cheaper to compute again, for many steps at once, than to store and read back.
+    tanh_c = jnp.tanh(f * c_prev + i * g)
     return Local(
         c_i=g * i * (1 - i),
         c_f=c_prev * f * (1 - f),
@@ -108,24 +108,22 @@ def local_derivatives(residuals: Residuals) -> Local:
 
 def saturated_derivatives(params: LSTMParams, state: LSTMState, x: Array) -> Local:
     """The same six factors from the pre-activations, exact where a gate or a memory saturates."""
-    _, (i, _, g, o, tanh_c, c_prev, _) = forward_step(params, state, x)
+    _, (i, _, g, o, c_prev, _) = forward_step(params, state, x)
     z_i, z_f, z_g, z_o = jnp.split(pre_activations(params, state.h, x), 4, axis=-1)
     f = jax.nn.sigmoid(z_f)
+    c = f * c_prev + i * g
     return Local(
         c_i=g * sigmoid_slope(z_i),
         c_f=c_prev * sigmoid_slope(z_f),
         c_g=i * tanh_slope(z_g),
         c_c=f,
-        h_o=tanh_c * sigmoid_slope(z_o),
-        h_c=o * tanh_slope(f * c_prev + i * g),
+        h_o=jnp.tanh(c) * sigmoid_slope(z_o),
+        h_c=o * tanh_slope(c),
     )
 
 
-def tangent_step(
-    params: LSTMParams, residuals: Residuals, state_dot: LSTMState, z_dot: Array
-) -> LSTMState:
+def tangent_step(params: LSTMParams, local: Local, state_dot: LSTMState, z_dot: Array) -> LSTMState:
     """Ċ_t = Σ ∂C_t/∂z ż + f Ċ_{t−1};   ḣ_t = ∂h_t/∂z_o ż_o + ∂h_t/∂C_t Ċ_t."""
-    local = local_derivatives(residuals)
     z_dot = z_dot + state_dot.h @ params.w_h
     z_dot_i, z_dot_f, z_dot_g, z_dot_o = jnp.split(z_dot, 4, axis=-1)
     c_dot = (
@@ -135,11 +133,8 @@ def tangent_step(
     return LSTMState(h_dot, c_dot)
 
 
-def backward_step(
-    params: LSTMParams, residuals: Residuals, d_state: LSTMState
-) -> tuple[LSTMState, Array]:
+def backward_step(params: LSTMParams, local: Local, d_state: LSTMState) -> tuple[LSTMState, Array]:
     """δs_t to δs_{t−1} and δz_t, with δh_t complete and δC_t still without its part through h_t."""
-    local = local_derivatives(residuals)
     d_h, d_c = d_state
     d_c = d_c + d_h * local.h_c
     d_z = jnp.concatenate(
@@ -173,7 +168,14 @@ def gates(params: LSTMParams, state: LSTMState, x: Array) -> dict[str, Array]:
     return {name: getattr(residuals, name) for name in ("i", "f", "g", "o")}
 
 
-RULE = HandDerived(forward_step, tangent_step, backward_step, tangent_inputs, parameter_gradient)
+RULE = HandDerived(
+    forward_step,
+    local_derivatives,
+    tangent_step,
+    backward_step,
+    tangent_inputs,
+    parameter_gradient,
+)
 
 
 def lstm(

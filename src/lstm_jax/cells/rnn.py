@@ -50,6 +50,12 @@ class Residuals(NamedTuple):
     h_prev: Any
 
 
+class Local(NamedTuple):
+    """The elementwise factor of one step's derivative: ``h_z`` is ∂h_t/∂z_t."""
+
+    h_z: Any
+
+
 class Activation(NamedTuple):
     """φ; φ' as a function of φ's value; and φ' as a function of z, exact where φ saturates."""
 
@@ -85,18 +91,19 @@ def step(
     return state, state.h
 
 
-def tangent_step(
-    params: RNNParams, residuals: Residuals, state_dot: RNNState, z_dot: Array
-) -> RNNState:
+def local_derivatives(residuals: Residuals) -> Local:
+    """The factor of this file's docstring."""
+    return Local(residuals.slope)
+
+
+def tangent_step(params: RNNParams, local: Local, state_dot: RNNState, z_dot: Array) -> RNNState:
     """ḣ_t = φ'(z_t) ż_t."""
-    return RNNState(residuals.slope * (z_dot + state_dot.h @ params.w_h))
+    return RNNState(local.h_z * (z_dot + state_dot.h @ params.w_h))
 
 
-def backward_step(
-    params: RNNParams, residuals: Residuals, d_state: RNNState
-) -> tuple[RNNState, Array]:
+def backward_step(params: RNNParams, local: Local, d_state: RNNState) -> tuple[RNNState, Array]:
     """δz_t = φ'(z_t) δh_t;   δh_{t−1} = δz_t W_hᵀ."""
-    d_z = d_state.h * residuals.slope
+    d_z = d_state.h * local.h_z
     return RNNState(d_z @ params.w_h.T), d_z
 
 
@@ -186,6 +193,7 @@ def _rnn(
         gates=partial(gates, phi),
         rule=HandDerived(
             partial(forward_step, phi),
+            local_derivatives,
             tangent_step,
             backward_step,
             tangent_inputs,

@@ -1,0 +1,114 @@
+r"""A weight matrix that a loop over time multiplies by at every step.
+
+    rows @ weight          [..., n] @ [n, m]
+    rows @ weight.T        [..., m] @ [m, n]
+
+The same numbers as with the plain array, but laid out for the loop before it begins. A product with few rows
+(a batch) and a large matrix spends much of its time on the matrix: XLA on a CPU packs the right operand anew
+at every call, the slower the larger it is, and twice as slowly where it is a transpose. So
+
+- the transpose is made once, outside of the loop, and not at every step;
+- a matrix too large for a core's second-level cache is put on the left, (Wᵀ rowsᵀ)ᵀ, where it is read as it
+  lies; the transposes of the few rows cost less than the packing.
+
+Measured on two AVX-512 cores: 16 rows by a 576 × 2048 matrix take 222 µs on the right, 145 µs on the left; 32
+rows by 256 × 1024 go the other way, 75 against 89 µs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from lstm_jax.array_types import Array, PyTree
+
+LARGE = 2**21
+"""Bytes from which on a matrix is multiplied from the left, on a CPU."""
+
+FEWEST_ROWS = 4
+"""With fewer the product is one of a matrix and vectors, and packs nothing."""
+
+FEWEST_STEPS = 32
+"""In a shorter loop the transposes would cost more than they save."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LoopWeight:
+    """A matrix [n, m] together with its transpose [m, n]."""
+
+    matrix: Any
+    transposed: Any
+
+    @property
+    def T(self) -> "LoopWeight":
+        """The transpose, which costs nothing."""
+        return LoopWeight(self.transposed, self.matrix)
+
+    def __rmatmul__(self, rows: Array) -> Array:
+        """``rows @ weight``."""
+        large = self.matrix.size * self.matrix.dtype.itemsize > LARGE
+        if large and rows.ndim == 2 and rows.shape[0] >= FEWEST_ROWS:
+            return left_product_p.bind(rows, self.transposed)
+        return rows @ self.matrix
+
+
+left_product_p = Primitive("left_product")
+"""rows [r, n] and Wᵀ [m, n] to rows W. A primitive, because what is best depends on the platform, and because
+XLA on a CPU cannot compile the form below with a batch axis added: differentiated or batched, it is a plain
+product again."""
+
+
+def _from_the_right(rows: Array, transposed: Array) -> Array:
+    return rows @ transposed.T
+
+
+def _from_the_left(rows: Array, transposed: Array) -> Array:
+    # The barrier keeps XLA from folding the transpose back into the product.
+    return lax.optimization_barrier(transposed @ rows.T).T
+
+
+@left_product_p.def_abstract_eval
+def _abstract(*avals: Any) -> ShapedArray:
+    (out,) = jax.make_jaxpr(_from_the_right)(*avals).out_avals
+    return out
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    out = left_product_p.bind(*primals)
+    moving = [n for n, dot in enumerate(tangents) if not isinstance(dot, ad.Zero)]
+    if not moving:
+        return out, ad.Zero(jax.typeof(out))
+    _, dot = jax.jvp(
+        lambda *moved: _from_the_right(
+            *(dict(zip(moving, moved, strict=True)).get(n, primals[n]) for n in (0, 1))
+        ),
+        [primals[n] for n in moving],
+        [tangents[n] for n in moving],
+    )
+    return out, dot
+
+
+def _batch(operands: Sequence[Any], axes: Sequence[int | None]) -> tuple[Any, int]:
+    return jax.vmap(_from_the_right, in_axes=tuple(axes))(*operands), 0
+
+
+left_product_p.def_impl(_from_the_right)
+ad.primitive_jvps[left_product_p] = _jvp
+batching.primitive_batchers[left_product_p] = _batch
+mlir.register_lowering(left_product_p, mlir.lower_fun(_from_the_right, multiple_results=False))
+mlir.register_lowering(
+    left_product_p, mlir.lower_fun(_from_the_left, multiple_results=False), platform="cpu"
+)
+
+
+def loop_weights(params: PyTree, steps: int) -> PyTree:
+    """The parameters of a cell, every matrix among them as a `LoopWeight` if the loop is long enough."""
+    if steps < FEWEST_STEPS:
+        return params
+    return jax.tree.map(lambda leaf: LoopWeight(leaf, leaf.T) if leaf.ndim == 2 else leaf, params)

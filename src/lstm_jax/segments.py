@@ -1,0 +1,129 @@
+r"""The derivative of an unrolled cell from the states at segment boundaries alone.
+
+Back-propagation needs the gates of every step. Instead of keeping them all, keep the state at which each of
+some √T segments begins, and run each segment forward once more when the derivative gets to it (Chen et al.
+2016, "Training deep nets with sublinear memory cost"):
+
+    memory   T · residuals   ->   segments · state + (T / segments) · residuals
+    time     one more forward pass
+
+Each pass below is the one of `lstm_jax.bptt` inside of a scan over segments, so it computes the same numbers.
+
+Axes: boundaries[⌈T / steps⌉, ..., H]; the rest as in `lstm_jax.bptt`.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.bptt import Gradients, Saved, backward_pass, forward_pass, rule_of, tangent_pass
+from lstm_jax.cells.cell import Cell
+from lstm_jax.chunks import add_to, scan_chunks, zero_sums
+from lstm_jax.validation import require_positive_int
+from lstm_jax.varying import vary_over, varying_axes
+
+LARGE = 2**29
+"""Bytes of residuals from which on ``segments="auto"`` recomputes them."""
+
+
+class Boundaries(NamedTuple):
+    """What the derivative keeps of the forward pass: the state that each segment starts from."""
+
+    params: Any
+    xs: Any
+    states: Any
+
+
+def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int:
+    """What back-propagation through time would keep of the whole sequence."""
+    one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
+    leaves = jax.tree.leaves((state.h, residuals._replace(h_prev=None)))
+    return xs.shape[0] * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def segment_length(
+    segments: int | str | None, cell: Cell, params: PyTree, xs: Array, state0: PyTree
+) -> int:
+    """How many steps a segment has; all of them where nothing is to be recomputed.
+
+    Raises:
+        ValueError: ``segments`` is no positive integer, ``"auto"`` or None.
+    """
+    length = xs.shape[0]
+    if segments is None:
+        return length
+    if segments == "auto":
+        if residual_bytes(cell, params, xs, state0) <= LARGE:
+            return length
+        segments = math.isqrt(length)
+    if isinstance(segments, str):
+        raise ValueError(
+            f'Option mismatch: expected segments as a positive integer, "auto" or None, got "{segments}".'
+        )
+    require_positive_int("segments", segments)
+    return -(-length // min(segments, length))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def forward_segments(
+    cell: Cell, reverse: bool, unroll: int, steps: int, params: PyTree, xs: Array, state0: PyTree
+) -> tuple[tuple[PyTree, Array], PyTree]:
+    """Run the cell and keep the boundaries: ``((state, hs), states)``."""
+
+    def segment(state: PyTree, start: None, xs: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
+        del start
+        (after, hs), _ = forward_pass(cell, reverse, unroll, params, xs, state)
+        return after, (hs, jax.tree.map(lambda s: s[None], state))
+
+    state, (hs, states) = scan_chunks(segment, state0, None, xs, steps, reverse=reverse)
+    return (state, hs), states
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def tangent_segments(
+    cell: Cell, reverse: bool, unroll: int, steps: int, kept: Boundaries, dots: Gradients
+) -> tuple[PyTree, Array]:
+    """`tangent_pass`, segment by segment."""
+    params, xs, states = kept
+
+    def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
+        xs, xs_dot = inputs
+        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state)
+        saved = Saved(params, xs, state, hs, residuals)
+        return tangent_pass(cell, reverse, unroll, saved, Gradients(dots.params, xs_dot, state_dot))
+
+    return scan_chunks(segment, dots.state0, states, (xs, dots.xs), steps, reverse=reverse)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def backward_segments(
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    steps: int,
+    kept: Boundaries,
+    cotangents: tuple[PyTree, Array],
+) -> Gradients:
+    """`backward_pass`, segment by segment."""
+    params, xs, states = kept
+    d_state, d_hs = cotangents
+    zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
+
+    def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
+        d_state, d_params = carry
+        xs, d_hs = inputs
+        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state)
+        saved = Saved(params, xs, state, hs, residuals)
+        part = backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))
+        d_params = add_to(d_params, part.params)
+        return (part.state0, d_params), part.xs
+
+    (d_state0, d_params), d_xs = scan_chunks(
+        segment, (d_state, zeros), states, (xs, d_hs), steps, reverse=not reverse
+    )
+    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
+    return Gradients(d_params, d_xs, d_state0)

@@ -1,0 +1,59 @@
+"""The unrolled cell whose derivative, in every mode that JAX knows, is the one derived by hand.
+
+The rule is a JVP whose tangent is a `linear_map`: `jax.jvp` runs the pass forward in time, and
+`jax.grad`, which transposes it, the pass backward in time.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.bptt import Gradients, Saved, backward_pass, forward_pass, tangent_pass
+from lstm_jax.cells.cell import Cell
+from lstm_jax.linear_map import linear_map
+from lstm_jax.segments import Boundaries, backward_segments, forward_segments, tangent_segments
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def unroll_by_hand(
+    cell: Cell, reverse: bool, unroll: int, steps: int, params: PyTree, xs: Array, state0: PyTree
+) -> tuple[PyTree, Array]:
+    """The unrolled cell, ``(state, hs)``.
+
+    Args:
+        cell: with a hand-derived rule.
+        reverse: from the last step to the first.
+        unroll: steps per iteration of the loop.
+        steps: steps per segment (`lstm_jax.segments`); the length of the sequence for a single one.
+        params: of the cell.
+        xs: [T, ..., D].
+        state0: the starting state.
+    """
+    out, _ = forward_pass(cell, reverse, unroll, params, xs, state0)
+    return out
+
+
+@unroll_by_hand.defjvp
+def _unroll_by_hand_jvp(
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    steps: int,
+    primals: tuple[PyTree, Array, PyTree],
+    tangents: tuple[PyTree, Array, PyTree],
+) -> tuple[Any, Any]:
+    params, xs, state0 = primals
+    kept: Saved | Boundaries
+    if steps >= xs.shape[0]:
+        out, residuals = forward_pass(cell, reverse, unroll, params, xs, state0)
+        kept = Saved(params, xs, state0, out[1], residuals)
+        tangent = partial(tangent_pass, cell, reverse, unroll)
+        backward = partial(backward_pass, cell, reverse, unroll)
+    else:
+        out, states = forward_segments(cell, reverse, unroll, steps, params, xs, state0)
+        kept = Boundaries(params, xs, states)
+        tangent = partial(tangent_segments, cell, reverse, unroll, steps)
+        backward = partial(backward_segments, cell, reverse, unroll, steps)
+    return out, linear_map(tangent, backward, kept, Gradients(*tangents))
