@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
 	@echo "make test   install and run the whole test suite (PYTEST_ARGS=\"-m 'not slow'\" for the quick part)"
+	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
 
@@ -17,6 +19,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

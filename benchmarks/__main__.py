@@ -1,0 +1,131 @@
+"""``python -m benchmarks``: time `lstm_jax` and `gradient_flow` against their peers, side by side."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from benchmarks import jacobians, matmul, memory, report, results
+from benchmarks.cases import CaseError, select
+from benchmarks.competitors import OURS
+from benchmarks.config import (
+    All,
+    Command,
+    Jacobians,
+    Memory,
+    Report,
+    Timing,
+    Unroll,
+    check,
+    competitors,
+    pace,
+    threads,
+)
+from benchmarks.machine import environment
+from benchmarks.process import Entrant
+from benchmarks.race import Pace, race
+from gradient_flow.command_line import parse
+from gradient_flow.output import OutputError
+
+
+class Job(NamedTuple):
+    """One case to be timed: the part it belongs to, who takes part, and how long."""
+
+    part: str
+    title: str
+    ours: str
+    case: dict[str, Any]
+    flops: float | None
+    entrants: list[Entrant]
+    pace: Pace
+
+
+def jobs(config: Timing) -> list[Job]:
+    """Every case of a run.
+
+    Raises:
+        CaseError: options that fit no case.
+    """
+    check(config)
+    found = []
+    if isinstance(config, All | Unroll):
+        quickly, size = pace(config, long_calls=False), 64 if config.quick else 2048
+        product: dict[str, Any] = {"size": size}
+        names = [Entrant(name, matmul.__name__, product) for name in matmul.NAMES]
+        title = f"matrix product, {size} × {size}"
+        found.append(
+            Job("matmul", title, matmul.NAMES[0], product, matmul.flops(size), names, quickly)
+        )
+        part = config if isinstance(config, Unroll) else Unroll()
+        for case in select(part.cell, part.shape, part.pass_, quick=config.quick):
+            arguments = case.as_json()
+            entrants = [
+                Entrant(name, "benchmarks.competitors", arguments) for name in competitors(config)
+            ]
+            found.append(Job("unroll", case.title, OURS, arguments, case.flops, entrants, quickly))
+    slowly = pace(config, long_calls=True)
+    if isinstance(config, All | Jacobians):
+        cases = jacobians.cases(quick=config.quick)
+        found += [Job("jacobians", flops=None, pace=slowly, **case) for case in cases]
+    if isinstance(config, All | Memory):
+        cases = memory.cases(quick=config.quick)
+        found += [Job("memory", flops=None, pace=slowly, **case) for case in cases]
+    return found
+
+
+def run(config: Timing) -> int:
+    """Time everything that is asked for, writing results after every case; print the tables."""
+    todo = jobs(config)
+    folder = results.claim(config.out)
+    found: dict[str, Any] = {"settings": asdict(config), "finished": False, "parts": {}}
+    machine = environment(threads(config))
+    try:
+        with tqdm(total=len(todo), unit="case", dynamic_ncols=True, file=sys.stderr) as bar:
+            for job in todo:
+                bar.set_description(job.title)
+                entries = race(job.entrants, job.pace, bar.set_postfix_str)
+                told = {"title": job.title, "ours": job.ours, "case": job.case, "flops": job.flops}
+                found["parts"].setdefault(job.part, []).append({**told, "entries": entries})
+                results.write(folder, found, machine, report.render(found, machine))
+                bar.update()
+    except KeyboardInterrupt:
+        print(f"interrupted; the cases measured so far are in {folder}", file=sys.stderr)
+        return 130
+    found["finished"] = True
+    tables = report.render(found, machine)
+    results.write(folder, found, machine, tables)
+    print(tables)
+    print(f"\nresults:  {folder}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 when done, 2 for input that cannot be used, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["all", *words]
+    config: Timing | Report = parse(Command, "benchmarks", words)
+    try:
+        if isinstance(config, Report):
+            print(report.render(*results.read(config.folder)))
+            return 0
+        return run(config)
+    except (CaseError, OutputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The command line: what a run measures, and for how long."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks.cases import CaseError, CellName, PassName
+from benchmarks.competitors import NAMES, OURS
+from benchmarks.machine import cores_allowed
+from benchmarks.race import Pace
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What every part has."""
+
+    out: Path | None = None
+    """New or empty folder for the results; runs/bench-<date> if not given."""
+    rounds: int | None = None
+    """At least so many rounds for each case: 12, and 3 where a call takes seconds."""
+    seconds: float = 5.0
+    """At least so many seconds of rounds for each case."""
+    limit: float = 300.0
+    """No new round for a case after so many seconds, whatever else is asked for."""
+    threads: int | None = None
+    """Cores and threads of each competitor; all that this process may use if not given."""
+    seed: int = 0
+    """Seed of the order of the turns."""
+    quick: bool = False
+    """Tiny shapes and two short rounds, to see that everything runs."""
+
+
+@dataclass(frozen=True)
+class All(Timing):
+    """Time everything; the default."""
+
+
+@dataclass(frozen=True)
+class Unroll(Timing):
+    """Time unrolls, forward and with gradient, against other libraries."""
+
+    cell: CellName | None = None
+    """One cell; all if not given."""
+    shape: tuple[str, ...] = ()
+    """Shapes T,B,D,H, such as 100,32,64,128; the standard ones if not given."""
+    pass_: Annotated[PassName | None, tyro.conf.arg(name="pass")] = None
+    """Forward alone, or forward and backward; both if not given."""
+    competitor: tuple[str, ...] = ()
+    """Competitors beside lstm_jax, by the names in the tables; all if not given."""
+
+
+@dataclass(frozen=True)
+class Jacobians(Timing):
+    """Time norms of Jacobians at all lags against automatic differentiation."""
+
+
+@dataclass(frozen=True)
+class Memory(Timing):
+    """Time the gradient of a very long unroll, and take its peak memory."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Print the tables of a run again from its files."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run."""
+
+
+Command = (
+    Annotated[All, tyro.conf.subcommand("all")]
+    | Annotated[Unroll, tyro.conf.subcommand("unroll")]
+    | Annotated[Jacobians, tyro.conf.subcommand("jacobians")]
+    | Annotated[Memory, tyro.conf.subcommand("memory")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+
+def check(config: Timing) -> None:
+    """Refuse, before any work, what cannot be run.
+
+    Raises:
+        CaseError: one sentence that says what was expected and what came.
+    """
+    if config.rounds is not None and config.rounds < 1:
+        raise CaseError(f"Range mismatch: expected --rounds of at least 1, got {config.rounds}.")
+    for name in ("seconds", "limit"):
+        value = getattr(config, name)
+        if not 0 <= value < float("inf"):
+            raise CaseError(f"Range mismatch: expected --{name} of at least 0, got {value}.")
+    cores = cores_allowed()
+    if config.threads is not None and not 1 <= config.threads <= cores:
+        raise CaseError(
+            f"Range mismatch: expected --threads from 1 to {cores}, the cores that this process may "
+            f"use, got {config.threads}."
+        )
+    for name in config.competitor if isinstance(config, Unroll) else ():
+        if name not in NAMES:
+            raise CaseError(
+                f"Name mismatch: expected --competitor from {', '.join(NAMES)}, got {name!r}."
+            )
+
+
+def pace(config: Timing, *, long_calls: bool) -> Pace:
+    """How long a case is timed for.
+
+    Args:
+        config: the options.
+        long_calls: whether one call takes seconds, so that three rounds are many.
+    """
+    standard = 3 if long_calls else 12
+    if config.quick:
+        return Pace(config.rounds or 2, 0.0, 60.0, 1.0, 600.0, threads(config), config.seed)
+    return Pace(
+        rounds=config.rounds or standard,
+        seconds=config.seconds,
+        limit=config.limit,
+        turn_ms=20.0,
+        patience=1800.0,
+        threads=threads(config),
+        seed=config.seed,
+    )
+
+
+def threads(config: Timing) -> int:
+    """Of each competitor."""
+    return config.threads or cores_allowed()
+
+
+def competitors(config: Timing) -> tuple[str, ...]:
+    """Who takes part in the unrolls, ours first."""
+    asked = config.competitor if isinstance(config, Unroll) else ()
+    return (OURS, *(name for name in NAMES if name != OURS and (not asked or name in asked)))

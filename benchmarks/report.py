@@ -1,0 +1,207 @@
+"""The tables, in Markdown, from what a run has measured: ratios first, then what they are made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.competitors import JAX_PEERS, OURS, PYTORCH
+from benchmarks.ratios import (
+    Ratio,
+    fastest_over_ours,
+    geometric_mean,
+    least_seconds,
+    median_seconds,
+    ratios,
+)
+
+NOTHING = "–"
+Case = Mapping[str, Any]
+
+
+def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """All tables of a run, finished or not."""
+    parts = results["parts"]
+    rate = best_rate(parts.get("matmul", []))
+    blocks = [_heading(results, environment, rate)]
+    unrolls = parts.get("unroll", [])
+    if unrolls:
+        blocks += _unroll_tables(unrolls, rate)
+    for name, title in (("jacobians", "Jacobian norms"), ("memory", "A very long unroll")):
+        blocks += [f"## {title}"] * bool(parts.get(name))
+        blocks += [_case_table(case) for case in parts.get(name, [])]
+    return "\n\n".join(blocks)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column flush left, the others flush right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def best_rate(matmul: Sequence[Case]) -> float | None:
+    """Operations a second of the fastest matrix product that was timed; None without one."""
+    rates = [
+        case["flops"] / least_seconds(entry["rounds"])
+        for case in matmul
+        for entry in case["entries"].values()
+        if entry["rounds"]
+    ]
+    return max(rates, default=None)
+
+
+def _heading(results: Mapping[str, Any], environment: Mapping[str, Any], rate: float | None) -> str:
+    packages = ", ".join(f"{name} {found}" for name, found in environment["packages"].items())
+    lines = [
+        f"# Benchmarks, {environment['date']}",
+        "",
+        f"{environment['processor']}, {environment['cores_allowed']} cores of "
+        f"{environment['cores']}, {environment['memory_gib']} GiB; {environment['threads']} threads "
+        f"for each competitor; {environment['system']}; Python {environment['python']}; {packages}.",
+    ]
+    load = environment["load_at_start"]
+    if load > 0.5:
+        lines += ["", f"**The machine was not idle when this began: its load was {load:.1f}.**"]
+    if rate is not None:
+        lines[2] += f" Best matrix product: {rate / 1e9:.0f} GFLOP/s in float32."
+    if not results.get("finished"):
+        lines += ["", "**Not finished: these are the cases measured so far.**"]
+    if results.get("settings", {}).get("quick"):
+        lines += ["", "**A quick run on tiny shapes: its times mean nothing.**"]
+    return "\n".join(lines)
+
+
+def _unroll_tables(cases: Sequence[Case], rate: float | None) -> list[str]:
+    names = list(dict.fromkeys(name for case in cases for name in case["entries"]))
+    others = [name for name in names if name != OURS]
+
+    def sheet(title: str, columns: Sequence[str], cell: Callable[[Case, str], str]) -> str:
+        rows = [[case["title"], *(cell(case, name) for name in columns)] for case in cases]
+        return f"### {title}\n\n" + table(["cell T,B,D,H pass", *columns], rows)
+
+    blocks = [
+        "## Unroll",
+        sheet(
+            f"Time over that of {OURS}: above 1, {OURS} is faster (median over rounds, quartiles)",
+            [name for name in names if name != OURS],
+            lambda case, name: _show_ratio(ratios(case).get(name), case["entries"].get(name)),
+        ),
+        _means(cases, others),
+        sheet("Milliseconds: median / minimum", names, _cell(_milliseconds)),
+        sheet(
+            "GFLOP/s in the matrix products" + (", share of the best product" if rate else ""),
+            names,
+            lambda case, name: _rate(case, case["entries"].get(name), rate),
+        ),
+        sheet("Seconds to trace and compile / of the first run", names, _cell(_compile)),
+        sheet(
+            "Peak memory in MB / of it beyond what was there before the run", names, _cell(_peak)
+        ),
+    ]
+    return blocks + _failures(cases)
+
+
+def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
+    """Geometric means over the cases, by pass: the fastest peer in JAX, and each competitor."""
+    columns = ["fastest in JAX", *others]
+    rows = []
+    passes = dict.fromkeys(case["case"]["pass_"] for case in cases)
+    for kind in passes:
+        chosen = [case for case in cases if case["case"]["pass_"] == kind]
+        fastest = fastest_over_ours(chosen, JAX_PEERS)
+        row = [kind, NOTHING if fastest is None else f"**{fastest:.2f}**"]
+        for name in others:
+            values = [ratios(case)[name].median for case in chosen if name in ratios(case)]
+            row.append(f"{geometric_mean(values):.2f}" if values else NOTHING)
+        rows.append(row)
+    return (
+        f"### Geometric mean of the time over that of {OURS}\n\n"
+        + table(["pass", *columns], rows)
+        + f"\n\nThe fastest in JAX is chosen anew for each case; {PYTORCH} is not among them. A mean is "
+        "over the cases that the competitor has."
+    )
+
+
+def _case_table(case: Case) -> str:
+    found = ratios(case)
+    rows = []
+    for name, entry in case["entries"].items():
+        if not entry["rounds"]:
+            rows.append([name, entry["status"], *[NOTHING] * 5])
+            continue
+        rows.append(
+            [
+                name,
+                _show_ratio(found.get(name), entry),
+                f"{median_seconds(entry['rounds']):.3g}",
+                f"{least_seconds(entry['rounds']):.3g}",
+                f"{entry['compile_s']:.3g}",
+                _peak(entry),
+                str(len(entry["rounds"])),
+            ]
+        )
+    header = [
+        "",
+        f"over {case['ours']}",
+        "median s",
+        "minimum s",
+        "compile s",
+        "peak / beyond MB",
+        "rounds",
+    ]
+    blocks = [f"### {case['title']}", table(header, rows), *_failures([case], begun_only=True)]
+    return "\n\n".join(blocks)
+
+
+def _cell(show: Callable[[Mapping[str, Any]], str]) -> Callable[[Case, str], str]:
+    def cell(case: Case, name: str) -> str:
+        entry = case["entries"].get(name)
+        return NOTHING if entry is None or not entry["rounds"] else show(entry)
+
+    return cell
+
+
+def _show_ratio(value: Ratio | None, entry: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return NOTHING if entry is None else short_status(entry["status"])
+    if value == (1.0, 1.0, 1.0):
+        return "1"
+    return f"{value.median:.2f} ({value.lower:.2f}–{value.upper:.2f})"
+
+
+def short_status(status: str) -> str:
+    """The words of a status before its details: ``not installed``, ``failed``, ``died``."""
+    if status == "ok":
+        return NOTHING
+    return status.split(":")[0].split(" (")[0]
+
+
+def _failures(cases: Sequence[Case], *, begun_only: bool = False) -> list[str]:
+    told: dict[str, list[str]] = {}
+    for case in cases:
+        for name, entry in case["entries"].items():
+            if entry["status"] != "ok" and (entry["rounds"] or not begun_only):
+                told.setdefault(f"{name}: {entry['status']}", []).append(case["title"])
+    lines = [f"- {what} — {len(where)} of {len(cases)} cases" for what, where in told.items()]
+    return ["### Not, or not wholly, timed\n\n" + "\n".join(lines)] if lines else []
+
+
+def _milliseconds(entry: Mapping[str, Any]) -> str:
+    rounds = entry["rounds"]
+    return f"{1e3 * median_seconds(rounds):.3g} / {1e3 * least_seconds(rounds):.3g}"
+
+
+def _rate(case: Case, entry: Mapping[str, Any] | None, rate: float | None) -> str:
+    if entry is None or not entry["rounds"]:
+        return NOTHING
+    reached = case["flops"] / median_seconds(entry["rounds"])
+    share = "" if rate is None else f", {reached / rate:.0%}"
+    return f"{reached / 1e9:.1f}{share}"
+
+
+def _compile(entry: Mapping[str, Any]) -> str:
+    return f"{entry['compile_s']:.2f} / {entry['first_s']:.3f}"
+
+
+def _peak(entry: Mapping[str, Any]) -> str:
+    base = entry.get("base_mb")
+    beyond = "" if base is None else f" / {max(entry['peak_mb'] - base, 0):.0f}"
+    return f"{entry['peak_mb']:.0f}{beyond}"
