@@ -12,7 +12,7 @@ from lstm_jax import segments
 from lstm_jax.segments import residual_bytes, segment_length
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("count", [1, 3, 50])
 @pytest.mark.parametrize("batch", [None, 2], ids=lambda batch: f"B={batch}")
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("name", CELLS)

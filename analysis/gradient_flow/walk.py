@@ -4,6 +4,7 @@ The states are computed once; J_{k+1} is formed where it is used and never store
 not with T·n².
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax import lax
 
 from gradient_flow import graded_transition, transition
 from gradient_flow.graded import log_smallest
-from gradient_flow.scaled import log_frobenius, log_spectral
+from gradient_flow.scaled import Scaled, log_frobenius, log_spectral
 from gradient_flow.step_jacobian import Layout, block_jacobian
 from gradient_flow.trajectory import Trajectory, run
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
@@ -143,7 +144,7 @@ def _walk_back(
         carry = lax.cond(jnp.any(begun), move, lambda same: same, carry)
 
         def look(carry: PyTree) -> dict[str, LogNorms]:
-            values = jax.vmap(lambda one: walks.measure(one, d_k))(carry)
+            values = walks.measure(carry, d_k)
             return jax.tree.map(lambda value: jnp.where(times >= k, value, jnp.nan), values)
 
         nothing = jax.tree.map(
@@ -186,24 +187,46 @@ class _Walks(NamedTuple):
         )
 
     def measure(self, carry: PyTree, h_c: Any) -> dict[str, LogNorms]:
-        plain, graded, (carousel, lost) = carry
-        carousel = carousel + lost
+        """{norm: {block: [m]}} of m walks, whose axis leads every leaf of ``carry``."""
         layout = self.plan.layout
-        of_carousel = {
-            "spectral": jnp.max(carousel),
-            "frobenius": jax.nn.logsumexp(2 * carousel) / 2,
-            "smallest": jnp.min(carousel),
-        }
+        found: dict[str, LogNorms] = {norm: {} for norm in self.plan.norms}
+        matrices = [name for name in self.plan.blocks if name != "carousel"]
+        plain = jax.vmap(lambda walk: {n: transition.read(walk, n, layout, h_c) for n in matrices})
+        graded = jax.vmap(
+            lambda walk: {
+                n: log_smallest(graded_transition.read(walk, n, layout, h_c)) for n in matrices
+            }
+        )
+        if matrices and "smallest" in found:
+            found["smallest"] = graded(carry[1])
+        if matrices and set(found) - {"smallest"}:
+            read = plain(carry[0])
+            for norm, function in (("spectral", log_spectral), ("frobenius", log_frobenius)):
+                if norm in found:
+                    found[norm] = _together(function, read)
+        if "carousel" in self.plan.blocks:
+            logs, lost = carry[2]
+            logs = logs + lost
+            of_carousel = {
+                "spectral": jnp.max(logs, axis=-1),
+                "frobenius": jax.nn.logsumexp(2 * logs, axis=-1) / 2,
+                "smallest": jnp.min(logs, axis=-1),
+            }
+            for norm in found:
+                found[norm]["carousel"] = of_carousel[norm]
+        return {n: {name: found[n][name] for name in self.plan.blocks} for n in self.plan.norms}
 
-        def one(norm: str, name: str) -> Array:
-            if name == "carousel":
-                return of_carousel[norm]
-            if norm == "smallest":
-                return log_smallest(graded_transition.read(graded, name, layout, h_c))
-            matrix = transition.read(plain, name, layout, h_c)
-            return log_spectral(matrix) if norm == "spectral" else log_frobenius(matrix)
 
-        return {n: {name: one(n, name) for name in self.plan.blocks} for n in self.plan.norms}
+def _together(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> LogNorms:
+    """Apply a norm to all matrices of one shape as one stack: large batches fill the machine."""
+    shapes: dict[tuple[int, ...], list[str]] = {}
+    for name, m in read.items():
+        shapes.setdefault(m.matrix.shape, []).append(name)
+    found: LogNorms = {}
+    for names in shapes.values():
+        stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(read[name] for name in names))
+        found.update(zip(names, function(stack), strict=True))
+    return found
 
 
 def _add(total: tuple[Array, Array], term: Array) -> tuple[Array, Array]:

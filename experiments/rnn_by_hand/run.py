@@ -94,7 +94,9 @@ def one_step_by_hand(cell: Cell, problem: Problem) -> Gradients:
     params, x, state0 = problem.params, problem.xs[0], problem.state0
     rule = rule_of(cell)
     _, residuals = rule.forward_step(params, state0, x)
-    d_state0, d_z = rule.backward_step(params, rule.local_derivatives(residuals), RNNState(problem.d_hs[0]))
+    d_state0, d_z = rule.backward_step(
+        params, rule.local_derivatives(residuals), RNNState(problem.d_hs[0])
+    )
     d_params, d_x = rule.parameter_gradient(params, x, residuals, d_z)
     return Gradients(d_params, d_x[None], d_state0)
 
