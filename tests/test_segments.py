@@ -113,3 +113,33 @@ class TestChoice:
             lstm_jax.unroll(
                 cell, self.PARAMS, jnp.ones((4, 3)), gradient=gradient, segments=harmless
             )
+
+
+@pytest.mark.parametrize("options", [{"segments": None}, {"segments": 3}], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_a_loss_on_a_part_of_the_outputs(x64, name, options):
+    """Cotangents that are known to be zero are left out, not computed with."""
+    problem = random_problem(name, 7, 2)
+
+    def parts(**options):
+        def of(read):
+            return jax.grad(
+                lambda inputs: read(*lstm_jax.unroll(problem.cell, *inputs, **options))
+            )(problem.inputs)
+
+        return [
+            of(lambda state, hs: jnp.sum(jnp.sin(state.h))),
+            of(lambda state, hs: jnp.sum(jnp.sin(state[-1]) * problem.state_weights[-1])),
+            of(lambda state, hs: jnp.sum(jnp.sin(hs) * problem.hs_weights)),
+        ]
+
+    got = jax.jit(lambda: parts(**options))()
+    expected = jax.jit(lambda: parts(gradient="autodiff"))()
+    for one, other in zip(got, expected, strict=True):
+        assert_close(one, other, 1e-12)
+
+
+def test_a_loss_on_the_final_state_keeps_nothing_of_the_sequence():
+    cell = CELLS["lstm"](2, 64)
+    one_array = 4096 * 64 * 4
+    assert gradient_memory(cell, 4096, segments=64) < one_array

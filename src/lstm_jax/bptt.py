@@ -66,6 +66,13 @@ def _with_h_prev(residuals: Any, h_start: Array, hs: Array, reverse: bool) -> An
     return residuals._replace(h_prev=jnp.concatenate([h_start[None], hs[:-1]]))
 
 
+def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
+    """A cotangent with zeros in place of None."""
+    return type(like)(
+        *(jnp.zeros_like(b) if a is None else a for a, b in zip(cotangent, like, strict=True))
+    )
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_pass(
     cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
@@ -103,22 +110,26 @@ def tangent_pass(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def backward_pass(
-    cell: Cell, reverse: bool, unroll: int, saved: Saved, cotangents: tuple[PyTree, Array]
+    cell: Cell, reverse: bool, unroll: int, saved: Saved, cotangents: tuple[PyTree, Array | None]
 ) -> Gradients:
     """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
+
+    None stands for a cotangent that is zero.
 
     Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
     go step by step, then the sums over the chunk's δz, each one product.
     """
     params, xs, state0, hs, residuals = saved
     d_state, d_hs = cotangents
+    d_state = with_zeros(d_state, state0)
     rule = rule_of(cell)
     weights = loop_weights(params, xs.shape[0])
     zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
 
-    def step(d_state: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
+    def step(d_state: PyTree, inputs: tuple[PyTree, Array | None]) -> tuple[PyTree, PyTree]:
         local, d_out = inputs
-        d_state = d_state._replace(h=d_state.h + d_out)
+        if d_out is not None:
+            d_state = d_state._replace(h=d_state.h + d_out)
         return rule.backward_step(weights, local, d_state)
 
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:

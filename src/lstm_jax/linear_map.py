@@ -47,7 +47,8 @@ def linear_map(
     Args:
         forward: ``(residuals, inputs) -> outputs``, linear in ``inputs``.
         transpose: ``(residuals, outputs) -> inputs``, the transpose of ``forward`` in its second
-            argument: for all u and v, ⟨v, forward(r, u)⟩ = ⟨transpose(r, v), u⟩.
+            argument: for all u and v, ⟨v, forward(r, u)⟩ = ⟨transpose(r, v), u⟩. A leaf of ``outputs``
+            that nothing depends on, whose cotangent is known to be zero, comes as None.
         residuals: pytree of arrays on which the map depends in any way.
         inputs: pytree of arrays in which the map is linear.
 
@@ -161,11 +162,22 @@ def _transpose(
     residuals, inputs = _split(operands, n_residuals)
     if any(ad.is_undefined_primal(r) for r in residuals):
         raise NotImplementedError("linear_map cannot be transposed in its residuals.")
+    # Zeros in the shape of a long sequence would cost as much memory as the sequence.
+    present = [n for n, d in enumerate(cotangents) if not isinstance(d, ad.Zero)]
+
+    def of_present(r: tuple[Any, ...], v: tuple[Any, ...]) -> tuple[Any, ...]:
+        known = dict(zip(present, v, strict=True))
+        return transpose(r, tuple(known.get(n) for n in range(len(cotangents))))
+
+    def to_present(r: tuple[Any, ...], u: tuple[Any, ...]) -> tuple[Any, ...]:
+        outputs = forward(r, u)
+        return tuple(outputs[n] for n in present)
+
     d_inputs = linear_map_p.bind(
         *residuals,
-        *map(ad.instantiate_zeros, cotangents),
-        forward=transpose,
-        transpose=forward,
+        *(cotangents[n] for n in present),
+        forward=of_present,
+        transpose=to_present,
         n_residuals=n_residuals,
     )
     # An input that is a known constant takes no cotangent.

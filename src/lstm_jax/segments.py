@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 import jax
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.bptt import Gradients, Saved, backward_pass, forward_pass, rule_of, tangent_pass
+from lstm_jax.bptt import (
+    Gradients,
+    Saved,
+    backward_pass,
+    forward_pass,
+    rule_of,
+    tangent_pass,
+    with_zeros,
+)
 from lstm_jax.cells.cell import Cell
 from lstm_jax.chunks import add_to, scan_chunks, zero_sums
 from lstm_jax.validation import require_positive_int
@@ -106,11 +114,12 @@ def backward_segments(
     unroll: int,
     steps: int,
     kept: Boundaries,
-    cotangents: tuple[PyTree, Array],
+    cotangents: tuple[PyTree, Array | None],
 ) -> Gradients:
     """`backward_pass`, segment by segment."""
     params, xs, states = kept
     d_state, d_hs = cotangents
+    d_state = with_zeros(d_state, jax.tree.map(lambda s: s[0], states))
     zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
 
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
