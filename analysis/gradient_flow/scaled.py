@@ -45,8 +45,7 @@ def scaled(matrix: Array) -> Scaled:
 def power_of_two(exponent: Array, dtype: Any) -> Array:
     """2^exponent, exactly; 0 below the smallest normal number, and never an infinity.
 
-    An exponent too large for the dtype only ever meets zeros, which an infinity would turn into NaN. The
-    bits are put together by hand: `jnp.ldexp` takes several times as long, for every entry of a product.
+    An exponent too large for the dtype only ever meets zeros, which an infinity would turn into NaN.
     """
     limits = jnp.finfo(dtype)
     integer = jnp.int32 if limits.bits == 32 else jnp.int64
