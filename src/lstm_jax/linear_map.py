@@ -31,6 +31,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.varying import vary_over, varying_axes
 
 FlatMap = Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
+"""Of the leaves of residuals and inputs; None stands for an input that is zero."""
 
 linear_map_p = Primitive("linear_map")
 linear_map_p.multiple_results = True
@@ -41,16 +42,19 @@ def linear_map(
     transpose: Callable[[PyTree, PyTree], PyTree],
     residuals: PyTree,
     inputs: PyTree,
+    *,
+    none_for_zero: bool = False,
 ) -> PyTree:
     """Apply ``forward(residuals, inputs)``, which `jax.grad` will transpose with ``transpose``.
 
     Args:
         forward: ``(residuals, inputs) -> outputs``, linear in ``inputs``.
         transpose: ``(residuals, outputs) -> inputs``, the transpose of ``forward`` in its second
-            argument: for all u and v, ⟨v, forward(r, u)⟩ = ⟨transpose(r, v), u⟩. A leaf of ``outputs``
-            that nothing depends on, whose cotangent is known to be zero, comes as None.
+            argument: for all u and v, ⟨v, forward(r, u)⟩ = ⟨transpose(r, v), u⟩.
         residuals: pytree of arrays on which the map depends in any way.
         inputs: pytree of arrays in which the map is linear.
+        none_for_zero: whether ``transpose`` takes None for the cotangent of an output that nothing
+            depends on, instead of zeros in its shape.
 
     Returns:
         The pytree that ``forward`` returns.
@@ -69,20 +73,29 @@ def linear_map(
     residuals, inputs = vary_over(axes, residuals), vary_over(axes, inputs)
     flat_residuals, residuals_tree = jax.tree.flatten(residuals)
     flat_inputs, inputs_tree = jax.tree.flatten(inputs)
-    outputs_tree = jax.tree.structure(jax.eval_shape(forward, residuals, inputs))
+    flat_shapes, outputs_tree = jax.tree.flatten(jax.eval_shape(forward, residuals, inputs))
 
-    def flatten(function: Callable[..., PyTree], in_tree: Any) -> FlatMap:
+    def flatten(
+        function: Callable[..., PyTree], in_tree: Any, like: Sequence[Any], keep_none: bool
+    ) -> FlatMap:
+        def filled(u: Any, like: Any) -> Any:
+            if u is not None or keep_none:
+                return u
+            return vary_over(axes, jnp.zeros(like.shape, like.dtype))
+
         def flat(r: tuple[Any, ...], u: tuple[Any, ...]) -> tuple[Any, ...]:
+            u = tuple(map(filled, u, like))
             out = function(jax.tree.unflatten(residuals_tree, r), jax.tree.unflatten(in_tree, u))
             return tuple(jax.tree.leaves(out))
 
         return flat
 
+    input_shapes = [jax.typeof(u) for u in flat_inputs]
     flat_outputs = linear_map_p.bind(
         *flat_residuals,
         *flat_inputs,
-        forward=flatten(forward, inputs_tree),
-        transpose=flatten(transpose, outputs_tree),
+        forward=flatten(forward, inputs_tree, input_shapes, False),
+        transpose=flatten(transpose, outputs_tree, flat_shapes, none_for_zero),
         n_residuals=len(flat_residuals),
     )
     return jax.tree.unflatten(outputs_tree, flat_outputs)

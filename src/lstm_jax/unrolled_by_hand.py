@@ -56,4 +56,4 @@ def _unroll_by_hand_jvp(
         kept = Boundaries(params, xs, states)
         tangent = partial(tangent_segments, cell, reverse, unroll, steps)
         backward = partial(backward_segments, cell, reverse, unroll, steps)
-    return out, linear_map(tangent, backward, kept, Gradients(*tangents))
+    return out, linear_map(tangent, backward, kept, Gradients(*tangents), none_for_zero=True)
