@@ -145,5 +145,8 @@ def rule_with(target, tree=None):
                 inherited[name] = namespace[name]
     rule = HandDerived(*(namespace[name] for name in RULE))
     if cell_module is rnn:
-        rule = rule._replace(forward_step=partial(rule.forward_step, rnn.ACTIVATIONS["tanh"]))
+        rule = rule._replace(
+            forward_step=partial(rule.forward_step, rnn.ACTIVATIONS["tanh"]),
+            local_derivatives=partial(rule.local_derivatives, rnn.ACTIVATIONS["tanh"]),
+        )
     return rule

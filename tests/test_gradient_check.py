@@ -284,5 +284,7 @@ def test_a_wrong_slope_is_caught(activation, slope):
     rule = PROBLEMS[name].cell.rule
     phi = rnn.ACTIVATIONS[activation]
     assert verdict(name, rule).ok
-    wrong = rule._replace(forward_step=partial(rnn.forward_step, phi._replace(slope=slope)))
+    wrong = rule._replace(
+        local_derivatives=partial(rnn.local_derivatives, phi._replace(slope=slope))
+    )
     assert not verdict(name, wrong).ok

@@ -59,11 +59,16 @@ class Saved(NamedTuple):
     residuals: Any
 
 
-def _with_h_prev(residuals: Any, h_start: Array, hs: Array, reverse: bool) -> Any:
-    """The residuals of some steps with h_{t−1}, which is ``hs`` moved by one step."""
-    if reverse:
-        return residuals._replace(h_prev=jnp.concatenate([hs[1:], h_start[None]]))
-    return residuals._replace(h_prev=jnp.concatenate([h_start[None], hs[:-1]]))
+def without_outputs(residuals: Any) -> Any:
+    """The residuals less what ``hs`` holds already: h_t and h_{t−1}."""
+    return residuals._replace(**dict.fromkeys({"h", "h_prev"} & set(residuals._fields)))
+
+
+def _with_outputs(residuals: Any, h_start: Array, hs: Array, reverse: bool) -> Any:
+    """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
+    parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
+    outputs = {"h": hs} if "h" in residuals._fields else {}
+    return residuals._replace(h_prev=jnp.concatenate(parts), **outputs)
 
 
 def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
@@ -83,7 +88,7 @@ def forward_pass(
 
     def step(state: PyTree, x: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
         state, residuals = rule.forward_step(weights, state, x)
-        return state, (state.h, residuals._replace(h_prev=None))
+        return state, (state.h, without_outputs(residuals))
 
     state, (hs, residuals) = lax.scan(step, state0, xs, reverse=reverse, unroll=unroll)
     return (state, hs), residuals
@@ -96,7 +101,7 @@ def tangent_pass(
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
     params, xs, state0, hs, residuals = saved
     rule = rule_of(cell)
-    residuals = _with_h_prev(residuals, state0.h, hs, reverse)
+    residuals = _with_outputs(residuals, state0.h, hs, reverse)
     z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
     def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree]) -> tuple[PyTree, Array]:
@@ -135,7 +140,7 @@ def backward_pass(
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
         xs, hs, residuals, d_hs = inputs
-        residuals = _with_h_prev(residuals, h_start, hs, reverse)
+        residuals = _with_outputs(residuals, h_start, hs, reverse)
         local = rule.local_derivatives(residuals)
         d_state, d_z = lax.scan(step, d_state, (local, d_hs), reverse=not reverse, unroll=unroll)
         d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)

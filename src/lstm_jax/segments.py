@@ -27,6 +27,7 @@ from lstm_jax.bptt import (
     rule_of,
     tangent_pass,
     with_zeros,
+    without_outputs,
 )
 from lstm_jax.cells.cell import Cell
 from lstm_jax.chunks import add_to, scan_chunks, zero_sums
@@ -49,7 +50,7 @@ def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int
     """What back-propagation through time would keep of the whole sequence."""
     one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
-    leaves = jax.tree.leaves((state.h, residuals._replace(h_prev=None)))
+    leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
     return xs.shape[0] * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 

@@ -46,7 +46,7 @@ class RNNState(NamedTuple):
 class Residuals(NamedTuple):
     """What the backward pass reads of one step."""
 
-    slope: Any
+    h: Any
     h_prev: Any
 
 
@@ -80,7 +80,7 @@ def forward_step(
 ) -> tuple[RNNState, Residuals]:
     """The step, and what its derivative will need."""
     h = activation.function(pre_activations(params, state.h, x))
-    return RNNState(h), Residuals(activation.slope(h), state.h)
+    return RNNState(h), Residuals(h, state.h)
 
 
 def step(
@@ -91,9 +91,9 @@ def step(
     return state, state.h
 
 
-def local_derivatives(residuals: Residuals) -> Local:
-    """The factor of this file's docstring."""
-    return Local(residuals.slope)
+def local_derivatives(activation: Activation, residuals: Residuals) -> Local:
+    """The factor of this file's docstring, for any number of steps at once."""
+    return Local(activation.slope(residuals.h))
 
 
 def tangent_step(params: RNNParams, local: Local, state_dot: RNNState, z_dot: Array) -> RNNState:
@@ -117,8 +117,8 @@ def step_jacobian(
 
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
     """A vanilla network has no gates; its slope φ'(z_t) plays their part. Shape [..., H]."""
-    _, residuals = forward_step(activation, params, state, x)
-    return {"slope": residuals.slope}
+    state, _ = forward_step(activation, params, state, x)
+    return {"slope": activation.slope(state.h)}
 
 
 def rnn(
@@ -193,7 +193,7 @@ def _rnn(
         gates=partial(gates, phi),
         rule=HandDerived(
             partial(forward_step, phi),
-            local_derivatives,
+            partial(local_derivatives, phi),
             tangent_step,
             backward_step,
             tangent_inputs,
