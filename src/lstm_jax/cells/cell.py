@@ -18,8 +18,9 @@ and for any number of steps at once, outside the loop:
     tangent_inputs      (params, params_dot, xs, xs_dot, residuals)   -> ż       x·Ẇ_x + h·Ẇ_h + ḃ + ẋ·W_x
     parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
 
-Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and not
-stored twice. A matrix among the params may be a `lstm_jax.loop_weight.LoopWeight`, which knows ``rows @ w`` and ``rows @ w.T`` only.
+Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
+not stored twice. A matrix among the params may be a `lstm_jax.loop_weight.LoopWeight`, which knows
+``rows @ w`` and ``rows @ w.T`` only.
 """
 
 from collections.abc import Callable
