@@ -1,35 +1,39 @@
-r"""The largest singular value of many matrices by repeated squaring, with a bound on its error.
+r"""The largest singular value of many matrices by power iteration and squaring, with a bound on its error.
 
 A singular value decomposition of one small matrix after another leaves most of a machine idle; matrix
-products do not. With M = A Aᵀ (or Aᵀ A, the smaller) and its powers N = M^p, p = 1, 2, 4, …, by squaring,
-each power brought back to size 1 by a power of two, the eigenvalues λ_1 ≥ λ_2 ≥ … of M = A Aᵀ give
+products do not. Let N be M = A Aᵀ or a power M^p of it by squaring, with eigenvalues μ_1 ≥ μ_2 ≥ … ≥ 0,
+μ_i = λ_i^p and λ_1 = σ_1². A unit vector v, brought forward by v ← N v / ‖N v‖, gives
 
-    s₁ = tr N = Σ λ_i^p,     s₂ = ‖N‖²_F = Σ λ_i^{2p},     κ = s₁² / s₂,     x = Σ_{i>1} (λ_i/λ_1)^p
+    θ = vᵀ N v ≤ μ_1,     r = ‖N v − θ v‖
 
-and three bounds that hold for every matrix, whatever its spectrum:
+and what the other eigenvalues can be at most follows from sums of all of them:
 
-    λ_1^p ≤ √s₂      λ_1^p ≤ max_j Σ_i |N_ij|      λ_1^p ≥ s₂ / s₁ = √(s₂ / κ)
+    μ_2 ≤ β = tr N − θ             μ_2² ≤ β² = ‖N‖²_F − θ²
 
-Where κ < 2 the lower one is much better than that. s₂ = λ_1^{2p} (1 + y) with y = Σ_{i>1} (λ_i/λ_1)^{2p}, and
-y ≤ x² and y ≤ x. From (1 + x)² = κ (1 + y) ≤ κ (1 + x) follows x ≤ κ − 1 < 1, and from ≤ κ (1 + x²) then
+Where β < θ, μ_1 is the only eigenvalue above β, and Temple's inequality bounds it from above:
 
-    x ≤ x̂ = (κ − 1) / (1 + √(1 − (κ − 1)²)),       λ_1^p ≥ √(s₂ / (1 + x̂²))
+    θ ≤ μ_1 ≤ θ + r² / (θ − β)
 
-Squaring stops when the logs of the bounds, over 2p, are within 4 units of rounding of log σ_1. A gap
-λ_2/λ_1 gets there at about p = 10 / log(λ_1/λ_2); a matrix of equal singular values at once, by the sum
-of absolute values; any other at p = log n / (8 · rounding), some 24 squarings in float32 and 53 in float64:
-no case fails, and there is no start vector that could miss the direction that counts. Rounding does not
-add up: what a squaring adds to log λ_1^p counts 1/p in log λ_1.
+Both bounds are those of λ_1 once their logs are divided by p. Three more hold without any v:
 
-The value itself is ‖Aᵀ v‖ for the unit vector v = N (largest column of N), which keeps the digits that a
-logarithm of N would lose, held between the two bounds.
+    μ_1 ≤ ‖N‖_F      μ_1 ≤ max_j Σ_i |N_ij|      μ_1 ≥ ‖N‖²_F / tr N
 
-Where the rows of A beyond the first n/4 or n/2 hold less of its Frobenius norm than rounding, the head
-of A stands for A: σ_1(head)² ≤ σ_1² ≤ σ_1(head)² + ‖tail‖²_F.
+The work stops when the bounds of log σ_1 are within 4 units of rounding:
 
-Axes: matrix[*stack, rows, columns].
+1. Products of A Aᵀ with v, a matrix-vector product each. The trace is ‖A‖²_F. This is enough wherever one
+   singular value outweighs the others together, as in nearly every transition of long lag.
+2. For the others, hardest first and some at a time: N = A Aᵀ, products of N with v, and then N ← N², and
+   so on. Squaring raises θ/β to its square. No case fails: the three bounds close at p = log n / (8 · rounding)
+   at the latest, some 24 squarings in float32 and 53 in float64, whatever the spectrum and the vector, and at
+   once where all singular values are equal. Rounding does not add up: what a squaring adds to log μ_1
+   counts 1/p in log λ_1.
+
+The value itself is ‖Aᵀ v‖, which keeps the digits that a logarithm of N would lose, held between the bounds.
+
+Temple's inequality: Parlett, The Symmetric Eigenvalue Problem (1998), §10.4. Axes: matrix[*stack, rows, columns].
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,28 +43,33 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Bool, Float
 
-HEADS = (4, 2)
-"""Which parts of the rows are tried to stand for all."""
-
-SMALLEST_HEAD = 8
-"""The fewest rows of a head; below it a head saves nothing."""
-
 ROUNDINGS = 4
 """Units of rounding that the two bounds of log σ_1 may be apart."""
 
+PRODUCTS = 24
+"""Products of A Aᵀ or of N with v before the next squaring, which costs about as much as as many of them."""
 
-class _Power(NamedTuple):
-    """N = M^p / 2^(p · log2) for a batch, and how far the squaring has come.
+SURE = 0.9
+"""Temple's inequality is used for β up to this share of θ, where rounding cannot have turned them around."""
+
+AT_ONCE = 2**18
+"""Entries of the matrices that are squared together, so that they stay in the cache."""
+
+
+class _Guess(NamedTuple):
+    """What is known of λ_1 of each matrix.
 
     Attributes:
-        n: [batch, n, n].
-        log2: of the scale, over p.
-        p: 1, 2, 4, …, the same for the batch.
+        v: [batch, n], unit vectors.
+        theta: [batch], vᵀ N v of an earlier v.
+        others: [batch], β.
+        excess: [batch], Temple's log (μ_1 / θ) at most; ∞ where β is too large.
     """
 
-    n: Any
-    log2: Any
-    p: Any
+    v: Any
+    theta: Any
+    others: Any
+    excess: Any
 
 
 @jax.custom_jvp
@@ -75,28 +84,31 @@ def log_largest(matrix: Float[Array, "*stack rows columns"]) -> Float[Array, "*s
         [*stack]. The derivative is that of a singular value decomposition.
     """
     *stack, rows, columns = matrix.shape
-    batch = matrix.reshape(-1, rows, columns)
+    a = matrix.reshape(-1, rows, columns)
     if rows > columns:
-        batch = jnp.swapaxes(batch, -1, -2)
-    result = jnp.full(batch.shape[:1], jnp.nan, batch.dtype)
-    todo = jnp.ones(batch.shape[:1], bool)
-    energy = _row_sums(batch**2)
-    for part in HEADS:
-        head = min(rows, columns) // part
-        if head < SMALLEST_HEAD:
-            continue
-        # σ_1² of the head is at least its mean over as many squares as it has rows.
-        least = jnp.sum(energy[:, :head], axis=1) / head
-        enough = jnp.sum(energy[:, head:], axis=1) <= jnp.finfo(batch.dtype).eps * least
-        # A part of a batch costs as much as all of it.
-        result = _unless(
-            ~jnp.any(todo) | ~jnp.all(enough | ~todo),
-            partial(_by_squaring, batch[:, :head]),
-            result,
-        )
-        todo = todo & ~jnp.all(enough | ~todo)
-    result = _unless(~jnp.any(todo), partial(_by_squaring, batch), result)
-    return result.reshape(stack)
+        a = jnp.swapaxes(a, -1, -2)
+    energy = jnp.sum(a**2, axis=-1)
+    total = jnp.sum(energy, axis=-1)
+    guess = _by_products(a, energy, total)
+    value = log_or_zero(_length(_transposed_times(a, guess.v)))
+    # A NaN, and a matrix of zeros, compare as closed.
+    todo = (guess.excess / 2 > _tolerance(a)) & (total > 0)
+    batch, n, _ = a.shape
+    few = max(1, min(batch, AT_ONCE // n**2))
+    # Hardest first, so that those that are worked on together take about as long.
+    order = jnp.argsort(jnp.where(todo, -guess.others / guess.theta, jnp.inf))
+    order = jnp.concatenate([order, jnp.broadcast_to(order[-1:], (-batch % few,))])
+    count = jnp.sum(todo)
+
+    def some(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        done, value = carry
+        these = lax.dynamic_slice(order, (done,), (few,))
+        found = _by_squaring(a[these], guess.v[these], total[these])
+        # The last of them may be there to fill up only.
+        return done + few, value.at[these].set(jnp.where(todo[these], found, value[these]))
+
+    _, value = lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros_like(count), value))
+    return value.reshape(stack)
 
 
 @log_largest.defjvp
@@ -117,92 +129,154 @@ def log_or_zero(size: Array) -> Array:
     return jnp.where(size == 0, -jnp.inf, jnp.log(jnp.where(size == 0, jnp.ones_like(size), size)))
 
 
-def _unless(done: Bool[Array, ""], function: Any, otherwise: Array) -> Array:
-    # A loop of one turn or none: `lax.cond` becomes both of its branches under `vmap`.
-    return lax.while_loop(
-        lambda carry: ~carry[0], lambda _: (jnp.asarray(True), function()), (done, otherwise)
-    )[1]
+def _tolerance(a: Array) -> float:
+    return ROUNDINGS * float(jnp.finfo(a.dtype).eps)
 
 
-def _by_squaring(matrix: Float[Array, "batch n m"]) -> Float[Array, "batch"]:
-    dtype = matrix.dtype
-    rounding = float(jnp.finfo(dtype).eps)
+def _by_products(a: Array, energy: Float[Array, "batch n"], total: Array) -> _Guess:
+    """Power iteration with A Aᵀ, from A times its largest row."""
+    row = jnp.take_along_axis(a, jnp.argmax(energy, axis=1)[:, None, None], axis=1)[:, 0]
+    guess = _examine(
+        lambda v: _times(a, _transposed_times(a, v)),
+        lambda theta: jnp.maximum(total - theta, 0),
+        _unit(_times(a, row)),
+        2 * _tolerance(a),
+    )
+    return guess
+
+
+def _examine(
+    apply: Callable[[Array], Array],
+    others_of: Callable[[Array], Array],
+    v: Float[Array, "batch n"],
+    tolerance: Array | float,
+) -> _Guess:
+    """Bring v forward until Temple's bound is close to θ, or cannot be brought there in good time.
+
+    Args:
+        apply: v to N v.
+        others_of: θ to β.
+        v: unit vectors to begin with.
+        tolerance: of the log of μ_1.
+    """
+
+    def look(guess: _Guess) -> _Guess:
+        moved = apply(guess.v)
+        theta = jnp.sum(moved * guess.v, axis=-1)
+        others = others_of(theta)
+        rest = moved - theta[:, None] * guess.v
+        apart = others < SURE * theta
+        gap = jnp.where(apart, theta - others, jnp.ones_like(theta))
+        scale = jnp.where(apart, theta, jnp.ones_like(theta))
+        excess = jnp.log1p(jnp.sum(rest**2, axis=-1) / (scale * gap))
+        return _Guess(_unit(moved), theta, others, jnp.where(apart, excess, jnp.inf))
+
+    def again(carry: tuple[Array, _Guess]) -> Bool[Array, ""]:
+        turns, guess = carry
+        worth = (guess.excess > tolerance) & ((guess.excess < jnp.inf) | (turns < 3))
+        return (turns < PRODUCTS) & jnp.any(worth)
+
+    nothing = jnp.full(v.shape[:1], jnp.inf, v.dtype)
+    start = (jnp.int32(0), _Guess(v, nothing, nothing, nothing))
+    return lax.while_loop(again, lambda carry: (carry[0] + 1, look(carry[1])), start)[1]
+
+
+class _Power(NamedTuple):
+    """N = M^p / exp(p · shift) for a batch, and how far the squaring has come.
+
+    Attributes:
+        n: [batch, n, n].
+        v: [batch, n], unit vectors.
+        trace: [batch], of N, between ½ and 1.
+        shift: [batch].
+        low, high: [batch], bounds of log λ_1.
+        p: 1, 2, 4, …, the same for the batch; 0 before N has been looked at.
+    """
+
+    n: Any
+    v: Any
+    trace: Any
+    shift: Any
+    low: Any
+    high: Any
+    p: Any
+
+
+def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[Array, "batch"]:
+    """log σ_1 from powers of A Aᵀ, with v to begin with and ``total`` = ‖A‖²_F."""
+    tolerance = _tolerance(a)
 
     def again(power: _Power) -> Bool[Array, ""]:
-        # A NaN compares as closed.
-        low, high = _bounds(power)
-        return jnp.any((high - low) / (2 * power.p) > ROUNDINGS * rounding)
+        return jnp.any((power.high - power.low) / 2 > tolerance)
 
-    def square(power: _Power) -> _Power:
-        n, log2, p = power
-        return _at_size_1(n @ n, log2, 2 * p)
+    def go_on(power: _Power) -> _Power:
+        return _look(lax.cond(power.p > 0, _square, lambda first: first._replace(p=first.p + 1), power))
 
-    start = _at_size_1(
-        matrix @ jnp.swapaxes(matrix, -1, -2),
-        jnp.zeros(matrix.shape[0], dtype),
-        jnp.ones((), dtype),
+    factor, shift = _to_size_1(total)
+    n = (a * factor[:, None, None]) @ jnp.swapaxes(a, -1, -2)
+    high = shift + log_or_zero(jnp.max(jnp.sum(jnp.abs(n), axis=1), axis=1))
+    zero = jnp.zeros((), a.dtype)
+    start = _Power(n, v, total * factor, shift, jnp.full_like(total, -jnp.inf), high, zero)
+    power = lax.while_loop(again, go_on, start)
+    value = log_or_zero(_length(_transposed_times(a, power.v)))
+    slack = tolerance * (1 + jnp.abs(power.shift))
+    return jnp.clip(value, power.low / 2 - slack, power.high / 2 + slack)
+
+
+def _to_size_1(size: Array) -> tuple[Array, Array]:
+    """The power of two, which rounds nothing, that brings a size to between ½ and 1; and what it takes off the log."""
+    _, exponent = jnp.frexp(size)
+    exponent = jnp.where(size > 0, exponent, 0)
+    one = jnp.ones_like(size)
+    return jnp.ldexp(one, -exponent), exponent.astype(size.dtype) * jnp.log(2 * one)
+
+
+def _square(power: _Power) -> _Power:
+    n, v, _, shift, low, high, p = power
+    trace = _sum_of_squares(n)
+    factor, moved = _to_size_1(trace)
+    n = (n * factor[:, None, None]) @ n
+    return _Power(n, v, trace * factor, shift + moved / (2 * p), low, high, 2 * p)
+
+
+def _look(power: _Power) -> _Power:
+    """Bring v forward and the bounds together."""
+    n, v, trace, shift, low, high, p = power
+    squares = _sum_of_squares(n)
+    guess = _examine(
+        partial(_times, n),
+        lambda theta: jnp.sqrt(jnp.maximum(squares - theta**2, 0)),
+        v,
+        2 * p * _tolerance(n),
     )
-    power = lax.while_loop(again, square, start)
-    low, high = _bounds(power)
-    scale = power.log2 * jnp.log(jnp.asarray(2, dtype))
-    low, high = (scale + low / power.p) / 2, (scale + high / power.p) / 2
-    value = log_or_zero(_stretch(matrix, power.n))
-    slack = ROUNDINGS * rounding * (1 + jnp.abs(scale))
-    held = jnp.clip(value, low - slack, high + slack)
-    return jnp.where(value == -jnp.inf, value, held)
-
-
-def _at_size_1(n: Array, log2: Array, p: Array) -> _Power:
-    """Scale to a trace between ½ and 1: a power of two, so that nothing is rounded."""
-    _, exponent = jnp.frexp(_trace(n))
-    exponent = jnp.where(_trace(n) > 0, exponent, 0)
-    factor = jnp.ldexp(jnp.ones_like(log2), -exponent)
-    moved = log2 + exponent.astype(log2.dtype) / p
-    return _Power(n * jnp.broadcast_to(factor[:, None, None], n.shape), moved, p)
-
-
-def _bounds(power: _Power) -> tuple[Array, Array]:
-    """Lower and upper bound of log λ_1(N), and equal ones for N = 0."""
-    n = power.n
-    trace, squares = _trace(n), jnp.sum(_row_sums(n**2), axis=1)
-    zero = ~(squares > 0)
-    squares = jnp.where(squares == 0, jnp.ones_like(squares), squares)
-    # κ from below 1 by rounding is 1.
-    excess = jnp.maximum(trace**2 / squares - 1, 0)
-    x = excess / (1 + jnp.sqrt(jnp.maximum(1 - excess**2, 0)))
-    spread = jnp.where(excess < 1, jnp.log1p(x**2), jnp.log1p(excess)) / 2
+    # θ is 0 where v has nothing in common with what is left of N.
+    log_theta = log_or_zero(guess.theta)
+    found = jnp.maximum(log_theta, jnp.log(squares / trace))
     root = jnp.log(squares) / 2
-    # N is symmetric: the sums over rows are those over columns.
-    sums = jnp.max(_row_sums(jnp.abs(n)), axis=1)
-    high = jnp.minimum(root, jnp.log(jnp.where(sums > 0, sums, jnp.ones_like(sums))))
-    low = jnp.minimum(root - spread, high)
-    return jnp.where(zero, jnp.zeros_like(low), low), jnp.where(zero, jnp.zeros_like(high), high)
+    bound = jnp.where(guess.excess < jnp.inf, jnp.minimum(log_theta + guess.excess, root), root)
+    return power._replace(
+        v=guess.v,
+        low=jnp.maximum(low, shift + found / p),
+        high=jnp.minimum(high, shift + bound / p),
+    )
 
 
-def _stretch(matrix: Array, n: Array) -> Array:
-    """‖Aᵀ v‖ with v the unit vector along N times N's largest column."""
-    pick = jnp.argmax(_diagonal(n), axis=1)
-    column = jnp.take_along_axis(n, pick[:, None, None], axis=1)
-    v = column @ n
-    v = v / jnp.maximum(_length(v), jnp.finfo(v.dtype).tiny)
-    return _length(v @ matrix)[:, 0, 0]
+def _sum_of_squares(n: Array) -> Float[Array, "batch"]:
+    return jnp.sum(n**2, axis=(1, 2))
 
 
-def _length(rows: Float[Array, "batch 1 n"]) -> Float[Array, "batch 1 1"]:
-    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
-    safe = jnp.where(largest == 0, jnp.ones_like(largest), largest)
-    shape = rows.shape
-    return safe * jnp.sqrt(jnp.sum((rows / jnp.broadcast_to(safe, shape)) ** 2, -1, keepdims=True))
+def _times(a: Array, v: Array) -> Array:
+    return jnp.einsum("bij,bj->bi", a, v)
 
 
-def _row_sums(a: Float[Array, "batch n m"]) -> Float[Array, "batch n"]:
-    # As a product: XLA sums in order on a CPU, one number after another.
-    return (a @ jnp.ones((a.shape[0], a.shape[2], 1), a.dtype))[..., 0]
+def _transposed_times(a: Array, v: Array) -> Array:
+    return jnp.einsum("bij,bi->bj", a, v)
 
 
-def _diagonal(n: Array) -> Array:
-    return jnp.diagonal(n, axis1=-2, axis2=-1)
+def _length(v: Array) -> Array:
+    return jnp.sqrt(jnp.sum(v**2, axis=-1))
 
 
-def _trace(n: Array) -> Array:
-    return jnp.sum(_diagonal(n), axis=-1)
+def _unit(v: Array) -> Array:
+    size = _length(v)[:, None]
+    return v / jnp.where(size > 0, size, jnp.ones_like(size))

@@ -33,11 +33,11 @@ def jacobians(rng, n, count):
     return m
 
 
-def step(rng, n):
-    """The half of an orthogonal matrix, and a head that misses what counts."""
-    m = np.zeros((n, n))
-    m[: n // 2, : n // 2] = 1e-9 * rng.standard_normal((n // 2, n // 2))
-    m[-1, -1] = 1
+def apart(count):
+    """The largest row alone, and ``count`` smaller equal ones, which make the largest singular value."""
+    m = np.zeros((40, 40))
+    m[0, 0] = 1
+    m[1 : 1 + count, 1:] = np.sqrt(0.9 / 39)
     return m
 
 
@@ -65,7 +65,9 @@ CASES = {
     "graded rows, rising": lambda rng: (
         rng.standard_normal((40, 40)) * 10.0 ** -np.arange(40)[::-1, None]
     ),
-    "the last entry": lambda rng: step(rng, 40),
+    "a start that misses": lambda rng: apart(30),
+    "a start that barely misses": lambda rng: apart(2),
+    "two of a kind": lambda rng: np.kron(np.eye(2), rng.standard_normal((20, 20))),
     "all ones": lambda rng: np.ones((40, 40)),
     "signs that cancel": lambda rng: np.kron(np.array([[1, 1], [1, -1]]), np.ones((20, 20))),
     "one Jacobian": lambda rng: jacobians(rng, 40, 1),
@@ -155,32 +157,58 @@ def test_any_matrix(drawn):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_bounds_hold_at_every_power(x64, dtype):
-    """λ_1(N) lies between them before the squaring has closed, too."""
+    """λ_1 lies between them before the squaring has closed, too, and whatever vector there is."""
     rng = np.random.default_rng(0)
     for make in CASES.values():
         matrix = normalised(make(rng), dtype)
         if not matrix.any():
             continue
         m = matrix.astype(np.float64)
-        n = m @ m.T
-        for _ in range(8):
-            n = n / np.trace(n)
-            power = spectral._Power(jnp.asarray(n[None], dtype), jnp.zeros(1, dtype), dtype(1))
-            low, high = spectral._bounds(power)
-            truth = np.log(np.linalg.norm(n, 2))
-            slack = 16 * len(n) * np.finfo(dtype).eps
-            assert float(low[0]) - slack <= truth <= float(high[0]) + slack
+        truth = 2 * expected(matrix)
+        v = spectral._unit(jnp.asarray(rng.standard_normal((1, len(m))), dtype))
+        n, shift = m @ m.T, 0.0
+        for p in 2.0 ** np.arange(8):
+            size = np.trace(n)
+            n, shift = n / size, shift + np.log(size) / p
+            known = (jnp.asarray(a, dtype)[None] for a in (1.0, shift, -np.inf, np.inf))
+            power = spectral._look(spectral._Power(jnp.asarray(n[None], dtype), v, *known, jnp.asarray(p, dtype)))
+            slack = 16 * len(m) * np.finfo(dtype).eps / p
+            slack += 8 * np.finfo(dtype).eps * (1 + abs(truth))
+            assert float(power.low[0]) - slack <= truth <= float(power.high[0]) + slack
             n = n @ n
 
 
-def test_the_head_alone_stands_for_the_matrix_only_where_it_may():
-    """Without the test of the tail, or without what follows it, this matrix is wrong."""
-    matrix = jnp.asarray(step(np.random.default_rng(0), 40), jnp.float32)
-    assert log_largest(matrix) == 0.0
-    batch = jnp.stack([matrix[::-1], matrix])
-    np.testing.assert_array_equal(log_largest(batch), [0.0, 0.0])
-    head = spectral._by_squaring(batch[:, :10])
-    assert head[1] < -10
+def test_temples_bound_holds_and_is_tight():
+    """Of products with A Aᵀ alone, where nothing has converged yet."""
+    rng = np.random.default_rng(0)
+    matrix = with_values(rng, [1, *[0.9**n * 0.4 for n in range(12)]])
+    a = jnp.asarray(normalised(matrix, np.float32))[None]
+    truth = 2 * expected(np.asarray(a[0]))
+    for tolerance in (1e-1, 1e-2, 1e-3, 1e-5):
+        start = spectral._unit(jnp.asarray(rng.standard_normal((1, len(matrix))), np.float32))
+        total = jnp.sum(a**2, axis=(1, 2))
+        guess = spectral._examine(
+            lambda v: spectral._times(a, spectral._transposed_times(a, v)),
+            lambda theta, total=total: total - theta,
+            start,
+            tolerance,
+        )
+        low = float(jnp.log(guess.theta)[0])
+        assert low - 1e-6 <= truth <= low + float(guess.excess[0]) + 1e-6
+        assert 0 < guess.excess[0] <= tolerance
+
+
+def test_what_closes_late_closes_in_a_large_batch():
+    """More matrices than are squared together, hard and easy ones mixed, one of them zero, one NaN."""
+    rng = np.random.default_rng(0)
+    few = spectral.AT_ONCE // 128**2
+    stack = [normalised(jacobians(rng, 128, k % 9), np.float32) for k in range(2 * few + 3)]
+    stack[5] = np.zeros_like(stack[5])
+    stack[few] = np.full_like(stack[5], np.nan)
+    value = np.asarray(log_largest(jnp.asarray(np.stack(stack))))
+    assert np.isnan(value[few])
+    del stack[few]
+    assert_right(jnp.asarray(np.delete(value, few)), np.stack(stack))
 
 
 def test_the_derivative_is_that_of_the_decomposition(x64):
