@@ -106,9 +106,7 @@ def jacobian_norms(
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
         times: the t's, each from 1 to T; if None, T alone, without an axis for times.
         lags: which lags to report, each from 0 to the largest time; all of them if None. The walk goes
-            through every step either way: fewer lags save only the norms, which are most of the cost
-            (a singular value decomposition of each block at each lag: for H = 256 and all blocks of an
-            LSTM about half a second a lag on two cores).
+            through every step either way: fewer lags save only the norms, which are about half of the cost.
         blocks: names of the blocks. A name is the part that moves and the part that is moved: ``hh``,
             ``hc``, ``ch``, ``cc`` for an LSTM, ``hh`` for a GRU or RNN, for a step the names of its
             state's leaves (``out,in`` where they are longer than a letter; a bare array is ``s``).

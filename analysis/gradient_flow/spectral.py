@@ -23,14 +23,14 @@ The work stops when the bounds of log σ_1 are within 4 units of rounding:
 1. Products of A Aᵀ with v, a matrix-vector product each. The trace is ‖A‖²_F. This is enough wherever one
    singular value outweighs the others together, as in nearly every transition of long lag.
 2. For the others, hardest first and some at a time: N = A Aᵀ, products of N with v, and then N ← N², and
-   so on. Squaring raises θ/β to its square. No case fails: the three bounds close at p = log n / (8 · rounding)
-   at the latest, some 24 squarings in float32 and 53 in float64, whatever the spectrum and the vector, and at
-   once where all singular values are equal. Rounding does not add up: what a squaring adds to log μ_1
-   counts 1/p in log λ_1.
+   so on. Squaring raises θ/β to its square. No case fails: the three bounds close at p = log n / (8 ·
+   rounding) at the latest, some 24 squarings in float32 and 53 in float64, whatever the spectrum and the
+   vector, and at once where all singular values are equal. Rounding does not add up: what a squaring adds
+   to log μ_1 counts 1/p in log λ_1.
 
 The value itself is ‖Aᵀ v‖, which keeps the digits that a logarithm of N would lose, held between the bounds.
 
-Temple's inequality: Parlett, The Symmetric Eigenvalue Problem (1998), §10.4. Axes: matrix[*stack, rows, columns].
+The inequality: Temple (1928); Kato (1949). Axes: matrix[*stack, rows, columns].
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ SURE = 0.9
 """Temple's inequality is used for β up to this share of θ, where rounding cannot have turned them around."""
 
 AT_ONCE = 2**18
-"""Entries of the matrices that are squared together, so that they stay in the cache."""
+"""Entries of the matrices that are worked on together, so that they stay in the cache."""
 
 
 class _Guess(NamedTuple):
@@ -87,14 +87,16 @@ def log_largest(matrix: Float[Array, "*stack rows columns"]) -> Float[Array, "*s
     a = matrix.reshape(-1, rows, columns)
     if rows > columns:
         a = jnp.swapaxes(a, -1, -2)
-    energy = jnp.sum(a**2, axis=-1)
-    total = jnp.sum(energy, axis=-1)
-    guess = _by_products(a, energy, total)
-    value = log_or_zero(_length(_transposed_times(a, guess.v)))
-    # A NaN, and a matrix of zeros, compare as closed.
-    todo = (guess.excess / 2 > _tolerance(a)) & (total > 0)
     batch, n, _ = a.shape
     few = max(1, min(batch, AT_ONCE // n**2))
+    part = next(size for size in range(few, 0, -1) if batch % size == 0)
+    part = part if part > few // 2 else batch
+    guess, total, value = jax.tree.map(
+        lambda leaf: leaf.reshape(batch, *leaf.shape[2:]),
+        lax.map(_by_products, a.reshape(-1, part, *a.shape[1:])),
+    )
+    # A NaN, and a matrix of zeros, compare as closed.
+    todo = (guess.excess / 2 > _tolerance(a)) & (total > 0)
     # Hardest first, so that those that are worked on together take about as long.
     order = jnp.argsort(jnp.where(todo, -guess.others / guess.theta, jnp.inf))
     order = jnp.concatenate([order, jnp.broadcast_to(order[-1:], (-batch % few,))])
@@ -133,8 +135,10 @@ def _tolerance(a: Array) -> float:
     return ROUNDINGS * float(jnp.finfo(a.dtype).eps)
 
 
-def _by_products(a: Array, energy: Float[Array, "batch n"], total: Array) -> _Guess:
-    """Power iteration with A Aᵀ, from A times its largest row."""
+def _by_products(a: Float[Array, "batch n m"]) -> tuple[_Guess, Array, Array]:
+    """Power iteration with A Aᵀ, from A times its largest row: what it found, ‖A‖²_F, and log ‖Aᵀ v‖."""
+    energy = jnp.sum(a**2, axis=-1)
+    total = jnp.sum(energy, axis=-1)
     row = jnp.take_along_axis(a, jnp.argmax(energy, axis=1)[:, None, None], axis=1)[:, 0]
     guess = _examine(
         lambda v: _times(a, _transposed_times(a, v)),
@@ -142,7 +146,7 @@ def _by_products(a: Array, energy: Float[Array, "batch n"], total: Array) -> _Gu
         _unit(_times(a, row)),
         2 * _tolerance(a),
     )
-    return guess
+    return guess, total, log_or_zero(_length(_transposed_times(a, guess.v)))
 
 
 def _examine(
@@ -203,14 +207,16 @@ class _Power(NamedTuple):
 
 
 def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[Array, "batch"]:
-    """log σ_1 from powers of A Aᵀ, with v to begin with and ``total`` = ‖A‖²_F."""
+    """Log σ_1 from powers of A Aᵀ, with v to begin with and ``total`` = ‖A‖²_F."""
     tolerance = _tolerance(a)
 
     def again(power: _Power) -> Bool[Array, ""]:
         return jnp.any((power.high - power.low) / 2 > tolerance)
 
     def go_on(power: _Power) -> _Power:
-        return _look(lax.cond(power.p > 0, _square, lambda first: first._replace(p=first.p + 1), power))
+        return _look(
+            lax.cond(power.p > 0, _square, lambda first: first._replace(p=first.p + 1), power)
+        )
 
     factor, shift = _to_size_1(total)
     n = (a * factor[:, None, None]) @ jnp.swapaxes(a, -1, -2)
@@ -224,7 +230,7 @@ def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[
 
 
 def _to_size_1(size: Array) -> tuple[Array, Array]:
-    """The power of two, which rounds nothing, that brings a size to between ½ and 1; and what it takes off the log."""
+    """The power of two, which rounds nothing, that brings a size to between ½ and 1; and its −log."""
     _, exponent = jnp.frexp(size)
     exponent = jnp.where(size > 0, exponent, 0)
     one = jnp.ones_like(size)

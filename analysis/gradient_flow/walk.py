@@ -1,10 +1,11 @@
 """The walk back through a trajectory, jitted: norms against the lag, and over pairs of times.
 
 The states are computed once; J_{k+1} is formed where it is used and never stored, so memory grows with T·n,
-not with T·n².
+not with T·n². The walk goes a few steps at a time (`CHUNK`): what is to be measured is collected from all of
+them, and the norms of all are computed together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,16 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradient_flow import graded_transition, transition
+from gradient_flow import balanced, graded_transition, transition
 from gradient_flow.graded import log_smallest
-from gradient_flow.scaled import Scaled, log_frobenius, log_spectral
+from gradient_flow.scaled import Scaled, log_frobenius, log_spectral, total
 from gradient_flow.step_jacobian import Layout, block_jacobian
 from gradient_flow.trajectory import Trajectory, run
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
+from lstm_jax.loop_weight import loop_weights
 
 LogNorms = dict[str, Float[Array, "..."]]
 """Natural logs of norms, by block."""
+
+CHUNK = 8
+"""Steps that a walk goes at a time."""
 
 PAIRS_AT_ONCE = 16
 """How many neighbouring times of a map walk back together."""
@@ -41,6 +46,12 @@ class Plan(NamedTuple):
     norms: tuple[str, ...]
     layout: Layout
 
+    def matrices(self, kind: str) -> frozenset[str]:
+        """The matrices that ``graded`` products are needed for, or ``plain`` ones."""
+        asked = set(self.norms)
+        used = asked & {"smallest"} if kind == "graded" else asked - {"smallest"}
+        return frozenset(self.blocks) - {"carousel"} if used else frozenset()
+
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def lag_curves(
@@ -55,26 +66,23 @@ def lag_curves(
 ) -> dict[str, LogNorms]:
     """{norm: {block: [batch?, times, lags]}}."""
     wanted = jnp.asarray(lags, jnp.int32)
+    trajectory = _run(cell, batched, params, state0, xs)
+    length = jax.tree.leaves(trajectory.xs)[0].shape[1]
 
-    def curves(state0: PyTree, xs: PyTree) -> dict[str, LogNorms]:
-        trajectory = run(cell, params, state0, xs)
-        length = jax.tree.leaves(xs)[0].shape[0]
+    def back_from(t: Int[Array, ""]) -> dict[str, LogNorms]:
+        steps = t - wanted
+        record = (
+            jnp.zeros(length + 1, bool)
+            .at[jnp.where(steps >= 0, steps, length + 1)]
+            .set(True, mode="drop")
+        )
+        found = _walk_back(cell, plan, trajectory, t[None], record, _most(lags))
+        return jax.tree.map(
+            lambda a: jnp.where(steps >= 0, a[:, jnp.maximum(steps, 0), 0], jnp.nan), found
+        )
 
-        def back_from(t: Int[Array, ""]) -> dict[str, LogNorms]:
-            steps = t - wanted
-            record = (
-                jnp.zeros(length + 1, bool)
-                .at[jnp.where(steps >= 0, steps, length + 1)]
-                .set(True, mode="drop")
-            )
-            found = _walk_back(cell, plan, trajectory, t[None], record)
-            return jax.tree.map(
-                lambda a: jnp.where(steps >= 0, a[jnp.maximum(steps, 0), 0], jnp.nan), found
-            )
-
-        return lax.map(back_from, times)
-
-    return jax.vmap(curves, in_axes=(0, 1))(state0, xs) if batched else curves(state0, xs)
+    found = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), lax.map(back_from, times))
+    return found if batched else jax.tree.map(lambda a: a[0], found)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -88,24 +96,82 @@ def pair_map(
     xs: PyTree,
 ) -> dict[str, LogNorms]:
     """{norm: {block: [batch?, times, starts]}}."""
-    length = jax.tree.leaves(xs)[0].shape[0]
+    trajectory = _run(cell, batched, params, state0, xs)
+    length = jax.tree.leaves(trajectory.xs)[0].shape[1]
     times = np.arange(every, length + 1, every)
+    starts = np.arange(0, length + 1, every)
     record = jnp.asarray(np.arange(length + 1) % every == 0)
     # Neighbouring times go back together and share each J; time −1 fills up the last group.
     fill = -len(times) % PAIRS_AT_ONCE
     groups = np.concatenate([times, np.full(fill, -1)]).reshape(-1, PAIRS_AT_ONCE)
 
-    def pairs(state0: PyTree, xs: PyTree) -> dict[str, LogNorms]:
-        trajectory = run(cell, params, state0, xs)
+    def group(ts: Int[Array, "group"]) -> dict[str, LogNorms]:
+        found = _walk_back(cell, plan, trajectory, ts, record, _most(starts.tolist()))
+        return jax.tree.map(lambda a: jnp.swapaxes(a[:, ::every], 1, 2), found)
 
-        def group(ts: Int[Array, "group"]) -> dict[str, LogNorms]:
-            found = _walk_back(cell, plan, trajectory, ts, record)
-            return jax.tree.map(lambda a: a[::every].T, found)
+    found = lax.map(group, jnp.asarray(groups, jnp.int32))
 
-        found = lax.map(group, jnp.asarray(groups, jnp.int32))
-        return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(times)], found)
+    def joined(a: Float[Array, "groups samples group starts"]) -> Float[Array, "..."]:
+        a = jnp.swapaxes(a, 0, 1).reshape(a.shape[1], -1, a.shape[-1])[:, : len(times)]
+        return a if batched else a[0]
 
-    return jax.vmap(pairs, in_axes=(0, 1))(state0, xs) if batched else pairs(state0, xs)
+    return jax.tree.map(joined, found)
+
+
+def _run(
+    cell: Cell | Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree
+) -> Trajectory:
+    """The trajectories of all samples, samples leading every leaf but those of the parameters."""
+    if not batched:
+        state0, xs = (
+            jax.tree.map(lambda a: jnp.asarray(a)[None], state0),
+            jax.tree.map(lambda a: jnp.asarray(a)[:, None], xs),
+        )
+    return jax.vmap(lambda s, x: run(cell, params, s, x)._replace(params=None), in_axes=(0, 1))(
+        state0, xs
+    )._replace(params=params)
+
+
+def _most(recorded: Sequence[int]) -> int:
+    """How many of these steps any `CHUNK` neighbouring ones can hold."""
+    steps = np.unique(recorded)
+    return int(np.max(np.searchsorted(steps, steps + CHUNK) - np.arange(len(steps))))
+
+
+class _Way(NamedTuple):
+    """What the walks go along, of all samples: J_{k+1}, D_k and log f_{k+1} by k.
+
+    Attributes:
+        jacobian: J_{k+1} of all samples.
+        h_c: D_k of all samples, or None.
+        log_f: log f_{k+1} of all samples, or None.
+    """
+
+    jacobian: Callable[[Array], PyTree]
+    h_c: Callable[[Array], Any]
+    log_f: Callable[[Array], Any]
+
+
+def _way(cell: Cell | Step, layout: Layout, trajectory: Trajectory) -> _Way:
+    params, states, xs, h_c, log_f = trajectory
+    jacobian_of = jax.vmap(block_jacobian(cell, layout), in_axes=(None, 0, 0))
+    length = jax.tree.leaves(xs)[0].shape[1]
+    if isinstance(cell, Cell):
+        # The closed forms read transposes of the weights, made once here.
+        params = loop_weights(params, length)
+
+    def at(tree: PyTree, n: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[:, n], tree)
+
+    # J_{k+1} does not exist at k = T, where no walk makes a step.
+    def before(k: Array) -> Array:
+        return jnp.minimum(k, length - 1)
+
+    return _Way(
+        lambda k: jacobian_of(params, at(states, before(k)), at(xs, before(k))),
+        lambda k: at(h_c, jnp.minimum(k, length)),
+        lambda k: at(log_f, before(k)),
+    )
 
 
 def _walk_back(
@@ -114,110 +180,172 @@ def _walk_back(
     trajectory: Trajectory,
     times: Int[Array, "m"],
     record: Bool[Array, "starts"],
+    most: int,
 ) -> dict[str, LogNorms]:
-    """Walk back from several times at once: {norm: {block: [T + 1, m]}}, NaN where not recorded."""
-    params, states, xs, h_c, log_f = trajectory
-    jacobian_of = block_jacobian(cell, plan.layout)
-    length = jax.tree.leaves(xs)[0].shape[0]
-    walks = _Walks(plan)
+    """Walk back from several times at once, in all samples.
 
-    def at(tree: PyTree, n: Any) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[n], tree)
+    Args:
+        cell: of the trajectory.
+        plan: what to measure.
+        trajectory: samples leading.
+        times: where the walks begin.
+        record: at which k to measure.
+        most: how many of them `CHUNK` neighbouring k may hold.
 
-    def back_to(carry: PyTree, k: Int[Array, ""]) -> tuple[PyTree, dict[str, LogNorms]]:
-        d_k = None if h_c is None else h_c[k]
-        # Walks that start at or before k have not begun; J_{k+1} does not exist at k = T.
-        begun = times > k
+    Returns:
+        {norm: {block: [samples, T + 1, m]}}, NaN where not recorded.
+    """
+    way = _way(cell, plan.layout, trajectory)
+    samples, length = jax.tree.leaves(trajectory.xs)[0].shape[:2]
+    walks = (samples, len(times))
+    chunks = -(-(length + 1) // CHUNK)
+    record = jnp.concatenate([record, jnp.zeros(chunks * CHUNK - length - 1, bool)])
 
-        def move(carry: PyTree) -> PyTree:
-            n = jnp.minimum(k, length - 1)
-            jacobian = jacobian_of(params, at(states, n), at(xs, n))
-            moved = jax.vmap(
-                lambda one: walks.step_back(one, jacobian, d_k, None if log_f is None else log_f[n])
-            )(carry)
-            return jax.tree.map(
-                lambda new, old: jnp.where(begun.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                moved,
-                carry,
+    def step(carry: PyTree, ks: Int[Array, "chunk"]) -> tuple[PyTree, dict[str, LogNorms]]:
+        plain, others = carry
+        plain, read = _plain_steps(plan, way, times, plain, ks)
+        others, found = _other_steps(plan, way, times, record, others, ks)
+        if read:
+            measured = _if(
+                jnp.any(record[ks]), partial(_recorded_norms, plan, most), read, record[ks]
             )
+            found = {norm: found[norm] | measured.get(norm, {}) for norm in found}
+        named = {n: {name: found[n][name] for name in plan.blocks} for n in plan.norms}
+        there = (times[None, :] >= ks[:, None])[:, None]
+        return (plain, others), jax.tree.map(lambda a: jnp.where(there, a, jnp.nan), named)
 
-        carry = lax.cond(jnp.any(begun), move, lambda same: same, carry)
+    def stay(carry: PyTree, ks: Array) -> tuple[PyTree, dict[str, LogNorms]]:
+        return carry, _nothing(lambda *operands: step(*operands)[1], carry, ks)
 
-        def look(carry: PyTree) -> dict[str, LogNorms]:
-            values = walks.measure(carry, d_k)
-            return jax.tree.map(lambda value: jnp.where(times >= k, value, jnp.nan), values)
-
-        nothing = jax.tree.map(
-            lambda value: jnp.full(value.shape, jnp.nan, value.dtype), jax.eval_shape(look, carry)
-        )
-        measured = lax.cond(record[k] & jnp.any(times >= k), look, lambda _: nothing, carry)
-        return carry, measured
+    def once_begun(carry: PyTree, ks: Array) -> tuple[PyTree, dict[str, LogNorms]]:
+        return lax.cond(jnp.any(times >= ks[0]), step, stay, carry, ks)
 
     begin = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(times), *leaf.shape)), walks.start()
+        lambda leaf: jnp.broadcast_to(leaf, (*walks, *leaf.shape)),
+        (
+            transition.start(plan.layout, plan.matrices("plain")),
+            (
+                graded_transition.start(plan.layout, plan.matrices("graded")),
+                (jnp.zeros(plan.layout.sizes[-1], plan.layout.dtype),) * 2,
+            ),
+        ),
     )
-    _, found = lax.scan(back_to, begin, jnp.arange(length + 1, dtype=jnp.int32), reverse=True)
-    return found
+    ks = jnp.arange(chunks * CHUNK, dtype=jnp.int32).reshape(-1, CHUNK)
+    _, found = lax.scan(once_begun, begin, ks, reverse=True)
+    # [chunks, chunk, samples, m]
+    return jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, *walks)[: length + 1], 0, 1), found)
 
 
-class _Walks(NamedTuple):
-    """The walks that a plan needs, side by side: plain products, graded products, the carousel."""
+def _plain_steps(
+    plan: Plan, way: _Way, times: Array, walk: transition.Walk, ks: Int[Array, "chunk"]
+) -> tuple[transition.Walk, dict[str, Scaled]]:
+    """Some steps of the plain products, {name: [chunk, samples, m, ...]}: together if that is exact."""
+    names = [name for name in plan.blocks if name in plan.matrices("plain")]
+    if not names:
+        return walk, {}
+    layout = plan.layout
 
-    plan: Plan
+    def read(walk: transition.Walk, k: Array) -> dict[str, Scaled]:
+        def one(walk: transition.Walk, h_c: Any) -> dict[str, Scaled]:
+            return {name: transition.read(walk, name, layout, h_c) for name in names}
 
-    def _names(self, kind: str) -> frozenset[str]:
-        asked = set(self.plan.norms)
-        used = asked & {"smallest"} if kind == "graded" else asked - {"smallest"}
-        return frozenset(self.plan.blocks) - {"carousel"} if used else frozenset()
+        return jax.vmap(jax.vmap(one, in_axes=(0, None)))(walk, way.h_c(k))
 
-    def start(self) -> PyTree:
-        layout = self.plan.layout
-        return (
-            transition.start(layout, self._names("plain")),
-            graded_transition.start(layout, self._names("graded")),
-            (jnp.zeros(layout.sizes[-1], layout.dtype),) * 2,
+    def each_for_itself(walk: transition.Walk, k: Array) -> tuple[transition.Walk, Any]:
+        moved = jax.vmap(jax.vmap(transition.step_back, in_axes=(0, None, None)))(
+            walk, way.jacobian(k), way.h_c(k)
         )
+        walk = jax.tree.map(lambda new, old: _chosen(times > k, new, old), moved, walk)
+        return walk, read(walk, k)
 
-    def step_back(self, carry: PyTree, jacobian: PyTree, h_c: Any, log_f: Any) -> PyTree:
-        plain, graded, carousel = carry
-        return (
-            transition.step_back(plain, jacobian, h_c),
-            graded_transition.step_back(graded, jacobian, h_c),
-            carousel if log_f is None else _add(carousel, log_f),
+    def one_by_one(walk: transition.Walk) -> tuple[transition.Walk, dict[str, Scaled]]:
+        return lax.scan(each_for_itself, walk, ks, reverse=True)
+
+    def with_one_scale(
+        walk: transition.Walk,
+    ) -> tuple[tuple[transition.Walk, dict[str, Scaled]], Bool[Array, ""]]:
+        begun = times > ks[-1]
+        state, scales = jax.vmap(balanced.gather, in_axes=(0, None))(walk, begun)
+
+        def as_walk(state: balanced.Together) -> transition.Walk:
+            parts = len(layout.sizes)
+            return jax.vmap(partial(balanced.as_walk, parts=parts))(state, scales)
+
+        def move(state: balanced.Together, k: Array) -> tuple[balanced.Together, dict[str, Scaled]]:
+            state = jax.vmap(balanced.step_back, in_axes=(0, 0, 0, 0, None, None))(
+                state, scales, way.jacobian(k), way.h_c(k), times > k, times == k
+            )
+            return state, read(as_walk(state), k)
+
+        state, values = lax.scan(move, state, ks, reverse=True)
+        moved = jax.tree.map(
+            lambda block: total([block]),
+            as_walk(state),
+            is_leaf=lambda node: isinstance(node, Scaled),
         )
+        # A walk that has not begun holds the identity, as it did before.
+        moved = jax.tree.map(lambda new, old: _chosen(times >= ks[0], new, old), moved, walk)
+        return (moved, values), jnp.all(balanced.nothing_lost(state))
 
-    def measure(self, carry: PyTree, h_c: Any) -> dict[str, LogNorms]:
-        """{norm: {block: [m]}} of m walks, whose axis leads every leaf of ``carry``."""
-        layout = self.plan.layout
-        found: dict[str, LogNorms] = {norm: {} for norm in self.plan.norms}
-        matrices = [name for name in self.plan.blocks if name != "carousel"]
-        plain = jax.vmap(lambda walk: {n: transition.read(walk, n, layout, h_c) for n in matrices})
-        graded = jax.vmap(
-            lambda walk: {
-                n: log_smallest(graded_transition.read(walk, n, layout, h_c)) for n in matrices
+    result, exact = with_one_scale(walk)
+    return lax.cond(exact, lambda _: result, one_by_one, walk)
+
+
+def _other_steps(
+    plan: Plan,
+    way: _Way,
+    times: Array,
+    record: Array,
+    carry: PyTree,
+    ks: Int[Array, "chunk"],
+) -> tuple[PyTree, dict[str, LogNorms]]:
+    """Some steps of the graded products and of the carousel: {norm: {block: [chunk, samples, m]}}."""
+    layout = plan.layout
+    names = [name for name in plan.blocks if name in plan.matrices("graded")]
+    carousel = "carousel" in plan.blocks
+
+    def smallest(walk: graded_transition.GradedWalk, k: Array) -> LogNorms:
+        def one(walk: graded_transition.GradedWalk, h_c: Any) -> LogNorms:
+            return {
+                name: log_smallest(graded_transition.read(walk, name, layout, h_c))
+                for name in names
             }
-        )
-        if matrices and "smallest" in found:
-            found["smallest"] = graded(carry[1])
-        if matrices and set(found) - {"smallest"}:
-            read = plain(carry[0])
-            for norm, function in (("spectral", log_spectral), ("frobenius", log_frobenius)):
-                if norm in found:
-                    found[norm] = _together(function, read)
-        if "carousel" in self.plan.blocks:
-            logs, lost = carry[2]
-            logs = logs + lost
+
+        return jax.vmap(jax.vmap(one, in_axes=(0, None)))(walk, way.h_c(k))
+
+    def move(carry: PyTree, k: Array) -> tuple[PyTree, dict[str, LogNorms]]:
+        walk, logs = carry
+        found: dict[str, LogNorms] = {norm: {} for norm in plan.norms}
+        if names:
+            moved = jax.vmap(jax.vmap(graded_transition.step_back, in_axes=(0, None, None)))(
+                walk, way.jacobian(k), way.h_c(k)
+            )
+            walk = jax.tree.map(lambda new, old: _chosen(times > k, new, old), moved, walk)
+            found["smallest"] = _if(record[k] & jnp.any(times >= k), smallest, walk, k)
+        if carousel:
+            log_f = jnp.broadcast_to(way.log_f(k)[:, None], logs[0].shape)
+            logs = jax.tree.map(
+                lambda new, old: _chosen(times > k, new, old), _add(logs, log_f), logs
+            )
+            sums = logs[0] + logs[1]
             of_carousel = {
-                "spectral": jnp.max(logs, axis=-1),
-                "frobenius": jax.nn.logsumexp(2 * logs, axis=-1) / 2,
-                "smallest": jnp.min(logs, axis=-1),
+                "spectral": jnp.max(sums, axis=-1),
+                "frobenius": jax.nn.logsumexp(2 * sums, axis=-1) / 2,
+                "smallest": jnp.min(sums, axis=-1),
             }
-            for norm in found:
+            for norm in plan.norms:
                 found[norm]["carousel"] = of_carousel[norm]
-        return {n: {name: found[n][name] for name in self.plan.blocks} for n in self.plan.norms}
+        return (walk, logs), found
+
+    return lax.scan(move, carry, ks, reverse=True)
 
 
-def _together(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> LogNorms:
+def _chosen(which: Bool[Array, "m"], new: Array, old: Array) -> Array:
+    """One or the other, by walk; [samples, m, ...]."""
+    return jnp.where(which.reshape(1, -1, *[1] * (new.ndim - 2)), new, old)
+
+
+def _norms(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> LogNorms:
     """Apply a norm to all matrices of one shape as one stack: large batches fill the machine."""
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, m in read.items():
@@ -227,6 +355,36 @@ def _together(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> L
         stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(read[name] for name in names))
         found.update(zip(names, function(stack), strict=True))
     return found
+
+
+def _recorded_norms(
+    plan: Plan, most: int, read: dict[str, Scaled], recorded: Bool[Array, "chunk"]
+) -> dict[str, LogNorms]:
+    """{norm: {block: [chunk, samples, m]}} of a chunk, NaN where nothing is recorded."""
+
+    def measure(read: dict[str, Scaled]) -> dict[str, LogNorms]:
+        functions = {"spectral": log_spectral, "frobenius": log_frobenius}
+        return {norm: _norms(functions[norm], read) for norm in functions if norm in plan.norms}
+
+    if most >= CHUNK:
+        return measure(read)
+    (picked,) = jnp.nonzero(recorded, size=most, fill_value=CHUNK)
+    values = measure(jax.tree.map(lambda a: a.at[picked].get(mode="clip"), read))
+    return jax.tree.map(
+        lambda a: jnp.full((CHUNK, *a.shape[1:]), jnp.nan, a.dtype).at[picked].set(a, mode="drop"),
+        values,
+    )
+
+
+def _nothing(function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
+    """NaN for every number that a function returns."""
+    shapes = jax.eval_shape(function, *operands)
+    return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
+
+
+def _if(wanted: Bool[Array, ""], function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
+    """What a function returns, or NaN where it is not wanted."""
+    return lax.cond(wanted, function, partial(_nothing, function), *operands)
 
 
 def _add(total: tuple[Array, Array], term: Array) -> tuple[Array, Array]:

@@ -58,6 +58,11 @@ class LoopWeight:
         return rows @ self.matrix
 
 
+def entries(weight: LoopWeight | Array) -> Array:
+    """The matrix itself, of a `LoopWeight` or of a plain one."""
+    return weight.matrix if isinstance(weight, LoopWeight) else weight
+
+
 left_product_p = Primitive("left_product")
 """rows [r, n] and Wᵀ [m, n] to rows W. A primitive, because what is best depends on the platform, and because
 XLA on a CPU cannot compile the form below with a batch axis added: differentiated or batched, it is a plain

@@ -171,7 +171,9 @@ def test_the_bounds_hold_at_every_power(x64, dtype):
             size = np.trace(n)
             n, shift = n / size, shift + np.log(size) / p
             known = (jnp.asarray(a, dtype)[None] for a in (1.0, shift, -np.inf, np.inf))
-            power = spectral._look(spectral._Power(jnp.asarray(n[None], dtype), v, *known, jnp.asarray(p, dtype)))
+            power = spectral._look(
+                spectral._Power(jnp.asarray(n[None], dtype), v, *known, jnp.asarray(p, dtype))
+            )
             slack = 16 * len(m) * np.finfo(dtype).eps / p
             slack += 8 * np.finfo(dtype).eps * (1 + abs(truth))
             assert float(power.low[0]) - slack <= truth <= float(power.high[0]) + slack

@@ -19,8 +19,8 @@ and for any number of steps at once, outside the loop:
     parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
 
 Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
-not stored twice. A matrix among the params may be a `lstm_jax.loop_weight.LoopWeight`, which knows
-``rows @ w`` and ``rows @ w.T`` only.
+not stored twice. A matrix among the params, here and of ``step_jacobian``, may be a
+`lstm_jax.loop_weight.LoopWeight`, which knows ``rows @ w``, ``rows @ w.T`` and `entries` only.
 """
 
 from collections.abc import Callable

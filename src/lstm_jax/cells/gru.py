@@ -35,6 +35,7 @@ from lstm_jax.initializers import (
     require_gate_bias,
     zeros,
 )
+from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_key
 
 
@@ -192,7 +193,7 @@ def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> G
         Nested states: ``jacobian.h.h``, a matrix [out, in].
     """
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = (w.T for w in jnp.split(params.w_h, 3, axis=1))
+    w_r, w_u, w_n = jnp.split(entries(params.w_h.T), 3)
     h_h = local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_a[:, None] * w_n
     return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
 

@@ -35,6 +35,7 @@ from lstm_jax.initializers import (
     require_gate_bias,
     zeros,
 )
+from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_key
 
 
@@ -156,7 +157,7 @@ def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) ->
         respect to C_{t−1} are diagonal and come as vectors [H].
     """
     local = saturated_derivatives(params, state, x)
-    w_i, w_f, w_g, w_o = (w.T for w in jnp.split(params.w_h, 4, axis=1))
+    w_i, w_f, w_g, w_o = jnp.split(entries(params.w_h.T), 4)
     c_h = local.c_i[:, None] * w_i + local.c_f[:, None] * w_f + local.c_g[:, None] * w_g
     h_h = local.h_o[:, None] * w_o + local.h_c[:, None] * c_h
     return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))

@@ -26,6 +26,7 @@ from lstm_jax.cells.cell import (
 )
 from lstm_jax.cells.slopes import tanh_slope
 from lstm_jax.initializers import Initializer, zeros
+from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_key, require_one_of
 
 
@@ -112,7 +113,7 @@ def step_jacobian(
 ) -> RNNState:
     """∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ, for one sample, as ``jacobian.h.h`` [out, in]."""
     slope = activation.saturated_slope(pre_activations(params, state.h, x))
-    return RNNState(RNNState(slope[:, None] * params.w_h.T))
+    return RNNState(RNNState(slope[:, None] * entries(params.w_h.T)))
 
 
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
