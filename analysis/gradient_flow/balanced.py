@@ -84,11 +84,19 @@ def gather(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[Together, Together]
     return Together(rows[0], chain[0]), Together(rows[1], chain[1])
 
 
+def similar(scales: Together, jacobian: Blocks, h_c: Any) -> Together:
+    """J' = D J D⁻¹ of the rows, and that of G of the chain; ``h_c`` is D_k of an LSTM."""
+    rows = None if scales.rows is None else _similar(scales.rows, jacobian)
+    chain = None
+    if scales.chain is not None:
+        chain = _similar(scales.chain, ((chain_gain(jacobian, h_c),),))
+    return Together(rows, chain)
+
+
 def step_back(
     stacks: Together,
     scales: Together,
-    jacobian: Blocks,
-    h_c: Any,
+    factors: Together,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
 ) -> Together:
@@ -97,17 +105,16 @@ def step_back(
     Args:
         stacks: from `gather` or from the step before.
         scales: from `gather`.
-        jacobian: J_{k+1}.
-        h_c: D_k of an LSTM.
+        factors: J_{k+1}', from `similar`.
         walking: t > k.
         begins: t = k: these get the identity.
     """
-    rows, chain = stacks
-    if rows is not None:
-        rows = _advance(rows, scales.rows, jacobian, walking, begins)
-    if chain is not None:
-        chain = _advance(chain, scales.chain, ((chain_gain(jacobian, h_c),),), walking, begins)
-    return Together(rows, chain)
+    return Together(
+        *(
+            None if stack is None else _advance(stack, scale, factor, walking, begins)
+            for stack, scale, factor in zip(stacks, scales, factors, strict=True)
+        )
+    )
 
 
 def as_walk(stacks: Together, scales: Together, parts: int) -> Walk:
@@ -164,38 +171,40 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
     return Stack(parts, jnp.max(d) - jnp.min(d) <= SPREAD), Scale(columns, walks)
 
 
+def _similar(scale: Scale, jacobian: Blocks) -> Blocks:
+    d = scale.columns
+
+    def shift(block: Array, row: Array, column: Array) -> Array:
+        # A vector stands for a diagonal matrix.
+        return row - column if block.ndim == 1 else row[:, None] - column[None, :]
+
+    return tuple(
+        tuple(
+            block * power_of_two(shift(block, row, column), block.dtype)
+            for block, column in zip(line, d, strict=True)
+        )
+        for line, row in zip(jacobian, d, strict=True)
+    )
+
+
 def _advance(
     stack: Stack,
     scale: Scale,
-    jacobian: Blocks,
+    factor: Blocks,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
 ) -> Stack:
-    """Multiply by J from the right.
-
-    Args:
-        stack: M.
-        scale: its scale.
-        jacobian: J.
-        walking: the walks that have begun before.
-        begins: those that begin after it, with the identity.
-    """
     numbers = range(len(stack.parts))
     new = []
     for n in numbers:
-        column = scale.columns[n]
-        terms = []
-        for m in numbers:
-            block = jacobian[m][n]
-            if block.ndim == 1:
-                block = block * power_of_two(scale.columns[m] - column, block.dtype)
-                terms.append(stack.parts[m] * jnp.broadcast_to(block, stack.parts[m].shape))
-            else:
-                shift = scale.columns[m][:, None] - column[None, :]
-                terms.append(stack.parts[m] @ (block * power_of_two(shift, block.dtype)))
+        terms = [_times(stack.parts[m], factor[m][n]) for m in numbers]
         new.append(sum(terms[1:], start=terms[0]) + _beginnings(stack, scale, n, begins))
     moved = stack._replace(parts=tuple(new))
     return moved._replace(exact=stack.exact & _in_reach(moved, scale, walking))
+
+
+def _times(part: Array, factor: Array) -> Array:
+    return part * jnp.broadcast_to(factor, part.shape) if factor.ndim == 1 else part @ factor
 
 
 def _in_reach(stack: Stack, scale: Scale, walking: Array) -> Bool[Array, ""]:

@@ -36,6 +36,13 @@ class Scaled(NamedTuple):
     exponent: Any
 
 
+class Level(NamedTuple):
+    """``matrix · 2^exponent``, the largest entry between ½ and 1, or all zero; exponent[*stack]."""
+
+    matrix: Any
+    exponent: Any
+
+
 def scaled(matrix: Array) -> Scaled:
     """Wrap a stack of matrices."""
     zeros = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1]), jnp.int32)
@@ -107,10 +114,10 @@ def _with_exponent(m: Scaled, exponent: Array) -> Array:
     return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
 
 
-def _one_exponent(m: Scaled) -> tuple[Array, Array]:
-    """The matrix and the exponent that all its columns have in common: the largest column's."""
+def level(m: Scaled) -> Level:
+    """The same with one exponent; a column too small beside the largest one rounds to zero."""
     top = jnp.max(_column_tops(m), axis=-1, keepdims=True)
-    return _with_exponent(m, top), top[..., 0]
+    return Level(_with_exponent(m, top), top[..., 0])
 
 
 def log_value(log_mantissa: Array, exponent: Array) -> Array:
@@ -120,15 +127,14 @@ def log_value(log_mantissa: Array, exponent: Array) -> Array:
     )
 
 
-def log_frobenius(m: Scaled) -> Array:
+def log_frobenius(m: Level) -> Array:
     """Natural log of the Frobenius norm; −∞ for a matrix that is exactly zero."""
-    matrix, exponent = _one_exponent(m)
     # Row sums as a product: XLA sums in order on a CPU, one number after another.
-    ones = jnp.ones((*matrix.shape[:-2], matrix.shape[-1], 1), matrix.dtype)
-    return log_value(log_or_zero(jnp.sum(matrix**2 @ ones, axis=(-2, -1))) / 2, exponent)
+    ones = jnp.ones((*m.matrix.shape[:-2], m.matrix.shape[-1], 1), m.matrix.dtype)
+    squares = jnp.sum(m.matrix**2 @ ones, axis=(-2, -1))
+    return log_value(log_or_zero(squares) / 2, m.exponent)
 
 
-def log_spectral(m: Scaled) -> Array:
+def log_spectral(m: Level) -> Array:
     """Natural log of the largest singular value; −∞ for a matrix that is exactly zero."""
-    matrix, exponent = _one_exponent(m)
-    return log_value(log_largest(matrix), exponent)
+    return log_value(log_largest(m.matrix), m.exponent)

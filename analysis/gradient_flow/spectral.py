@@ -77,8 +77,8 @@ def log_largest(matrix: Float[Array, "*stack rows columns"]) -> Float[Array, "*s
     """Natural log of the largest singular value of each matrix; −∞ where it is zero, NaN of a NaN.
 
     Args:
-        matrix: [*stack, rows, columns], float32 or float64, whose largest entry is near 1 (or 0): squares
-            must neither over- nor underflow where they count.
+        matrix: [*stack, rows, columns], float32 or float64, whose largest entry is 0 or between 2^−45
+            and 2^45: squares must neither over- nor underflow where they count.
 
     Returns:
         [*stack]. The derivative is that of a singular value decomposition.
@@ -137,13 +137,13 @@ def _tolerance(a: Array) -> float:
 
 def _by_products(a: Float[Array, "batch n m"]) -> tuple[_Guess, Array, Array]:
     """Power iteration with A Aᵀ, from A times its largest row: what it found, ‖A‖²_F, and log ‖Aᵀ v‖."""
-    energy = jnp.sum(a**2, axis=-1)
+    energy = _row_sums(a**2)
     total = jnp.sum(energy, axis=-1)
     row = jnp.take_along_axis(a, jnp.argmax(energy, axis=1)[:, None, None], axis=1)[:, 0]
     guess = _examine(
         lambda v: _times(a, _transposed_times(a, v)),
         lambda theta: jnp.maximum(total - theta, 0),
-        _unit(_times(a, row)),
+        _unit(_times(a, _unit(row))),
         2 * _tolerance(a),
     )
     return guess, total, log_or_zero(_length(_transposed_times(a, guess.v)))
@@ -167,12 +167,12 @@ def _examine(
     def look(guess: _Guess) -> _Guess:
         moved = apply(guess.v)
         theta = jnp.sum(moved * guess.v, axis=-1)
+        # Relative to θ, whose square may be out of range.
+        moved = moved / jnp.where(theta > 0, theta, jnp.ones_like(theta))[:, None]
         others = others_of(theta)
-        rest = moved - theta[:, None] * guess.v
         apart = others < SURE * theta
-        gap = jnp.where(apart, theta - others, jnp.ones_like(theta))
-        scale = jnp.where(apart, theta, jnp.ones_like(theta))
-        excess = jnp.log1p(jnp.sum(rest**2, axis=-1) / (scale * gap))
+        gap = jnp.where(apart, 1 - others / theta, jnp.ones_like(theta))
+        excess = jnp.log1p(jnp.sum((moved - guess.v) ** 2, axis=-1) / gap)
         return _Guess(_unit(moved), theta, others, jnp.where(apart, excess, jnp.inf))
 
     def again(carry: tuple[Array, _Guess]) -> Bool[Array, ""]:
@@ -220,7 +220,7 @@ def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[
 
     factor, shift = _to_size_1(total)
     n = (a * factor[:, None, None]) @ jnp.swapaxes(a, -1, -2)
-    high = shift + log_or_zero(jnp.max(jnp.sum(jnp.abs(n), axis=1), axis=1))
+    high = shift + log_or_zero(jnp.max(_row_sums(jnp.abs(n)), axis=1))
     zero = jnp.zeros((), a.dtype)
     start = _Power(n, v, total * factor, shift, jnp.full_like(total, -jnp.inf), high, zero)
     power = lax.while_loop(again, go_on, start)
@@ -268,7 +268,12 @@ def _look(power: _Power) -> _Power:
 
 
 def _sum_of_squares(n: Array) -> Float[Array, "batch"]:
-    return jnp.sum(n**2, axis=(1, 2))
+    return jnp.sum(_row_sums(n**2), axis=1)
+
+
+def _row_sums(a: Float[Array, "batch n m"]) -> Float[Array, "batch n"]:
+    # As a product: XLA sums in order on a CPU, one number after another.
+    return _times(a, jnp.ones((a.shape[0], a.shape[2]), a.dtype))
 
 
 def _times(a: Array, v: Array) -> Array:

@@ -16,7 +16,7 @@ from jax import lax
 
 from gradient_flow import balanced, graded_transition, transition
 from gradient_flow.graded import log_smallest
-from gradient_flow.scaled import Scaled, log_frobenius, log_spectral, total
+from gradient_flow.scaled import Level, Scaled, level, log_frobenius, log_spectral, total
 from gradient_flow.step_jacobian import Layout, block_jacobian
 from gradient_flow.trajectory import Trajectory, run
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
@@ -238,16 +238,16 @@ def _walk_back(
 
 def _plain_steps(
     plan: Plan, way: _Way, times: Array, walk: transition.Walk, ks: Int[Array, "chunk"]
-) -> tuple[transition.Walk, dict[str, Scaled]]:
+) -> tuple[transition.Walk, dict[str, Level]]:
     """Some steps of the plain products, {name: [chunk, samples, m, ...]}: together if that is exact."""
     names = [name for name in plan.blocks if name in plan.matrices("plain")]
     if not names:
         return walk, {}
     layout = plan.layout
 
-    def read(walk: transition.Walk, k: Array) -> dict[str, Scaled]:
-        def one(walk: transition.Walk, h_c: Any) -> dict[str, Scaled]:
-            return {name: transition.read(walk, name, layout, h_c) for name in names}
+    def read(walk: transition.Walk, k: Array) -> dict[str, Level]:
+        def one(walk: transition.Walk, h_c: Any) -> dict[str, Level]:
+            return {name: level(transition.read(walk, name, layout, h_c)) for name in names}
 
         return jax.vmap(jax.vmap(one, in_axes=(0, None)))(walk, way.h_c(k))
 
@@ -258,12 +258,12 @@ def _plain_steps(
         walk = jax.tree.map(lambda new, old: _chosen(times > k, new, old), moved, walk)
         return walk, read(walk, k)
 
-    def one_by_one(walk: transition.Walk) -> tuple[transition.Walk, dict[str, Scaled]]:
+    def one_by_one(walk: transition.Walk) -> tuple[transition.Walk, dict[str, Level]]:
         return lax.scan(each_for_itself, walk, ks, reverse=True)
 
     def with_one_scale(
         walk: transition.Walk,
-    ) -> tuple[tuple[transition.Walk, dict[str, Scaled]], Bool[Array, ""]]:
+    ) -> tuple[tuple[transition.Walk, dict[str, Level]], Bool[Array, ""]]:
         begun = times > ks[-1]
         state, scales = jax.vmap(balanced.gather, in_axes=(0, None))(walk, begun)
 
@@ -271,13 +271,21 @@ def _plain_steps(
             parts = len(layout.sizes)
             return jax.vmap(partial(balanced.as_walk, parts=parts))(state, scales)
 
-        def move(state: balanced.Together, k: Array) -> tuple[balanced.Together, dict[str, Scaled]]:
-            state = jax.vmap(balanced.step_back, in_axes=(0, 0, 0, 0, None, None))(
-                state, scales, way.jacobian(k), way.h_c(k), times > k, times == k
+        # [chunk, samples, ...]
+        factors = jax.vmap(
+            lambda k: jax.vmap(balanced.similar)(scales, way.jacobian(k), way.h_c(k))
+        )(ks)
+
+        def move(
+            state: balanced.Together, at: tuple[Array, balanced.Together]
+        ) -> tuple[balanced.Together, dict[str, Level]]:
+            k, factor = at
+            state = jax.vmap(balanced.step_back, in_axes=(0, 0, 0, None, None))(
+                state, scales, factor, times > k, times == k
             )
             return state, read(as_walk(state), k)
 
-        state, values = lax.scan(move, state, ks, reverse=True)
+        state, values = lax.scan(move, state, (ks, factors), reverse=True)
         moved = jax.tree.map(
             lambda block: total([block]),
             as_walk(state),
@@ -345,7 +353,7 @@ def _chosen(which: Bool[Array, "m"], new: Array, old: Array) -> Array:
     return jnp.where(which.reshape(1, -1, *[1] * (new.ndim - 2)), new, old)
 
 
-def _norms(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> LogNorms:
+def _norms(function: Callable[[Level], Array], read: dict[str, Level]) -> LogNorms:
     """Apply a norm to all matrices of one shape as one stack: large batches fill the machine."""
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, m in read.items():
@@ -358,11 +366,11 @@ def _norms(function: Callable[[Scaled], Array], read: dict[str, Scaled]) -> LogN
 
 
 def _recorded_norms(
-    plan: Plan, most: int, read: dict[str, Scaled], recorded: Bool[Array, "chunk"]
+    plan: Plan, most: int, read: dict[str, Level], recorded: Bool[Array, "chunk"]
 ) -> dict[str, LogNorms]:
     """{norm: {block: [chunk, samples, m]}} of a chunk, NaN where nothing is recorded."""
 
-    def measure(read: dict[str, Scaled]) -> dict[str, LogNorms]:
+    def measure(read: dict[str, Level]) -> dict[str, LogNorms]:
         functions = {"spectral": log_spectral, "frobenius": log_frobenius}
         return {norm: _norms(functions[norm], read) for norm in functions if norm in plan.norms}
 

@@ -52,7 +52,8 @@ def test_one_scale_serves_an_ordinary_network():
     for k in reversed(range(8)):
         jacobian = tuple(map(tuple, cell.step_jacobian(params, states[k], xs[k])))
         begun = times > k, times == k
-        stacks = balanced.step_back(stacks, scales, jacobian, jnp.ones_like(state0.h), *begun)
+        factors = balanced.similar(scales, jacobian, jnp.ones_like(state0.h))
+        stacks = balanced.step_back(stacks, scales, factors, *begun)
     assert balanced.nothing_lost(stacks)
 
 
