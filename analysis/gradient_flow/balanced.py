@@ -13,8 +13,10 @@ J' is formed once for all walks, and their product with it is one large matrix p
 What must hold for this to lose nothing is checked:
 
 - the entries of D differ by 2^100 at most, so that J' is computed without clipping;
-- after every step, no column of any M_w is zero or outside of 2^±40. What was flushed to zero in J' or M_w,
-  2^−126 at most in float32, then is below 2^−126 · 2^40 in a sum of 2^−40 or more, beyond its rounding error.
+- at the start and after every step, no column of any M_w is outside of 2^±40, and none is zero but for
+  those of a walk that is just beginning. What was flushed to zero, in float32 2^−126 at most, then is
+  below 2^−86 of the largest entry of its column, and what was lost of J' below 2^−126 · 2^40 in a sum of
+  2^−40 or more: all of it far below the rounding of the same products.
 
 Where the check fails, the steps are done again, each walk for itself.
 
@@ -135,7 +137,6 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
     Args:
         rows: of walks.
         begun: which walks count; the others become zero.
-
     """
     asked = [line for line in rows if line]
     # The size of each column relative to the largest of its row of blocks.
@@ -147,6 +148,7 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
         jnp.stack([jnp.where(c, r, EMPTY) for c, r in zip(counted, relative, strict=True)]),
         axis=(0, 1),
     )
+    near = [jnp.all(~c | (r >= d[None, :] - REACH)) for c, r in zip(counted, relative, strict=True)]
     # Where there is nothing yet, a column has the size of the largest.
     d = jnp.where(d > EMPTY // 2, d, 0)
     # A walk that has not begun will begin with ones on its diagonal.
@@ -168,7 +170,8 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
     )
     of_rows = iter(levels)
     walks = tuple(next(of_rows) if line else None for line in rows)
-    return Stack(parts, jnp.max(d) - jnp.min(d) <= SPREAD), Scale(columns, walks)
+    exact = (jnp.max(d) - jnp.min(d) <= SPREAD) & jnp.all(jnp.stack(near))
+    return Stack(parts, exact), Scale(columns, walks)
 
 
 def _similar(scale: Scale, jacobian: Blocks) -> Blocks:

@@ -10,7 +10,7 @@ import pytest
 from comparison import random_problem
 from dense import assert_logs_close
 
-from gradient_flow import all_pairs_norms, balanced, jacobian_norms, transition, walk
+from gradient_flow import all_pairs_norms, balanced, jacobian_norms, scaled, transition, walk
 from gradient_flow.step_jacobian import layout_of
 
 BLOCKS = frozenset({"hh", "hc", "ch", "cc", "total_c", "chain_c"})
@@ -60,6 +60,20 @@ def test_one_scale_serves_an_ordinary_network():
 def walks(cell, state0, count):
     start = transition.start(layout_of(state0), BLOCKS)
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape)), start)
+
+
+def test_walks_in_other_proportions_do_not_share_a_scale():
+    def two(first, second):
+        matrix = jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
+        block = scaled.Scaled(matrix, jnp.array([first, second], jnp.int32))
+        stacks, _ = balanced.gather(transition.Walk(((block,),), None), jnp.array([True, True]))
+        return bool(balanced.nothing_lost(stacks))
+
+    assert two([0, 0], [-500, -500])
+    assert two([0, -30], [-500, -490])
+    assert two([0, -90], [-500, -590])
+    assert not two([0, -30], [-530, -500])
+    assert not two([0, -120], [-500, -620])
 
 
 def linear(params, state, x):
