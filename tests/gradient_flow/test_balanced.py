@@ -70,9 +70,10 @@ def test_walks_in_other_proportions_do_not_share_a_scale():
         return bool(balanced.nothing_lost(stacks))
 
     assert two([0, 0], [-500, -500])
-    assert two([0, -30], [-500, -490])
+    assert two([0, -30], [-500, -535])
+    assert two([0, -30], [-530, -500])
     assert two([0, -90], [-500, -590])
-    assert not two([0, -30], [-530, -500])
+    assert not two([0, -50], [-550, -500])
     assert not two([0, -120], [-500, -620])
 
 
@@ -135,7 +136,7 @@ def test_what_one_scale_cannot_hold_is_done_exactly(name):
 
 @pytest.mark.parametrize("name", ["a column falls and comes back", "a walk in other proportions"])
 def test_without_the_check_the_hard_ones_are_wrong(monkeypatch, name):
-    monkeypatch.setattr(balanced, "REACH", 1000.0)
+    monkeypatch.setattr(balanced, "REACH", 2**20)
     monkeypatch.setattr(balanced, "_in_reach", lambda *_: jnp.asarray(True))
     monkeypatch.setattr(balanced, "SPREAD", 2**20)
     jax.clear_caches()
