@@ -24,6 +24,7 @@ from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
 from lstm_jax.chunks import add_to, chunk_length, chunk_starts, scan_chunks, zero_sums
 from lstm_jax.loop_weight import loop_weights
+from lstm_jax.marks import NONE, Marks, entered, entered_tangent, left, shown
 from lstm_jax.validation import require_arrays
 from lstm_jax.varying import vary_over, varying_axes
 
@@ -50,13 +51,14 @@ def rule_of(cell: Cell) -> HandDerived:
 
 
 class Saved(NamedTuple):
-    """What the derivative needs of the forward pass; ``residuals`` and ``hs`` [T, ...]."""
+    """What the derivative needs of the forward pass; ``residuals``, ``hs`` and ``marks`` [T, ...]."""
 
     params: Any
     xs: Any
     state0: Any
     hs: Any
     residuals: Any
+    marks: Any
 
 
 def without_outputs(residuals: Any) -> Any:
@@ -64,11 +66,11 @@ def without_outputs(residuals: Any) -> Any:
     return residuals._replace(**dict.fromkeys({"h", "h_prev"} & set(residuals._fields)))
 
 
-def _with_outputs(residuals: Any, h_start: Array, hs: Array, reverse: bool) -> Any:
+def _with_outputs(residuals: Any, h_start: Array, hs: Array, marks: Marks, reverse: bool) -> Any:
     """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
     parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
     outputs = {"h": hs} if "h" in residuals._fields else {}
-    return residuals._replace(h_prev=jnp.concatenate(parts), **outputs)
+    return residuals._replace(h_prev=entered(marks, jnp.concatenate(parts)), **outputs)
 
 
 def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
@@ -80,17 +82,26 @@ def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_pass(
-    cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    marks: Marks,
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
     rule = rule_of(cell)
     weights = loop_weights(params, xs.shape[0])
 
-    def step(state: PyTree, x: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
-        state, residuals = rule.forward_step(weights, state, x)
-        return state, (state.h, without_outputs(residuals))
+    def step(state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, tuple[Array, PyTree]]:
+        x, marks = at
+        before = entered(marks, state)
+        state, residuals = rule.forward_step(weights, before, x)
+        out = shown(marks, state.h)
+        return left(marks, state, before), (out, without_outputs(residuals))
 
-    state, (hs, residuals) = lax.scan(step, state0, xs, reverse=reverse, unroll=unroll)
+    state, (hs, residuals) = lax.scan(step, state0, (xs, marks), reverse=reverse, unroll=unroll)
     return (state, hs), residuals
 
 
@@ -99,18 +110,19 @@ def tangent_pass(
     cell: Cell, reverse: bool, unroll: int, saved: Saved, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
-    params, xs, state0, hs, residuals = saved
+    params, xs, state0, hs, residuals, marks = saved
     rule = rule_of(cell)
-    residuals = _with_outputs(residuals, state0.h, hs, reverse)
+    residuals = _with_outputs(residuals, state0.h, hs, marks, reverse)
     z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
-    def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree]) -> tuple[PyTree, Array]:
-        residuals_t, z_dot = inputs
+    def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree, Marks]) -> tuple[PyTree, Array]:
+        residuals_t, z_dot, marks = inputs
         local = rule.local_derivatives(residuals_t)
-        state_dot = rule.tangent_step(params, local, state_dot, z_dot)
-        return state_dot, state_dot.h
+        before = entered_tangent(marks, state_dot)
+        state_dot = rule.tangent_step(params, local, before, z_dot)
+        return left(marks, state_dot, before), shown(marks, state_dot.h)
 
-    return lax.scan(step, dots.state0, (residuals, z_dots), reverse=reverse, unroll=unroll)
+    return lax.scan(step, dots.state0, (residuals, z_dots, marks), reverse=reverse, unroll=unroll)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -124,25 +136,28 @@ def backward_pass(
     Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
     go step by step, then the sums over the chunk's δz, each one product.
     """
-    params, xs, state0, hs, residuals = saved
+    params, xs, state0, hs, residuals, marks = saved
     d_state, d_hs = cotangents
     d_state = with_zeros(d_state, state0)
     rule = rule_of(cell)
     weights = loop_weights(params, xs.shape[0])
     zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
 
-    def step(d_state: PyTree, inputs: tuple[PyTree, Array | None]) -> tuple[PyTree, PyTree]:
-        local, d_out = inputs
+    def step(d_state: PyTree, inputs: tuple[PyTree, Array | None, Marks]) -> tuple[PyTree, PyTree]:
+        local, d_out, marks = inputs
         if d_out is not None:
-            d_state = d_state._replace(h=d_state.h + d_out)
-        return rule.backward_step(weights, local, d_state)
+            d_state = d_state._replace(h=d_state.h + shown(marks, d_out))
+        d_before, d_z = rule.backward_step(weights, local, d_state)
+        return entered_tangent(marks, left(marks, d_before, d_state)), shown(marks, d_z)
 
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
-        xs, hs, residuals, d_hs = inputs
-        residuals = _with_outputs(residuals, h_start, hs, reverse)
+        xs, hs, residuals, d_hs, marks = inputs
+        residuals = _with_outputs(residuals, h_start, hs, marks, reverse)
         local = rule.local_derivatives(residuals)
-        d_state, d_z = lax.scan(step, d_state, (local, d_hs), reverse=not reverse, unroll=unroll)
+        d_state, d_z = lax.scan(
+            step, d_state, (local, d_hs, marks), reverse=not reverse, unroll=unroll
+        )
         d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
         d_params = add_to(d_params, d_part)
         return (d_state, d_params), d_xs
@@ -152,7 +167,7 @@ def backward_pass(
         chunk,
         (d_state, zeros),
         chunk_starts(state0.h, hs, steps, reverse=reverse),
-        (xs, hs, residuals, d_hs),
+        (xs, hs, residuals, d_hs, marks),
         steps,
         reverse=not reverse,
     )
@@ -202,11 +217,11 @@ def bptt(
         ((4, 16), (4,))
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    (state, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state0)
+    (state, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state0, NONE)
     dtype = hs.dtype
     d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs
     d_state = jax.tree.map(jnp.zeros_like, state) if d_state is None else d_state
     require_arrays("d_hs", d_hs, hs, dtype)
     require_arrays("d_state", d_state, state, dtype)
-    saved = Saved(params, xs, state0, hs, residuals)
+    saved = Saved(params, xs, state0, hs, residuals, NONE)
     return backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))

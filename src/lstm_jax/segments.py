@@ -31,6 +31,7 @@ from lstm_jax.bptt import (
 )
 from lstm_jax.cells.cell import Cell
 from lstm_jax.chunks import add_to, scan_chunks, zero_sums
+from lstm_jax.marks import Marks
 from lstm_jax.validation import require_positive_int
 from lstm_jax.varying import vary_over, varying_axes
 
@@ -44,6 +45,7 @@ class Boundaries(NamedTuple):
     params: Any
     xs: Any
     states: Any
+    marks: Any
 
 
 def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int:
@@ -79,16 +81,25 @@ def segment_length(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward_segments(
-    cell: Cell, reverse: bool, unroll: int, steps: int, params: PyTree, xs: Array, state0: PyTree
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    steps: int,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    marks: Marks,
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep the boundaries: ``((state, hs), states)``."""
 
-    def segment(state: PyTree, start: None, xs: Array) -> tuple[PyTree, tuple[Array, PyTree]]:
+    def segment(
+        state: PyTree, start: None, inputs: tuple[Array, Marks]
+    ) -> tuple[PyTree, tuple[Array, PyTree]]:
         del start
-        (after, hs), _ = forward_pass(cell, reverse, unroll, params, xs, state)
+        (after, hs), _ = forward_pass(cell, reverse, unroll, params, inputs[0], state, inputs[1])
         return after, (hs, jax.tree.map(lambda s: s[None], state))
 
-    state, (hs, states) = scan_chunks(segment, state0, None, xs, steps, reverse=reverse)
+    state, (hs, states) = scan_chunks(segment, state0, None, (xs, marks), steps, reverse=reverse)
     return (state, hs), states
 
 
@@ -97,15 +108,15 @@ def tangent_segments(
     cell: Cell, reverse: bool, unroll: int, steps: int, kept: Boundaries, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """`tangent_pass`, segment by segment."""
-    params, xs, states = kept
+    params, xs, states, marks = kept
 
     def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
-        xs, xs_dot = inputs
-        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state)
-        saved = Saved(params, xs, state, hs, residuals)
+        xs, xs_dot, marks = inputs
+        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state, marks)
+        saved = Saved(params, xs, state, hs, residuals, marks)
         return tangent_pass(cell, reverse, unroll, saved, Gradients(dots.params, xs_dot, state_dot))
 
-    return scan_chunks(segment, dots.state0, states, (xs, dots.xs), steps, reverse=reverse)
+    return scan_chunks(segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=reverse)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -118,22 +129,22 @@ def backward_segments(
     cotangents: tuple[PyTree, Array | None],
 ) -> Gradients:
     """`backward_pass`, segment by segment."""
-    params, xs, states = kept
+    params, xs, states, marks = kept
     d_state, d_hs = cotangents
     d_state = with_zeros(d_state, jax.tree.map(lambda s: s[0], states))
     zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
 
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
-        xs, d_hs = inputs
-        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state)
-        saved = Saved(params, xs, state, hs, residuals)
+        xs, d_hs, marks = inputs
+        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state, marks)
+        saved = Saved(params, xs, state, hs, residuals, marks)
         part = backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))
         d_params = add_to(d_params, part.params)
         return (part.state0, d_params), part.xs
 
     (d_state0, d_params), d_xs = scan_chunks(
-        segment, (d_state, zeros), states, (xs, d_hs), steps, reverse=not reverse
+        segment, (d_state, zeros), states, (xs, d_hs, marks), steps, reverse=not reverse
     )
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)

@@ -4,6 +4,7 @@ Axes: xs[T, D] or xs[T, B, D], time first; outputs hs[T, H] or hs[T, B, H].
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,18 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
+from lstm_jax.marks import (
+    Marks,
+    checked_lengths,
+    checked_resets,
+    cuts,
+    entered,
+    left,
+    resets_seen,
+    shown,
+    turned,
+    valid_steps,
+)
 from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
@@ -28,6 +41,9 @@ def unroll(
     unroll: int = 1,
     gradient: str = "auto",
     segments: int | str | None = "auto",
+    lengths: Any = None,
+    resets: Any = None,
+    truncate: int | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run a cell over a sequence: ``(final state, outputs)``, the order of `jax.lax.scan`.
 
@@ -49,6 +65,13 @@ def unroll(
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
             that where the gates would take more than half a GiB. The gradient is the same. A cell
             without a rule has no use for it.
+        lengths: how many steps of each sequence are its own, [B], or a number without a batch axis;
+            all T if None. Past them the state holds, the output is zero, and what ``xs`` holds does not
+            matter, NaN included; backwards, a sequence begins with its last own step.
+        resets: before which steps the state is zero again, [T, B] or [T], because another sequence
+            begins there; backwards, the state is zero again before the last step of the one before.
+        truncate: cut the gradient every so many steps, counted as the loop goes (truncated
+            back-propagation through time); the state itself passes. Never if None.
 
     Returns:
         The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
@@ -56,7 +79,8 @@ def unroll(
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
         ValueError: an unknown ``gradient``, ``"bptt"`` for a plain step, ``segments`` that is no positive
-            integer, or a number of them where autodiff differentiates.
+            integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
+            ``truncate`` below 1; any of these three for a plain step.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -80,20 +104,64 @@ def unroll(
                 'A plain step has no hand-derived rule: expected gradient="autodiff" or "auto", '
                 'got "bptt".'
             )
+        if any(option is not None for option in (lengths, resets, truncate)):
+            raise ValueError(
+                "Option mismatch: expected lengths, resets and truncate with a cell, got a plain step, "
+                "whose state nobody here knows how to hold."
+            )
         return _scan(cell, params, xs, state0, reverse, unroll)
     state0 = check_cell_arguments(cell, params, xs, state0)
+    turn = reverse and lengths is not None
+    marks = _marks(xs, lengths, resets, truncate, reverse)
+    xs = shown(marks, xs)
+    if turn:
+        # From its last own step to its first, each sequence runs forward in time.
+        lengths = checked_lengths(lengths, xs)
+        xs, reset = turned(lengths, xs), marks.reset
+        marks = marks._replace(reset=None if reset is None else turned(lengths, reset))
+        reverse = False
     if gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
-        return _scan_cell(cell, reverse, unroll, params, xs, state0)
-    steps = segment_length(segments, cell, params, xs, state0)
-    return unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0)
+        state, hs = _scan_cell(cell, reverse, unroll, params, xs, state0, marks)
+    else:
+        steps = segment_length(segments, cell, params, xs, state0)
+        state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
+    return state, turned(lengths, hs) if turn else hs
+
+
+def _marks(xs: Array, lengths: Any, resets: Any, truncate: int | None, reverse: bool) -> Marks:
+    """What `unroll` was asked to do between steps, checked."""
+    valid = None if lengths is None else valid_steps(checked_lengths(lengths, xs), len(xs))
+    if resets is not None:
+        resets = checked_resets(resets, xs)[..., None]
+        # What stands in the padding is no beginning.
+        resets = resets if valid is None else resets & valid
+        resets = resets_seen(resets, reverse=reverse)
+    cut = None
+    if truncate is not None:
+        turned_or_not = reverse and lengths is None
+        cut = cuts(truncate, len(xs), xs.ndim, reverse=turned_or_not)
+        cut = cut if valid is None else cut & valid
+    return Marks(valid, resets, cut)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _scan_cell(
-    cell: Cell, reverse: bool, unroll: int, params: PyTree, xs: Array, state0: PyTree
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    marks: Marks,
 ) -> tuple[PyTree, Array]:
     # Under jit, and with the cell static, so that a call outside of jit compiles once and not each time.
-    return _scan(cell.step, params, xs, state0, reverse, unroll)
+    def step(params: PyTree, state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, Array]:
+        x, marks = at
+        before = entered(marks, state)
+        after, out = cell.step(params, before, x)
+        return left(marks, after, before), shown(marks, out)
+
+    return _scan(step, params, (xs, marks), state0, reverse, unroll)
 
 
 def _scan(

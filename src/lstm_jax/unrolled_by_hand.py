@@ -13,12 +13,20 @@ from lstm_jax.array_types import Array, PyTree
 from lstm_jax.bptt import Gradients, Saved, backward_pass, forward_pass, tangent_pass
 from lstm_jax.cells.cell import Cell
 from lstm_jax.linear_map import linear_map
+from lstm_jax.marks import Marks
 from lstm_jax.segments import Boundaries, backward_segments, forward_segments, tangent_segments
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def unroll_by_hand(
-    cell: Cell, reverse: bool, unroll: int, steps: int, params: PyTree, xs: Array, state0: PyTree
+    cell: Cell,
+    reverse: bool,
+    unroll: int,
+    steps: int,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    marks: Marks,
 ) -> tuple[PyTree, Array]:
     """The unrolled cell, ``(state, hs)``.
 
@@ -30,8 +38,9 @@ def unroll_by_hand(
         params: of the cell.
         xs: [T, ..., D].
         state0: the starting state.
+        marks: what happens to the state between steps.
     """
-    out, _ = forward_pass(cell, reverse, unroll, params, xs, state0)
+    out, _ = forward_pass(cell, reverse, unroll, params, xs, state0, marks)
     return out
 
 
@@ -41,19 +50,19 @@ def _unroll_by_hand_jvp(
     reverse: bool,
     unroll: int,
     steps: int,
-    primals: tuple[PyTree, Array, PyTree],
-    tangents: tuple[PyTree, Array, PyTree],
+    primals: tuple[PyTree, Array, PyTree, Marks],
+    tangents: tuple[PyTree, Array, PyTree, Any],
 ) -> tuple[Any, Any]:
-    params, xs, state0 = primals
+    params, xs, state0, marks = primals
     kept: Saved | Boundaries
     if steps >= xs.shape[0]:
-        out, residuals = forward_pass(cell, reverse, unroll, params, xs, state0)
-        kept = Saved(params, xs, state0, out[1], residuals)
+        out, residuals = forward_pass(cell, reverse, unroll, params, xs, state0, marks)
+        kept = Saved(params, xs, state0, out[1], residuals, marks)
         tangent = partial(tangent_pass, cell, reverse, unroll)
         backward = partial(backward_pass, cell, reverse, unroll)
     else:
-        out, states = forward_segments(cell, reverse, unroll, steps, params, xs, state0)
-        kept = Boundaries(params, xs, states)
+        out, states = forward_segments(cell, reverse, unroll, steps, params, xs, state0, marks)
+        kept = Boundaries(params, xs, states, marks)
         tangent = partial(tangent_segments, cell, reverse, unroll, steps)
         backward = partial(backward_segments, cell, reverse, unroll, steps)
-    return out, linear_map(tangent, backward, kept, Gradients(*tangents), none_for_zero=True)
+    return out, linear_map(tangent, backward, kept, Gradients(*tangents[:3]), none_for_zero=True)

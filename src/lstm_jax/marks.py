@@ -1,0 +1,153 @@
+r"""What happens to a state between steps: sequences that end early, begin anew, or let no gradient through.
+
+Around the step of a cell, with m_t (valid), r_t (reset) and a cut for each sample and step:
+
+    s'_{t−1} = 0 where r_t, else s_{t−1}                    a new sequence begins
+    s_t      = step(s'_{t−1}, x_t) where m_t, else s'_{t−1}  past its end a sequence holds its state
+    out_t    = h_t where m_t, else 0
+
+and on the way back
+
+    δz_t, δs_{t−1} = backward_step(δs_t) where m_t, else 0 and δs_t
+    δs_{t−1}       = 0 where r_t or cut_t                   truncated back-propagation through time
+
+Axes: marks [T, ..., 1] beside a sequence [T, ..., H]; the last axis is there to be broadcast.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import Array, Bool, Int, PyTree
+from lstm_jax.validation import ShapeError, require_positive_int, show_shape
+
+
+class Marks(NamedTuple):
+    """Boolean arrays [T, ..., 1], or None for what does not occur.
+
+    Attributes:
+        valid: whether the step belongs to the sequence.
+        reset: whether the state is zero before the step.
+        cut: whether no gradient passes from the step to the state before it.
+    """
+
+    valid: Any = None
+    reset: Any = None
+    cut: Any = None
+
+
+NONE = Marks()
+
+
+def entered(marks: Marks, state: PyTree) -> PyTree:
+    """The state that a step begins with: zeros after a reset, a constant after a cut."""
+    state = _where(marks.reset, jnp.zeros_like, state)
+    return _where(marks.cut, jax.lax.stop_gradient, state)
+
+
+def entered_tangent(marks: Marks, state_dot: PyTree) -> PyTree:
+    """The tangent of `entered`, which is its own transpose."""
+    return _where(marks.cut, jnp.zeros_like, _where(marks.reset, jnp.zeros_like, state_dot))
+
+
+def left(marks: Marks, after: PyTree, before: PyTree) -> PyTree:
+    """The state after a step, linear in both states."""
+    if marks.valid is None:
+        return after
+    return jax.tree.map(lambda a, b: jnp.where(marks.valid, a, b), after, before)
+
+
+def shown(marks: Marks, values: PyTree) -> PyTree:
+    """What counts of a step's values: zeros where it is not part of the sequence."""
+    if marks.valid is None:
+        return values
+    return jax.tree.map(lambda a: jnp.where(marks.valid, a, jnp.zeros_like(a)), values)
+
+
+def _where(mark: Array | None, function: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    if mark is None:
+        return tree
+    return jax.tree.map(lambda a: jnp.where(mark, function(a), a), tree)
+
+
+def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
+    """Lengths as an int32 array.
+
+    Raises:
+        ShapeError: a shape other than that of the batch.
+        TypeError: lengths that are no whole numbers.
+        ValueError: lengths that are not from 0 to T, where they are known.
+    """
+    batch = jnp.shape(xs)[1:-1]
+    array = jnp.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"Type mismatch: expected lengths as whole numbers, got {array.dtype.name}."
+        )
+    if array.shape != batch:
+        raise ShapeError(
+            f"Shape mismatch: expected lengths {show_shape(batch)} beside xs "
+            f"{show_shape(jnp.shape(xs))}, got {show_shape(array.shape)}."
+        )
+    if not isinstance(array, jax.core.Tracer) and array.size:
+        # In NumPy, because JAX would trace it where the caller is being traced.
+        known = np.asarray(array)
+        lowest, highest = int(known.min()), int(known.max())
+        if lowest < 0 or highest > len(xs):
+            raise ValueError(
+                f"Range mismatch: expected lengths from 0 to {len(xs)}, got {lowest} to {highest}."
+            )
+    return array.astype(jnp.int32)
+
+
+def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
+    """Resets as a boolean array.
+
+    Raises:
+        ShapeError: a shape other than that of time and batch.
+        TypeError: resets that are not boolean.
+    """
+    shape = jnp.shape(xs)[:-1]
+    array = jnp.asarray(resets)
+    if array.dtype != bool:
+        raise TypeError(f"Type mismatch: expected resets as booleans, got {array.dtype.name}.")
+    if array.shape != shape:
+        raise ShapeError(
+            f"Shape mismatch: expected resets {show_shape(shape)} beside xs "
+            f"{show_shape(jnp.shape(xs))}, got {show_shape(array.shape)}."
+        )
+    return array
+
+
+def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "time *batch 1"]:
+    """Which steps belong to each sequence."""
+    steps = jnp.arange(time, dtype=lengths.dtype).reshape(time, *[1] * lengths.ndim)
+    return (steps < lengths[None])[..., None]
+
+
+def resets_seen(resets: Bool[Array, "time *rest"], *, reverse: bool) -> Bool[Array, "time *rest"]:
+    """Before which steps of the loop the state is zero: backward, the steps before a beginning."""
+    if not reverse:
+        return resets
+    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+
+
+def cuts(truncate: int, time: int, ndim: int, *, reverse: bool) -> Bool[Array, "..."]:
+    """Every ``truncate`` steps, counted as the loop goes, but not before its first step."""
+    require_positive_int("truncate", truncate)
+    steps = jnp.arange(time)
+    steps = time - 1 - steps if reverse else steps
+    cut = (steps % truncate == 0) & (steps > 0)
+    return cut.reshape(time, *[1] * (ndim - 1))
+
+
+def turned(lengths: Int[Array, "*batch"], sequence: Array) -> Array:
+    """Each sequence from its last valid step to its first, padding where it was; its own inverse."""
+    time = sequence.shape[0]
+    steps = jnp.arange(time, dtype=lengths.dtype).reshape(time, *[1] * lengths.ndim)
+    steps = jnp.where(steps < lengths[None], lengths[None] - 1 - steps, steps)
+    steps = steps.reshape(*steps.shape, *[1] * (sequence.ndim - steps.ndim))
+    return jnp.take_along_axis(sequence, steps, axis=0)
