@@ -15,6 +15,13 @@ from lstm_jax.cells import (
 )
 from lstm_jax.gradient_check import GradientReport, LeafErrors, check_gradients
 from lstm_jax.initializers import chrono, orthogonal, scaled_identity, uniform, zeros
+from lstm_jax.rtrl import (
+    Influence,
+    influence_gradient,
+    influence_start,
+    influence_step,
+    rtrl,
+)
 from lstm_jax.unroll import unroll
 from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
 
@@ -27,6 +34,7 @@ __all__ = [
     "GRUState",
     "GradientReport",
     "Gradients",
+    "Influence",
     "LSTMParams",
     "LSTMState",
     "LeafErrors",
@@ -38,9 +46,13 @@ __all__ = [
     "check_gradients",
     "chrono",
     "gru",
+    "influence_gradient",
+    "influence_start",
+    "influence_step",
     "lstm",
     "orthogonal",
     "rnn",
+    "rtrl",
     "scaled_identity",
     "uniform",
     "unroll",
