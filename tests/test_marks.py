@@ -66,6 +66,7 @@ def problem_of(name):
     return problem, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"gradient": "autodiff"}, {}, {"segments": 3}], ids=str)
 @pytest.mark.parametrize("with_resets", [False, True], ids=["", "resets"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

@@ -97,6 +97,7 @@ def assert_right(value, matrix):
     assert (off <= bound).all(), off / bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_matrix(x64, name, dtype):
