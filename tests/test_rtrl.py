@@ -108,6 +108,8 @@ def test_bad_input():
     cell, params, xs, state0, hs_weights, _ = random_problem("lstm", 4, 2)
     with pytest.raises(lstm_jax.ShapeError, match=r"expected d_hs \[4, 2, 5\], got \[4, 2, 4\]"):
         lstm_jax.rtrl(cell, params, xs, state0, d_hs=hs_weights[..., :4])
+    with pytest.raises(lstm_jax.DtypeError, match="expected d_hs float32 .*, got float16"):
+        lstm_jax.rtrl(cell, params, xs, state0, d_hs=hs_weights.astype(jnp.float16))
     with pytest.raises(lstm_jax.ShapeError, match="d_state"):
         lstm_jax.rtrl(cell, params, xs, state0, d_state=jax.tree.map(lambda s: s[0], state0))
     with pytest.raises(ValueError, match="no hand-derived rule"):

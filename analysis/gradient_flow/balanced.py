@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradient_flow.scaled import EMPTY, Scaled, binary_exponent, power_of_two
+from gradient_flow.scaled import EMPTY, Scaled, column_tops, power_of_two, with_exponent
 from gradient_flow.step_jacobian import Blocks
 from gradient_flow.transition import Walk, chain_gain
-from lstm_jax.array_types import Array, Bool, Float, Int
+from lstm_jax.array_types import Array, Bool
 
 REACH = 40
 """Binary orders of magnitude that a column may be away from its scale, up or down."""
@@ -132,15 +132,10 @@ def nothing_lost(stacks: Together) -> Bool[Array, ""]:
 
 
 def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
-    """Bring blocks to one scale.
-
-    Args:
-        rows: of walks.
-        begun: which walks count; the others become zero.
-    """
+    """`gather`, of rows of blocks."""
     asked = [line for line in rows if line]
     # The size of each column relative to the largest of its row of blocks.
-    tops = [jnp.concatenate([_sizes(block) for block in line], axis=-1) for line in asked]
+    tops = [jnp.concatenate([column_tops(block) for block in line], axis=-1) for line in asked]
     levels = [jnp.max(top, axis=-1) for top in tops]
     relative = [top - level[:, None] for top, level in zip(tops, levels, strict=True)]
     counted = [(top > EMPTY // 2) & begun[:, None] for top in tops]
@@ -159,7 +154,7 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
             [
                 jnp.where(
                     begun[:, None, None],
-                    _shifted(line[n], line[n].exponent - level[:, None] - column[None, :]),
+                    with_exponent(line[n], level[:, None] + column[None, :]),
                     0,
                 )
                 for line, level in zip(asked, levels, strict=True)
@@ -255,17 +250,6 @@ def _blocks_of(stack: Stack, scale: Scale) -> Rows:
         )
         offset += sizes[number]
     return tuple(rows)
-
-
-def _sizes(block: Scaled) -> Int[Array, "walks columns"]:
-    """Binary exponents of the largest entries of the columns; `EMPTY` for a column of zeros."""
-    size = binary_exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(block.matrix)), axis=-2))
-    return jnp.where(size > EMPTY // 2, block.exponent + size, EMPTY)
-
-
-def _shifted(block: Scaled, shift: Array) -> Float[Array, "walks rows columns"]:
-    factor = power_of_two(shift, block.matrix.dtype)[:, None, :]
-    return block.matrix * jnp.broadcast_to(factor, block.matrix.shape)
 
 
 def _split(vector: Array, sizes: Sequence[int]) -> tuple[Array, ...]:

@@ -96,19 +96,20 @@ def total(terms: Sequence[Scaled]) -> Scaled:
     A term that is smaller than another by more than the precision rounds away, as in any sum; a column
     that stands alone keeps all its digits, however small it is.
     """
-    top = _column_tops(terms[0])
+    top = column_tops(terms[0])
     for term in terms[1:]:
-        top = jnp.maximum(top, _column_tops(term))
-    parts = [_with_exponent(term, top) for term in terms]
+        top = jnp.maximum(top, column_tops(term))
+    parts = [with_exponent(term, top) for term in terms]
     return Scaled(sum(parts[1:], start=parts[0]), top)
 
 
-def _column_tops(m: Scaled) -> Array:
+def column_tops(m: Scaled) -> Array:
+    """The binary exponent of each column's largest entry; `EMPTY` for a column of zeros."""
     sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(m.matrix), axis=-2))
     return jnp.where(sizes == 0, EMPTY, m.exponent + binary_exponent(sizes))
 
 
-def _with_exponent(m: Scaled, exponent: Array) -> Array:
+def with_exponent(m: Scaled, exponent: Array) -> Array:
     """The matrix that stands for ``m`` with other exponents: each [*stack, columns], or [*stack, 1]."""
     shift = power_of_two(m.exponent - jnp.broadcast_to(exponent, m.exponent.shape), m.matrix.dtype)
     return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
@@ -116,8 +117,8 @@ def _with_exponent(m: Scaled, exponent: Array) -> Array:
 
 def level(m: Scaled) -> Level:
     """The same with one exponent; a column too small beside the largest one rounds to zero."""
-    top = jnp.max(_column_tops(m), axis=-1, keepdims=True)
-    return Level(_with_exponent(m, top), top[..., 0])
+    top = jnp.max(column_tops(m), axis=-1, keepdims=True)
+    return Level(with_exponent(m, top), top[..., 0])
 
 
 def log_value(log_mantissa: Array, exponent: Array) -> Array:

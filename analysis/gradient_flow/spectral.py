@@ -192,6 +192,7 @@ class _Power(NamedTuple):
         n: [batch, n, n].
         v: [batch, n], unit vectors.
         trace: [batch], of N, between ½ and 1.
+        squares: [batch], ‖N‖²_F.
         shift: [batch].
         low, high: [batch], bounds of log λ_1.
         p: 1, 2, 4, …, the same for the batch; 0 before N has been looked at.
@@ -200,6 +201,7 @@ class _Power(NamedTuple):
     n: Any
     v: Any
     trace: Any
+    squares: Any
     shift: Any
     low: Any
     high: Any
@@ -222,7 +224,8 @@ def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[
     n = (a * factor[:, None, None]) @ jnp.swapaxes(a, -1, -2)
     high = shift + log_or_zero(jnp.max(_row_sums(jnp.abs(n)), axis=1))
     zero = jnp.zeros((), a.dtype)
-    start = _Power(n, v, total * factor, shift, jnp.full_like(total, -jnp.inf), high, zero)
+    low = jnp.full_like(total, -jnp.inf)
+    start = _Power(n, v, total * factor, _sum_of_squares(n), shift, low, high, zero)
     power = lax.while_loop(again, go_on, start)
     value = log_or_zero(_length(_transposed_times(a, power.v)))
     slack = tolerance * (1 + jnp.abs(power.shift))
@@ -238,17 +241,20 @@ def _to_size_1(size: Array) -> tuple[Array, Array]:
 
 
 def _square(power: _Power) -> _Power:
-    n, v, _, shift, low, high, p = power
-    trace = _sum_of_squares(n)
-    factor, moved = _to_size_1(trace)
-    n = (n * factor[:, None, None]) @ n
-    return _Power(n, v, trace * factor, shift + moved / (2 * p), low, high, 2 * p)
+    factor, moved = _to_size_1(power.squares)
+    n = (power.n * factor[:, None, None]) @ power.n
+    return power._replace(
+        n=n,
+        trace=power.squares * factor,
+        squares=_sum_of_squares(n),
+        shift=power.shift + moved / (2 * power.p),
+        p=2 * power.p,
+    )
 
 
 def _look(power: _Power) -> _Power:
     """Bring v forward and the bounds together."""
-    n, v, trace, shift, low, high, p = power
-    squares = _sum_of_squares(n)
+    n, v, trace, squares, shift, low, high, p = power
     guess = _examine(
         partial(_times, n),
         lambda theta: jnp.sqrt(jnp.maximum(squares - theta**2, 0)),

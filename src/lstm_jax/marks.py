@@ -122,26 +122,37 @@ def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
     return array
 
 
-def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "time *batch 1"]:
-    """Which steps belong to each sequence."""
-    steps = jnp.arange(time, dtype=lengths.dtype).reshape(time, *[1] * lengths.ndim)
-    return (steps < lengths[None])[..., None]
+def marks_of(
+    xs: Array,
+    lengths: Int[Array, "*batch"] | None,
+    resets: Any,
+    truncate: int | None,
+    *,
+    reverse: bool,
+) -> Marks:
+    """The marks of a loop over ``xs``; backwards with lengths, those of the loop over what `turned` returns.
 
-
-def resets_seen(resets: Bool[Array, "time *rest"], *, reverse: bool) -> Bool[Array, "time *rest"]:
-    """Before which steps of the loop the state is zero: backward, the steps before a beginning."""
-    if not reverse:
-        return resets
-    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
-
-
-def cuts(truncate: int, time: int, ndim: int, *, reverse: bool) -> Bool[Array, "..."]:
-    """Every ``truncate`` steps, counted as the loop goes, but not before its first step."""
-    require_positive_int("truncate", truncate)
-    steps = jnp.arange(time)
-    steps = time - 1 - steps if reverse else steps
-    cut = (steps % truncate == 0) & (steps > 0)
-    return cut.reshape(time, *[1] * (ndim - 1))
+    Raises:
+        ShapeError, TypeError, ValueError: resets or truncate that do not fit.
+    """
+    time = len(xs)
+    steps = jnp.arange(time, dtype=jnp.int32).reshape(time, *[1] * (xs.ndim - 1))
+    valid = None if lengths is None else steps < lengths[None, ..., None]
+    reset = cut = None
+    if resets is not None:
+        reset = checked_resets(resets, xs)[..., None]
+        # What stands in the padding is no beginning.
+        reset = reset if valid is None else reset & valid
+        if reverse:  # before the last step of the sequence before
+            reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+        if reverse and lengths is not None:
+            reset = turned(lengths, reset)
+    if truncate is not None:
+        require_positive_int("truncate", truncate)
+        done = time - 1 - steps if reverse and lengths is None else steps
+        cut = (done % truncate == 0) & (done > 0)
+        cut = cut if valid is None else cut & valid
+    return Marks(valid, reset, cut)
 
 
 def turned(lengths: Int[Array, "*batch"], sequence: Array) -> Array:

@@ -32,7 +32,7 @@ from jax import lax
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.bptt import Gradients, rule_of
 from lstm_jax.cells.cell import Cell, check_cell_arguments
-from lstm_jax.validation import ShapeError, require_arrays, show_shape
+from lstm_jax.validation import require_arrays
 
 
 class Influence(NamedTuple):
@@ -224,12 +224,9 @@ def rtrl(
     rule_of(cell)
     state0 = check_cell_arguments(cell, params, xs, state0)
     dtype = jnp.result_type(xs)
-    shape = (*jnp.shape(xs)[:-1], cell.hidden_size)
-    d_hs = jnp.zeros(shape, dtype) if d_hs is None else d_hs
-    if jnp.shape(d_hs) != shape:
-        raise ShapeError(
-            f"Shape mismatch: expected d_hs {show_shape(shape)}, got {show_shape(jnp.shape(d_hs))}."
-        )
+    hs = jax.ShapeDtypeStruct((*jnp.shape(xs)[:-1], cell.hidden_size), dtype)
+    d_hs = jnp.zeros(hs.shape, dtype) if d_hs is None else d_hs
+    require_arrays("d_hs", d_hs, hs, dtype)
     d_state = jax.tree.map(jnp.zeros_like, state0) if d_state is None else d_state
     require_arrays("d_state", d_state, state0, dtype)
     return _rtrl(cell, params, xs, state0, d_hs, d_state)

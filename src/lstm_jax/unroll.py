@@ -12,18 +12,7 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
-from lstm_jax.marks import (
-    Marks,
-    checked_lengths,
-    checked_resets,
-    cuts,
-    entered,
-    left,
-    resets_seen,
-    shown,
-    turned,
-    valid_steps,
-)
+from lstm_jax.marks import Marks, checked_lengths, entered, left, marks_of, shown, turned
 from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
@@ -111,37 +100,19 @@ def unroll(
             )
         return _scan(cell, params, xs, state0, reverse, unroll)
     state0 = check_cell_arguments(cell, params, xs, state0)
-    turn = reverse and lengths is not None
-    marks = _marks(xs, lengths, resets, truncate, reverse)
+    lengths = None if lengths is None else checked_lengths(lengths, xs)
+    marks = marks_of(xs, lengths, resets, truncate, reverse=reverse)
     xs = shown(marks, xs)
+    turn = reverse and lengths is not None
     if turn:
         # From its last own step to its first, each sequence runs forward in time.
-        lengths = checked_lengths(lengths, xs)
-        xs, reset = turned(lengths, xs), marks.reset
-        marks = marks._replace(reset=None if reset is None else turned(lengths, reset))
-        reverse = False
+        xs, reverse = turned(lengths, xs), False
     if gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
         state, hs = _scan_cell(cell, reverse, unroll, params, xs, state0, marks)
     else:
         steps = segment_length(segments, cell, params, xs, state0)
         state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
     return state, turned(lengths, hs) if turn else hs
-
-
-def _marks(xs: Array, lengths: Any, resets: Any, truncate: int | None, reverse: bool) -> Marks:
-    """What `unroll` was asked to do between steps, checked."""
-    valid = None if lengths is None else valid_steps(checked_lengths(lengths, xs), len(xs))
-    if resets is not None:
-        resets = checked_resets(resets, xs)[..., None]
-        # What stands in the padding is no beginning.
-        resets = resets if valid is None else resets & valid
-        resets = resets_seen(resets, reverse=reverse)
-    cut = None
-    if truncate is not None:
-        turned_or_not = reverse and lengths is None
-        cut = cuts(truncate, len(xs), xs.ndim, reverse=turned_or_not)
-        cut = cut if valid is None else cut & valid
-    return Marks(valid, resets, cut)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

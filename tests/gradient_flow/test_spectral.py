@@ -171,7 +171,9 @@ def test_the_bounds_hold_at_every_power(x64, dtype):
         for p in 2.0 ** np.arange(8):
             size = np.trace(n)
             n, shift = n / size, shift + np.log(size) / p
-            known = (jnp.asarray(a, dtype)[None] for a in (1.0, shift, -np.inf, np.inf))
+            known = (
+                jnp.asarray(a, dtype)[None] for a in (1.0, np.sum(n**2), shift, -np.inf, np.inf)
+            )
             power = spectral._look(
                 spectral._Power(jnp.asarray(n[None], dtype), v, *known, jnp.asarray(p, dtype))
             )
