@@ -82,7 +82,7 @@ def random_problem(
         xs=random_like(rng, jax.ShapeDtypeStruct((time, *batch_shape, input_size), float), dtype),
         state0=random_like(rng, state, dtype),
         hs_weights=random_like(
-            rng, jax.ShapeDtypeStruct((time, *batch_shape, hidden_size), float), dtype
+            rng, jax.ShapeDtypeStruct((time, *batch_shape, cell.output_size), float), dtype
         ),
         state_weights=random_like(rng, state, dtype),
     )

@@ -51,8 +51,8 @@ class TrainConfig(NamedTuple):
 def init(cell: Cell, key: Array) -> LanguageModel:
     """Draw the parameters of a model over the cell's own input size as its vocabulary."""
     key_cell, key_readout = jax.random.split(key)
-    shape = (cell.hidden_size, cell.input_size)
-    w_y = uniform(cell.hidden_size**-0.5)(key_readout, shape)
+    shape = (cell.output_size, cell.input_size)
+    w_y = uniform(cell.output_size**-0.5)(key_readout, shape)
     return LanguageModel(cell.init(key_cell), w_y, jnp.zeros(cell.input_size, w_y.dtype))
 
 

@@ -88,22 +88,25 @@ class Cell(NamedTuple):
     gates: Callable[..., dict[str, Array]]
     rule: HandDerived | None
 
+    @property
+    def output_size(self) -> int:
+        """The size of an output h_t: H, or that of its projection."""
+        return int(jax.eval_shape(self.initial_state).h.shape[-1])
+
     def __repr__(self) -> str:
         """Show the name and the two sizes."""
         return f"{self.name}(input_size={self.input_size}, hidden_size={self.hidden_size})"
 
 
-def zeros_state(
-    state_type: Callable[..., Any], names: tuple[str, ...], hidden_size: int
-) -> Callable[..., Any]:
-    """Make a cell's ``initial_state``: zeros [H], or [B, H] for a batch."""
+def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., Any]:
+    """Make a cell's ``initial_state``: zeros in the sizes named, [H], or [B, H] for a batch."""
 
     def initial_state(batch_size: int | None = None, dtype: Any = float) -> Any:
         if batch_size is not None:
             require_positive_int("batch_size", batch_size)
-        shape = (hidden_size,) if batch_size is None else (batch_size, hidden_size)
-        zero = jnp.zeros(shape, jax.dtypes.canonicalize_dtype(dtype))
-        return state_type(**dict.fromkeys(names, zero))
+        batch = () if batch_size is None else (batch_size,)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return state_type(**{name: jnp.zeros((*batch, n), dtype) for name, n in sizes.items()})
 
     return initial_state
 

@@ -284,7 +284,7 @@ def _gru(
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,
-        initial_state=zeros_state(GRUState, ("h",), hidden_size),
+        initial_state=zeros_state(GRUState, h=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
         gates=gates,

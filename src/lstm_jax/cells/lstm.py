@@ -253,7 +253,7 @@ def _lstm(
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,
-        initial_state=zeros_state(LSTMState, ("h", "c"), hidden_size),
+        initial_state=zeros_state(LSTMState, h=hidden_size, c=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
         gates=gates,

@@ -188,7 +188,7 @@ def _rnn(
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,
-        initial_state=zeros_state(RNNState, ("h",), hidden_size),
+        initial_state=zeros_state(RNNState, h=hidden_size),
         step=partial(step, phi),
         step_jacobian=partial(step_jacobian, phi),
         gates=partial(gates, phi),
