@@ -22,12 +22,23 @@ from lstm_jax.rtrl import (
     influence_step,
     rtrl,
 )
+from lstm_jax.stack import (
+    Bidirectional,
+    Both,
+    Stack,
+    StackParams,
+    bidirectional,
+    stack,
+    unroll_stack,
+)
 from lstm_jax.unroll import unroll
 from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bidirectional",
+    "Both",
     "Cell",
     "DtypeError",
     "GRUParams",
@@ -42,6 +53,9 @@ __all__ = [
     "RNNParams",
     "RNNState",
     "ShapeError",
+    "Stack",
+    "StackParams",
+    "bidirectional",
     "bptt",
     "check_gradients",
     "chrono",
@@ -54,7 +68,9 @@ __all__ = [
     "rnn",
     "rtrl",
     "scaled_identity",
+    "stack",
     "uniform",
     "unroll",
+    "unroll_stack",
     "zeros",
 ]

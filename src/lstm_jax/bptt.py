@@ -24,7 +24,17 @@ from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
 from lstm_jax.chunks import add_to, chunk_length, chunk_starts, scan_chunks, zero_sums
 from lstm_jax.loop_weight import loop_weights
-from lstm_jax.marks import NONE, Marks, entered, entered_tangent, left, shown
+from lstm_jax.marks import (
+    NONE,
+    Marks,
+    dimmed,
+    entered,
+    entered_tangent,
+    left,
+    left_transposed,
+    returned,
+    shown,
+)
 from lstm_jax.validation import require_arrays
 from lstm_jax.varying import vary_over, varying_axes
 
@@ -61,16 +71,22 @@ class Saved(NamedTuple):
     marks: Any
 
 
-def without_outputs(residuals: Any) -> Any:
+def without_outputs(residuals: Any, marks: Marks = NONE) -> Any:
     """The residuals less what ``hs`` holds already: h_t and h_{t−1}."""
-    return residuals._replace(**dict.fromkeys({"h", "h_prev"} & set(residuals._fields)))
+    held = marks.held
+    # Where a unit keeps its state, its h_t is not the step's, but then nothing comes back through the step;
+    # where it keeps a part of it, the step's own h_t is needed.
+    known = {"h_prev"} if held is not None and held.h.dtype != bool else {"h", "h_prev"}
+    return residuals._replace(**dict.fromkeys(known & set(residuals._fields)))
 
 
 def _with_outputs(residuals: Any, h_start: Array, hs: Array, marks: Marks, reverse: bool) -> Any:
     """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
     parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
-    outputs = {"h": hs} if "h" in residuals._fields else {}
-    return residuals._replace(h_prev=entered(marks, jnp.concatenate(parts)), **outputs)
+    h_prev = entered(marks, jnp.concatenate(parts))
+    h_prev = h_prev if marks.factor is None else h_prev * marks.factor
+    outputs = {"h": hs} if getattr(residuals, "h", hs) is None else {}
+    return residuals._replace(h_prev=h_prev, **outputs)
 
 
 def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
@@ -97,9 +113,9 @@ def forward_pass(
     def step(state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, tuple[Array, PyTree]]:
         x, marks = at
         before = entered(marks, state)
-        state, residuals = rule.forward_step(weights, before, x)
-        out = shown(marks, state.h)
-        return left(marks, state, before), (out, without_outputs(residuals))
+        state, residuals = rule.forward_step(weights, dimmed(marks, before), x)
+        state = left(marks, state, before)
+        return state, (shown(marks, state.h), without_outputs(residuals, marks))
 
     state, (hs, residuals) = lax.scan(step, state0, (xs, marks), reverse=reverse, unroll=unroll)
     return (state, hs), residuals
@@ -119,8 +135,9 @@ def tangent_pass(
         residuals_t, z_dot, marks = inputs
         local = rule.local_derivatives(residuals_t)
         before = entered_tangent(marks, state_dot)
-        state_dot = rule.tangent_step(params, local, before, z_dot)
-        return left(marks, state_dot, before), shown(marks, state_dot.h)
+        state_dot = rule.tangent_step(params, local, dimmed(marks, before), z_dot)
+        state_dot = left(marks, state_dot, before)
+        return state_dot, shown(marks, state_dot.h)
 
     return lax.scan(step, dots.state0, (residuals, z_dots, marks), reverse=reverse, unroll=unroll)
 
@@ -147,8 +164,9 @@ def backward_pass(
         local, d_out, marks = inputs
         if d_out is not None:
             d_state = d_state._replace(h=d_state.h + shown(marks, d_out))
-        d_before, d_z = rule.backward_step(weights, local, d_state)
-        return entered_tangent(marks, left(marks, d_before, d_state)), shown(marks, d_z)
+        d_before, d_z = rule.backward_step(weights, local, returned(marks, d_state))
+        d_before = left_transposed(marks, dimmed(marks, d_before), d_state)
+        return entered_tangent(marks, d_before), shown(marks, d_z)
 
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry

@@ -1,17 +1,21 @@
-r"""What happens to a state between steps: sequences that end early, begin anew, or let no gradient through.
+r"""What happens to a state between steps: sequences that end, begin anew, or let no gradient through; noise.
 
-Around the step of a cell, with m_t (valid), r_t (reset) and a cut for each sample and step:
+Around the step of a cell, with m_t (valid), r_t (reset) and a cut for each sample and step, and for each unit
+a factor d_t (recurrent dropout) and k_t (zoneout):
 
     s'_{t−1} = 0 where r_t, else s_{t−1}                    a new sequence begins
-    s_t      = step(s'_{t−1}, x_t) where m_t, else s'_{t−1}  past its end a sequence holds its state
+    s̃_t      = step(d_t s'_{t−1}, x_t)                      d_t on h alone
+    s̄_t      = k_t s'_{t−1} + (1 − k_t) s̃_t                  a unit keeps its state
+    s_t      = s̄_t where m_t, else s'_{t−1}                 past its end a sequence holds its state
     out_t    = h_t where m_t, else 0
 
 and on the way back
 
-    δz_t, δs_{t−1} = backward_step(δs_t) where m_t, else 0 and δs_t
-    δs_{t−1}       = 0 where r_t or cut_t                   truncated back-propagation through time
+    δz_t, δ   = backward_step((1 − k_t) δs_t)
+    δs'_{t−1} = d_t δ + k_t δs_t where m_t, else δs_t (and δz_t = 0)
+    δs_{t−1}  = δs'_{t−1}, but 0 where r_t or cut_t         truncated back-propagation through time
 
-Axes: marks [T, ..., 1] beside a sequence [T, ..., H]; the last axis is there to be broadcast.
+Axes: marks [T, ..., 1] beside a sequence [T, ..., H], the last axis there to be broadcast; noise [T, ..., H].
 """
 
 from collections.abc import Callable
@@ -26,17 +30,22 @@ from lstm_jax.validation import ShapeError, require_positive_int, show_shape
 
 
 class Marks(NamedTuple):
-    """Boolean arrays [T, ..., 1], or None for what does not occur.
+    """Arrays, time leading, or None for what does not occur.
 
     Attributes:
-        valid: whether the step belongs to the sequence.
-        reset: whether the state is zero before the step.
-        cut: whether no gradient passes from the step to the state before it.
+        valid: whether the step belongs to the sequence, boolean [T, ..., 1].
+        reset: whether the state is zero before the step, likewise.
+        cut: whether no gradient passes from the step to the state before it, likewise.
+        held: zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or how
+            much of it, a number from 0 to 1, broadcast.
+        factor: recurrent dropout: what h_{t−1} is multiplied by, [T, ..., H].
     """
 
     valid: Any = None
     reset: Any = None
     cut: Any = None
+    held: Any = None
+    factor: Any = None
 
 
 NONE = Marks()
@@ -53,11 +62,39 @@ def entered_tangent(marks: Marks, state_dot: PyTree) -> PyTree:
     return _where(marks.cut, jnp.zeros_like, _where(marks.reset, jnp.zeros_like, state_dot))
 
 
+def dimmed(marks: Marks, state: PyTree) -> PyTree:
+    """The state as the step sees it, under recurrent dropout; linear, and its own transpose."""
+    return state if marks.factor is None else state._replace(h=state.h * marks.factor)
+
+
 def left(marks: Marks, after: PyTree, before: PyTree) -> PyTree:
-    """The state after a step, linear in both states."""
+    """The state after a step, linear in both states: what the step returns, and what it began with."""
+    if marks.held is not None:
+        after = jax.tree.map(_blended, marks.held, before, after)
     if marks.valid is None:
         return after
     return jax.tree.map(lambda a, b: jnp.where(marks.valid, a, b), after, before)
+
+
+def _blended(mark: Array, a: Array, b: Array) -> Array:
+    return jnp.where(mark, a, b) if mark.dtype == bool else mark * a + (1 - mark) * b
+
+
+def returned(marks: Marks, d_state: PyTree) -> PyTree:
+    """The part of δs_t that goes back through the step."""
+    if marks.held is None:
+        return d_state
+    return jax.tree.map(lambda k, d: _blended(k, jnp.zeros_like(d), d), marks.held, d_state)
+
+
+def left_transposed(marks: Marks, d_before: PyTree, d_state: PyTree) -> PyTree:
+    """δs'_{t−1} from what has come back through the step and from δs_t, which `left` passed by it."""
+    if marks.held is not None:
+        passed = jax.tree.map(lambda k, d: _blended(k, d, jnp.zeros_like(d)), marks.held, d_state)
+        d_before = jax.tree.map(jnp.add, d_before, passed)
+    if marks.valid is None:
+        return d_before
+    return jax.tree.map(lambda a, b: jnp.where(marks.valid, a, b), d_before, d_state)
 
 
 def shown(marks: Marks, values: PyTree) -> PyTree:

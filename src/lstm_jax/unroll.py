@@ -12,10 +12,16 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
-from lstm_jax.marks import Marks, checked_lengths, entered, left, marks_of, shown, turned
+from lstm_jax.dropout import (
+    recurrent_factor,
+    require_recurrent_dropout,
+    zoneout_marks,
+    zoneout_rates,
+)
+from lstm_jax.marks import Marks, checked_lengths, dimmed, entered, left, marks_of, shown, turned
 from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
-from lstm_jax.validation import ShapeError, require_one_of, require_positive_int
+from lstm_jax.validation import ShapeError, require_key, require_one_of, require_positive_int
 
 GRADIENTS = ("auto", "bptt", "autodiff")
 
@@ -33,6 +39,9 @@ def unroll(
     lengths: Any = None,
     resets: Any = None,
     truncate: int | None = None,
+    zoneout: Any = 0.0,
+    recurrent_dropout: float = 0.0,
+    key: Array | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run a cell over a sequence: ``(final state, outputs)``, the order of `jax.lax.scan`.
 
@@ -61,6 +70,11 @@ def unroll(
             begins there; backwards, the state is zero again before the last step of the one before.
         truncate: cut the gradient every so many steps, counted as the loop goes (truncated
             back-propagation through time); the state itself passes. Never if None.
+        zoneout: rate at which each unit keeps its state instead of taking a step (Krueger et al. 2017): a
+            number, or a state of numbers, ``LSTMState(h=0.05, c=0.5)``. Without a key, the expectation.
+        recurrent_dropout: rate at which units of h_{t−1} are dropped before W_h, the others scaled up, one
+            mask for all steps (Gal & Ghahramani 2016). Without a key, nothing is dropped.
+        key: a random key for the two, in training; None at evaluation.
 
     Returns:
         The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
@@ -69,7 +83,8 @@ def unroll(
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
         ValueError: an unknown ``gradient``, ``"bptt"`` for a plain step, ``segments`` that is no positive
             integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
-            ``truncate`` below 1; any of these three for a plain step.
+            ``truncate`` below 1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} acts
+            past W_h as well; any of these options for a plain step.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -93,15 +108,19 @@ def unroll(
                 'A plain step has no hand-derived rule: expected gradient="autodiff" or "auto", '
                 'got "bptt".'
             )
-        if any(option is not None for option in (lengths, resets, truncate)):
+        if any(
+            o is not None for o in (lengths, resets, truncate, zoneout or recurrent_dropout or key)
+        ):
             raise ValueError(
-                "Option mismatch: expected lengths, resets and truncate with a cell, got a plain step, "
-                "whose state nobody here knows how to hold."
+                "Option mismatch: expected lengths, resets, truncate and noise with a cell, got a plain "
+                "step, whose state nobody here knows how to hold."
             )
         return _scan(cell, params, xs, state0, reverse, unroll)
     state0 = check_cell_arguments(cell, params, xs, state0)
     lengths = None if lengths is None else checked_lengths(lengths, xs)
     marks = marks_of(xs, lengths, resets, truncate, reverse=reverse)
+    held, factor = _noise(cell, zoneout, recurrent_dropout, key, state0, len(xs))
+    marks = marks._replace(held=held, factor=factor)
     xs = shown(marks, xs)
     turn = reverse and lengths is not None
     if turn:
@@ -113,6 +132,22 @@ def unroll(
         steps = segment_length(segments, cell, params, xs, state0)
         state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
     return state, turned(lengths, hs) if turn else hs
+
+
+def _noise(
+    cell: Cell, zoneout: Any, rate: float, key: Array | None, state0: PyTree, time: int
+) -> tuple[PyTree | None, Array | None]:
+    """The marks of zoneout and of recurrent dropout, None where there is none."""
+    rates = zoneout_rates(zoneout, state0)
+    require_recurrent_dropout(cell, rate)
+    key_held = key_factor = None
+    if key is not None:
+        require_key(key)
+        key_held, key_factor = jax.random.split(key)
+    held = zoneout_marks(key_held, rates, state0, time) if any(rates) else None
+    if key_factor is None or not rate:
+        return held, None
+    return held, recurrent_factor(key_factor, rate, state0.h, time)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -129,8 +164,9 @@ def _scan_cell(
     def step(params: PyTree, state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, Array]:
         x, marks = at
         before = entered(marks, state)
-        after, out = cell.step(params, before, x)
-        return left(marks, after, before), shown(marks, out)
+        after, out = cell.step(params, dimmed(marks, before), x)
+        after = left(marks, after, before)
+        return after, shown(marks, out if marks.held is None else after.h)
 
     return _scan(step, params, (xs, marks), state0, reverse, unroll)
 
