@@ -1,0 +1,120 @@
+"""Flax linen layers that are differentiated by the hand-derived rule.
+
+`RNN` takes the place of `flax.linen.RNN`: the same cells, the same arguments, the same variables under the
+same names, drawn by the same keys. `LSTM` and `GRU` make an `RNN` with its cell.
+
+    from lstm_jax.linen import RNN         # was: from flax.linen import RNN
+
+Past a sequence's length the outputs are zero here, where Flax's go on with the padding.
+
+Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
+"""
+
+from typing import Any
+
+import jax
+from flax import linen
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.flax_cells import activation_of, run_flax_cell
+
+
+class RNN(linen.RNN):
+    """`flax.linen.RNN` with the hand-derived gradient.
+
+    Attributes:
+        cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`.
+        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        segments: how the rule spends memory, as for `lstm_jax.unroll`.
+
+    Raises:
+        ValueError: when run: a cell, or activations, that have no counterpart here.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen
+        >>> from lstm_jax.linen import RNN
+        >>> layer = RNN(linen.LSTMCell(4))
+        >>> xs = jnp.ones((2, 10, 3))
+        >>> layer.apply(layer.init(jax.random.key(0), xs), xs).shape
+        (2, 10, 4)
+    """
+
+    gradient: str = "auto"
+    segments: int | str | None = "auto"
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: PyTree | None = None,
+        init_key: Array | None = None,
+        seq_lengths: Any = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Run over a sequence, with the arguments of `flax.linen.RNN.__call__`."""
+        activation_of(self.cell)
+        time_major = self.time_major if time_major is None else time_major
+        shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
+        if initial_carry is None:
+            key = jax.random.key(0) if init_key is None else init_key
+            initial_carry = self.cell.initialize_carry(key, shape)
+        if self.is_initializing():  # Flax's own way draws the variables, from one step
+            self.cell(initial_carry, inputs[0] if time_major else inputs[..., 0, :])
+        carry, outputs = run_flax_cell(
+            self.cell,
+            self.cell.variables["params"],
+            inputs,
+            initial_carry,
+            seq_lengths=seq_lengths,
+            time_major=time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            unroll=self.unroll,
+            gradient=self.gradient,
+            segments=self.segments,
+        )
+        wanted = self.return_carry if return_carry is None else return_carry
+        return (carry, outputs) if wanted else outputs
+
+
+_LAYER = (
+    "time_major",
+    "return_carry",
+    "reverse",
+    "keep_order",
+    "unroll",
+    "gradient",
+    "segments",
+    "name",
+    "parent",
+)
+
+
+def LSTM(features: int, **options: Any) -> RNN:
+    """An `RNN` over `flax.linen.OptimizedLSTMCell`.
+
+    Args:
+        features: H.
+        **options: those of `RNN`, and those of the cell (``kernel_init``, ``dtype``, ``param_dtype``, …).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from lstm_jax.linen import LSTM
+        >>> layer = LSTM(4, return_carry=True)
+        >>> xs = jnp.ones((2, 10, 3))
+        >>> (c, h), outputs = layer.apply(layer.init(jax.random.key(0), xs), xs)
+        >>> c.shape, outputs.shape
+        ((2, 4), (2, 10, 4))
+    """
+    layer = {name: options.pop(name) for name in _LAYER if name in options}
+    return RNN(linen.OptimizedLSTMCell(features, **options), **layer)
+
+
+def GRU(features: int, **options: Any) -> RNN:
+    """An `RNN` over `flax.linen.GRUCell`; arguments as for `LSTM`."""
+    layer = {name: options.pop(name) for name in _LAYER if name in options}
+    return RNN(linen.GRUCell(features, **options), **layer)

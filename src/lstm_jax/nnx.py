@@ -1,0 +1,137 @@
+"""Flax nnx layers that are differentiated by the hand-derived rule.
+
+`RNN` takes the place of `flax.nnx.RNN`: the same cells, the same arguments, the same parameters under the
+same names, so that a model, its checkpoints and its optimizer stay as they are. `LSTM` and `GRU` are an `RNN`
+with its cell made along.
+
+    from lstm_jax.nnx import RNN           # was: from flax.nnx import RNN
+
+Past a sequence's length the outputs are zero here, where Flax's go on with the padding.
+
+Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
+"""
+
+from typing import Any
+
+from flax import nnx
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.flax_cells import activation_of, run_flax_cell
+from lstm_jax.validation import require_one_of
+
+
+class RNN(nnx.RNN):
+    """`flax.nnx.RNN` with the hand-derived gradient.
+
+    Args:
+        cell: an nnx LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
+        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        segments: how the rule spends memory, as for `lstm_jax.unroll`.
+        **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
+            ``unroll``, ``rngs``.
+
+    Raises:
+        ValueError: a cell, or activations, that have no counterpart here.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from lstm_jax.nnx import RNN
+        >>> layer = RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))
+        >>> layer(jnp.ones((2, 10, 3))).shape
+        (2, 10, 4)
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        gradient: str = "auto",
+        segments: int | str | None = "auto",
+        **options: Any,
+    ) -> None:
+        activation_of(cell)
+        require_one_of("gradient", gradient, ("auto", "bptt", "autodiff"))
+        super().__init__(cell, **options)
+        self.gradient = gradient
+        self.segments = segments
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: PyTree | None = None,
+        seq_lengths: Any = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        rngs: Any = None,
+    ) -> Any:
+        """Run over a sequence, with the arguments of `flax.nnx.RNN.__call__`."""
+        time_major = self.time_major if time_major is None else time_major
+        if initial_carry is None:
+            rngs = self.rngs if rngs is None else rngs
+            shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
+            initial_carry = self.cell.initialize_carry(shape, rngs)
+        carry, outputs = run_flax_cell(
+            self.cell,
+            nnx.to_pure_dict(nnx.state(self.cell, nnx.Param)),
+            inputs,
+            initial_carry,
+            seq_lengths=seq_lengths,
+            time_major=time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            unroll=self.unroll,
+            gradient=self.gradient,
+            segments=self.segments,
+        )
+        wanted = self.return_carry if return_carry is None else return_carry
+        return (carry, outputs) if wanted else outputs
+
+
+_LAYER = ("time_major", "return_carry", "reverse", "keep_order", "unroll", "gradient", "segments")
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is the layer's, and what is the cell's."""
+    layer = {name: options.pop(name) for name in _LAYER if name in options}
+    return layer, options
+
+
+class LSTM(RNN):
+    """An `RNN` over `flax.nnx.OptimizedLSTMCell`.
+
+    Args:
+        in_features: D.
+        hidden_features: H.
+        rngs: for the parameters.
+        **options: those of `RNN`, and those of the cell (``kernel_init``, ``dtype``, ``param_dtype``, …).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from lstm_jax.nnx import LSTM
+        >>> layer = LSTM(3, 4, return_carry=True, rngs=nnx.Rngs(0))
+        >>> (c, h), outputs = layer(jnp.ones((2, 10, 3)), seq_lengths=jnp.array([10, 6]))
+        >>> c.shape, outputs.shape
+        ((2, 4), (2, 10, 4))
+    """
+
+    def __init__(
+        self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options: Any
+    ) -> None:
+        layer, of_cell = _split(options)
+        cell = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **of_cell)
+        super().__init__(cell, **layer)
+
+
+class GRU(RNN):
+    """An `RNN` over `flax.nnx.GRUCell`; arguments as for `LSTM`."""
+
+    def __init__(
+        self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options: Any
+    ) -> None:
+        layer, of_cell = _split(options)
+        super().__init__(nnx.GRUCell(in_features, hidden_features, rngs=rngs, **of_cell), **layer)

@@ -1,0 +1,61 @@
+r"""Weights of Equinox's recurrent cells, read from their attributes.
+
+    LSTMCell    weight_ih[4H, D], weight_hh[4H, H], bias[4H]               in i, f, g, o
+    GRUCell     weight_ih[3H, D], weight_hh[3H, H], bias[3H], bias_n[H]    in r, z, n; bias_n is b_hn
+
+Axes: theirs are [out, in], ours the transposes w_x[D, gates · H], w_h[H, gates · H]; b[gates · H].
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell, GRUParams, LSTMParams, gru, lstm
+
+
+def from_equinox(module: Any) -> tuple[Cell, PyTree]:
+    """A cell and its parameters from an `equinox.nn.LSTMCell` or `equinox.nn.GRUCell`.
+
+    Args:
+        module: the Equinox cell. Without its bias (``use_bias=False``) ours is zero.
+
+    Returns:
+        A cell from `lstm` or `gru`, and its parameters.
+
+    Raises:
+        TypeError: another kind of module.
+    """
+    kind = type(module).__name__
+    if kind not in ("LSTMCell", "GRUCell") or not hasattr(module, "weight_ih"):
+        raise TypeError(f"Cell mismatch: expected Equinox's LSTMCell or GRUCell, got {kind}.")
+    w_x, w_h = jnp.asarray(module.weight_ih).T, jnp.asarray(module.weight_hh).T
+    sizes = (module.input_size, module.hidden_size)
+    b = jnp.asarray(module.bias) if module.use_bias else jnp.zeros(w_x.shape[1], w_x.dtype)
+    if kind == "LSTMCell":
+        return lstm(*sizes), LSTMParams(w_x, w_h, b)
+    b_hn = jnp.asarray(module.bias_n) if module.use_bias else jnp.zeros(sizes[1], w_x.dtype)
+    return gru(*sizes), GRUParams(w_x, w_h, b, b_hn)
+
+
+def to_equinox(cell: Cell, params: PyTree) -> dict[str, Any]:
+    """The arrays of an Equinox cell that computes the same, by the names of its attributes.
+
+    Args:
+        cell: from `lstm` or `gru`, without options that Equinox's cells do not have.
+        params: of the cell.
+
+    Returns:
+        ``{"weight_ih", "weight_hh", "bias"}``, for a GRU ``"bias_n"`` as well, for `equinox.tree_at`.
+
+    Raises:
+        ValueError: a cell that Equinox does not have.
+    """
+    if not isinstance(params, (LSTMParams, GRUParams)):
+        raise ValueError(
+            f"Cell mismatch: expected a cell that Equinox has (lstm, gru), got {cell}."
+        )
+    arrays = {"weight_ih": params.w_x.T, "weight_hh": params.w_h.T, "bias": params.b}
+    if isinstance(params, GRUParams):
+        arrays["bias_n"] = params.b_hn
+    return arrays

@@ -1,0 +1,194 @@
+r"""Weights of Flax's recurrent cells, linen and nnx, as nested dicts of arrays.
+
+    linen  LSTMCell, OptimizedLSTMCell   ii if ig io: kernel;  hi hf hg ho: kernel, bias
+           GRUCell                       ir iz in: kernel, bias;  hr hz hn: kernel;  hn: bias   (z is our u)
+           SimpleCell                    i: kernel, bias;  h: kernel
+    nnx    LSTMCell                      as linen, with if_ for if
+           OptimizedLSTMCell             dense_i: kernel[D, 4H];  dense_h: kernel[H, 4H], bias[4H]
+           GRUCell                       dense_i: kernel[D, 3H], bias[3H];  dense_h: kernel[H, 3H]
+           SimpleCell                    dense_i: kernel, bias;  dense_h: kernel
+
+Gates i, f, g, o and r, z, n; kernels are [in, out], as ours. nnx's GRU has no b_hn:
+ours is zero there.
+
+Axes: w_x[D, gates · H], w_h[H, gates · H], b[gates · H]. Everything here may be traced.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
+from lstm_jax.validation import ShapeError, require_one_of, show_shape
+
+LINEN_LAYERS = {
+    "lstm": ("ii", "if", "ig", "io", "hi", "hf", "hg", "ho"),
+    "gru": ("ir", "iz", "in", "hr", "hz", "hn"),
+    "rnn": ("i", "h"),
+}
+GATES = {"lstm": "ifgo", "gru": "rzn"}
+FORMS = ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell")
+
+
+def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[Cell, PyTree]:
+    """A cell and its parameters from those of a Flax cell.
+
+    Args:
+        params: of a linen cell, ``variables["params"]``; or of an nnx cell,
+            ``nnx.to_pure_dict(nnx.state(cell, nnx.Param))``.
+        activation: of a SimpleCell, which its parameters do not tell.
+
+    Returns:
+        A cell from `lstm`, `gru` or `rnn`, and its parameters.
+
+    Raises:
+        ValueError: names that are those of no Flax cell with a counterpart here; an unknown activation.
+        ShapeError: an array that does not fit the others.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen
+        >>> from lstm_jax.weights.flax import from_flax
+        >>> module = linen.GRUCell(4)
+        >>> carry, x = jnp.zeros(4), jnp.ones(3)
+        >>> cell, params = from_flax(module.init(jax.random.key(0), carry, x)["params"])
+        >>> cell, params.w_x.shape
+        (gru(input_size=3, hidden_size=4), (3, 12))
+    """
+    layers = {name.removesuffix("_"): dict(layer) for name, layer in params.items()}
+    if set(layers) == {"dense_i", "dense_h"}:
+        return _from_dense(layers, activation)
+    kinds = [kind for kind, names in LINEN_LAYERS.items() if set(layers) == set(names)]
+    if not kinds:
+        raise ValueError(
+            "Name mismatch: expected the layers of a Flax LSTMCell, OptimizedLSTMCell, GRUCell or "
+            f"SimpleCell, got {sorted(params)}."
+        )
+    kind = kinds[0]
+    if kind == "rnn":
+        return _made(
+            kind, activation, _kernel(layers, "i"), _kernel(layers, "h"), _bias(layers, "i")
+        )
+    w_x, w_h = (
+        _joined([_kernel(layers, side + gate) for gate in GATES[kind]]) for side in ("i", "h")
+    )
+    side = "h" if kind == "lstm" else "i"
+    b = _joined([_bias(layers, side + gate) for gate in GATES[kind]])
+    b_hn = _bias(layers, "hn") if kind == "gru" else None
+    return _made(kind, activation, w_x, w_h, b, b_hn)
+
+
+def to_flax(cell: Cell, params: PyTree, form: str, *, api: str = "linen") -> dict[str, Any]:
+    """The parameters of a Flax cell that computes the same.
+
+    Args:
+        cell: from `lstm`, `gru` or `rnn`, without options that Flax's cells do not have.
+        params: of the cell.
+        form: ``"LSTMCell"``, ``"OptimizedLSTMCell"``, ``"GRUCell"`` or ``"SimpleCell"``.
+        api: ``"linen"`` or ``"nnx"``.
+
+    Returns:
+        Nested dicts, for ``module.apply({"params": ...})`` or ``nnx.update(cell, ...)``.
+
+    Raises:
+        ValueError: a cell that the form cannot hold; a b_hn that is not zero, for nnx.
+    """
+    require_one_of("form", form, FORMS)
+    require_one_of("api", api, ("linen", "nnx"))
+    kind = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(form, "lstm")
+    expected = {"lstm": LSTMParams, "gru": GRUParams, "rnn": RNNParams}[kind]
+    if not isinstance(params, expected):
+        raise ValueError(f"Cell mismatch: expected a cell that Flax's {form} can hold, got {cell}.")
+    if api == "nnx" and kind == "gru" and np.any(np.asarray(params.b_hn)):
+        raise ValueError(
+            "Bias mismatch: expected b_hn of zeros, because Flax's nnx GRUCell has none, got other numbers."
+        )
+    if api == "nnx" and form != "LSTMCell":
+        bias = "dense_h" if kind == "lstm" else "dense_i"
+        dense = {"dense_i": {"kernel": params.w_x}, "dense_h": {"kernel": params.w_h}}
+        dense[bias]["bias"] = params.b
+        return dense
+    if kind == "rnn":
+        return {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
+    gates = GATES[kind]
+    split = [
+        dict(zip(gates, jnp.split(a, len(gates), axis=-1), strict=True))
+        for a in (params.w_x, params.w_h, params.b)
+    ]
+    layers: dict[str, Any] = {f"i{gate}": {"kernel": split[0][gate]} for gate in gates}
+    layers |= {f"h{gate}": {"kernel": split[1][gate]} for gate in gates}
+    side = "h" if kind == "lstm" else "i"
+    for gate in gates:
+        layers[side + gate]["bias"] = split[2][gate]
+    if kind == "gru":
+        layers["hn"]["bias"] = params.b_hn
+    if api == "nnx":
+        layers["if_"] = layers.pop("if")
+    return layers
+
+
+def _from_dense(layers: Mapping[str, Any], activation: str) -> tuple[Cell, PyTree]:
+    w_x, w_h = _kernel(layers, "dense_i"), _kernel(layers, "dense_h")
+    count = w_h.shape[1] // w_h.shape[0]
+    kind = {4: "lstm", 3: "gru", 1: "rnn"}.get(count)
+    if kind is None or w_h.shape[1] % w_h.shape[0]:
+        raise ShapeError(
+            "Shape mismatch: expected dense_h.kernel [H, 4H], [H, 3H] or [H, H], got "
+            f"{show_shape(w_h.shape)}."
+        )
+    b = _bias(layers, "dense_h" if kind == "lstm" else "dense_i")
+    b_hn = jnp.zeros(len(w_h), b.dtype) if kind == "gru" else None
+    return _made(kind, activation, w_x, w_h, b, b_hn)
+
+
+def _made(
+    kind: str, activation: str, w_x: Any, w_h: Any, b: Any, b_hn: Any = None
+) -> tuple[Cell, PyTree]:
+    sizes = (w_x.shape[0], w_h.shape[0])
+    make: Callable[..., Cell] = {"lstm": lstm, "gru": gru, "rnn": rnn}[kind]
+    cell = make(*sizes, activation=activation) if kind == "rnn" else make(*sizes)
+    params: PyTree = LSTMParams(w_x, w_h, b) if kind == "lstm" else RNNParams(w_x, w_h, b)
+    if kind == "gru":
+        params = GRUParams(w_x, w_h, b, b_hn)
+    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    for name, array, shape in zip(params._fields, params, shapes, strict=True):
+        if array.shape != shape.shape:
+            raise ShapeError(
+                f"Shape mismatch: expected {name} {show_shape(shape.shape)} of a Flax {kind}, got "
+                f"{show_shape(array.shape)}."
+            )
+    return cell, params
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ShapeError(
+            f"Shape mismatch: expected the gates' arrays of one shape, got {sorted(shapes)}."
+        )
+    return jnp.concatenate(arrays, axis=-1)
+
+
+def _kernel(layers: Mapping[str, Any], name: str) -> Any:
+    return _array(layers, name, "kernel", 2)
+
+
+def _bias(layers: Mapping[str, Any], name: str) -> Any:
+    return _array(layers, name, "bias", 1)
+
+
+def _array(layers: Mapping[str, Any], name: str, field: str, rank: int) -> Any:
+    if field not in layers[name]:
+        raise ValueError(
+            f"Name mismatch: expected {name} with a {field}, got {sorted(layers[name])}."
+        )
+    array = jnp.asarray(layers[name][field])
+    if array.ndim != rank:
+        raise ShapeError(
+            f"Shape mismatch: expected {name}.{field} of rank {rank}, got {show_shape(array.shape)}."
+        )
+    return array
