@@ -76,7 +76,7 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
         state0 = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
 
     def step(params: PyTree, state: PyTree, x: Array) -> tuple[PyTree, Array]:
-        carry, out = nnx.merge(graph, params, rest)(form.to_carry(state), x)
+        carry, out = nnx.merge(graph, params, rest, copy=True)(form.to_carry(state), x)
         return form.to_state(carry), out
 
     return Foreign(step, params, form.to_state(state0))

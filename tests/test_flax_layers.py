@@ -1,0 +1,255 @@
+"""Flax's own recurrent layers and the drop-in ones: same variables, same numbers, same gradients."""
+
+from functools import partial
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from comparison import assert_close
+from flax import linen, nnx
+
+import lstm_jax.linen
+import lstm_jax.nnx
+from lstm_jax.weights.flax import from_flax, to_flax
+
+B, T, D, H = 3, 7, 2, 4
+KINDS = ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"]
+CALLS = {
+    "plain": {},
+    "carry": {"with_carry": True},
+    "lengths": {"seq_lengths": (7, 2, 5)},
+    "reverse": {"reverse": True},
+    "reverse in order": {"reverse": True, "keep_order": True},
+    "reverse lengths": {"reverse": True, "seq_lengths": (7, 2, 5)},
+    "reverse lengths in order": {"reverse": True, "keep_order": True, "seq_lengths": (1, 7, 5)},
+    "time first": {"time_major": True},
+}
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture
+def standard_promotion():
+    """Flax itself needs JAX's ordinary promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def linen_layers(kind, **options):
+    """Flax's layer and ours, on the same drawn-anew variables."""
+    make = partial(getattr(linen, kind), H, param_dtype=jnp.float64)
+    layers = [rnn(make(**options), return_carry=True) for rnn in (linen.RNN, lstm_jax.linen.RNN)]
+    xs = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float64)
+    started = [layer.init(jax.random.key(0), xs) for layer in layers]
+    assert_close(started[1], started[0], 0.0)
+    rng = np.random.default_rng(3)
+    variables = jax.tree.map(lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape)), started[0])
+    return [lambda v, xs, layer=layer, **call: layer.apply(v, xs, **call) for layer in layers], (
+        variables,
+        xs,
+    )
+
+
+def nnx_layers(kind, **options):
+    options = {"dtype": jnp.float64, "param_dtype": jnp.float64, **options}
+    layers = [
+        rnn(getattr(nnx, kind)(D, H, rngs=nnx.Rngs(0), **options), return_carry=True)
+        for rnn in (nnx.RNN, lstm_jax.nnx.RNN)
+    ]
+    (graph, params, rest), (own_graph, own_params, own_rest) = (
+        nnx.split(layer, nnx.Param, ...) for layer in layers
+    )
+    assert_close(nnx.to_pure_dict(own_params), nnx.to_pure_dict(params), 0.0)
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape)), params)
+    xs = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float64)
+    return [
+        lambda p, xs, graph=graph, rest=rest, **call: nnx.merge(graph, p, rest, copy=True)(xs, **call)
+        for graph, rest in ((graph, rest), (own_graph, own_rest))
+    ], (params, xs)
+
+
+def called(run, call, params, xs):
+    """Carry, outputs (zero in the padding) and every gradient."""
+    call = dict(call)
+    if call.pop("with_carry", False):
+        like = jax.eval_shape(run, params, xs)[0]
+        rng = np.random.default_rng(4)
+        call["initial_carry"] = jax.tree.map(lambda s: jnp.asarray(rng.random(s.shape)), like)
+    lengths = call.get("seq_lengths", (T,) * B)
+    own = jnp.asarray(np.arange(T) < np.array(lengths)[:, None])[..., None]
+    if "seq_lengths" in call:
+        call["seq_lengths"] = jnp.array(lengths)
+    if call.get("time_major"):
+        xs, own = jnp.swapaxes(xs, 0, 1), jnp.swapaxes(own, 0, 1)
+
+    def loss(params, xs):
+        carry, outputs = run(params, xs, **call)
+        outputs = jnp.where(own, outputs, 0)
+        rng = np.random.default_rng(5)
+        terms = [
+            jnp.sum(rng.random(a.shape) * jnp.sin(a)) for a in jax.tree.leaves((carry, outputs))
+        ]
+        return sum(terms), (carry, outputs)
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, xs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
+def test_a_layer_is_flaxs_own(x64, layers, kind, call):
+    (theirs, ours), arguments = layers(kind)
+    expected = called(theirs, CALLS[call], *arguments)
+    assert_close(
+        jax.tree.leaves(called(ours, CALLS[call], *arguments)), jax.tree.leaves(expected), 1e-11
+    )
+
+
+@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
+@pytest.mark.parametrize("options", [{"residual": True}, {"activation_fn": jax.nn.relu}], ids=str)
+def test_options_of_the_simple_cell(x64, layers, options):
+    (theirs, ours), arguments = layers("SimpleCell", **options)
+    expected = called(theirs, {}, *arguments)
+    assert_close(jax.tree.leaves(called(ours, {}, *arguments)), jax.tree.leaves(expected), 1e-11)
+
+
+@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
+def test_dtypes_are_those_that_flax_returns(layers):
+    rounded = {"param_dtype": jnp.float32, "dtype": jnp.bfloat16}
+    if layers is linen_layers:
+        cells = [
+            rnn(linen.LSTMCell(H, **rounded), return_carry=True)
+            for rnn in (linen.RNN, lstm_jax.linen.RNN)
+        ]
+        variables = cells[0].init(jax.random.key(0), jnp.ones((B, T, D)))
+        runs = [lambda xs, cell=cell: cell.apply(variables, xs) for cell in cells]
+    else:
+        runs = [
+            rnn(nnx.LSTMCell(D, H, rngs=nnx.Rngs(0), **rounded), return_carry=True)
+            for rnn in (nnx.RNN, lstm_jax.nnx.RNN)
+        ]
+    xs = jax.random.normal(jax.random.key(2), (B, T, D))
+    expected, ours = (run(xs) for run in runs)
+    assert jax.tree.map(jnp.result_type, ours) == jax.tree.map(jnp.result_type, expected)
+    assert_close(ours, expected, 0.05)
+
+
+def test_any_number_of_batch_axes():
+    layer = lstm_jax.nnx.LSTM(D, H, return_carry=True, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (2, 3, T, D))
+    lengths = jnp.array([[7, 2, 1], [3, 4, 5]])
+    (c, h), outputs = layer(xs, seq_lengths=lengths)
+    flat = layer(xs.reshape(6, T, D), seq_lengths=lengths.reshape(6))
+    assert_close(((c.reshape(6, H), h.reshape(6, H)), outputs.reshape(6, T, H)), flat, 0.0)
+    assert layer(xs[0, 0])[1].shape == (T, H)
+    one = lstm_jax.linen.GRU(H)
+    variables = one.init(jax.random.key(0), xs)
+    assert one.apply(variables, xs).shape == (2, 3, T, H)
+
+
+def test_within_flaxs_bidirectional_layer():
+    xs = jax.random.normal(jax.random.key(0), (B, T, D))
+    lengths = jnp.array([7, 2, 5])
+    own = (np.arange(T) < np.array(lengths)[:, None])[..., None]
+    found = []
+    for rnn in (nnx.RNN, lstm_jax.nnx.RNN):
+        pair = [rnn(nnx.GRUCell(D, H, rngs=nnx.Rngs(seed))) for seed in (0, 1)]
+        found.append(jnp.where(own, nnx.Bidirectional(*pair)(xs, seq_lengths=lengths), 0))
+    assert_close(found[1], found[0], 1e-6)
+
+
+def test_changing_one_line_of_a_model_that_is_trained():
+    class Model(nnx.Module):
+        def __init__(self, rnn, rngs):
+            self.layer = rnn(nnx.OptimizedLSTMCell(D, H, rngs=rngs))
+            self.readout = nnx.Linear(H, 1, rngs=rngs)
+
+        def __call__(self, xs):
+            return self.readout(self.layer(xs)[:, -1])
+
+    xs = jax.random.normal(jax.random.key(0), (16, T, D))
+    ys = xs[:, :, :1].sum(1)
+
+    def trained(rnn):
+        model = Model(rnn, nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model, optimizer):
+            loss = lambda model: ((model(xs) - ys) ** 2).mean()  # noqa: E731
+            value, gradient = nnx.value_and_grad(loss)(model)
+            optimizer.update(model, gradient)
+            return value
+
+        return [float(step(model, optimizer)) for _ in range(30)]
+
+    theirs, ours = trained(nnx.RNN), trained(lstm_jax.nnx.RNN)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert ours[-1] < 0.9 * ours[0]
+
+
+def test_the_rule_is_what_differentiates():
+    xs, carry = jnp.ones((B, T, D)), jnp.zeros((B, H))
+    layer, plain = (
+        partial(
+            lstm_jax.nnx.RNN(nnx.GRUCell(D, H, rngs=nnx.Rngs(0)), gradient=gradient),
+            initial_carry=carry,
+        )
+        for gradient in ("bptt", "autodiff")
+    )
+    by_rule, by_autodiff = (
+        str(jax.make_jaxpr(jax.jvp, static_argnums=0)(layer, (xs,), (xs,)))
+        for layer in (layer, plain)
+    )
+    assert "linear_map" in by_rule and "linear_map" not in by_autodiff
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_weights_there_and_back(kind, api):
+    rng = np.random.default_rng(0)
+    name = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(kind, "lstm")
+    cell = getattr(lstm_jax, name)(D, H)
+    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    params = jax.tree.map(lambda s: jnp.asarray(rng.random(s.shape), jnp.float32), shapes)
+    if name == "gru" and api == "nnx":
+        with pytest.raises(ValueError, match="expected b_hn of zeros"):
+            to_flax(cell, params, kind, api=api)
+        params = params._replace(b_hn=jnp.zeros(H))
+    again, back = from_flax(to_flax(cell, params, kind, api=api))
+    assert again is cell
+    assert_close(back, params, 0.0)
+
+
+def test_what_does_not_fit_is_refused(without_type_checker):
+    with pytest.raises(ValueError, match="expected one of Flax's LSTMCell, .* got ConvLSTMCell"):
+        layer = lstm_jax.linen.RNN(linen.ConvLSTMCell(4, (3, 3)))
+        layer.init(jax.random.key(0), jnp.ones((B, T, 5, 5, 1)))
+    with pytest.raises(ValueError, match="sigmoid gates and tanh .*got sigmoid and relu"):
+        lstm_jax.nnx.LSTM(D, H, activation_fn=jax.nn.relu, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="got hard_sigmoid and tanh"):
+        lstm_jax.nnx.GRU(D, H, gate_fn=jax.nn.hard_sigmoid, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="Unknown gradient"):
+        lstm_jax.nnx.LSTM(D, H, gradient="magic", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="expected the layers of a Flax LSTMCell"):
+        from_flax({"ii": {}, "x": {}})
+    with pytest.raises(ValueError, match=r"expected i with a bias, got \['kernel'\]"):
+        from_flax({"i": {"kernel": jnp.ones((D, H))}, "h": {"kernel": jnp.ones((H, H))}})
+    with pytest.raises(lstm_jax.ShapeError, match=r"expected b \[4\] of a Flax rnn, got \[3\]"):
+        from_flax(
+            {
+                "i": {"kernel": jnp.ones((D, H)), "bias": jnp.ones(3)},
+                "h": {"kernel": jnp.ones((H, H))},
+            }
+        )
+    with pytest.raises(ValueError, match="expected a cell that Flax's GRUCell can hold, got lstm"):
+        cell = lstm_jax.lstm(D, H)
+        to_flax(cell, cell.init(jax.random.key(0)), "GRUCell")
+
+
+def test_the_version_of_flax_is_one_that_this_was_written_for():
+    assert tuple(map(int, flax.__version__.split(".")[:2])) >= (0, 12)

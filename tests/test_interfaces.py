@@ -1,0 +1,99 @@
+"""The signatures of PyTorch and of Flax around the same numbers; PyTorch itself beside them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import assert_close
+
+import lstm_jax
+from lstm_jax import bidirectional, gru, lstm, rnn, stack
+from lstm_jax.interfaces import flax_style, torch_style
+
+B, T, D, H = 3, 6, 2, 4
+NETS = {
+    "lstm": stack(bidirectional(lstm(D, H)), bidirectional(lstm(2 * H, H))),
+    "gru": stack(gru(D, H), gru(H, H)),
+    "rnn": stack(bidirectional(rnn(D, H))),
+}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_torch_style_is_the_unrolled_stack(name, given, batch_first):
+    net = NETS[name]
+    params = net.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (T, B, D))
+    states = net.initial_state(B)
+    cells = sum(2 if isinstance(layer, lstm_jax.Bidirectional) else 1 for layer in net.layers)
+    hx = None
+    if given:
+        leaves = jax.random.normal(jax.random.key(2), (2, cells, B, H))
+        hx = (leaves[0], leaves[1]) if name == "lstm" else leaves[0]
+        flat = [leaves[:1, n] if name != "lstm" else leaves[:, n] for n in range(cells)]
+        rest = iter(flat)
+        states = jax.tree.map(
+            lambda kind: type(kind)(*next(rest)),
+            states,
+            is_leaf=lambda s: hasattr(s, "h"),
+        )
+    expected, ys = lstm_jax.unroll_stack(net, params, xs, states, lengths=jnp.array([6, 2, 4]))
+    output, final = torch_style(
+        net,
+        params,
+        jnp.swapaxes(xs, 0, 1) if batch_first else xs,
+        hx,
+        batch_first=batch_first,
+        lengths=jnp.array([6, 2, 4]),
+    )
+    assert_close(jnp.swapaxes(output, 0, 1) if batch_first else output, ys, 0.0)
+    final = final if name == "lstm" else (final,)
+    assert_close(
+        [jnp.concatenate(leaf) for leaf in final],
+        [
+            jnp.concatenate(leaves)
+            for leaves in zip(
+                *jax.tree.leaves(expected, is_leaf=lambda s: hasattr(s, "h")), strict=True
+            )
+        ],
+        0.0,
+    )
+
+
+def test_torch_style_refusals(without_type_checker):
+    net = NETS["gru"]
+    params = net.init(jax.random.key(0))
+    xs = jnp.ones((T, B, D))
+    with pytest.raises(lstm_jax.ShapeError, match=r"expected h_0 \[2, ...\].* got \[3, 3, 4\]"):
+        torch_style(net, params, xs, jnp.zeros((3, B, H)))
+    with pytest.raises(TypeError, match="expected hx as"):
+        torch_style(NETS["lstm"], params, xs, (jnp.zeros((4, B, H)),))
+    mixed = stack(lstm(D, H), gru(H, H))
+    with pytest.raises(ValueError, match="expected cells of one kind and size"):
+        torch_style(mixed, mixed.init(jax.random.key(0)), xs)
+
+
+def test_flax_style_without_a_batch_and_with_two_axes():
+    cell = lstm(D, H)
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    (c, h), outputs = flax_style(cell, params, xs, time_major=False)
+    for n in range(2):
+        for b in range(B):
+            state, hs = lstm_jax.unroll(cell, params, xs[n, b])
+            assert_close((c[n, b], h[n, b], outputs[n, b]), (state.c, state.h, hs), 1e-6)
+            assert_close(flax_style(cell, params, xs[n, b]), ((state.c, state.h), hs), 0.0)
+    turned, order = (
+        flax_style(cell, params, xs, reverse=True, keep_order=keep)[1] for keep in (False, True)
+    )
+    np.testing.assert_array_equal(turned, order[:, :, ::-1])
+
+
+def test_flax_style_refusals(without_type_checker):
+    cell = lstm(D, H)
+    params = cell.init(jax.random.key(0))
+    with pytest.raises(lstm_jax.ShapeError, match=r"expected inputs \[\*batch, T, D\], got \[2\]"):
+        flax_style(cell, params, jnp.ones(D))
+    with pytest.raises(TypeError, match="expected carry as"):
+        flax_style(cell, params, jnp.ones((T, D)), initial_carry=jnp.zeros(H))
