@@ -118,3 +118,21 @@ def test_bad_input():
         influence_start(cell._replace(rule=None), params)
     with pytest.raises(lstm_jax.ShapeError, match="state0"):
         influence_start(cell, params, state0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        (lstm_jax.lstm(3, 5, peepholes=True), "lstm_peephole"),
+        (lstm_jax.lstm(3, 5, projection_size=2), "lstm_projected"),
+        (lstm_jax.gru(3, 5, reset_after=False), "gru_reset_before"),
+    ],
+    ids=str,
+)
+def test_cells_with_optional_parts_are_refused(cell, name):
+    params = cell.init(jax.random.key(0))
+    expected = rf"expected lstm, gru or rnn without optional parts, .*, got {name}\("
+    with pytest.raises(ValueError, match=expected):
+        influence_start(cell, params)
+    with pytest.raises(ValueError, match=expected):
+        lstm_jax.rtrl(cell, params, jnp.zeros((4, 3)))

@@ -31,6 +31,7 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.bptt import Gradients, rule_of
+from lstm_jax.cells import gru_reset_before, lstm_variants
 from lstm_jax.cells.cell import Cell, check_cell_arguments
 from lstm_jax.validation import require_arrays
 
@@ -50,6 +51,19 @@ class Influence(NamedTuple):
     state0: Any
 
 
+def _require_plain(cell: Cell) -> None:
+    """Refuse a cell some of whose parameters do not act through a pre-activation that moves one unit.
+
+    Raises:
+        ValueError: such a cell, or one that has no hand-derived rule.
+    """
+    if rule_of(cell) in (lstm_variants.RULE, gru_reset_before.RULE):
+        raise ValueError(
+            "Cell mismatch: expected lstm, gru or rnn without optional parts, whose pre-activations "
+            f"each move one unit, got {cell}."
+        )
+
+
 def influence_start(cell: Cell, params: PyTree, state0: PyTree | None = None) -> Influence:
     """The influence before the first step: none of the parameters, the identity of s_0.
 
@@ -63,9 +77,9 @@ def influence_start(cell: Cell, params: PyTree, state0: PyTree | None = None) ->
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that has no hand-derived rule.
+        ValueError: a cell that has no hand-derived rule, or one with optional parts, such as peepholes.
     """
-    rule_of(cell)
+    _require_plain(cell)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     nothing = jnp.zeros((1, cell.input_size), dtype)
     state0 = check_cell_arguments(cell, params, nothing, state0)
@@ -209,7 +223,7 @@ def rtrl(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that has no hand-derived rule.
+        ValueError: a cell that has no hand-derived rule, or one with optional parts, such as peepholes.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -221,7 +235,7 @@ def rtrl(
         >>> bool(jnp.allclose(forward.params.w_h, backward.params.w_h, atol=1e-5))
         True
     """
-    rule_of(cell)
+    _require_plain(cell)
     state0 = check_cell_arguments(cell, params, xs, state0)
     dtype = jnp.result_type(xs)
     hs = jax.ShapeDtypeStruct((*jnp.shape(xs)[:-1], cell.hidden_size), dtype)

@@ -62,7 +62,8 @@ class Cell(NamedTuple):
     """A recurrent cell as pure functions, as an optax transformation is; made by `lstm`, `gru`, `rnn`.
 
     Attributes:
-        name: ``lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu`` or ``rnn_identity``.
+        name: ``lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu`` or ``rnn_identity``; of a variant more than that:
+            ``gru_reset_before``, ``lstm_peephole_coupled_norm_projected``.
         input_size: D.
         hidden_size: H.
         init: ``init(key, dtype=float) -> params``.

@@ -28,6 +28,7 @@ from lstm_jax.cells.cell import (
     sum_of_outer,
     zeros_state,
 )
+from lstm_jax.cells.gru_reset_before import reset_before_cell
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import (
     Chrono,
@@ -222,6 +223,7 @@ def gru(
     w_x_init: Initializer | None = None,
     w_h_init: Initializer | None = None,
     b_init: Initializer = zeros,
+    reset_after: bool = True,
 ) -> Cell:
     """A gated recurrent unit (the equations are this module's docstring).
 
@@ -232,12 +234,16 @@ def gru(
         w_x_init: initialiser of ``w_x``; uniform(1/√H) if None.
         w_h_init: initialiser of ``w_h``; uniform(1/√H) if None.
         b_init: initialiser of ``b`` and ``b_hn`` before the update bias; zeros.
+        reset_after: whether the reset gate multiplies h_{t−1} W_hn + b_hn, after the product, as in cuDNN;
+            False for Cho et al.'s own form, (r ⊙ h_{t−1}) W_hn, which is Keras's ``reset_after=False`` and
+            ONNX's ``linear_before_reset=0`` (`lstm_jax.cells.gru_reset_before`).
 
     Returns:
-        A `Cell` over `GRUParams` and `GRUState`; equal arguments give the identical cell.
+        A `Cell` over `GRUParams`, or `GRUResetBeforeParams`, and `GRUState`; equal arguments give the
+        identical cell.
 
     Raises:
-        ValueError: a size that is not a positive integer.
+        ValueError: a size that is not a positive integer, or a reset_after that is neither True nor False.
         TypeError: a update_bias that is neither a finite number nor `chrono`, or an initialiser that
             cannot be called.
 
@@ -246,10 +252,18 @@ def gru(
         >>> cell = lstm_jax.gru(3, 4)
         >>> cell.init(jax.random.key(0)).w_h.shape
         (4, 12)
+        >>> lstm_jax.gru(3, 4, reset_after=False)
+        gru_reset_before(input_size=3, hidden_size=4)
     """
+    if not isinstance(reset_after, bool):
+        raise ValueError(
+            f"Option mismatch: expected reset_after as True or False, got {reset_after!r}."
+        )
     require_gate_bias("update_bias", update_bias)
     sizes = checked_sizes(input_size, hidden_size)
     initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)
+    if not reset_after:
+        return reset_before_cell(GRUState, *sizes, update_bias, *initializers)
     return _gru(*sizes, update_bias, *initializers)
 
 

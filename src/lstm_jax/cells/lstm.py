@@ -28,6 +28,7 @@ from lstm_jax.cells.cell import (
     checked_sizes,
     zeros_state,
 )
+from lstm_jax.cells.lstm_variants import checked_options, variant_cell
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import (
     Chrono,
@@ -48,7 +49,10 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """The hidden state ``h[..., H]`` and the memory ``c[..., H]``; also any pair indexed like it."""
+    """The hidden state ``h[..., H]`` and the memory ``c[..., H]``; also any pair indexed like it.
+
+    With a projection (`lstm_jax.cells.lstm_variants`) the hidden state is ``h[..., P]``.
+    """
 
     h: Any
     c: Any
@@ -187,24 +191,40 @@ def lstm(
     w_x_init: Initializer | None = None,
     w_h_init: Initializer | None = None,
     b_init: Initializer = zeros,
+    peepholes: bool = False,
+    coupled_gates: bool = False,
+    layer_norm: bool = False,
+    projection_size: int | None = None,
 ) -> Cell:
     """A long short-term memory cell (the equations are this module's docstring).
+
+    The last four arguments add parts, in any combination: `lstm_jax.cells.lstm_variants` has their
+    equations and sources.
 
     Args:
         input_size: D.
         hidden_size: H.
         forget_bias: added to b_f, 1.0 as Jozefowicz et al. 2015 advise; or `chrono` (T_max), which
-            sets b_f ~ log U[1, T_max − 1] and b_i = −b_f.
+            sets b_f ~ log U[1, T_max − 1] and b_i = −b_f (b_f alone where the gates are coupled).
         w_x_init: initialiser of ``w_x``; uniform(1/√H) if None.
         w_h_init: initialiser of ``w_h``; uniform(1/√H) if None.
         b_init: initialiser of ``b`` before the forget bias; zeros.
+        peepholes: whether the gates see the memory, i and f the one before the step, o the one after it
+            (Gers & Schmidhuber 2000); ``p``, drawn from uniform(1/√H).
+        coupled_gates: whether i = 1 − f (Greff et al. 2017), without an input gate of its own.
+        layer_norm: whether x W_x, h W_h and the memory are normalised (Ba et al. 2016); the gains begin
+            as ones, the memory's bias as zeros.
+        projection_size: P, smaller than H: h_t is y_t W_r of size P (Sak et al. 2014, PyTorch's
+            ``proj_size``), with ``w_r`` drawn from uniform(1/√H); no projection if None.
 
     Returns:
-        A `Cell` over `LSTMParams` and `LSTMState`. Equal arguments give the identical cell, so that a
-        cell is a cheap static argument of `jax.jit`.
+        A `Cell` over `LSTMParams`, or over `LSTMVariantParams` with any of the last four arguments, and
+        `LSTMState`. Equal arguments give the identical cell, so that a cell is a cheap static argument
+        of `jax.jit`.
 
     Raises:
-        ValueError: a size that is not a positive integer.
+        ValueError: a size that is not a positive integer, a projection_size that is not smaller than
+            hidden_size, or one of the other parts that is neither True nor False.
         TypeError: a forget_bias that is neither a finite number nor `chrono`, or an initialiser that
             cannot be called.
 
@@ -215,10 +235,21 @@ def lstm(
         >>> state, out = cell.step(params, cell.initial_state(), jax.numpy.ones(3))
         >>> out.shape
         (4,)
+        >>> lstm_jax.lstm(3, 4, peepholes=True, projection_size=2)
+        lstm_peephole_projected(input_size=3, hidden_size=4)
     """
     require_gate_bias("forget_bias", forget_bias)
     sizes = checked_sizes(input_size, hidden_size)
     initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)
+    options = checked_options(
+        hidden_size,
+        peepholes=peepholes,
+        coupled_gates=coupled_gates,
+        layer_norm=layer_norm,
+        projection_size=projection_size,
+    )
+    if any(options):
+        return variant_cell(LSTMState, *sizes, options, forget_bias, *initializers)
     return _lstm(*sizes, forget_bias, *initializers)
 
 
