@@ -8,6 +8,7 @@ from gradient_flow.jacobian_norms import (
     all_pairs_norms,
     jacobian_norms,
 )
+from gradient_flow.layers import layer_norms
 from gradient_flow.trajectory import gate_activations
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "gate_activations",
     "horizon",
     "jacobian_norms",
+    "layer_norms",
 ]

@@ -61,7 +61,7 @@ def _norms(cell: Cell, params: PyTree, state0: PyTree, xs: Array) -> Array:
 
             return lax.scan(step, state0, (xs, nudges))[0].h
 
-        nudges = jnp.zeros((xs.shape[0], cell.hidden_size), xs.dtype)
+        nudges = jnp.zeros((xs.shape[0], cell.output_size), xs.dtype)
         by_start = jnp.moveaxis(jax.jacrev(last)(nudges), 1, 0)
         norms = jnp.linalg.svd(by_start, compute_uv=False)[:, 0]
         return jnp.concatenate([jnp.ones(1, norms.dtype), norms[::-1]])

@@ -71,7 +71,7 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
     from flax import nnx
 
     form = _form(cell, _FLAX, "flax.")
-    graph, params, rest = nnx.split(cell, nnx.Param, ...)
+    graph, params, rest = nnx.split(cell, nnx.Param, ...)  # type: ignore[misc]
     if state0 is None:
         state0 = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
 

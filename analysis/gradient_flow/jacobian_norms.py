@@ -9,7 +9,7 @@ it is used and never stored.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from gradient_flow.walk import LogNorms, Plan, lag_curves, pair_map
 from lstm_jax.array_types import Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.cells.cell import check_cell_arguments
+from lstm_jax.stack import Stack, check_stack_arguments, require_one_direction
 from lstm_jax.validation import (
     ShapeError,
     require_finite,
@@ -78,7 +79,7 @@ class PairNorms(NamedTuple):
 
 
 def jacobian_norms(
-    cell_or_step: Cell | Step,
+    cell_or_step: Cell | Stack | Step,
     params: PyTree,
     state0: PyTree | None,
     xs: PyTree,
@@ -98,7 +99,8 @@ def jacobian_norms(
     has the slopes that `jax.jacfwd` finds, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32).
 
     Args:
-        cell_or_step: a cell of `lstm_jax`, whose step Jacobian is in closed form; or any
+        cell_or_step: a cell of `lstm_jax`, whose step Jacobian is in closed form; a stack of them in one
+            direction, whose parts are called ``0.h``, ``0.c``, ``1.h``, … by layer; or any
             ``step(params, state, x) -> (state, out)`` with a pytree of arrays for a state, whose step
             Jacobian is taken by `jax.jacfwd`.
         params: of the cell; any pytree for a step.
@@ -153,7 +155,7 @@ def jacobian_norms(
 
 
 def all_pairs_norms(
-    cell_or_step: Cell | Step,
+    cell_or_step: Cell | Stack | Step,
     params: PyTree,
     state0: PyTree | None,
     xs: PyTree,
@@ -206,7 +208,7 @@ def all_pairs_norms(
 
 
 def _prepare(
-    cell: Cell | Step,
+    cell: Cell | Stack | Step,
     params: PyTree,
     state0: PyTree | None,
     xs: PyTree,
@@ -223,8 +225,11 @@ def _prepare(
             "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
             f"{type(cell).__name__}; wrap it in a function."
         ) from None
-    if isinstance(cell, Cell):
-        state0 = check_cell_arguments(cell, params, xs, state0)
+    if isinstance(cell, Stack):
+        require_one_direction(cell)
+    if isinstance(cell, (Cell, Stack)):
+        check: Any = check_cell_arguments if isinstance(cell, Cell) else check_stack_arguments
+        state0 = check(cell, params, xs, state0)
         if batched is not None and batched != (jnp.ndim(xs) == 3):
             raise ShapeError(
                 f"Shape mismatch: expected xs of rank {3 if batched else 2} with batched={batched}, "
@@ -254,7 +259,7 @@ def _prepare(
     sample, x = (
         jax.tree.map(lambda leaf: leaf[0], tree) if batched else tree for tree in (state0, first)
     )
-    if not isinstance(cell, Cell):
+    if not isinstance(cell, (Cell, Stack)):
         require_stable_state(step, params, sample, x)
     layout = layout_of(sample)
     names = (*layout.places(), *(LSTM_PATHS if is_lstm(cell) else ()))

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradient_flow.stack_jacobian import stack_blocks
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, Step
+from lstm_jax.stack import Stack
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
@@ -125,8 +127,12 @@ def require_stable_state(step: Step, params: PyTree, state: PyTree, x: PyTree) -
             )
 
 
-def block_jacobian(cell: Cell | Step, layout: Layout) -> Callable[[PyTree, PyTree, PyTree], Blocks]:
+def block_jacobian(
+    cell: Cell | Stack | Step, layout: Layout
+) -> Callable[[PyTree, PyTree, PyTree], Blocks]:
     """Make the function ``(params, state, x) -> blocks`` for one sample of a cell or a step."""
+    if isinstance(cell, Stack):
+        return lambda params, states, x: stack_blocks(cell, layout.sizes, params, states, x)
     if isinstance(cell, Cell):
         return lambda params, state, x: tuple(map(tuple, cell.step_jacobian(params, state, x)))
     return lambda params, state, x: _blocks_by_autodiff(cell, layout, params, state, x)

@@ -20,6 +20,7 @@ from lstm_jax.cells import Cell, LSTMParams, LSTMState, Step
 from lstm_jax.cells.affine import pre_activations
 from lstm_jax.cells.cell import check_cell_arguments
 from lstm_jax.cells.lstm import saturated_derivatives
+from lstm_jax.stack import Stack
 from lstm_jax.validation import require_finite_arguments
 
 
@@ -41,14 +42,14 @@ class Trajectory(NamedTuple):
     log_f: Any
 
 
-def is_lstm(cell: Cell | Step) -> bool:
+def is_lstm(cell: Cell | Stack | Step) -> bool:
     """Whether the cell has a carousel."""
     return isinstance(cell, Cell) and cell.name == "lstm"
 
 
-def run(cell: Cell | Step, params: PyTree, state0: PyTree, xs: PyTree) -> Trajectory:
+def run(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -> Trajectory:
     """Run one sample and keep every state."""
-    step = cell.step if isinstance(cell, Cell) else cell
+    step = cell.step if isinstance(cell, (Cell, Stack)) else cell
 
     def keep(state: PyTree, x: PyTree) -> tuple[PyTree, tuple[PyTree, Any]]:
         after, _ = step(params, state, x)

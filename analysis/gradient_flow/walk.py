@@ -22,6 +22,7 @@ from gradient_flow.trajectory import Trajectory, run
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.loop_weight import loop_weights
+from lstm_jax.stack import Stack
 
 LogNorms = dict[str, Float[Array, "..."]]
 """Natural logs of norms, by block."""
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def lag_curves(
-    cell: Cell | Step,
+    cell: Cell | Stack | Step,
     plan: Plan,
     lags: tuple[int, ...],
     batched: bool,
@@ -87,7 +88,7 @@ def lag_curves(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def pair_map(
-    cell: Cell | Step,
+    cell: Cell | Stack | Step,
     plan: Plan,
     every: int,
     batched: bool,
@@ -119,7 +120,7 @@ def pair_map(
 
 
 def _run(
-    cell: Cell | Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree
+    cell: Cell | Stack | Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree
 ) -> Trajectory:
     """The trajectories of all samples, samples leading every leaf but those of the parameters."""
     if not batched:
@@ -152,11 +153,11 @@ class _Way(NamedTuple):
     log_f: Callable[[Array], Any]
 
 
-def _way(cell: Cell | Step, layout: Layout, trajectory: Trajectory) -> _Way:
+def _way(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) -> _Way:
     params, states, xs, h_c, log_f = trajectory
     jacobian_of = jax.vmap(block_jacobian(cell, layout), in_axes=(None, 0, 0))
     length = jax.tree.leaves(xs)[0].shape[1]
-    if isinstance(cell, Cell):
+    if isinstance(cell, (Cell, Stack)):
         # The closed forms read transposes of the weights, made once here.
         params = loop_weights(params, length)
 
@@ -175,7 +176,7 @@ def _way(cell: Cell | Step, layout: Layout, trajectory: Trajectory) -> _Way:
 
 
 def _walk_back(
-    cell: Cell | Step,
+    cell: Cell | Stack | Step,
     plan: Plan,
     trajectory: Trajectory,
     times: Int[Array, "m"],

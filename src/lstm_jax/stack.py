@@ -27,6 +27,7 @@ from lstm_jax.unroll import unroll as unroll_cell
 from lstm_jax.validation import (
     ShapeError,
     require_arrays,
+    require_dtype,
     require_key,
     require_positive_int,
     require_same_structure,
@@ -309,7 +310,9 @@ def unroll_stack(
         >>> ys.shape, float(abs(ys[7:, 1]).max())
         ((10, 2, 4), 0.0)
     """
-    state0 = _checked(stack, params, xs, state0, key)
+    state0 = check_stack_arguments(stack, params, xs, state0)
+    if key is not None:
+        require_key(key)
     if stack.learned_state and resets is not None:
         raise ValueError(
             "Option mismatch: expected resets with a starting state of zeros, to which they return, got a "
@@ -372,23 +375,29 @@ def _projected(params: StackParams, ys: Array) -> Array:
     return ys + jnp.broadcast_to(params.b_y, ys.shape)
 
 
-def _checked(
-    stack: Stack, params: StackParams, xs: Array, state0: Any, key: Array | None
+def check_stack_arguments(
+    stack: Stack, params: StackParams, xs: Any, state0: Any
 ) -> tuple[Any, ...]:
-    """Refuse what does not fit before anything runs; return the starting states."""
+    """Refuse params, a sequence or starting states that do not fit the stack or each other.
+
+    Returns:
+        The starting states: the learned ones, or zeros, in place of None.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: with what was expected and what came.
+    """
     if not isinstance(stack, Stack):
         raise TypeError(f"Stack mismatch: expected a stack, got {type(stack).__name__}.")
     expected = jax.eval_shape(stack.init, jax.random.key(0))
     require_same_structure("stack params", params, expected)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     require_arrays("params", params, expected, dtype)
-    if key is not None:
-        require_key(key)
-    if jnp.ndim(xs) not in (2, 3):
+    if jnp.ndim(xs) not in (2, 3) or xs.shape[-1] != stack.input_size:
         raise ShapeError(
             f"Shape mismatch: expected xs [T, {stack.input_size}] or [T, B, {stack.input_size}], got "
             f"{show_shape(jnp.shape(xs))}."
         )
+    require_dtype("xs", xs, dtype)
     batch_size = xs.shape[1] if xs.ndim == 3 else None
     if state0 is not None:
         require_arrays("state0", state0, stack.initial_state(batch_size, dtype), dtype)

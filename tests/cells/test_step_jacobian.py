@@ -24,6 +24,13 @@ def test_closed_form_is_the_derivative_of_step(name, seed):
     assert_close(jax.jit(cell.step_jacobian)(params, state, xs[0]), by_hand, 1e-13)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_the_jacobian_of_the_input_is_the_derivative_of_step(name):
+    cell, params, xs, state, *_ = random_problem(name, 1, scale=1.0)
+    autodiff = jax.jacfwd(lambda x: cell.step(params, state, x)[0])(xs[0])
+    assert_close(cell.input_jacobian(params, state, xs[0]), autodiff, 1e-12)
+
+
 def test_the_lstms_derivatives_in_c_are_diagonals():
     cell, params, xs, state, *_ = random_problem("lstm", 1)
     jacobian = cell.step_jacobian(params, state, xs[0])

@@ -175,16 +175,19 @@ def dense(block):
 
 @partial(jax.jit, static_argnums=0)
 def both_jacobians(cell, params, state, x):
-    autodiff = jax.jacfwd(lambda s: cell.step(params, s, x)[0])(state)
-    return cell.step_jacobian(params, state, x), autodiff
+    by_state = jax.jacfwd(lambda s: cell.step(params, s, x)[0])(state)
+    by_input = jax.jacfwd(lambda x: cell.step(params, state, x)[0])(x)
+    by_hand = cell.step_jacobian(params, state, x), cell.input_jacobian(params, state, x)
+    return by_hand, (by_state, by_input)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_step_jacobian_is_the_derivative_of_step(x64, name):
     cell, params, xs, state, *_ = random_variant(name, 1, None, scale=1.0)
 
-    by_hand, autodiff = both_jacobians(cell, params, state, xs[0])
-    assert_close(jax.tree.map(dense, by_hand), autodiff, 1e-12)
+    (by_hand, of_input), (by_state, by_input) = both_jacobians(cell, params, state, xs[0])
+    assert_close(jax.tree.map(dense, by_hand), by_state, 1e-12)
+    assert_close(of_input, by_input, 1e-12)
     if name != "reset_before":
         mixed = "layer_norm" in name or "projection" in name
         assert (by_hand.h.c.ndim, by_hand.c.c.ndim) == (2 if mixed else 1, 1)
@@ -201,7 +204,9 @@ def test_step_jacobian_is_exact_where_gates_saturate(name):
         blocks = both_jacobians(cell, params, state, x)
         # On the diagonal a GRU's u = 1 would hide all else.
         return [
-            jax.tree.map(lambda m: np.asarray(m, np.float64) * (1 - np.eye(*m.shape)), block[-1].h)
+            jax.tree.map(
+                lambda m: np.asarray(m, np.float64) * (1 - np.eye(*m.shape)), block[0][-1].h
+            )
             for block in blocks
         ]
 

@@ -71,11 +71,13 @@ class Cell(NamedTuple):
         step: ``step(params, state, x) -> (state, out)``.
         step_jacobian: ``step_jacobian(params, state, x) -> state of states``, for one sample:
             ``jacobian.c.h`` is ∂C_t/∂h_{t−1}, a matrix [out, in], or a vector [H] where it is diagonal.
+        input_jacobian: ``input_jacobian(params, state, x) -> state``, for one sample: ``jacobian.c`` is
+            ∂C_t/∂x_t, [H, D].
         gates: ``gates(params, state, x) -> {name: activation [..., H]}``.
         rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`; None where
             there is none.
 
-    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, ``step_jacobian`` and ``gates`` with it:
+    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, the two Jacobians and ``gates`` with it:
     they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
     """
 
@@ -86,6 +88,7 @@ class Cell(NamedTuple):
     initial_state: Callable[..., Any]
     step: Step
     step_jacobian: Callable[..., Any]
+    input_jacobian: Callable[..., Any]
     gates: Callable[..., dict[str, Array]]
     rule: HandDerived | None
 

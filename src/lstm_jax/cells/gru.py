@@ -199,6 +199,13 @@ def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> G
     return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
 
 
+def input_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
+    """∂h_t/∂x_t = diag(∂h/∂z_r) W_xrᵀ + diag(∂h/∂z_u) W_xuᵀ + diag(∂h/∂z_n) W_xnᵀ, one sample, [H, D]."""
+    local = saturated_derivatives(params, state, x)
+    w_r, w_u, w_n = jnp.split(entries(params.w_x.T), 3)
+    return GRUState(local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_n[:, None] * w_n)
+
+
 def gates(params: GRUParams, state: GRUState, x: Array) -> dict[str, Array]:
     """The activations r, u, n of one step, each [..., H]."""
     _, residuals = forward_step(params, state, x)
@@ -301,6 +308,7 @@ def _gru(
         initial_state=zeros_state(GRUState, h=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
+        input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
     )

@@ -196,6 +196,17 @@ def step_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "
     return state._replace(h=state._replace(h=h_h))
 
 
+def input_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
+    """∂h_t/∂x_t, for one sample, as ``jacobian.h`` [H, D].
+
+    diag(∂h/∂z_u) W_xuᵀ + diag(∂h/∂z_n) (W_xnᵀ + W_hnᵀ diag(∂a/∂z_r) W_xrᵀ).
+    """
+    local = saturated_derivatives(params, state, x)
+    w_r, w_u, w_n = jnp.split(entries(params.w_x.T), 3)
+    through_a = jnp.split(entries(params.w_h.T), 3)[2] @ (local.a_r[:, None] * w_r)
+    return state._replace(h=local.h_u[:, None] * w_u + local.h_n[:, None] * (w_n + through_a))
+
+
 def gates(params: GRUResetBeforeParams, state: PyTree, x: Array) -> dict[str, Array]:
     """The activations r, u, n of one step, each [..., H]."""
     _, residuals = forward_step(params, state, x)
@@ -248,6 +259,7 @@ def reset_before_cell(
         initial_state=zeros_state(state_type, h=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
+        input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
     )

@@ -161,10 +161,25 @@ def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) ->
         respect to C_{t−1} are diagonal and come as vectors [H].
     """
     local = saturated_derivatives(params, state, x)
-    w_i, w_f, w_g, w_o = jnp.split(entries(params.w_h.T), 4)
+    h_h, c_h = _through(local, entries(params.w_h.T))
+    return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
+
+
+def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
+    """∂s_t/∂x_t in closed form, for one sample: as `step_jacobian`'s column of h, with W_x for W_h.
+
+    Returns:
+        ``jacobian.h`` = ∂h_t/∂x_t and ``jacobian.c`` = ∂C_t/∂x_t, [H, D].
+    """
+    return _through(saturated_derivatives(params, state, x), entries(params.w_x.T))
+
+
+def _through(local: Local, w_t: Float[Array, "z n"]) -> LSTMState:
+    """What moves h_t and C_t through the four pre-activations, W's transpose given."""
+    w_i, w_f, w_g, w_o = jnp.split(w_t, 4)
     c_h = local.c_i[:, None] * w_i + local.c_f[:, None] * w_f + local.c_g[:, None] * w_g
     h_h = local.h_o[:, None] * w_o + local.h_c[:, None] * c_h
-    return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
+    return LSTMState(h=h_h, c=c_h)
 
 
 def gates(params: LSTMParams, state: LSTMState, x: Array) -> dict[str, Array]:
@@ -287,6 +302,7 @@ def _lstm(
         initial_state=zeros_state(LSTMState, h=hidden_size, c=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
+        input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
     )

@@ -41,6 +41,7 @@ from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, uniform
+from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_key, require_positive_int
 
 
@@ -399,6 +400,26 @@ def step_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]
     return state._replace(h=state._replace(h=by_h.h, c=h_c), c=state._replace(h=by_h.c, c=by_c.c))
 
 
+def input_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
+    """∂s_t/∂x_t for one sample: `tangent_step` of the unit vectors' ż, the state before held.
+
+    Returns:
+        ``jacobian.h`` [P, D] and ``jacobian.c`` [H, D].
+    """
+    local = saturated_derivatives(params, state, x)
+    _, residuals = forward_step(params, state, x)
+    still = jax.tree.map(jnp.zeros_like, state)
+    # Of the parameters only the shapes matter where nothing moves them.
+    held = jax.tree.map(lambda p: jnp.zeros(p.shape, x.dtype), jax.tree.map(entries, params))
+
+    def moved(x_dot: Array) -> PyTree:
+        dot = tangent_inputs(params, held, x, x_dot, residuals)
+        return tangent_step(params, local, still, dot)
+
+    by_unit = jax.vmap(moved)(jnp.eye(x.shape[0], dtype=x.dtype))
+    return jax.tree.map(lambda rows: rows.T, by_unit)
+
+
 def gates(params: LSTMVariantParams, state: PyTree, x: Array) -> dict[str, Array]:
     """The activations i, f, g, o of one step, each [..., H]."""
     _, residuals = forward_step(params, state, x)
@@ -493,6 +514,7 @@ def variant_cell(
         initial_state=zeros_state(state_type, h=output_size, c=hidden_size),
         step=step,
         step_jacobian=step_jacobian,
+        input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
     )

@@ -116,6 +116,14 @@ def step_jacobian(
     return RNNState(RNNState(slope[:, None] * entries(params.w_h.T)))
 
 
+def input_jacobian(
+    activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "d"]
+) -> RNNState:
+    """∂h_t/∂x_t = diag(φ'(z_t)) W_xᵀ, for one sample, as ``jacobian.h`` [H, D]."""
+    slope = activation.saturated_slope(pre_activations(params, state.h, x))
+    return RNNState(slope[:, None] * entries(params.w_x.T))
+
+
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
     """A vanilla network has no gates; its slope φ'(z_t) plays their part. Shape [..., H]."""
     state, _ = forward_step(activation, params, state, x)
@@ -191,6 +199,7 @@ def _rnn(
         initial_state=zeros_state(RNNState, h=hidden_size),
         step=partial(step, phi),
         step_jacobian=partial(step_jacobian, phi),
+        input_jacobian=partial(input_jacobian, phi),
         gates=partial(gates, phi),
         rule=HandDerived(
             partial(forward_step, phi),

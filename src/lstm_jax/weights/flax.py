@@ -14,7 +14,7 @@ ours is zero there.
 Axes: w_x[D, gates · H], w_h[H, gates · H], b[gates · H]. Everything here may be traced.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,7 +100,7 @@ def to_flax(cell: Cell, params: PyTree, form: str, *, api: str = "linen") -> dic
     require_one_of("form", form, FORMS)
     require_one_of("api", api, ("linen", "nnx"))
     kind = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(form, "lstm")
-    expected = {"lstm": LSTMParams, "gru": GRUParams, "rnn": RNNParams}[kind]
+    expected: Any = {"lstm": LSTMParams, "gru": GRUParams, "rnn": RNNParams}[kind]
     if not isinstance(params, expected):
         raise ValueError(f"Cell mismatch: expected a cell that Flax's {form} can hold, got {cell}.")
     if api == "nnx" and kind == "gru" and np.any(np.asarray(params.b_hn)):
@@ -149,7 +149,7 @@ def _made(
     kind: str, activation: str, w_x: Any, w_h: Any, b: Any, b_hn: Any = None
 ) -> tuple[Cell, PyTree]:
     sizes = (w_x.shape[0], w_h.shape[0])
-    make: Callable[..., Cell] = {"lstm": lstm, "gru": gru, "rnn": rnn}[kind]
+    make: Any = {"lstm": lstm, "gru": gru, "rnn": rnn}[kind]
     cell = make(*sizes, activation=activation) if kind == "rnn" else make(*sizes)
     params: PyTree = LSTMParams(w_x, w_h, b) if kind == "lstm" else RNNParams(w_x, w_h, b)
     if kind == "gru":
