@@ -19,7 +19,7 @@ if not (PAGE.is_file() and (CHECKOUT / "src").is_dir()):
 
 TEXT = PAGE.read_text(encoding="utf-8")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-MODULE = re.compile(r"^src/(lstm_jax/[\w/]+)\.py$")
+MODULE = re.compile(r"^(?:src|analysis)/((?:lstm_jax|gradient_flow)/[\w/]+)\.py$")
 DOTTED = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 

@@ -1,0 +1,44 @@
+"""Weights to and from other frameworks and files: NumPy at the border, and never a pickle.
+
+| from and to | takes and gives |
+| --- | --- |
+| `from_pytorch`, `to_pytorch` | a state dict of ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` or one of their cells |
+| `from_keras`, `to_keras` | what ``get_weights`` and ``set_weights`` of a Keras layer list |
+| `from_onnx`, `to_onnx` | an ONNX model of RNN, LSTM and GRU operators; the package ``onnx`` |
+| `from_flax`, `to_flax` | the parameters of a Flax cell, linen or nnx |
+| `from_equinox`, `to_equinox` | an Equinox cell, its arrays |
+| `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
+| `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
+| `save_safetensors`, `load_safetensors` | a file that holds the cell or stack with its parameters |
+
+`gate_order` has the order of the gates and the biases of every framework, in one table. No framework is
+imported here; ``onnx`` is when its functions are called.
+"""
+
+from lstm_jax.weights.equinox import from_equinox, to_equinox
+from lstm_jax.weights.flax import from_flax, to_flax
+from lstm_jax.weights.haiku import from_haiku, to_haiku
+from lstm_jax.weights.keras import from_keras, to_keras
+from lstm_jax.weights.onnx import from_onnx, to_onnx
+from lstm_jax.weights.pytorch import from_pytorch, to_pytorch
+from lstm_jax.weights.safetensors import load_safetensors, save_safetensors
+from lstm_jax.weights.tensorflow import from_tensorflow_cell, to_tensorflow_cell
+
+__all__ = [
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
+    "from_keras",
+    "from_onnx",
+    "from_pytorch",
+    "from_tensorflow_cell",
+    "load_safetensors",
+    "save_safetensors",
+    "to_equinox",
+    "to_flax",
+    "to_haiku",
+    "to_keras",
+    "to_onnx",
+    "to_pytorch",
+    "to_tensorflow_cell",
+]

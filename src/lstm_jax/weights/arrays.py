@@ -1,0 +1,83 @@
+"""Arrays on the border: NumPy on the way out, JAX on the way in, with the dtype that they came with.
+
+A tensor of another framework is taken by what it can do, not by its type, so that no framework is imported
+here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.validation import DtypeError, ShapeError, show_shape
+
+
+def to_numpy(name: str, value: Any) -> np.ndarray:
+    """A floating array of whatever framework as a NumPy array.
+
+    Args:
+        name: what a message calls it.
+        value: a NumPy or JAX array, or a tensor that knows ``detach`` and ``cpu``.
+
+    Raises:
+        DtypeError: numbers that are not floating.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16 of its own, and so PyTorch hands none over; float32 holds every one of them.
+        if str(value.dtype) == "torch.bfloat16":
+            value = np.asarray(value.float()).astype(jnp.bfloat16)
+    array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise DtypeError(f"Dtype mismatch: expected {name} in floating point, got {array.dtype}.")
+    return array
+
+
+def require_shape(name: str, array: np.ndarray, expected: tuple[int, ...], legend: str) -> None:
+    """Refuse another shape than the expected one.
+
+    Raises:
+        ShapeError: with both shapes and the named sizes.
+    """
+    if array.shape != expected:
+        raise ShapeError(
+            f"Shape mismatch: expected {name} {show_shape(expected)} ({legend}), got "
+            f"{show_shape(array.shape)}."
+        )
+
+
+def require_one_dtype(arrays: dict[str, np.ndarray]) -> None:
+    """Refuse arrays of different dtypes.
+
+    Raises:
+        DtypeError: naming the first that differs.
+    """
+    names = list(arrays)
+    for name in names[1:]:
+        if arrays[name].dtype != arrays[names[0]].dtype:
+            raise DtypeError(
+                f"Dtype mismatch: expected {name} {arrays[names[0]].dtype} as {names[0]} is, got "
+                f"{arrays[name].dtype}."
+            )
+
+
+def to_jax(params: PyTree) -> PyTree:
+    """NumPy parameters as JAX arrays of the same dtype.
+
+    Raises:
+        DtypeError: float64 where JAX would make float32 of it.
+    """
+
+    def convert(leaf: np.ndarray) -> jax.Array:
+        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+            raise DtypeError(
+                f"Dtype mismatch: expected weights that JAX can hold, got {leaf.dtype} while "
+                "jax_enable_x64 is off; switch it on, or cast them first."
+            )
+        return jnp.array(
+            leaf
+        )  # a copy: what came may be changed in place, by its owner's optimiser
+
+    return jax.tree.map(convert, params)

@@ -1,0 +1,103 @@
+"""In which order a framework lays out the gates, and where it keeps its biases.
+
+| framework      | LSTM       | GRU     | matrices                           | biases                     |
+| -------------- | ---------- | ------- | ---------------------------------- | -------------------------- |
+| lstm_jax       | i, f, g, o | r, u, n | w_x[D, GH], w_h[H, GH]             | one; GRU: b_hn beside it   |
+| PyTorch, cuDNN | i, f, g, o | r, u, n | transposed: [GH, D], [GH, H]       | two, added up              |
+| Keras          | i, f, g, o | u, r, n | [D, GH], [H, GH]                   | one; GRU, reset_after: two |
+| Flax           | i, f, g, o | r, u, n | one for each gate: [D, H], [H, H]  | one; GRU: b_hn beside it   |
+| Equinox        | i, f, g, o | r, u, n | transposed: [GH, D], [GH, H]       | one; GRU: b_hn beside it   |
+| ONNX           | i, o, f, g | u, r, n | transposed: [1, GH, D], [1, GH, H] | two, in one array [1, 2GH] |
+| Haiku          | i, g, f, o | u, r, n | LSTM: one [D + H, 4H] for x and h  | one                        |
+| TensorFlow 1   | i, g, f, o |         | one [D + H, 4H] for x and h        | one                        |
+
+G gates of H units each. The same gates go by other names: g is ``c`` in ONNX and Keras and ``j`` in
+TensorFlow; u is ``z`` everywhere but here; n is ``h`` in ONNX and Keras and ``a`` in Haiku. u keeps the
+state, h_t = (1−u) ⊙ n + u ⊙ h_{t−1}, except in Haiku, whose z lets the new one in: z = 1 − u = σ(−z_u).
+
+Biases that are not among the weights: Haiku adds 1 to the forget gate, and TensorFlow 1 its
+``forget_bias``, 1 unless said otherwise. Keras's ``unit_forget_bias`` is only how its bias begins.
+
+Two biases are one function's worth of parameters too many, except inside the GRU's n with the reset gate
+after the product, n = tanh(x W_xn + b_n + r ⊙ (h W_hn + b_hn)): there they differ. That form is the one of
+PyTorch, cuDNN, Flax, Equinox, Keras with ``reset_after`` and ONNX with ``linear_before_reset``. Haiku, Keras without
+``reset_after`` and ONNX by default reset before the product, n = tanh(x W_xn + b_n + (r ⊙ h) W_hn).
+
+ONNX has peepholes in the order i, o, f; here they are in the order i, f, o.
+"""
+
+import numpy as np
+
+from lstm_jax.validation import ShapeError, show_shape
+
+LSTM = {
+    "lstm_jax": "ifgo",
+    "pytorch": "ifgo",
+    "cudnn": "ifgo",
+    "keras": "ifgo",
+    "flax": "ifgo",
+    "equinox": "ifgo",
+    "onnx": "iofg",
+    "haiku": "igfo",
+    "tensorflow": "igfo",
+}
+"""The LSTM's gates, one letter each."""
+
+GRU = {
+    "lstm_jax": "run",
+    "pytorch": "run",
+    "cudnn": "run",
+    "keras": "urn",
+    "flax": "run",
+    "equinox": "run",
+    "onnx": "urn",
+    "haiku": "urn",
+}
+"""The GRU's gates, one letter each."""
+
+PEEPHOLES = {"lstm_jax": "ifo", "onnx": "iof"}
+"""The LSTM's peepholes, one letter each."""
+
+
+def gates_of(kind: str, framework: str) -> str:
+    """The order of a kind's gates in a framework, one letter each; a vanilla network has one, ``h``.
+
+    Example:
+        >>> from lstm_jax.weights.gate_order import gates_of
+        >>> gates_of("lstm", "onnx")
+        'iofg'
+    """
+    return {"lstm": LSTM, "gru": GRU}[kind][framework] if kind != "rnn" else "h"
+
+
+def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.ndarray:
+    """Lay an array's gates out in another order.
+
+    Args:
+        array: with G blocks of equal size along the axis.
+        source: the order that it has, one letter for each gate.
+        target: the order that it shall have.
+        axis: where the gates are.
+
+    Raises:
+        ValueError: orders of different gates.
+        ShapeError: an axis that does not fall into G blocks.
+
+    Example:
+        >>> import numpy as np
+        >>> from lstm_jax.weights.gate_order import GRU, reorder
+        >>> reorder(np.array([1, 1, 2, 2, 3, 3]), GRU["onnx"], GRU["lstm_jax"])
+        array([2, 2, 1, 1, 3, 3])
+    """
+    if sorted(source) != sorted(target) or len(set(source)) != len(source):
+        raise ValueError(
+            f"Gate mismatch: expected two orders of the same gates, got {source!r} and {target!r}."
+        )
+    array = np.asarray(array)
+    if array.shape[axis] % len(source):
+        raise ShapeError(
+            f"Shape mismatch: expected {len(source)} gates along axis {axis}, got "
+            f"{show_shape(array.shape)}."
+        )
+    blocks = dict(zip(source, np.split(array, len(source), axis), strict=True))
+    return np.concatenate([blocks[gate] for gate in target], axis)

@@ -1,0 +1,211 @@
+"""Weights to and from Keras: ``SimpleRNN``, ``LSTM``, ``GRU`` and ``Bidirectional``, as lists of arrays.
+
+    kernel [D, GH]     recurrent_kernel [H, GH]     bias [GH], of a GRU with reset_after [2, GH]
+
+and of ``Bidirectional`` the same once more for the backward layer. Without ``use_bias`` there is no bias.
+Keras's order of gates is in `gate_order`. A Keras GRU is one with ``reset_after`` unless it says otherwise.
+
+Keras itself is not imported.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell
+from lstm_jax.stack import Bidirectional
+from lstm_jax.validation import ShapeError, require_one_of, show_shape
+from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
+from lstm_jax.weights.specification import (
+    Specification,
+    checked_params,
+    directions,
+    joined,
+    make_cell,
+    require_options,
+)
+from lstm_jax.weights.two_biases import TwoBiases, merge, split
+
+KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
+"""What a layer is, by its number of gates."""
+
+ACTIVATIONS = ("tanh", "relu", "identity", "linear")
+
+
+def from_keras(
+    weights: Sequence[Any],
+    *,
+    kind: str | None = None,
+    reset_after: bool = True,
+    activation: str = "tanh",
+) -> tuple[Cell | Bidirectional, PyTree]:
+    """A recurrent Keras layer's ``get_weights()`` as a cell or a layer, with its parameters.
+
+    Args:
+        weights: kernel, recurrent kernel and bias; without the bias for ``use_bias=False``; of a
+            ``Bidirectional`` twice as many. All of one floating dtype, which the parameters keep.
+        kind: ``"lstm"``, ``"gru"`` or ``"rnn"``, to be told when it is another one; the number of gates
+            says it too.
+        reset_after: of the GRU.
+        activation: of a SimpleRNN, ``"tanh"``, ``"relu"`` or ``"identity"``, Keras's ``"linear"``.
+
+    Returns:
+        A `Cell`, or a `Bidirectional` layer for `lstm_jax.stack`, and its params. Not in Keras's weights
+        are dropout and ``go_backwards``, which here is ``reverse=True`` of `lstm_jax.unroll`, its outputs in
+        the order of the inputs.
+
+    Raises:
+        ValueError: a number of arrays that no layer has, another kind, or an option of another kind.
+        ShapeError: an array that does not fit the others, or a bias that contradicts ``reset_after``.
+        DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
+
+    Example:
+        >>> import numpy as np
+        >>> from lstm_jax import weights
+        >>> arrays = [np.ones((3, 20), "f"), np.ones((5, 20), "f"), np.ones(20, "f")]
+        >>> cell, params = weights.from_keras(arrays)  # of keras.layers.LSTM(5).get_weights()
+        >>> cell
+        lstm(input_size=3, hidden_size=5)
+    """
+    if kind is not None:
+        require_one_of("kind", kind, tuple(KINDS.values()))
+    require_one_of("activation", activation, ACTIVATIONS)
+    names = {2: [""], 3: [""], 4: ["forward ", "backward "], 6: ["forward ", "backward "]}
+    if len(weights) not in names:
+        raise ValueError(
+            "Weight mismatch: expected kernel, recurrent kernel and perhaps a bias, of one layer or of two, "
+            f"got {len(weights)} arrays."
+        )
+    ways = names[len(weights)]
+    each = len(weights) // len(ways)
+    parts = ["kernel", "recurrent kernel", "bias"][:each]
+    arrays = {
+        way + part: to_numpy(way + part, weights[number * each + place])
+        for number, way in enumerate(ways)
+        for place, part in enumerate(parts)
+    }
+    require_one_dtype(arrays)
+    specification = _specify(arrays, ways[0], kind, reset_after, activation)
+    cell, params = joined([_read(arrays, way, specification) for way in ways])
+    return cell, to_jax(params)
+
+
+def _specify(
+    arrays: dict[str, np.ndarray],
+    way: str,
+    kind: str | None,
+    reset_after: bool,
+    activation: str,
+) -> Specification:
+    """What the first layer's shapes say of both."""
+    for part in ("kernel", "recurrent kernel"):
+        shape = arrays[way + part].shape
+        if len(shape) != 2 or 0 in shape:
+            raise ShapeError(
+                f"Shape mismatch: expected the {way}{part} as a matrix, got {show_shape(shape)}."
+            )
+    hidden_size, columns = arrays[f"{way}recurrent kernel"].shape
+    gates, rest = divmod(columns, hidden_size)
+    if rest or gates not in KINDS:
+        raise ShapeError(
+            f"Shape mismatch: expected the {way}recurrent kernel of 1, 3 or 4 gates of {hidden_size} "
+            f"units, got {show_shape((hidden_size, columns))}."
+        )
+    found = KINDS[gates]
+    if kind not in (None, found):
+        raise ValueError(
+            f"Kind mismatch: expected kind={kind!r}, got the {gates} gates of {found!r}."
+        )
+    if found != "rnn" and activation != "tanh":
+        raise ValueError(
+            f"Option mismatch: expected activation='tanh' with {gates} gates, got {activation!r}."
+        )
+    return Specification(
+        found,
+        arrays[f"{way}kernel"].shape[0],
+        hidden_size,
+        activation="identity" if activation == "linear" else activation,
+        reset_after=reset_after or found != "gru",
+    )
+
+
+def _read(
+    arrays: dict[str, np.ndarray], way: str, specification: Specification
+) -> tuple[Cell, Any]:
+    """One direction: its cell, and its params in NumPy."""
+    kind, input_size, hidden_size = specification[:3]
+    columns = len(specification.gates) * hidden_size
+    double = kind == "gru" and specification.reset_after
+    shapes: dict[str, tuple[int, ...]] = {
+        "kernel": (input_size, columns),
+        "recurrent kernel": (hidden_size, columns),
+        "bias": (2, columns) if double else (columns,),
+    }
+    legend = f"D={input_size}, H={hidden_size}"
+    if kind == "gru":
+        legend += f", reset_after={specification.reset_after}"
+    for part, shape in shapes.items():
+        if way + part in arrays:
+            require_shape(f"the {way}{part}", arrays[way + part], shape, legend)
+    w_x, w_h = arrays[f"{way}kernel"], arrays[f"{way}recurrent kernel"]
+    bias = arrays.get(f"{way}bias", np.zeros(shapes["bias"], w_x.dtype))
+    b_x, b_h = bias if double else (bias, np.zeros_like(bias))
+    weights = TwoBiases(w_x, w_h, b_x, b_h)
+    params = merge(kind, "keras", weights, reset_after=specification.reset_after)
+    return make_cell(specification), params
+
+
+def to_keras(
+    cell: Cell | Bidirectional, params: PyTree, *, use_bias: bool = True
+) -> list[np.ndarray]:
+    """A cell or a layer as what ``set_weights`` of the Keras layer takes that computes the same.
+
+    Args:
+        cell: a `Cell` for ``SimpleRNN``, ``LSTM`` or ``GRU``, or a `Bidirectional` layer for
+            ``Bidirectional``. The layer's activation and ``reset_after`` have to be the cell's.
+        params: of the cell.
+        use_bias: whether the layer has biases.
+
+    Returns:
+        NumPy arrays of the parameters' dtype: kernel, recurrent kernel and, unless ``use_bias=False``, bias.
+
+    Raises:
+        ValueError: what no Keras layer has: peepholes, coupled gates, layer normalisation, a projection,
+            two directions of different kinds or sizes; or ``use_bias=False`` with a bias that is not zero.
+        ShapeError, DtypeError, TypeError: params that are not the cell's, or a stack, whose layers are
+        given one by one.
+
+    Example:
+        >>> import jax, lstm_jax
+        >>> from lstm_jax import weights
+        >>> cell = lstm_jax.gru(3, 4)
+        >>> [array.shape for array in weights.to_keras(cell, cell.init(jax.random.key(0)))]
+        [(3, 12), (4, 12), (2, 12)]
+    """
+    params = checked_params(cell, params)
+    if not isinstance(cell, (Cell, Bidirectional)):
+        raise TypeError(
+            f"Cell mismatch: expected one layer of the stack after the other, got a {type(cell).__name__}."
+        )
+    pairs = directions(cell, params)
+    written: list[np.ndarray] = []
+    known = ("reset_before", "identity")
+    specifications = {require_options("Keras", one, known) for one, _ in pairs}
+    if len(specifications) > 1:
+        raise ValueError(
+            f"Layer mismatch: expected both directions alike, which is what Keras has, got {cell}."
+        )
+    (specification,) = specifications
+    for _, own in pairs:
+        w_x, w_h, b_x, b_h = split(specification.kind, "keras", own)
+        written += [w_x, w_h]
+        double = specification.kind == "gru" and specification.reset_after
+        if use_bias:
+            written.append(np.stack([b_x, b_h]) if double else b_x)
+        elif b_x.any() or b_h.any():
+            raise ValueError(
+                f"Bias mismatch: expected biases of zero for use_bias=False, got others in {cell}."
+            )
+    return written

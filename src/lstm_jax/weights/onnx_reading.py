@@ -1,0 +1,355 @@
+"""An ONNX graph as a stack, by following its sequence from node to node.
+
+Exporters put Transpose, Reshape, Squeeze and the like between two recurrent nodes. Whether these add up to
+the layout that the next node's input has in a stack is not guessed from their names but computed: the
+sequence [T, B, N] is stood for by as many different numbers, the nodes between are applied to them, and the
+outcome must be those numbers in that layout. What cannot be followed in this way is refused by name.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.stack import Both, Stack, StackParams, stack
+from lstm_jax.weights.arrays import require_one_dtype, to_jax
+from lstm_jax.weights.onnx_layer import OPERATORS
+from lstm_jax.weights.onnx_node import (
+    Node,
+    attributes_of,
+    name_of,
+    read_node,
+    starting_state,
+)
+from lstm_jax.weights.specification import joined
+
+LAYOUT = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
+STATE = (*LAYOUT, "Concat", "Gather", "Slice", "Split")
+
+
+class Labels(NamedTuple):
+    """What stands for a sequence: different numbers, laid out as the graph lays it out."""
+
+    array: np.ndarray
+    given: bool = False
+
+
+GIVEN, STATES, UNKNOWN = "a part of an input", "a final state", "a computed value"
+"""What stands for any other value. A constant is an array."""
+
+
+class Half(NamedTuple):
+    """A recurrent node that no layer has been made of yet: its labels come [T, B, dirs·H]."""
+
+    node: Node
+    labels: np.ndarray
+    start: list[dict[str, np.ndarray]]
+
+
+def read_graph(onnx: Any, graph: Any) -> tuple[Stack, StackParams]:
+    """A graph as a stack with its parameters; `lstm_jax.weights.from_onnx` documents it."""
+    reader = Reader(onnx, graph)
+    for node in graph.node:
+        reader.read(node)
+    reader.require_outputs(graph)
+    return reader.stack()
+
+
+class Reader:
+    """The values of a graph as far as it has been read, and the layers that they made."""
+
+    def __init__(self, onnx: Any, graph: Any) -> None:
+        self.onnx = onnx
+        self.labelled = 0
+        self.current: np.ndarray | None = None
+        self.open: list[Half] = []
+        self.pairs: list[Any] = []
+        self.starts: list[list[dict[str, np.ndarray]]] = []
+        self.residual: list[bool] = []
+        self.w_y: np.ndarray | None = None
+        self.b_y: np.ndarray | None = None
+        self.values: dict[str, Any] = {
+            constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
+        }
+        # Where a graph leaves the size of its input free, the first weight says it.
+        weights = [node.input[1] for node in graph.node if node.op_type in OPERATORS]
+        first = self.values.get(weights[0]) if weights else None
+        self.input_size = first.shape[-1] if isinstance(first, np.ndarray) else 1
+        for value in graph.input:
+            if value.name not in self.values:
+                self.values[value.name] = self.of_input(value)
+
+    def of_input(self, value: Any) -> Any:
+        """Labels for what may be a sequence; an axis of free size gets one of its own."""
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) not in (2, 3):
+            return GIVEN
+        free = [*range(2, 1 + len(dims)), self.input_size]
+        sizes = [dim.dim_value or size for dim, size in zip(dims, free, strict=True)]
+        return Labels(self.labels(*sizes), given=True)
+
+    def labels(self, *sizes: int) -> np.ndarray:
+        """Numbers that have not been used before."""
+        first, count = self.labelled, int(np.prod(sizes))
+        self.labelled += count
+        return np.arange(first, first + count).reshape(sizes)
+
+    def read(self, node: Any) -> None:
+        """Follow one node."""
+        inputs = [self.values.get(name, UNKNOWN) if name else None for name in node.input]
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            self.recurrent(node)
+            return
+        made = self.made(node, inputs)
+        if made is None:
+            raise ValueError(
+                "Graph mismatch: expected recurrent nodes one after the other, with nothing between but what "
+                f"lays axes out, got {name_of(node)}."
+            )
+        self.values |= {name: made for name in node.output if name}
+
+    def made(self, node: Any, inputs: list[Any]) -> Any:
+        """What a node makes of its inputs; None if it cannot be followed."""
+        operator, said = node.op_type, attributes_of(self.onnx, node)
+        if operator == "Constant":
+            value = said.get("value")
+            return UNKNOWN if value is None else self.onnx.numpy_helper.to_array(value)
+        if operator == "ConstantOfShape":
+            value = said.get("value")
+            return np.zeros(1) if value is None else self.onnx.numpy_helper.to_array(value)
+        if operator == "Shape" or not inputs:
+            return UNKNOWN
+        first, others = inputs[0], inputs[1:]
+        words = [value for value in inputs if isinstance(value, str)]
+        sequences = [value for value in inputs if isinstance(value, Labels)]
+        if STATES in words:
+            return STATES if operator in STATE else None
+        if operator in LAYOUT and isinstance(first, Labels):
+            moved = _laid_out(operator, said, first.array, others)
+            if moved is not None:
+                return Labels(moved, first.given)
+        if operator in LAYOUT and isinstance(first, np.ndarray):
+            moved = _laid_out(operator, said, first, others)
+            return UNKNOWN if moved is None else moved
+        if operator == "Concat" and len(sequences) == len(inputs):
+            arrays = [value.array for value in sequences]
+            given = all(value.given for value in sequences)
+            return Labels(np.concatenate(arrays, said["axis"]), given)
+        if operator == "Concat" and all(isinstance(value, np.ndarray) for value in inputs):
+            return np.concatenate(inputs, said["axis"])
+        if operator in (*STATE, "Expand") and _zeros(first):
+            return np.zeros(1, first.dtype)
+        if operator == "Expand" and isinstance(first, np.ndarray):
+            return first  # the same for every sample, which is what counts of a starting state
+        if all(value.given for value in sequences):
+            passed = operator in (*STATE, "Expand") and (
+                isinstance(first, Labels) or first == GIVEN
+            )
+            return GIVEN if passed else UNKNOWN
+        if operator == "Dropout" and len(inputs) < 3:
+            return first
+        if operator == "Where" and len(sequences) == 1 and sequences[0] is inputs[1]:
+            # What `to_onnx` writes behind a projection: zeros past the end, as without one.
+            return sequences[0] if self.w_y is not None and _zeros(inputs[2]) else None
+        if operator == "Add" and len(inputs) == 2:
+            return self.sum(*inputs)
+        if operator == "MatMul" and isinstance(first, Labels) and isinstance(inputs[1], np.ndarray):
+            return self.product(first, inputs[1])
+        return None
+
+    def recurrent(self, node: Any) -> None:
+        """Read a recurrent node, whose input has to be what is on top of the stack."""
+        read = read_node(self.onnx, node, self.values)
+        given = self.values.get(read.inputs["X"], UNKNOWN)
+        if not isinstance(given, Labels) or self.w_y is not None:
+            raise ValueError(
+                f"Graph mismatch: expected {read.name} on the sequence or on the layer below, got "
+                f"{'a projection' if isinstance(given, Labels) else given} as its X."
+            )
+        xs = given.array.swapaxes(0, 1) if read.batch_first else given.array
+        if self.current is None:
+            if xs.ndim != 3 or not given.given or (np.diff(xs) != 1).any():
+                raise ValueError(
+                    f"Graph mismatch: expected {read.name} on an input [T, B, D] of the graph, got it "
+                    "laid out in another way."
+                )
+            self.current = xs
+        elif not (len(self.open) == 1 and _same(xs, self.current)):
+            self.close(xs, read.name)
+        if xs.shape[-1] != read.pairs[0][0].input_size:
+            raise ValueError(
+                f"Size mismatch: expected {read.name} on an input of size {read.pairs[0][0].input_size}, got "
+                f"{xs.shape[-1]}."
+            )
+        self.require_states(read)
+        ways, size = len(read.pairs), read.pairs[0][0].hidden_size
+        ys = self.labels(*xs.shape[:2], ways * size)
+        self.open.append(Half(read, ys, starting_state(read, self.values)))
+        whole = ys.reshape(*xs.shape[:2], ways, size).swapaxes(1, 2)
+        if read.batch_first:
+            whole = whole.transpose(2, 0, 1, 3)
+        made = zip(node.output, (Labels(whole), STATES, STATES), strict=False)
+        self.values |= {name: value for name, value in made if name}
+
+    def require_states(self, node: Node) -> None:
+        """Refuse starting states that are computed, and lengths that are part of the model."""
+        for field in ("initial_h", "initial_c"):
+            value = self.values.get(node.inputs.get(field, ""), GIVEN)
+            inside = isinstance(value, Labels) and not value.given
+            if inside or (isinstance(value, str) and value != GIVEN):
+                raise ValueError(
+                    f"Graph mismatch: expected {field} of {node.name} as an input of the graph or a "
+                    f"constant, got {value if isinstance(value, str) else 'a layer'}."
+                )
+        if isinstance(self.values.get(node.inputs.get("sequence_lens", "")), np.ndarray):
+            raise ValueError(
+                f"Graph mismatch: expected sequence_lens of {node.name} as an input of the graph, got a "
+                "constant."
+            )
+
+    def close(self, labels: np.ndarray, name: str) -> None:
+        """Make a layer of the open nodes, if these labels are its outputs and it is not made yet."""
+        if not self.open and self.current is not None and _same(labels, self.current):
+            return
+        nodes = [half.node for half in self.open]
+        ways = [node.way for node in nodes]
+        halves = self.open if ways != ["reverse", "forward"] else self.open[::-1]
+        if ways in (["reverse"], ["forward", "forward"], ["reverse", "reverse"]):
+            raise ValueError(
+                "Graph mismatch: expected a layer that runs forward or in both directions, which is what "
+                f"a stack has, got {nodes[-1].name} of direction {ways[-1]!r} alone; turn its weights and "
+                "the sequence."
+            )
+        whole = np.concatenate([half.labels for half in halves], -1) if halves else np.empty(0)
+        if not _same(labels, whole):
+            raise ValueError(
+                f"Graph mismatch: expected {name} on the outputs [T, B, N] of the layer below, got them "
+                "laid out in another way, or the outputs of another layer."
+            )
+        self.pairs.append(joined([pair for half in halves for pair in half.node.pairs]))
+        self.starts.append([state for half in halves for state in half.start])
+        self.residual.append(False)
+        self.current, self.open = whole, []
+
+    def sum(self, first: Any, second: Any) -> Labels | None:
+        """A residual connection, or the projection's bias."""
+        if isinstance(first, np.ndarray):
+            first, second = second, first
+        if isinstance(second, np.ndarray):
+            if self.w_y is None or self.b_y is not None or second.size != self.w_y.shape[1]:
+                return None
+            self.b_y = second.reshape(-1)
+            return first
+        if not isinstance(second, Labels) or not self.open or not self.pairs:
+            return None
+        if _same(first.array, self.current):
+            first, second = second, first
+        if not _same(second.array, self.current):
+            return None
+        self.close(first.array, "Add")
+        self.residual[-1] = True
+        self.current = self.labels(*first.array.shape)
+        return Labels(self.current)
+
+    def product(self, sequence: Labels, matrix: np.ndarray) -> Labels | None:
+        """The output projection, on either order of time and batch."""
+        if self.w_y is not None or matrix.ndim != 2 or sequence.array.ndim != 3:
+            return None
+        turned = sequence.array.swapaxes(0, 1)
+        batch_first = set(turned[:, 0, 0]) == set(self.top()[:, 0, 0])
+        self.close(turned if batch_first else sequence.array, "MatMul")
+        self.w_y = matrix
+        self.current = self.labels(*self.top().shape[:2], matrix.shape[1])
+        return Labels(self.current.swapaxes(0, 1) if batch_first else self.current)
+
+    def top(self) -> np.ndarray:
+        """The outputs of what comes last, [T, B, N]."""
+        if len(self.open) == 1:
+            return self.open[0].labels
+        return np.empty((0, 1, 1)) if self.current is None else self.current
+
+    def require_outputs(self, graph: Any) -> None:
+        """Refuse a graph that gives out anything but the last layer's outputs, and final states."""
+        if self.open:
+            whole = [half.labels for half in sorted(self.open, key=lambda half: half.node.way)]
+            self.close(np.concatenate(whole, -1), "the output")
+        if not self.pairs:
+            raise ValueError("Graph mismatch: expected an RNN, GRU or LSTM node, got none.")
+        for output in graph.output:
+            value = self.values.get(output.name, UNKNOWN)
+            if isinstance(value, Labels) and set(value.array.flat) == set(self.top().flat):
+                continue
+            if not isinstance(value, str) or value is not STATES:
+                came = (
+                    "the outputs of a layer below" if isinstance(value, Labels) else "another value"
+                )
+                raise ValueError(
+                    f"Graph mismatch: expected output {output.name!r} as the last layer's outputs or a final "
+                    f"state, got {came}."
+                )
+
+    def stack(self) -> tuple[Stack, StackParams]:
+        """What has been read."""
+        residual = self.residual[1:]
+        if len(set(residual)) > 1:
+            raise ValueError(
+                "Graph mismatch: expected residual connections around every layer but the first, or "
+                f"around none, got {residual} from the second layer on."
+            )
+        learned = any(leaf.any() for start in self.starts for s in start for leaf in s.values())
+        net = stack(
+            *(layer for layer, _ in self.pairs),
+            residual=any(residual),
+            learned_state=learned,
+            output_size=None if self.w_y is None else self.w_y.shape[1],
+        )
+        params = StackParams(tuple(own for _, own in self.pairs))
+        if learned:
+            params = params._replace(state0=tuple(map(_state, net.initial_state(), self.starts)))
+        if self.w_y is not None:
+            b_y = np.zeros(self.w_y.shape[1], self.w_y.dtype) if self.b_y is None else self.b_y
+            params = params._replace(w_y=self.w_y, b_y=b_y)
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        require_one_dtype({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        return net, to_jax(params)
+
+
+def _state(like: Any, start: list[dict[str, np.ndarray]]) -> Any:
+    if isinstance(like, Both):
+        return Both(*(type(s)(**own) for s, own in zip(like, start, strict=True)))
+    return type(like)(**start[0])
+
+
+def _same(one: np.ndarray, other: np.ndarray | None) -> bool:
+    return other is not None and one.shape == other.shape and bool((one == other).all())
+
+
+def _zeros(value: Any) -> bool:
+    """Whether a value is zero however it is cut."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and not value.any()
+
+
+def _laid_out(
+    operator: str, said: dict[str, Any], array: np.ndarray, others: list[Any]
+) -> np.ndarray | None:
+    """The array after a node that moves its entries only; None where how is not a constant."""
+    if operator == "Identity":
+        return array
+    if operator == "Transpose":
+        return np.transpose(array, said.get("perm"))
+    how = others[0] if others else said.get("shape" if operator == "Reshape" else "axes")
+    if others and not isinstance(how, np.ndarray):
+        return None
+    numbers = None if how is None else [int(n) for n in np.ravel(how)]
+    if operator == "Unsqueeze":
+        return None if numbers is None else np.expand_dims(array, tuple(numbers))
+    try:
+        if operator == "Squeeze":
+            return np.squeeze(array, None if numbers is None else tuple(numbers))
+        if numbers is None:
+            return None
+        kept = said.get("allowzero", 0) == 0
+        shape = [array.shape[k] if n == 0 and kept else n for k, n in enumerate(numbers)]
+        return np.reshape(array, shape)
+    except ValueError:  # a shape for other sizes of time and batch than those that stand for them
+        return None

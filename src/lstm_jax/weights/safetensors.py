@@ -1,0 +1,199 @@
+"""A cell, a layer or a stack and its parameters in one safetensors file, from which both come back.
+
+    tensors     named as in the params: w_x, layers.0.forward.w_h, state0.1.c, w_y, …
+    metadata    format "lstm_jax", version "1"
+                gate_order  JSON: the order of the gates in every kind of cell
+                net         JSON: kind, sizes and options of every cell, and how the layers are joined
+
+Nothing in such a file is run. Not in it are initialisers and the biases that a gate begins with
+(``forget_bias``, ``update_bias``): the cell that comes back has the defaults, which its parameters make no
+use of.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell
+from lstm_jax.stack import Bidirectional, Stack, bidirectional, stack
+from lstm_jax.validation import leaf_name
+from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax
+from lstm_jax.weights.files import write_whole
+from lstm_jax.weights.gate_order import GRU, LSTM, PEEPHOLES
+from lstm_jax.weights.specification import Specification, checked_params, make_cell, specify
+
+FORMAT, VERSION = "lstm_jax", "1"
+GATE_ORDER = {
+    "lstm": LSTM["lstm_jax"],
+    "lstm with coupled gates": LSTM["lstm_jax"].replace("i", ""),
+    "peepholes": PEEPHOLES["lstm_jax"],
+    "gru": GRU["lstm_jax"],
+}
+DTYPES = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
+OPTIONS = (
+    "dropout",
+    "variational",
+    "zoneout",
+    "recurrent_dropout",
+    "residual",
+    "learned_state",
+    "output_size",
+)
+
+
+def save_safetensors(
+    path: str | os.PathLike[str], net: Cell | Bidirectional | Stack, params: PyTree
+) -> None:
+    """Write a cell, a layer or a stack with its parameters; the file appears whole or not at all.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        net: from `lstm`, `gru`, `rnn`, `bidirectional` or `stack`.
+        params: of the net, float16, bfloat16, float32 or float64.
+
+    Raises:
+        OSError: a folder that cannot be written to.
+        ValueError: a cell that is of no kind of ours.
+        ShapeError, DtypeError, TypeError: params that are not the net's.
+
+    Example:
+        >>> import jax, lstm_jax, tempfile
+        >>> from lstm_jax import weights
+        >>> net = lstm_jax.stack(lstm_jax.lstm(3, 4), dropout=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/net.safetensors"
+        ...     weights.save_safetensors(path, net, net.init(jax.random.key(0)))
+        ...     again, params = weights.load_safetensors(path)
+        >>> again == net
+        True
+    """
+    params = checked_params(net, params)
+    tensors = {
+        leaf_name(place): np.array(leaf, order="C")
+        for place, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "gate_order": json.dumps(GATE_ORDER),
+        "net": json.dumps(_described(net)),
+    }
+    write_whole(path, save(tensors, metadata))
+
+
+def load_safetensors(
+    path: str | os.PathLike[str],
+) -> tuple[Cell | Bidirectional | Stack, PyTree]:
+    """Read what `save_safetensors` wrote: the cell, layer or stack, and its parameters.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The net, equal to the one that was saved if that had no initialisers of its own, and its params, of
+        the dtype that they had.
+
+    Raises:
+        OSError: a file that is not there.
+        ValueError: what is no whole safetensors file or not one of ours, another version or gate order,
+            metadata that describe no net, and a tensor that is missing or unexpected.
+        ShapeError: a tensor of another shape than the net's.
+        DtypeError: tensors that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
+    """
+    content = Path(path).read_bytes()
+    try:
+        tensors = dict(safetensors.deserialize(content))
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"File mismatch: expected {path} to be a whole safetensors file, got one with: {error}."
+        ) from error
+    # What has been deserialised has a header, whose size is in the first eight bytes.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    net = _net_of(path, header.get("__metadata__", {}))
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor["dtype"] not in DTYPES:
+            raise ValueError(
+                f"Dtype mismatch: expected {name} in {path} as one of {', '.join(DTYPES)}, got "
+                f"{tensor['dtype']}."
+            )
+        array = np.frombuffer(bytes(tensor["data"]), DTYPES[tensor["dtype"]])
+        arrays[name] = array.reshape(tensor["shape"])
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    expected = {leaf_name(place): leaf.shape for place, leaf in leaves}
+    for name in sorted(set(expected) ^ set(arrays)):
+        if name in expected:
+            raise ValueError(f"Name mismatch: expected {name} in {path}, got a file without it.")
+        raise ValueError(f"Name mismatch: expected only what {net} has in {path}, got {name}.")
+    for name, shape in expected.items():
+        require_shape(name, arrays[name], shape, f"in {path}")
+    # In the params' order: the file's own is by size.
+    arrays = {name: arrays[name] for name in expected}
+    require_one_dtype(arrays)
+    return net, to_jax(jax.tree.unflatten(structure, list(arrays.values())))
+
+
+def _described(net: Any) -> dict[str, Any]:
+    """A net as what JSON can hold."""
+    if isinstance(net, Cell):
+        specification = specify(net)
+        return dict(zip(Specification._fields[:3], specification, strict=False)) | (
+            specification.options
+        )
+    if isinstance(net, Bidirectional):
+        return {"forward": _described(net.forward), "backward": _described(net.backward)}
+    options = net._asdict() | {"output_size": net.projected_size}
+    options["zoneout"] = _rates(net.zoneout)
+    for name in ("dropout", "recurrent_dropout"):
+        options[name] = float(options[name])
+    return {"layers": [_described(layer) for layer in net.layers]} | {
+        name: options[name] for name in OPTIONS
+    }
+
+
+def _rates(zoneout: Any) -> Any:
+    """One rate, or a state of rates by its fields."""
+    if not isinstance(zoneout, tuple):
+        return float(zoneout)
+    return {name: float(rate) for name, rate in zip(zoneout._fields, zoneout, strict=True)}  # type: ignore[attr-defined]
+
+
+def _net_of(path: Any, metadata: dict[str, str]) -> Any:
+    """The net that a file's metadata describe."""
+    known = {"format": FORMAT, "version": VERSION, "gate_order": json.dumps(GATE_ORDER)}
+    for name, value in known.items():
+        if metadata.get(name) != value:
+            raise ValueError(
+                f"Metadata mismatch: expected {path} with {name} {value}, got {metadata.get(name)}."
+            )
+    try:
+        return _made(json.loads(metadata["net"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Metadata mismatch: expected {path} to describe a cell, a layer or a stack, got "
+            f"{metadata.get('net')}, of which: {error}"
+        ) from error
+
+
+def _made(description: dict[str, Any]) -> Any:
+    """The inverse of `_described`."""
+    if "layers" in description:
+        layers = [_made(layer) for layer in description.pop("layers")]
+        zoneout = description["zoneout"]
+        if isinstance(zoneout, dict):
+            first = layers[0].forward if isinstance(layers[0], Bidirectional) else layers[0]
+            state = jax.eval_shape(first.initial_state)
+            description["zoneout"] = type(state)(**zoneout)
+        return stack(*layers, **description)
+    if "forward" in description:
+        return bidirectional(**{way: _made(cell) for way, cell in description.items()})
+    return make_cell(Specification(**description))

@@ -1,0 +1,459 @@
+"""Networks as ONNX graphs: against onnxruntime and onnx's own evaluator, there and back, and what is
+refused."""
+
+import sys
+import warnings
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import assert_close, random_like
+
+import lstm_jax
+from lstm_jax import weights
+
+D, H, T, B = 3, 5, 6, 4
+LENGTHS = np.array([4, 6, 1, 3], np.int32)
+
+
+def peer(name):
+    """Import another framework; a test that needs an absent one is skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs, while they are imported
+        pytest.importorskip(name.split(".")[0])
+        return import_module(name)
+
+
+def both_ways(make, *sizes, **options):
+    return lstm_jax.bidirectional(make(*sizes, **options))
+
+
+CELLS = {
+    "rnn_tanh": lambda d=D: lstm_jax.rnn(d, H),
+    "rnn_relu": lambda d=D: lstm_jax.rnn(d, H, activation="relu"),
+    "rnn_identity": lambda d=D: lstm_jax.rnn(d, H, activation="identity"),
+    "lstm": lambda d=D: lstm_jax.lstm(d, H),
+    "lstm_peepholes": lambda d=D: lstm_jax.lstm(d, H, peepholes=True),
+    "lstm_coupled": lambda d=D: lstm_jax.lstm(d, H, coupled_gates=True),
+    "lstm_both": lambda d=D: lstm_jax.lstm(d, H, coupled_gates=True, peepholes=True),
+    "gru": lambda d=D: lstm_jax.gru(d, H),
+    "gru_reset_before": lambda d=D: lstm_jax.gru(d, H, reset_after=False),
+}
+NETS = {name: (lambda make=make: lstm_jax.stack(make())) for name, make in CELLS.items()} | {
+    "both ways": lambda: lstm_jax.stack(lstm_jax.bidirectional(CELLS["lstm_peepholes"]())),
+    "mixed": lambda: lstm_jax.stack(
+        lstm_jax.bidirectional(lstm_jax.rnn(D, H), CELLS["rnn_identity"]()),
+        lstm_jax.bidirectional(lstm_jax.gru(2 * H, H), CELLS["gru_reset_before"](2 * H)),
+        CELLS["lstm"](2 * H),
+        learned_state=True,
+    ),
+    "residual": lambda: lstm_jax.stack(
+        lstm_jax.bidirectional(CELLS["lstm_both"]()),
+        lstm_jax.bidirectional(CELLS["gru"](2 * H)),
+        lstm_jax.lstm(2 * H, 2 * H),
+        residual=True,
+        output_size=2,
+        dropout=0.5,
+    ),
+}
+
+
+def made(net, dtype=np.float32, seed=0):
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    return random_like(np.random.default_rng(seed), shapes, dtype, 0.5)
+
+
+def states_of(states, before):
+    leaves = jax.tree_util.tree_flatten_with_path(states)[0]
+    keystr = jax.tree_util.keystr
+    return {
+        f"{before}.{keystr(path, simple=True, separator='.')}": np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def session(model):
+    options = peer("onnxruntime").SessionOptions()
+    options.log_severity_level = 3  # it warns that an input with a default is no constant
+    options.intra_op_num_threads = 1
+    return peer("onnxruntime").InferenceSession(model.SerializeToString(), options)
+
+
+def run(runner, model, feed):
+    names = [output.name for output in model.graph.output]
+    return dict(zip(names, runner.run(None, feed), strict=True))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", NETS)
+def test_onnxruntime(name):
+    onnx, net = peer("onnx"), NETS[name]()
+    params = made(net)
+    model = weights.to_onnx(net, params)
+    onnx.checker.check_model(model, full_check=True)
+    runner = session(model)
+    rng = np.random.default_rng(1)
+    xs = rng.standard_normal((T, B, D)).astype(np.float32)
+    state0 = random_like(rng, jax.eval_shape(lambda: net.initial_state(B)), np.float32)
+    for lengths, start in ((None, None), (LENGTHS, None), (LENGTHS, state0)):
+        feed = {"xs": xs} if lengths is None else {"xs": xs, "lengths": lengths}
+        feed |= {} if start is None else states_of(start, "state0")
+        states, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), start, lengths=lengths)
+        expected = {"ys": np.asarray(ys)} | states_of(states, "states")
+        assert_close(run(runner, model, feed), expected, 3e-6)
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("x64")
+# It has no Relu, and one activation for both directions.
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ("rnn_relu", "mixed")])
+def test_reference_evaluator(name):
+    """In float64. It leaves sequence_lens and input_forget out without a word."""
+    evaluator, net = peer("onnx.reference").ReferenceEvaluator, NETS[name]()
+    params = made(net, np.float64)
+    model = weights.to_onnx(net, params)
+    rng = np.random.default_rng(1)
+    xs = rng.standard_normal((T, B, D))
+    state0 = random_like(rng, jax.eval_shape(lambda: net.initial_state(B)), np.float64)
+    states, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), state0)
+    expected = {"ys": np.asarray(ys)} | states_of(states, "states")
+    feed = {"xs": xs} | states_of(state0, "state0")
+    assert_close(run(evaluator(model), model, feed), expected, 1e-12)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", NETS)
+def test_round_trip(name, tmp_path):
+    peer("onnx")
+    net = NETS[name]()
+    params = made(net)
+    path = tmp_path / "net.onnx"
+    weights.to_onnx(net, params, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+    again, read = weights.from_onnx(path)
+    assert again == net._replace(dropout=0.0)
+    assert_close(read, params, 0)
+    assert weights.to_onnx(again, read).SerializeToString() == path.read_bytes()
+
+
+@pytest.mark.peer
+def test_a_cell_is_a_stack_of_one():
+    peer("onnx")
+    cell = lstm_jax.gru(D, H)
+    params = made(cell)
+    net, read = weights.from_onnx(weights.to_onnx(cell, params))
+    assert net == lstm_jax.stack(cell)
+    assert_close(read.layers, (params,), 0)
+
+
+def graph_of(nodes, constants, inputs=("X",), outputs=("Y",), dims=("T", "B", D), opset=17):
+    """A hand-made model in float32."""
+    onnx = peer("onnx")
+    info, floating = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    kinds = {"lengths": (onnx.TensorProto.INT32, ["B"])}
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "by hand",
+            [info(name, *kinds.get(name, (floating, list(dims)))) for name in inputs],
+            [info(name, floating, None) for name in outputs],
+            [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+        ir_version=8,
+    )
+
+
+def node_of(kind, inputs="X W R B", outputs=("Y", "Y_h"), **attributes):
+    names = inputs.split(" ") if isinstance(inputs, str) else inputs
+    return peer("onnx").helper.make_node(kind, names, list(outputs), name="cell", **attributes)
+
+
+def numbers(kind, directions=1, size=D, seed=0, suffix=""):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    rng = np.random.default_rng(seed)
+    shapes = {"W": (gates * H, size), "R": (gates * H, H), "B": (2 * gates * H,), "P": (3 * H,)}
+    return {
+        name + suffix: 0.5 * rng.standard_normal((directions, *shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize(
+    ("kind", "inputs", "attributes"),
+    [
+        ("RNN", "X W R B lengths", {"activations": ["Relu", "Tanh"]}),
+        ("RNN", "X W R  lengths", {}),
+        ("GRU", "X W R B lengths", {"linear_before_reset": 1}),
+        ("GRU", "X W R B lengths", {}),
+        ("LSTM", "X W R B lengths", {}),
+        ("LSTM", "X W R B lengths   P", {}),
+        ("LSTM", "X W R B lengths   P", {"input_forget": 1}),
+        ("LSTM", "X W R B lengths", {"input_forget": 1}),
+    ],
+)
+def test_nodes_of_others(kind, inputs, attributes, ragged):
+    """Both directions with weights of their own: f and i unrelated where they are coupled, too."""
+    node = node_of(kind, inputs, direction="bidirectional", hidden_size=H, **attributes)
+    model = graph_of([node], numbers(kind, 2), ("X", "lengths"), ("Y", "Y_h"))
+    net, params = weights.from_onnx(model)
+    xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
+    lengths = LENGTHS if ragged else np.full(B, T, np.int32)
+    theirs, final = session(model).run(None, {"X": xs, "lengths": lengths})
+    states, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=lengths)
+    assert_close(np.asarray(ys), theirs.swapaxes(1, 2).reshape(T, B, 2 * H), 3e-6)
+    assert_close(np.stack([states[0].forward.h, states[0].backward.h]), final, 3e-6)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_batch_first(kind):
+    """layout=1, which onnxruntime does not have and the evaluator does."""
+    node = node_of(kind, direction="bidirectional", hidden_size=H, layout=1)
+    model = graph_of([node], numbers(kind, 2), dims=("B", "T", D))
+    net, params = weights.from_onnx(model)
+    xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
+    evaluator = peer("onnx.reference").ReferenceEvaluator(model)
+    (theirs,) = evaluator.run(None, {"X": xs.swapaxes(0, 1)})
+    _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs))
+    theirs = theirs.transpose(1, 0, 2, 3).reshape(T, B, 2 * H)
+    assert_close(np.asarray(ys), theirs, 3e-6)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_exported_by_torch(kind, batch_first, tmp_path):
+    torch = peer("torch")
+    peer("onnx")
+    torch.manual_seed(0)
+
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = getattr(torch.nn, kind)(
+                D, H, num_layers=2, bidirectional=True, batch_first=batch_first
+            )
+            self.head = torch.nn.Linear(2 * H, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    module = Tagger().eval()
+    xs = torch.randn(T, B, D)
+    given = xs.transpose(0, 1) if batch_first else xs
+    path = tmp_path / "torch.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        free = {"x": {0: "a", 1: "b"}}
+        torch.onnx.export(
+            module, (given,), path, dynamo=False, input_names=["x"], dynamic_axes=free
+        )
+    net, params = weights.from_onnx(path)
+    assert len(net.layers) == 2 and net.output_size == 2
+    out = module(given).detach()
+    theirs = (out.transpose(0, 1) if batch_first else out).numpy()
+    assert_close(np.asarray(lstm_jax.unroll_stack(net, params, jnp.asarray(xs))[1]), theirs, 3e-6)
+
+
+@pytest.mark.peer
+def test_constant_start_becomes_the_learned_state():
+    start = np.random.default_rng(2).standard_normal((1, 1, H)).astype(np.float32)
+    node = node_of("LSTM", "X W R B  h h", hidden_size=H)
+    constants = numbers("LSTM") | {"h": np.repeat(start, B, 1)}
+    net, params = weights.from_onnx(graph_of([node], constants))
+    assert net.learned_state
+    assert np.array_equal(params.state0[0].h, start[0, 0])
+    constants["h"] = constants["h"].copy()
+    constants["h"][0, 1, 0] += 1
+    with pytest.raises(ValueError, match="initial_h of LSTM 'cell' as one constant for every samp"):
+        weights.from_onnx(graph_of([node], constants))
+
+
+def chain(between, second="GRU", size=H, **attributes):
+    """Two nodes with something between: the output of the first is ``Y``, the input of the second ``X2``."""
+    onnx = peer("onnx")
+    first = onnx.helper.make_node("GRU", ["X", "W", "R"], ["Y", "Y_h"], name="below", hidden_size=H)
+    names = ["X2", "W2", "R2"]
+    above = onnx.helper.make_node(second, names, ["Z"], name="above", hidden_size=H, **attributes)
+    made = [onnx.helper.make_node(*node[:3], **node[3]) for node in between]
+    constants = numbers("GRU") | numbers(second, size=size, suffix="2")
+    constants |= {"one": np.array([1]), "flat": np.array([0, 0, -1]), "back": np.array([0, -1])}
+    constants["half"] = np.array([0.5], np.float32)
+    return graph_of([first, *made, above], constants, outputs=("Z",))
+
+
+@pytest.mark.peer
+def test_what_lays_axes_out_is_followed():
+    squeeze = [("Squeeze", ["Y", "one"], ["X2"], {})]
+    turned = [
+        ("Transpose", ["Y"], ["t"], {"perm": [0, 2, 1, 3]}),
+        ("Reshape", ["t", "flat"], ["X2"], {}),
+    ]
+    for between in (squeeze, turned):
+        net, _ = weights.from_onnx(chain(between))
+        assert net == lstm_jax.stack(*(lstm_jax.gru(n, H, reset_after=False) for n in (D, H)))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        ([("Relu", ["Y"], ["X2"], {})], "nothing between but what lays axes out, got Relu 'X2'"),
+        (
+            [("Squeeze", ["Y", "one"], ["s"], {}), ("Mul", ["s", "half"], ["X2"], {})],
+            "got Mul 'X2'",
+        ),
+        (
+            [
+                ("Squeeze", ["Y", "one"], ["s"], {}),
+                ("Transpose", ["s"], ["X2"], {"perm": [1, 0, 2]}),
+            ],
+            "expected GRU 'above' on the outputs .* laid out in another way",
+        ),
+        ([("Identity", ["Y_h"], ["X2"], {})], "GRU 'above' .* got a final state as its X"),
+        ([("Identity", ["X"], ["X2"], {})], "GRU 'above' on an input of size 5, got 3"),
+    ],
+)
+def test_other_graphs_refused(between, message):
+    with pytest.raises(ValueError, match=message):
+        weights.from_onnx(chain(between))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("kind", "inputs", "change", "attributes", "message"),
+    [
+        ("LSTM", "X W R B", {}, {"clip": 3.0}, "LSTM 'cell' without clip, got clip=3"),
+        (
+            "LSTM",
+            "X W R B",
+            {},
+            {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
+            "LSTM 'cell' with activations sigmoid tanh tanh, got .*HardSigmoid",
+        ),
+        ("LSTM", "X W R B", {}, {"activation_alpha": [0.5]}, "got .*activation_alpha"),
+        ("GRU", "X W R B", {}, {"activations": ["Sigmoid", "Relu"]}, "sigmoid tanh, got .*Relu"),
+        ("RNN", "X W R B", {}, {"activations": ["Elu"]}, "Tanh, Relu or Affine.*Elu"),
+        (
+            "RNN",
+            "X W R B",
+            {},
+            {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]},
+            "Affine.*2.0",
+        ),
+        ("RNN", "X W R B", {}, {"activations": ["Affine"]}, "Affine"),
+        ("GRU", "X W R B", {}, {"direction": "reverse"}, "GRU 'cell' of direction 'reverse' alone"),
+        ("GRU", "X W R B", {}, {"direction": "sideways"}, "Unknown direction of GRU 'cell'"),
+        ("GRU", "X W R B", {}, {"direction": "bidirectional"}, r"W .* with 2 as its first axis"),
+        ("GRU", "X W R B", {}, {"hidden_size": 4}, r"R of GRU 'cell' .*\(H=4\), got \[1, 15, 5\]"),
+        ("GRU", "X W X B", {}, {}, "expected R of GRU 'cell' as a constant"),
+        (
+            "GRU",
+            "X W R B",
+            {"B": np.ones((1, 15), "f")},
+            {},
+            r"expected B of GRU 'cell' \[30\] .* got \[15\]",
+        ),
+        (
+            "GRU",
+            "X W R B",
+            {"B": np.ones((1, 30))},
+            {},
+            "float32 as W of GRU 'cell' is, got float64",
+        ),
+        ("GRU", "X W R B n", {"n": np.ones(B, "i")}, {}, "sequence_lens .* got a constant"),
+        ("LSTM", "X W R B   P", {"P": np.ones((1, 10), "f")}, {}, r"P.*\[15\] .* got \[10\]"),
+    ],
+)
+def test_nodes_refused(kind, inputs, change, attributes, message):
+    if kind == "LSTM" and inputs.endswith("P"):
+        inputs = "X W R B    P"
+    model = graph_of([node_of(kind, inputs, **attributes)], numbers(kind) | change)
+    with pytest.raises((ValueError, TypeError), match=message):
+        weights.from_onnx(model)
+
+
+@pytest.mark.peer
+def test_computed_starts_refused():
+    onnx = peer("onnx")
+    made = onnx.helper.make_node("Shape", ["X"], ["n"])
+    floats = onnx.helper.make_node("Cast", ["n"], ["h"], to=1)
+    node = node_of("GRU", "X W R B  h")
+    with pytest.raises(ValueError, match="initial_h of GRU 'cell' .* got a computed value"):
+        weights.from_onnx(graph_of([made, floats, node], numbers("GRU")))
+    first = node_of("GRU")
+    second = onnx.helper.make_node("GRU", ["s", "W2", "R2", "", "", "Y_h"], ["Z"], name="above")
+    squeeze = onnx.helper.make_node("Squeeze", ["Y", "one"], ["s"])
+    constants = numbers("GRU") | numbers("GRU", size=H, suffix="2") | {"one": np.array([1])}
+    with pytest.raises(ValueError, match="initial_h of GRU 'above' .* got a final state"):
+        weights.from_onnx(graph_of([first, squeeze, second], constants, outputs=("Z",)))
+
+
+@pytest.mark.peer
+def test_other_files_refused(tmp_path):
+    peer("onnx")
+    path = tmp_path / "net.onnx"
+    cell = lstm_jax.lstm(D, H)
+    weights.to_onnx(cell, made(cell), path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="net.onnx to hold an ONNX model, got "):
+        weights.from_onnx(path)
+    with pytest.raises(FileNotFoundError):
+        weights.from_onnx(tmp_path / "none.onnx")
+    with pytest.raises(TypeError, match="expected a path or an onnx.ModelProto, got int"):
+        weights.from_onnx(3)
+    with pytest.raises(ValueError, match="expected an RNN, GRU or LSTM node, got none"):
+        weights.from_onnx(graph_of([], {}, outputs=("X",)))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lstm_jax.lstm(D, H, layer_norm=True), "ONNX has, got .* with layer normalisation"),
+        (lstm_jax.lstm(D, H, projection_size=2), "with a projection of h"),
+        (lstm_jax.stack(lstm_jax.lstm(D, H), zoneout=0.1), "zoneout 0.1"),
+    ],
+)
+def test_nets_refused(net, message):
+    peer("onnx")
+    with pytest.raises(ValueError, match=message):
+        weights.to_onnx(net, net.init(jax.random.key(0)))
+
+
+@pytest.mark.peer
+def test_bfloat16_refused():
+    peer("onnx")
+    cell = lstm_jax.gru(D, H)
+    with pytest.raises(lstm_jax.DtypeError, match="for ONNX, got bfloat16"):
+        weights.to_onnx(cell, cell.init(jax.random.key(0), jnp.bfloat16))
+
+
+@pytest.mark.peer
+def test_a_write_that_fails_leaves_the_file(tmp_path, monkeypatch):
+    peer("onnx")
+    cell, path = lstm_jax.gru(D, H), tmp_path / "net.onnx"
+    path.write_bytes(b"before")
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("lstm_jax.weights.files.os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        weights.to_onnx(cell, made(cell), path)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    cell = lstm_jax.gru(D, H)
+    with pytest.raises(ImportError, match=r"pip install 'lstm-jax\[onnx\]'"):
+        weights.to_onnx(cell, made(cell))
+    with pytest.raises(ImportError, match=r"pip install 'lstm-jax\[onnx\]'"):
+        weights.from_onnx("net.onnx")
