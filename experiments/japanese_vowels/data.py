@@ -1,0 +1,97 @@
+"""The Japanese Vowels data (Kudo, Toyama & Shimbo 1999; UCI, CC BY 4.0) from aeon's ``.ts`` files.
+
+Nine speakers say /ae/: 270 utterances to train on and 370 to test on, each a sequence of 7 to 29 steps of 12
+linear-prediction cepstrum coefficients.
+
+Axes: xs[T, B, D], time first, zeros past ``lengths[B]``; ``labels[B]`` from 0.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.running import Refusal
+
+NAMES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
+SOURCE = "aeon-toolkit/aeon on GitHub, aeon/datasets/data/JapaneseVowels"
+
+
+class Sequences(NamedTuple):
+    """Labelled sequences of different lengths, padded with zeros.
+
+    Attributes:
+        xs: [T, B, D].
+        lengths: [B].
+        labels: [B], from 0.
+    """
+
+    xs: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+
+def find(folder: Path | None) -> Path:
+    """The folder of the two files: the one named, else ``$LSTM_JAX_SHARED/data/japanese_vowels``.
+
+    Raises:
+        Refusal: no folder, or one without the files.
+    """
+    if folder is None:
+        shared = os.environ.get("LSTM_JAX_SHARED", "../shared")
+        folder = Path(shared) / "data" / "japanese_vowels"
+    missing = [name for name in NAMES if not (folder / name).is_file()]
+    if missing:
+        raise Refusal(
+            f"Data mismatch: expected {' and '.join(missing)} in {folder} (from {SOURCE}); name another "
+            "folder with --data."
+        )
+    return folder
+
+
+def read(path: Path) -> Sequences:
+    """Read one ``.ts`` file: channels separated by colons, values by commas, the label last.
+
+    Raises:
+        Refusal: naming the line that does not fit.
+    """
+    found: list[np.ndarray] = []
+    labels: list[int] = []
+    body = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = line.strip()
+        if line.lower() == "@data":
+            body = True
+        elif body and line:
+            *channels, label = line.split(":")
+            try:
+                rows = [np.array(channel.split(","), np.float32) for channel in channels]
+                found.append(np.stack(rows, axis=1))
+                labels.append(int(label))
+            except ValueError as error:
+                raise Refusal(
+                    f"Data mismatch: expected channels of one length and a label in line {number} of "
+                    f"{path}, got {line[:60]!r}: {error}."
+                ) from None
+            if not np.isfinite(found[-1]).all() or found[-1].shape[1] != found[0].shape[1]:
+                raise Refusal(
+                    f"Data mismatch: expected {found[0].shape[1]} channels of finite values in line "
+                    f"{number} of {path}, got {line[:60]!r}."
+                )
+    if not found:
+        raise Refusal(f"Data mismatch: expected sequences after @data in {path}, got none.")
+    lengths = np.array([len(x) for x in found], np.int32)
+    xs = np.zeros((int(lengths.max()), len(found), found[0].shape[1]), np.float32)
+    for b, x in enumerate(found):
+        xs[: len(x), b] = x
+    return Sequences(xs, lengths, np.array(labels, np.int32) - 1)
+
+
+def standardized(sequences: Sequences, like: Sequences) -> Sequences:
+    """Each channel less its mean over ``like``, in units of its standard deviation; padding stays zero."""
+    own = np.arange(len(like.xs))[:, None] < like.lengths
+    steps = like.xs[own]
+    valid = (np.arange(len(sequences.xs))[:, None] < sequences.lengths)[..., None]
+    xs = np.where(valid, (sequences.xs - steps.mean(0)) / steps.std(0), np.float32(0))
+    return sequences._replace(xs=xs.astype(np.float32))

@@ -1,0 +1,252 @@
+r"""Which of nine speakers said /ae/: a bidirectional LSTM over padded sequences of 7 to 29 steps.
+
+    ys = [h→_t, h←_t]                      one bidirectional layer, by `lstm_jax.unroll_stack` with lengths
+    logits = (Σ_t ys_t / length) W + b     the mean over each sequence's own steps
+
+Trained with Adam and decoupled weight decay, noise on the inputs, dropout on the mean, smoothed labels.
+
+Axes: xs[T, B, D], lengths[B], labels[B]; W[2H, 9], b[9].
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments.japanese_vowels.data import NAMES, find, read, standardized
+from experiments.running import Mismatch, Refusal, exit_code, keep, table
+from gradient_flow.command_line import parse
+from gradient_flow.output import claim_folder
+from lstm_jax import Stack, StackParams, bidirectional, lstm, stack, unroll_stack
+from lstm_jax.dropout import dropout, require_rate
+from lstm_jax.initializers import uniform
+from lstm_jax.validation import require_number, require_positive_int
+
+Array = jax.Array
+
+SPEAKERS = 9
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tell nine speakers apart by how they say /ae/, with a bidirectional LSTM."""
+
+    data: Path | None = None
+    """Folder of JapaneseVowels_TRAIN.ts and _TEST.ts; $LSTM_JAX_SHARED/data/japanese_vowels if not named."""
+    out: Path = Path("experiments/japanese_vowels/results")
+    """Folder for the results."""
+    overwrite: bool = False
+    """Replace the results of a finished run."""
+    seeds: int = 5
+    """How many networks to train, with the seeds 0, 1, ..."""
+    hidden_size: int = 64
+    """Units in each direction."""
+    steps: int = 600
+    """Gradient steps."""
+    batch_size: int = 32
+    """Sequences in a batch."""
+    learning_rate: float = 3e-3
+    """Of Adam at the first step; it falls to zero along half a cosine."""
+    weight_decay: float = 1e-2
+    """Of Adam, decoupled."""
+    noise: float = 0.3
+    """Standard deviation of the noise added to the standardised inputs."""
+    dropout: float = 0.5
+    """Rate on the mean over time."""
+    smoothing: float = 0.1
+    """Share of each label that is spread over all classes."""
+    expected: float = 97.0
+    """Test accuracy in percent that the median network is held to."""
+
+
+class Model(NamedTuple):
+    """The recurrent layer's parameters, and the readout ``w[2H, classes]``, ``b[classes]``."""
+
+    layer: StackParams
+    w: Any
+    b: Any
+
+
+def check(config: Config) -> None:
+    """Refuse options that no run could use.
+
+    Raises:
+        Refusal: naming the option.
+    """
+    try:
+        for name in ("seeds", "hidden_size", "steps", "batch_size"):
+            require_positive_int(name, getattr(config, name))
+        require_number("learning_rate", config.learning_rate, above=0)
+        for name in ("dropout", "smoothing"):
+            require_rate(name, getattr(config, name))
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    for name in ("weight_decay", "noise"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise Refusal(
+                f"Range mismatch: expected {name} of at least 0, got {getattr(config, name)!r}."
+            )
+
+
+def init(net: Stack, classes: int, key: Array) -> Model:
+    """Draw a model."""
+    key_layer, key_w = jax.random.split(key)
+    w = uniform(net.output_size**-0.5)(key_w, (net.output_size, classes))
+    return Model(net.init(key_layer), w, jnp.zeros(classes, w.dtype))
+
+
+def logits(
+    net: Stack, config: Config, model: Model, xs: Array, lengths: Array, key: Array | None = None
+) -> Array:
+    """Unnormalised log-probabilities [B, classes]; with a key, under noise and dropout."""
+    if key is not None:
+        key_noise, key_drop = jax.random.split(key)
+        xs = xs + config.noise * jax.random.normal(key_noise, xs.shape, xs.dtype)
+    _, ys = unroll_stack(net, model.layer, xs, lengths=lengths)
+    # Past a sequence's length its outputs are zero, and add nothing to the sum.
+    mean = ys.sum(0) / lengths[:, None].astype(ys.dtype)
+    if key is not None:
+        mean = dropout(key_drop, config.dropout, mean)
+    scores = mean @ model.w
+    return scores + jnp.broadcast_to(model.b, scores.shape)
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
+    )
+
+
+def _loss(
+    net: Stack, config: Config, model: Model, xs: Array, lengths: Array, labels: Array, key: Array
+) -> Array:
+    scores = logits(net, config, model, xs, lengths, key)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), config.smoothing)
+    return optax.softmax_cross_entropy(scores, targets).mean()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def train(net: Stack, config: Config, key: Array, data: Any) -> tuple[Model, Array]:
+    """Train one network: the model, and the loss of every step."""
+    xs, lengths, labels = data
+    key_init, key_steps = jax.random.split(key)
+    model = init(net, SPEAKERS, key_init)
+    optimizer = _optimizer(config)
+
+    def step(carry: tuple[Model, Any], key: Array) -> tuple[tuple[Model, Any], Array]:
+        model, state = carry
+        key_batch, key_loss = jax.random.split(key)
+        rows = jax.random.choice(key_batch, len(labels), (config.batch_size,), replace=False)
+        batch = (xs[:, rows], lengths[rows], labels[rows])
+        value, gradient = jax.value_and_grad(partial(_loss, net, config))(model, *batch, key_loss)
+        updates, state = optimizer.update(gradient, state, model)
+        return (optax.apply_updates(model, updates), state), value
+
+    start = (model, optimizer.init(model))
+    (model, _), losses = jax.lax.scan(step, start, jax.random.split(key_steps, config.steps))
+    return model, losses
+
+
+def network(config: Config, channels: int) -> Stack:
+    """One bidirectional LSTM."""
+    return stack(bidirectional(lstm(channels, config.hidden_size)))
+
+
+def run(config: Config) -> None:
+    """Train, test, print and keep.
+
+    Raises:
+        Refusal, OutputError: what cannot be run, before anything is.
+        Mismatch: a median accuracy below the expected one, after the results are kept.
+    """
+    check(config)
+    folder = find(config.data)
+    training, test = (read(folder / name) for name in NAMES)
+    for sequences in (training, test):
+        if sequences.labels.min() < 0 or sequences.labels.max() >= SPEAKERS:
+            raise Refusal(
+                f"Data mismatch: expected labels from 1 to {SPEAKERS}, got "
+                f"{sequences.labels.min() + 1} to {sequences.labels.max() + 1}."
+            )
+    if config.batch_size > len(training.labels):
+        raise Refusal(
+            f"Size mismatch: expected batch_size of at most {len(training.labels)}, the sequences to "
+            f"train on, got {config.batch_size}."
+        )
+    test, training = standardized(test, training), standardized(training, training)
+    out = claim_folder(config.out, "japanese_vowels", overwrite=config.overwrite)
+    net = network(config, training.xs.shape[-1])
+    print(
+        f"{len(training.labels)} sequences to train on, {len(test.labels)} to test on, "
+        f"{test.xs.shape[-1]} channels, {min(training.lengths.min(), test.lengths.min())} to "
+        f"{max(training.lengths.max(), test.lengths.max())} steps, zeros behind them"
+    )
+    started = time.perf_counter()
+    accuracies, losses, confusions = [], [], []
+    score = jax.jit(partial(logits, net, config))
+    for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
+        model, curve = train(net, config, jax.random.key(seed), tuple(training))
+        said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
+        accuracies.append(100 * float(np.mean(said == test.labels)))
+        losses.append(np.asarray(curve))
+        confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
+        np.add.at(confusion, (test.labels, said), 1)
+        confusions.append(confusion)
+    seconds = time.perf_counter() - started
+    median = float(np.median(accuracies))
+    rows = [
+        (str(seed), f"{accuracy:.2f}", f"{curve[-20:].mean():.3f}")
+        for seed, (accuracy, curve) in enumerate(zip(accuracies, losses, strict=True))
+    ]
+    tables = "\n\n".join(
+        (
+            table("Test accuracy", ("seed", "accuracy %", "loss of the last 20 steps"), rows),
+            table(
+                "Who was taken for whom, all networks together (rows: who spoke)",
+                ("speaker", *map(str, range(1, SPEAKERS + 1))),
+                [
+                    (str(n + 1), *map(str, row))
+                    for n, row in enumerate(np.sum(confusions, axis=0).tolist())
+                ],
+            ),
+            f"median {median:.2f} %, lowest {min(accuracies):.2f} %, highest {max(accuracies):.2f} % "
+            f"of {config.seeds}; {seconds:.0f} s, {seconds / config.seeds:.0f} s a network",
+        )
+    )
+    print(tables)
+    keep(
+        out,
+        {"losses": np.stack(losses), "confusion": np.stack(confusions)},
+        {
+            "accuracies": accuracies,
+            "median": median,
+            "seconds": seconds,
+            "config": {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()},
+        },
+        tables,
+    )
+    print(f"\nWritten to {out}")
+    if median < config.expected:
+        raise Mismatch(
+            f"Accuracy mismatch: expected a median of at least {config.expected:g} %, got {median:.2f} %."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and run; the exit code."""
+    config = parse(Config, "python -m experiments.japanese_vowels", arguments)
+    return exit_code(lambda: run(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
