@@ -20,8 +20,8 @@ Biases that are not among the weights: Haiku adds 1 to the forget gate, and Tens
 
 Two biases are one function's worth of parameters too many, except inside the GRU's n with the reset gate
 after the product, n = tanh(x W_xn + b_n + r ⊙ (h W_hn + b_hn)): there they differ. That form is the one of
-PyTorch, cuDNN, Flax, Equinox, Keras with ``reset_after`` and ONNX with ``linear_before_reset``. Haiku, Keras without
-``reset_after`` and ONNX by default reset before the product, n = tanh(x W_xn + b_n + (r ⊙ h) W_hn).
+PyTorch, cuDNN, Flax, Equinox, Keras with ``reset_after`` and ONNX with ``linear_before_reset``. Haiku, Keras
+without ``reset_after`` and ONNX by default reset before the product, n = tanh(x W_xn + b_n + (r ⊙ h) W_hn).
 
 ONNX has peepholes in the order i, o, f; here they are in the order i, f, o.
 """
