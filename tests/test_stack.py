@@ -9,7 +9,7 @@ import pytest
 from comparison import assert_close, random_like
 
 import lstm_jax
-from lstm_jax import Both, bidirectional, gru, lstm, rnn, stack, unroll_stack
+from lstm_jax import Both, backward, bidirectional, gru, lstm, rnn, stack, unroll_stack
 
 T, B = 6, 4
 LENGTHS = (6, 3, 0, 1)
@@ -17,6 +17,7 @@ KEY = jax.random.key(5)
 STACKS = {
     "sizes": stack(lstm(3, 5), gru(5, 2), rnn(2, 4)),
     "bidirectional": stack(bidirectional(lstm(3, 4), gru(3, 2)), bidirectional(rnn(6, 3))),
+    "backward": stack(backward(lstm(3, 4)), backward(rnn(4, 4)), gru(4, 4), residual=True),
     "residual": stack(lstm(3, 4), lstm(4, 4), rnn(4, 4), residual=True, output_size=2),
     "learned": stack(bidirectional(gru(3, 4)), lstm(8, 2), learned_state=True, output_size=3),
 }
@@ -55,6 +56,9 @@ def one_by_one(net, params, xs, state0, *, lengths):
         for number, (layer, own) in enumerate(zip(net.layers, params.layers, strict=True)):
             if isinstance(layer, lstm_jax.Cell):
                 end, out = over_time(layer, own, start[number], ys)
+            elif isinstance(layer, lstm_jax.Backward):
+                end, out = over_time(layer.cell, own, start[number], ys[::-1])
+                out = out[::-1]
             else:
                 end_f, out_f = over_time(layer.forward, own.forward, start[number].forward, ys)
                 end_b, out_b = over_time(
@@ -207,13 +211,14 @@ def test_equal_stacks_are_equal_and_hashable():
 
 REFUSED = [
     (lambda: stack(), ValueError, "expected at least one layer, got none"),
-    (lambda: stack(3), TypeError, "expected cells or bidirectional layers, got int"),
+    (lambda: stack(3), TypeError, "expected cells, bidirectional or backward layers"),
     (lambda: stack(lstm(3, 4), gru(3, 4)), ValueError, "layer 2 of input size 4, .* got 3"),
     (lambda: stack(lstm(3, 4), gru(4, 5), residual=True), ValueError, "layer 2 of equal input and"),
     (lambda: stack(lstm(3, 4), dropout=1.0), ValueError, "expected dropout from 0 to below 1"),
     (lambda: stack(lstm(3, 4), zoneout=2), ValueError, "expected zoneout of h from 0 to below 1"),
     (lambda: stack(gru(3, 4), recurrent_dropout=0.1), ValueError, "through W_h alone"),
     (lambda: stack(lstm(3, 4), output_size=0), ValueError, "expected output_size"),
+    (lambda: backward(gru), TypeError, "expected a cell from lstm, gru or rnn, got function"),
     (lambda: bidirectional(3), TypeError, "expected a cell from lstm, gru or rnn, got int"),
     (lambda: bidirectional(lstm(3, 4), lstm(2, 4)), ValueError, "one input size, got 3 and 2"),
 ]
@@ -244,3 +249,6 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
         unroll_stack(net.layers[1], params, xs)
     with pytest.raises(TypeError, match="step by step, got a bidirectional layer 1"):
         net.step(params, state0, xs[0])
+    net = stack(lstm(3, 4), backward(lstm(4, 4)))
+    with pytest.raises(TypeError, match="step by step, got a backward layer 2"):
+        net.step(*problem_of(net)[::2], net.initial_state())

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from gradient_flow.jacobian_norms import JacobianNorms, jacobian_norms
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell
-from lstm_jax.stack import Both, Stack, StackParams, check_stack_arguments, stack, unroll_stack
+from lstm_jax.stack import (
+    Backward,
+    Both,
+    Stack,
+    StackParams,
+    check_stack_arguments,
+    stack,
+    unroll_stack,
+)
 
 
 def layer_norms(
@@ -33,7 +41,7 @@ def layer_norms(
         **options: ``times``, ``lags``, ``blocks`` and ``norms`` of `jacobian_norms`, the same for all layers.
 
     Returns:
-        One `JacobianNorms` for each layer; of a bidirectional one `Both`, whose backward part counts its
+        One `JacobianNorms` for each layer; of a bidirectional one `Both`. What runs backward counts its
         times from the last step of the sequence: lag 5 at time T is from step 6 back to step 1.
 
     Raises:
@@ -61,6 +69,8 @@ def layer_norms(
     ):
         if isinstance(layer, Cell):
             found.append(jacobian_norms(layer, own, state, ys, **options))
+        elif isinstance(layer, Backward):
+            found.append(jacobian_norms(layer.cell, own, state, jnp.flip(ys, 0), **options))
         else:
             found.append(
                 Both(

@@ -25,10 +25,12 @@ from lstm_jax.rtrl import (
     rtrl,
 )
 from lstm_jax.stack import (
+    Backward,
     Bidirectional,
     Both,
     Stack,
     StackParams,
+    backward,
     bidirectional,
     stack,
     unroll_stack,
@@ -39,6 +41,7 @@ from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backward",
     "Bidirectional",
     "Both",
     "Cell",
@@ -59,6 +62,7 @@ __all__ = [
     "ShapeError",
     "Stack",
     "StackParams",
+    "backward",
     "bidirectional",
     "bptt",
     "check_gradients",

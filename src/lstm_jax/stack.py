@@ -5,7 +5,8 @@ r"""Recurrent layers on top of each other, in one direction or in both.
     yˡ = layer_l(d(yˡ⁻¹)) + yˡ⁻¹             with residual connections, l ≥ 2
     ys = yᴸ W_y + b_y                        with an output projection, else yᴸ
 
-A bidirectional layer is two cells over the same sequence, one of them backwards, their outputs side by side.
+A bidirectional layer is two cells over the same sequence, one of them backwards, their outputs side by side;
+a backward layer is the latter alone.
 Each layer is one `lstm_jax.unroll`, and so its gradient is the one derived by hand.
 
 Axes: xs[T, D] or xs[T, B, D]; ys[T, ..., O]; w_y[P, O], b_y[O] with P the last layer's output size.
@@ -64,6 +65,33 @@ class Bidirectional(NamedTuple):
         )
 
 
+class Backward(NamedTuple):
+    """A layer of one cell that runs from the last step to the first; make it with `backward`."""
+
+    cell: Cell
+
+    @property
+    def input_size(self) -> int:
+        """D."""
+        return self.cell.input_size
+
+    @property
+    def output_size(self) -> int:
+        """The cell's."""
+        return self.cell.output_size
+
+    def init(self, key: Array, dtype: Any = float) -> Any:
+        """Draw the cell's parameters, which are the layer's."""
+        return self.cell.init(key, dtype)
+
+    def initial_state(self, batch_size: int | None = None, dtype: Any = float) -> Any:
+        """The cell's, which is the layer's."""
+        return self.cell.initial_state(batch_size, dtype)
+
+
+Layer = Cell | Bidirectional | Backward
+
+
 class Both(NamedTuple):
     """Parameters, or states, of the two cells of a bidirectional layer."""
 
@@ -90,7 +118,7 @@ class StackParams(NamedTuple):
 class Stack(NamedTuple):
     """Layers and how they are joined; make it with `stack`. Hashable: a static argument of `jax.jit`."""
 
-    layers: tuple[Cell | Bidirectional, ...]
+    layers: tuple[Layer, ...]
     dropout: float
     variational: bool
     zoneout: Any
@@ -133,7 +161,7 @@ class Stack(NamedTuple):
         For streams, for generating, and for the microscope, which takes it as a step like any other.
 
         Raises:
-            TypeError: a stack with a bidirectional layer, which needs the whole sequence.
+            TypeError: a stack with a layer that needs the whole sequence: a bidirectional or backward one.
         """
         require_one_direction(self)
         after = []
@@ -171,10 +199,7 @@ def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
     """
     cells = Bidirectional(forward, forward if backward is None else backward)
     for cell in cells:
-        if not isinstance(cell, Cell):
-            raise TypeError(
-                f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
-            )
+        _require_cell(cell)
     if cells.forward.input_size != cells.backward.input_size:
         raise ValueError(
             "Size mismatch: expected two cells of one input size, got "
@@ -183,8 +208,30 @@ def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
     return cells
 
 
+def backward(cell: Cell) -> Backward:
+    """A layer of one cell that runs from the last step to the first, for `stack`.
+
+    Its outputs stay aligned with its inputs, and with lengths it begins with each sequence's last own step.
+
+    Args:
+        cell: from `lstm`, `gru` or `rnn`.
+
+    Raises:
+        TypeError: what is no cell.
+    """
+    _require_cell(cell)
+    return Backward(cell)
+
+
+def _require_cell(cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
+        )
+
+
 def stack(
-    *layers: Cell | Bidirectional,
+    *layers: Layer,
     dropout: float = 0.0,
     variational: bool = False,
     zoneout: Any = 0.0,
@@ -196,7 +243,8 @@ def stack(
     """Recurrent layers on top of each other, for `unroll_stack`.
 
     Args:
-        *layers: cells from `lstm`, `gru` or `rnn` or layers from `bidirectional`, the first one first.
+        *layers: cells from `lstm`, `gru` or `rnn`, or layers from `bidirectional` or `backward`, the first
+            one first.
             Kinds and sizes may differ; each layer's input size is the output size of the one below.
         dropout: rate at which the outputs between layers are dropped.
         variational: whether one mask of that dropout serves all steps (Gal & Ghahramani 2016).
@@ -211,7 +259,7 @@ def stack(
         bidirectional one `Both`.
 
     Raises:
-        TypeError: what is neither a cell nor a bidirectional layer.
+        TypeError: what is neither a cell nor a layer.
         ValueError: no layers, sizes that do not fit, rates outside of [0, 1), or recurrent dropout with
             a GRU.
 
@@ -228,9 +276,9 @@ def stack(
     if not layers:
         raise ValueError("Layer mismatch: expected at least one layer, got none.")
     for layer in layers:
-        if not isinstance(layer, (Cell, Bidirectional)):
+        if not isinstance(layer, (Cell, Bidirectional, Backward)):
             raise TypeError(
-                "Layer mismatch: expected cells or bidirectional layers, got "
+                "Layer mismatch: expected cells, bidirectional or backward layers, got "
                 f"{type(layer).__name__}."
             )
     for number, (below, above) in enumerate(zip(layers, layers[1:], strict=False), start=2):
@@ -349,7 +397,7 @@ def unroll_stack(
 
 
 def _unroll_layer(
-    layer: Cell | Bidirectional,
+    layer: Layer,
     params: PyTree,
     xs: Array,
     state0: PyTree,
@@ -358,6 +406,8 @@ def _unroll_layer(
 ) -> tuple[PyTree, Array]:
     if isinstance(layer, Cell):
         return unroll_cell(layer, params, xs, state0, key=key, **options)
+    if isinstance(layer, Backward):
+        return unroll_cell(layer.cell, params, xs, state0, reverse=True, key=key, **options)
     keys = (None, None) if key is None else jax.random.split(key)
     (forward, ys), (backward, zs) = (
         unroll_cell(cell, own, xs, start, reverse=reverse, key=k, **options)
@@ -408,7 +458,7 @@ def check_stack_arguments(
     return jax.tree.map(lambda s: jnp.broadcast_to(s, (*shape, *s.shape)), params.state0)
 
 
-def cells_of(layers: Sequence[Cell | Bidirectional]) -> list[Cell]:
+def cells_of(layers: Sequence[Layer]) -> list[Cell]:
     """The cells of some layers, of a bidirectional one both."""
     cells: list[Cell] = []
     for layer in layers:
@@ -420,11 +470,11 @@ def require_one_direction(stack: Stack) -> None:
     """Refuse a stack that cannot go step by step.
 
     Raises:
-        TypeError: naming the first bidirectional layer.
+        TypeError: naming the first layer that goes backwards.
     """
     for number, layer in enumerate(stack.layers, start=1):
-        if isinstance(layer, Bidirectional):
+        if not isinstance(layer, Cell):
             raise TypeError(
-                "Layer mismatch: expected a stack that runs in one direction, step by step, got a "
-                f"bidirectional layer {number}."
+                "Layer mismatch: expected a stack that runs forward, step by step, got a "
+                f"{type(layer).__name__.lower()} layer {number}."
             )

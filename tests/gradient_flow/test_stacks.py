@@ -126,6 +126,16 @@ def test_a_layer_alone_is_the_diagonal_of_the_whole(x64):
         )
 
 
+def test_a_layer_that_runs_backward_alone(x64):
+    net = stack(lstm_jax.backward(gru(3, 2)))
+    params, states, xs = problem_of(net)
+    (found,) = gradient_flow.layer_norms(net, params, states, xs, norms=["frobenius"])
+    expected = gradient_flow.jacobian_norms(
+        net.layers[0].cell, params.layers[0], states[0], xs[::-1], norms=["frobenius"]
+    )
+    np.testing.assert_array_equal(found.frobenius["hh"], expected.frobenius["hh"])
+
+
 def test_what_does_not_fit_is_refused(without_type_checker):
     net = stack(bidirectional(gru(3, 2)))
     params, states, xs = problem_of(net)

@@ -49,6 +49,9 @@ NETS = {name: (lambda make=make: lstm_jax.stack(make())) for name, make in CELLS
         CELLS["lstm"](2 * H),
         learned_state=True,
     ),
+    "backward": lambda: lstm_jax.stack(
+        lstm_jax.backward(CELLS["gru"]()), lstm_jax.backward(CELLS["lstm"](H)), lstm_jax.rnn(H, H)
+    ),
     "residual": lambda: lstm_jax.stack(
         lstm_jax.bidirectional(CELLS["lstm_both"]()),
         lstm_jax.bidirectional(CELLS["gru"](2 * H)),
@@ -347,7 +350,6 @@ def test_other_graphs_refused(between, message):
             "Affine.*2.0",
         ),
         ("RNN", "X W R B", {}, {"activations": ["Affine"]}, "Affine"),
-        ("GRU", "X W R B", {}, {"direction": "reverse"}, "GRU 'cell' of direction 'reverse' alone"),
         ("GRU", "X W R B", {}, {"direction": "sideways"}, "Unknown direction of GRU 'cell'"),
         ("GRU", "X W R B", {}, {"direction": "bidirectional"}, r"W .* with 2 as its first axis"),
         ("GRU", "X W R B", {}, {"hidden_size": 4}, r"R of GRU 'cell' .*\(H=4\), got \[1, 15, 5\]"),

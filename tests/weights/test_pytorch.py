@@ -255,6 +255,7 @@ def test_names_and_options_refused():
             stack_of(lstm_jax.bidirectional(lstm_jax.gru(D, H)), lstm_jax.gru(2 * H, H)),
             "layers that are alike",
         ),
+        (stack_of(lstm_jax.backward(lstm_jax.gru(D, H))), "a layer that runs backward alone"),
         (stack_of(residual=True), "residual connections"),
         (stack_of(output_size=2), "an output projection"),
         (stack_of(zoneout=0.1), "zoneout"),

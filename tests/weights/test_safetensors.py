@@ -24,6 +24,7 @@ NETS = {
         D, H, peepholes=True, coupled_gates=True, layer_norm=True, projection_size=2
     ),
     "both ways": lambda: both_ways(lstm_jax.gru(D, H), lstm_jax.lstm(D, 4)),
+    "backward": lambda: lstm_jax.stack(lstm_jax.backward(lstm_jax.gru(D, H))),
     "stack": lambda: lstm_jax.stack(lstm_jax.lstm(D, H)),
     "stack with all": lambda: lstm_jax.stack(
         both_ways(lstm_jax.lstm(D, 4)),

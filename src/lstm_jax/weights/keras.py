@@ -15,7 +15,7 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
-from lstm_jax.stack import Bidirectional
+from lstm_jax.stack import Backward, Bidirectional, Layer
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.specification import (
@@ -157,14 +157,13 @@ def _read(
     return make_cell(specification), params
 
 
-def to_keras(
-    cell: Cell | Bidirectional, params: PyTree, *, use_bias: bool = True
-) -> list[np.ndarray]:
+def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.ndarray]:
     """A cell or a layer as what ``set_weights`` of the Keras layer takes that computes the same.
 
     Args:
-        cell: a `Cell` for ``SimpleRNN``, ``LSTM`` or ``GRU``, or a `Bidirectional` layer for
-            ``Bidirectional``. The layer's activation and ``reset_after`` have to be the cell's.
+        cell: a `Cell` for ``SimpleRNN``, ``LSTM`` or ``GRU``, a `Bidirectional` layer for
+            ``Bidirectional``, or a `Backward` one for ``go_backwards``. The layer's activation and
+            ``reset_after`` have to be the cell's.
         params: of the cell.
         use_bias: whether the layer has biases.
 
@@ -185,7 +184,7 @@ def to_keras(
         [(3, 12), (4, 12), (2, 12)]
     """
     params = checked_params(cell, params)
-    if not isinstance(cell, (Cell, Bidirectional)):
+    if not isinstance(cell, (Cell, Bidirectional, Backward)):
         raise TypeError(
             f"Cell mismatch: expected one layer of the stack after the other, got a {type(cell).__name__}."
         )

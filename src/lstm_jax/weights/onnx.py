@@ -87,7 +87,6 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: str | os.PathLike[str] | No
     inputs are no constants.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H] and so
     on. T and B are free. A cell is written as a stack of one layer.
 
-    A layer that runs backwards only is none of a stack's, and so it is neither written nor read.
 
     Args:
         net: a `Cell` or a `Stack`. Its dropout is not part of the model.

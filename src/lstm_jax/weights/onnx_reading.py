@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.stack import Both, Stack, StackParams, stack
+from lstm_jax.stack import Backward, Both, Stack, StackParams, stack
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.onnx_layer import OPERATORS
 from lstm_jax.weights.onnx_node import (
@@ -214,11 +214,10 @@ class Reader:
         nodes = [half.node for half in self.open]
         ways = [node.way for node in nodes]
         halves = self.open if ways != ["reverse", "forward"] else self.open[::-1]
-        if ways in (["reverse"], ["forward", "forward"], ["reverse", "reverse"]):
+        if ways in (["forward", "forward"], ["reverse", "reverse"]):
             raise ValueError(
-                "Graph mismatch: expected a layer that runs forward or in both directions, which is what "
-                f"a stack has, got {nodes[-1].name} of direction {ways[-1]!r} alone; turn its weights and "
-                "the sequence."
+                "Graph mismatch: expected two nodes side by side to be one forward and one reverse, got "
+                f"{nodes[0].name} and {nodes[-1].name}, both {ways[-1]}."
             )
         whole = np.concatenate([half.labels for half in halves], -1) if halves else np.empty(0)
         if not _same(labels, whole):
@@ -226,7 +225,12 @@ class Reader:
                 f"Graph mismatch: expected {name} on the outputs [T, B, N] of the layer below, got them "
                 "laid out in another way, or the outputs of another layer."
             )
-        self.pairs.append(joined([pair for half in halves for pair in half.node.pairs]))
+        pairs = [pair for half in halves for pair in half.node.pairs]
+        if ways == ["reverse"]:
+            ((cell, own),) = pairs
+            self.pairs.append((Backward(cell), own))
+        else:
+            self.pairs.append(joined(pairs))
         self.starts.append([state for half in halves for state in half.start])
         self.residual.append(False)
         self.current, self.open = whole, []

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from lstm_jax.cells import Cell
-from lstm_jax.stack import Bidirectional, Stack, StackParams
+from lstm_jax.stack import Backward, Stack, StackParams
 from lstm_jax.validation import leaf_name
 from lstm_jax.weights.onnx_layer import ACTIVATIONS, OPERATORS, write_direction
 from lstm_jax.weights.specification import directions, specify
@@ -91,10 +91,11 @@ def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
         below, pairs = ys, directions(layer, weights)
         specifications = [specify(cell)._replace(activation="tanh") for cell, _ in pairs]
         if len(set(specifications)) == 1:
-            ys = _node(graph, f"{number}", layer, pairs, below, own, zero)
+            alone = isinstance(layer, Backward)
+            ys = _node(graph, f"{number}", pairs, below, own, zero, reverse=alone)
         else:
             both = [
-                _node(graph, f"{number}.{way}", pair[0], [pair], below, own, zero, reverse=bool(n))
+                _node(graph, f"{number}.{way}", [pair], below, own, zero, reverse=bool(n))
                 for n, (way, pair) in enumerate(zip(("forward", "backward"), pairs, strict=True))
             ]
             ys = graph.add("Concat", both, f"layer.{number}.ys", axis=-1)
@@ -125,7 +126,6 @@ def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
 def _node(
     graph: Graph,
     name: str,
-    layer: Cell | Bidirectional,
     pairs: list[tuple[Cell, Any]],
     xs: str,
     own: str,

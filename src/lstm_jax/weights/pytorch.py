@@ -18,7 +18,7 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.cells.lstm_variants import LSTMVariantParams
-from lstm_jax.stack import Stack, StackParams, stack
+from lstm_jax.stack import Backward, Stack, StackParams, stack
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.specification import (
@@ -253,6 +253,7 @@ def _require_uniform(net: Stack) -> None:
     """Refuse a stack that is not one PyTorch module."""
     refused = {
         "residual connections": net.residual,
+        "a layer that runs backward alone": any(isinstance(x, Backward) for x in net.layers),
         "an output projection, which is an nn.Linear of its own (w_y transposed, b_y)": net.projected_size,
         "zoneout": net.zoneout,
         "a learned starting state, which PyTorch takes as h_0 and c_0 with each call": net.learned_state,

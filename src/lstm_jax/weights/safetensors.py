@@ -23,7 +23,16 @@ from safetensors.numpy import save
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
-from lstm_jax.stack import Bidirectional, Stack, bidirectional, stack
+from lstm_jax.stack import (
+    Backward,
+    Bidirectional,
+    Layer,
+    Stack,
+    backward,
+    bidirectional,
+    cells_of,
+    stack,
+)
 from lstm_jax.validation import leaf_name
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax
 from lstm_jax.weights.files import write_whole
@@ -49,9 +58,7 @@ OPTIONS = (
 )
 
 
-def save_safetensors(
-    path: str | os.PathLike[str], net: Cell | Bidirectional | Stack, params: PyTree
-) -> None:
+def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: PyTree) -> None:
     """Write a cell, a layer or a stack with its parameters; the file appears whole or not at all.
 
     Args:
@@ -91,7 +98,7 @@ def save_safetensors(
 
 def load_safetensors(
     path: str | os.PathLike[str],
-) -> tuple[Cell | Bidirectional | Stack, PyTree]:
+) -> tuple[Layer | Stack, PyTree]:
     """Read what `save_safetensors` wrote: the cell, layer or stack, and its parameters.
 
     Args:
@@ -149,6 +156,8 @@ def _described(net: Any) -> dict[str, Any]:
         return dict(zip(Specification._fields[:3], specification, strict=False)) | (
             specification.options
         )
+    if isinstance(net, Backward):
+        return {"backward": _described(net.cell)}
     if isinstance(net, Bidirectional):
         return {"forward": _described(net.forward), "backward": _described(net.backward)}
     options = net._asdict() | {"output_size": net.projected_size}
@@ -190,10 +199,11 @@ def _made(description: dict[str, Any]) -> Any:
         layers = [_made(layer) for layer in description.pop("layers")]
         zoneout = description["zoneout"]
         if isinstance(zoneout, dict):
-            first = layers[0].forward if isinstance(layers[0], Bidirectional) else layers[0]
-            state = jax.eval_shape(first.initial_state)
+            state = jax.eval_shape(cells_of(layers)[0].initial_state)
             description["zoneout"] = type(state)(**zoneout)
         return stack(*layers, **description)
     if "forward" in description:
         return bidirectional(**{way: _made(cell) for way, cell in description.items()})
+    if "backward" in description:
+        return backward(_made(description["backward"]))
     return make_cell(Specification(**description))

@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUState, LSTMState, gru, lstm, rnn
-from lstm_jax.stack import Bidirectional, Both, Stack
+from lstm_jax.stack import Backward, Bidirectional, Both, Layer, Stack
 from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
 
 
@@ -138,7 +138,7 @@ def require_options(framework: str, cell: Cell, known: tuple[str, ...] = ()) -> 
     return specification
 
 
-def checked_params(net: Cell | Bidirectional | Stack, params: PyTree) -> PyTree:
+def checked_params(net: Layer | Stack, params: PyTree) -> PyTree:
     """Refuse parameters that are not those of the cell, layer or stack; return them as NumPy arrays.
 
     Raises:
@@ -146,7 +146,7 @@ def checked_params(net: Cell | Bidirectional | Stack, params: PyTree) -> PyTree:
         ShapeError: a wrong shape.
         DtypeError: parameters that are not all of one floating dtype.
     """
-    if not isinstance(net, (Cell, Bidirectional, Stack)):
+    if not isinstance(net, (Cell, Bidirectional, Backward, Stack)):
         raise TypeError(
             f"Cell mismatch: expected a cell, a layer or a stack, got {type(net).__name__}."
         )
@@ -159,15 +159,17 @@ def checked_params(net: Cell | Bidirectional | Stack, params: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, params)
 
 
-def directions(layer: Cell | Bidirectional, params: PyTree) -> list[tuple[Cell, PyTree]]:
-    """A layer's cells with their parameters: one, or the forward one and the backward one."""
+def directions(layer: Layer, params: PyTree) -> list[tuple[Cell, PyTree]]:
+    """A layer's cells with their parameters: one, or the forward one and then the backward one."""
     if isinstance(layer, Cell):
         return [(layer, params)]
+    if isinstance(layer, Backward):
+        return [(layer.cell, params)]
     return list(zip(layer, params, strict=True))
 
 
 def joined(pairs: list[tuple[Cell, PyTree]]) -> tuple[Cell | Bidirectional, PyTree]:
-    """The inverse of `directions`."""
+    """The inverse of `directions`, for a layer that does not run backward alone."""
     if len(pairs) == 1:
         return pairs[0]
     (forward, own), (backward, other) = pairs
