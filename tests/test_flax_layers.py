@@ -66,7 +66,9 @@ def nnx_layers(kind, **options):
     params = jax.tree.map(lambda a: jnp.asarray(0.5 * rng.standard_normal(a.shape)), params)
     xs = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float64)
     return [
-        lambda p, xs, graph=graph, rest=rest, **call: nnx.merge(graph, p, rest, copy=True)(xs, **call)
+        lambda p, xs, graph=graph, rest=rest, **call: nnx.merge(graph, p, rest, copy=True)(
+            xs, **call
+        )
         for graph, rest in ((graph, rest), (own_graph, own_rest))
     ], (params, xs)
 
