@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
+from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, sum_of_products, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, uniform
@@ -346,17 +346,17 @@ def parameter_gradient(
         d_y_x = through_norm(from_x, _times(params.norm_x, d_pre.z))
         d_y_h = through_norm(from_h, _times(params.norm_h, d_pre.z))
         parts |= {
-            "norm_x": total(d_pre.z * from_x.hat),
-            "norm_h": total(d_pre.z * from_h.hat),
-            "norm_c": total(d_pre.n * normalised(c).hat),
+            "norm_x": sum_of_products(d_pre.z, from_x.hat),
+            "norm_h": sum_of_products(d_pre.z, from_h.hat),
+            "norm_c": sum_of_products(d_pre.n, normalised(c).hat),
             "b_c": total(d_pre.n),
         }
     if params.p is not None:
         d_i, d_f, _, d_o = _blocks(d_pre.z, c.shape[-1], 4)
         parts["p"] = _joined(
-            None if d_i is None else total(d_i * residuals.c_prev),
-            total(d_f * residuals.c_prev),
-            total(d_o * c),
+            None if d_i is None else sum_of_products(d_i, residuals.c_prev),
+            sum_of_products(d_f, residuals.c_prev),
+            sum_of_products(d_o, c),
         )
     if params.w_r is not None:
         parts["w_r"] = sum_of_outer(residuals.o * _tanh_n(residuals, c), d_pre.h)
