@@ -112,6 +112,8 @@ def test_bad_input():
         lstm_jax.rtrl(cell, params, xs, state0, d_hs=hs_weights.astype(jnp.float16))
     with pytest.raises(lstm_jax.ShapeError, match="d_state"):
         lstm_jax.rtrl(cell, params, xs, state0, d_state=jax.tree.map(lambda s: s[0], state0))
+    with pytest.raises(TypeError, match="expected a cell from lstm, gru or rnn, got Stack"):
+        lstm_jax.rtrl(lstm_jax.stack(cell), params, xs, state0)
     with pytest.raises(ValueError, match="no hand-derived rule"):
         lstm_jax.rtrl(cell._replace(rule=None), params, xs, state0)
     with pytest.raises(ValueError, match="no hand-derived rule"):

@@ -1,5 +1,6 @@
 """Recurrent networks as pure functions, with gradients derived by hand."""
 
+from lstm_jax import interfaces, weights
 from lstm_jax.bptt import Gradients, bptt
 from lstm_jax.cells import (
     Cell,
@@ -71,6 +72,7 @@ __all__ = [
     "influence_gradient",
     "influence_start",
     "influence_step",
+    "interfaces",
     "lstm",
     "orthogonal",
     "rnn",
@@ -80,5 +82,6 @@ __all__ = [
     "uniform",
     "unroll",
     "unroll_stack",
+    "weights",
     "zeros",
 ]

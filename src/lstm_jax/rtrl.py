@@ -32,7 +32,7 @@ from jax import lax
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.bptt import Gradients, rule_of
 from lstm_jax.cells import gru_reset_before, lstm_variants
-from lstm_jax.cells.cell import Cell, check_cell_arguments
+from lstm_jax.cells.cell import Cell, check_cell_arguments, require_cell
 from lstm_jax.validation import require_arrays
 
 
@@ -57,6 +57,7 @@ def _require_plain(cell: Cell) -> None:
     Raises:
         ValueError: such a cell, or one that has no hand-derived rule.
     """
+    require_cell(cell)
     if rule_of(cell) in (lstm_variants.RULE, gru_reset_before.RULE):
         raise ValueError(
             "Cell mismatch: expected lstm, gru or rnn without optional parts, whose pre-activations "

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.cell import Cell, require_cell
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
 from lstm_jax.initializers import uniform
@@ -199,7 +199,7 @@ def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
     """
     cells = Bidirectional(forward, forward if backward is None else backward)
     for cell in cells:
-        _require_cell(cell)
+        require_cell(cell)
     if cells.forward.input_size != cells.backward.input_size:
         raise ValueError(
             "Size mismatch: expected two cells of one input size, got "
@@ -219,15 +219,8 @@ def backward(cell: Cell) -> Backward:
     Raises:
         TypeError: what is no cell.
     """
-    _require_cell(cell)
+    require_cell(cell)
     return Backward(cell)
-
-
-def _require_cell(cell: Any) -> None:
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
-        )
 
 
 def stack(

@@ -102,6 +102,18 @@ class Cell(NamedTuple):
         return f"{self.name}(input_size={self.input_size}, hidden_size={self.hidden_size})"
 
 
+def require_cell(cell: Any) -> None:
+    """Refuse what is no cell.
+
+    Raises:
+        TypeError: with what came.
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
+        )
+
+
 def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., Any]:
     """Make a cell's ``initial_state``: zeros in the sizes named, [H], or [B, H] for a batch."""
 
@@ -174,10 +186,7 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
         DtypeError: parameters that are not all of one floating dtype, or xs or state0 of another.
         TypeError: params or state0 of another cell, or xs that is no array.
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"Cell mismatch: expected a cell from lstm, gru or rnn, got {type(cell).__name__}."
-        )
+    require_cell(cell)
     expected = _parameter_shapes(cell)
     sizes = f"D={cell.input_size}, H={cell.hidden_size}"
     require_same_structure(f"{cell.name} params", params, expected)

@@ -87,7 +87,6 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: str | os.PathLike[str] | No
     inputs are no constants.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H] and so
     on. T and B are free. A cell is written as a stack of one layer.
 
-
     Args:
         net: a `Cell` or a `Stack`. Its dropout is not part of the model.
         params: of the net.
