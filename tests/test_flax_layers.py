@@ -13,6 +13,7 @@ from flax import linen, nnx
 
 import lstm_jax.linen
 import lstm_jax.nnx
+from lstm_jax.weights.equinox import from_equinox, to_equinox
 from lstm_jax.weights.flax import from_flax, to_flax
 
 B, T, D, H = 3, 7, 2, 4
@@ -239,7 +240,7 @@ def test_what_does_not_fit_is_refused(without_type_checker):
         lstm_jax.nnx.LSTM(D, H, gradient="magic", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="expected the layers of a Flax LSTMCell"):
         from_flax({"ii": {}, "x": {}})
-    with pytest.raises(ValueError, match=r"expected i with a bias, got \['kernel'\]"):
+    with pytest.raises(ValueError, match=r"expected i with bias and kernel, got \['kernel'\]"):
         from_flax({"i": {"kernel": jnp.ones((D, H))}, "h": {"kernel": jnp.ones((H, H))}})
     with pytest.raises(lstm_jax.ShapeError, match=r"expected b \[4\] of a Flax rnn, got \[3\]"):
         from_flax(
@@ -251,6 +252,69 @@ def test_what_does_not_fit_is_refused(without_type_checker):
     with pytest.raises(ValueError, match="expected a cell that Flax's GRUCell can hold, got lstm"):
         cell = lstm_jax.lstm(D, H)
         to_flax(cell, cell.init(jax.random.key(0)), "GRUCell")
+
+
+def test_weights_that_are_not_the_cells_are_refused(without_type_checker):
+    cell = lstm_jax.lstm(D, H)
+    params = cell.init(jax.random.key(0))
+    layers = to_flax(cell, params, "LSTMCell")
+    with pytest.raises(ValueError, match=r"expected ii with kernel, got \['bias', 'kernel'\]"):
+        from_flax(layers | {"ii": layers["ii"] | {"bias": jnp.zeros(H)}})
+    with pytest.raises(lstm_jax.DtypeError, match="expected gate 2 float32 .*got float16"):
+        half = layers["hf"] | {"bias": jnp.zeros(H, jnp.float16)}
+        from_flax(layers | {"hf": half})
+    with pytest.raises(lstm_jax.DtypeError, match="expected floating kernels, got int32"):
+        from_flax(jax.tree.map(lambda a: a.astype(jnp.int32), layers))
+    with pytest.raises(lstm_jax.DtypeError, match="got float64 while jax_enable_x64 is off"):
+        from_flax(jax.tree.map(lambda a: np.asarray(a, np.float64), layers))
+    with pytest.raises(
+        TypeError, match="expected the parameters of a Flax cell as a dict of dicts"
+    ):
+        from_flax(params.w_x)
+    with pytest.raises(lstm_jax.ShapeError, match="params.w_x"):
+        to_flax(lstm_jax.lstm(D, 5), params, "LSTMCell")
+    with pytest.raises(TypeError, match="expected params as"):
+        to_flax(lstm_jax.gru(D, H), params, "LSTMCell")
+    with pytest.raises(ValueError, match="with the activation identity"):
+        linear = lstm_jax.rnn(D, H, activation="identity")
+        to_flax(linear, linear.init(jax.random.key(0)), "SimpleCell")
+    with pytest.raises(lstm_jax.ShapeError, match="params.w_x"):
+        to_equinox(lstm_jax.lstm(D, 5), params)
+    with pytest.raises(TypeError, match="expected Equinox's LSTMCell or GRUCell, got flax"):
+        from_equinox(nnx.LSTMCell(D, H, rngs=nnx.Rngs(0)))
+
+
+def test_partitioned_variables():
+    init = linen.with_partitioning(jax.nn.initializers.lecun_normal(), (None, "model"))
+    layers = [rnn(linen.LSTMCell(H, kernel_init=init)) for rnn in (linen.RNN, lstm_jax.linen.RNN)]
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    variables = [layer.init(jax.random.key(0), xs) for layer in layers]
+    assert jax.tree.structure(variables[0]) == jax.tree.structure(variables[1])
+    theirs, ours = (layer.apply(variables[0], xs) for layer in layers)
+    assert_close(ours, theirs, 1e-6)
+    with pytest.raises(ValueError, match="expected the params of the cell, from init"):
+        layers[1].apply({}, xs)
+
+
+def test_a_carry_that_is_drawn_and_weights_of_another_type():
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    found = []
+    for rnn in (nnx.RNN, lstm_jax.nnx.RNN):
+        cell = nnx.GRUCell(D, H, rngs=nnx.Rngs(0))
+        carry_init = cell.initialize_carry
+        cell.initialize_carry = partial(carry_init, carry_init=jax.nn.initializers.normal())
+        layer = rnn(cell, rngs=nnx.Rngs(3))
+        found.append((layer(xs, rngs=nnx.Rngs(5)), layer(xs)))
+    assert_close(found[1], found[0], 1e-6)
+
+    class Frozen(nnx.Variable):
+        pass
+
+    layer = lstm_jax.nnx.GRU(D, H, rngs=nnx.Rngs(0))
+    expected = layer(xs)
+    layer.cell.dense_i.kernel = Frozen(layer.cell.dense_i.kernel[...])
+    assert_close(layer(xs), expected, 0.0)
+    assert not isinstance(layer.cell.dense_i.kernel, nnx.Param)
 
 
 def test_the_version_of_flax_is_one_that_this_was_written_for():

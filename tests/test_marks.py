@@ -192,6 +192,17 @@ def test_lengths_and_resets_may_be_mapped_and_traced():
     assert_close(mapped(problem.xs, problem.state0, lengths, resets), whole, 1e-6)
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_traced_lengths_beyond_the_sequence_mean_its_end(reverse):
+    problem, _ = problem_of("gru")
+    run = jax.jit(lambda lengths: lstm_jax.unroll(*problem[:4], lengths=lengths, reverse=reverse))
+    beyond = jnp.array(LENGTHS).at[0].set(T + 3).at[3].set(-2)
+    for ours, expected in zip(
+        jax.tree.leaves(run(beyond)), jax.tree.leaves(run(jnp.array(LENGTHS))), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_states_carried_across_calls_are_one_long_sequence(x64):
     problem, _ = problem_of("lstm")
     cell, params, xs, state0, *_ = problem

@@ -218,6 +218,9 @@ REFUSED = [
     (lambda: stack(lstm(3, 4), zoneout=2), ValueError, "expected zoneout of h from 0 to below 1"),
     (lambda: stack(gru(3, 4), recurrent_dropout=0.1), ValueError, "through W_h alone"),
     (lambda: stack(lstm(3, 4), output_size=0), ValueError, "expected output_size"),
+    (lambda: stack(lstm(3, 4), residual="no"), ValueError, "expected residual as True or False"),
+    (lambda: stack(lstm(3, 4), variational=1), ValueError, "expected variational as True or"),
+    (lambda: stack(lstm(3, 4), learned_state="zeros"), ValueError, "expected learned_state as"),
     (lambda: backward(gru), TypeError, "expected a cell from lstm, gru or rnn, got function"),
     (lambda: bidirectional(3), TypeError, "expected a cell from lstm, gru or rnn, got int"),
     (lambda: bidirectional(lstm(3, 4), lstm(2, 4)), ValueError, "one input size, got 3 and 2"),
@@ -245,6 +248,12 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
         unroll_stack(net, params, xs[None])
     with pytest.raises(lstm_jax.DtypeError, match="expected xs float32"):
         unroll_stack(net, params, xs.astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="expected xs as an array, got list"):
+        unroll_stack(net, params, xs.tolist())
+    with pytest.raises(TypeError, match="got a Stack; a stack runs by unroll_stack"):
+        lstm_jax.unroll(net, params, xs)
+    with pytest.raises(ValueError, match="expected reverse as True or False, got 'no'"):
+        lstm_jax.unroll(net.layers[1], params.layers[1], xs, reverse="no")
     with pytest.raises(TypeError, match="expected a stack, got Cell"):
         unroll_stack(net.layers[1], params, xs)
     with pytest.raises(TypeError, match="step by step, got a bidirectional layer 1"):

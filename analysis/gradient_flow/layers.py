@@ -56,12 +56,12 @@ def layer_norms(
         >>> first.backward.spectral["hh"].shape, sorted(second.spectral)[:3]
         ((21,), ['carousel', 'cc', 'ch'])
     """
-    if network.zoneout != 0:
+    states = check_stack_arguments(network, params, xs, state0)
+    if any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout]):
         raise ValueError(
             "Option mismatch: expected a stack without zoneout, whose layers are cells, got zoneout="
             f"{network.zoneout!r}; jacobian_norms takes the stack as a whole."
         )
-    states = check_stack_arguments(network, params, xs, state0)
     found: list[JacobianNorms | Both] = []
     ys = xs
     for number, (layer, own, state) in enumerate(

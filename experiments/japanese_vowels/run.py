@@ -90,7 +90,7 @@ def check(config: Config) -> None:
             require_rate(name, getattr(config, name))
     except ValueError as error:
         raise Refusal(str(error)) from None
-    for name in ("weight_decay", "noise"):
+    for name in ("weight_decay", "noise", "expected"):
         if not 0 <= getattr(config, name) < float("inf"):
             raise Refusal(
                 f"Range mismatch: expected {name} of at least 0, got {getattr(config, name)!r}."

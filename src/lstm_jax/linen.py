@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from flax import linen
+from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.flax_cells import activation_of, run_flax_cell
@@ -64,9 +65,14 @@ class RNN(linen.RNN):
             initial_carry = self.cell.initialize_carry(key, shape)
         if self.is_initializing():  # Flax's own way draws the variables, from one step
             self.cell(initial_carry, inputs[0] if time_major else inputs[..., 0, :])
+        if "params" not in self.cell.variables:
+            raise ValueError(
+                "Variable mismatch: expected the params of the cell, from init, got "
+                f"{sorted(self.cell.variables)}."
+            )
         carry, outputs = run_flax_cell(
             self.cell,
-            self.cell.variables["params"],
+            meta.unbox(self.cell.variables["params"]),
             inputs,
             initial_carry,
             seq_lengths=seq_lengths,

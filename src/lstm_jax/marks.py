@@ -137,7 +137,8 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
             raise ValueError(
                 f"Range mismatch: expected lengths from 0 to {len(xs)}, got {lowest} to {highest}."
             )
-    return array.astype(jnp.int32)
+    # Lengths that are traced cannot be refused; beyond the sequence they mean its end.
+    return jnp.clip(array.astype(jnp.int32), 0, len(xs))
 
 
 def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:

@@ -72,11 +72,13 @@ class RNN(nnx.RNN):
         time_major = self.time_major if time_major is None else time_major
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
+            # As Flax does it, so that a drawn carry is the same one.
+            rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
             initial_carry = self.cell.initialize_carry(shape, rngs)
         carry, outputs = run_flax_cell(
             self.cell,
-            nnx.to_pure_dict(nnx.state(self.cell, nnx.Param)),
+            nnx.to_pure_dict(nnx.state(self.cell, nnx.Not(nnx.RngState))),
             inputs,
             initial_carry,
             seq_lengths=seq_lengths,
@@ -91,7 +93,17 @@ class RNN(nnx.RNN):
         return (carry, outputs) if wanted else outputs
 
 
-_LAYER = ("time_major", "return_carry", "reverse", "keep_order", "unroll", "gradient", "segments")
+_LAYER = (
+    "time_major",
+    "return_carry",
+    "reverse",
+    "keep_order",
+    "unroll",
+    "state_axes",
+    "broadcast_rngs",
+    "gradient",
+    "segments",
+)
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -28,6 +28,7 @@ from lstm_jax.unroll import unroll as unroll_cell
 from lstm_jax.validation import (
     ShapeError,
     require_arrays,
+    require_bool,
     require_dtype,
     require_key,
     require_positive_int,
@@ -285,6 +286,9 @@ def stack(
                 f"Size mismatch: expected layer {number} of equal input and output size for a "
                 f"residual connection, got {above.input_size} and {above.output_size}."
             )
+    flags = {"variational": variational, "residual": residual, "learned_state": learned_state}
+    for name, flag in flags.items():
+        require_bool(name, flag)
     require_rate("dropout", dropout)
     for cell in cells_of(layers):
         zoneout_rates(zoneout, jax.eval_shape(cell.initial_state))
@@ -435,6 +439,8 @@ def check_stack_arguments(
     require_same_structure("stack params", params, expected)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     require_arrays("params", params, expected, dtype)
+    if not hasattr(xs, "shape"):
+        raise TypeError(f"Type mismatch: expected xs as an array, got {type(xs).__name__}.")
     if jnp.ndim(xs) not in (2, 3) or xs.shape[-1] != stack.input_size:
         raise ShapeError(
             f"Shape mismatch: expected xs [T, {stack.input_size}] or [T, B, {stack.input_size}], got "

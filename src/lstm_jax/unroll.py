@@ -21,7 +21,13 @@ from lstm_jax.dropout import (
 from lstm_jax.marks import Marks, checked_lengths, dimmed, entered, left, marks_of, shown, turned
 from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
-from lstm_jax.validation import ShapeError, require_key, require_one_of, require_positive_int
+from lstm_jax.validation import (
+    ShapeError,
+    require_bool,
+    require_key,
+    require_one_of,
+    require_positive_int,
+)
 
 GRADIENTS = ("auto", "bptt", "autodiff")
 
@@ -96,6 +102,12 @@ def unroll(
     """
     require_one_of("gradient", gradient, GRADIENTS)
     require_positive_int("unroll", unroll)
+    require_bool("reverse", reverse)
+    if not isinstance(cell, Cell) and not callable(cell):
+        raise TypeError(
+            "Cell mismatch: expected a cell or a step function, got a "
+            f"{type(cell).__name__}; a stack runs by unroll_stack."
+        )
     by_rule = isinstance(cell, Cell) and cell.rule is not None and gradient != "autodiff"
     if not by_rule and segments not in ("auto", None):
         raise ValueError(

@@ -43,6 +43,12 @@ def require_positive_int(name: str, value: Any) -> None:
         raise ValueError(f"Size mismatch: expected {name} to be a positive integer, got {value!r}.")
 
 
+def require_bool(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"Option mismatch: expected {name} as True or False, got {value!r}.")
+
+
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones."""
     if value not in choices:

@@ -280,6 +280,12 @@ def test_params_refused():
 
 
 @pytest.mark.usefixtures("without_type_checker")
+def test_a_module_in_place_of_its_state_dict_is_refused():
+    with pytest.raises(TypeError, match="expected a state dict, got a object; .* state_dict"):
+        weights.from_pytorch(object())
+
+
+@pytest.mark.usefixtures("without_type_checker")
 def test_other_objects_refused():
     layer = lstm_jax.bidirectional(lstm_jax.lstm(D, H))
     with pytest.raises(TypeError, match="got Bidirectional; put it into lstm_jax.stack"):

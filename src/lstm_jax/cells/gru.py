@@ -37,7 +37,7 @@ from lstm_jax.initializers import (
     zeros,
 )
 from lstm_jax.loop_weight import entries
-from lstm_jax.validation import require_key
+from lstm_jax.validation import require_bool, require_key
 
 
 class GRUParams(NamedTuple):
@@ -262,10 +262,7 @@ def gru(
         >>> lstm_jax.gru(3, 4, reset_after=False)
         gru_reset_before(input_size=3, hidden_size=4)
     """
-    if not isinstance(reset_after, bool):
-        raise ValueError(
-            f"Option mismatch: expected reset_after as True or False, got {reset_after!r}."
-        )
+    require_bool("reset_after", reset_after)
     require_gate_bias("update_bias", update_bias)
     sizes = checked_sizes(input_size, hidden_size)
     initializers = checked_initializers(hidden_size, w_x_init, w_h_init, b_init)

@@ -42,7 +42,7 @@ from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, uniform
 from lstm_jax.loop_weight import entries
-from lstm_jax.validation import require_key, require_positive_int
+from lstm_jax.validation import require_bool, require_key, require_positive_int
 
 
 class LSTMVariantParams(NamedTuple):
@@ -445,8 +445,8 @@ def checked_options(hidden_size: int, **options: Any) -> Options:
     """
     size = options["projection_size"]
     for name, value in options.items():
-        if name != "projection_size" and not isinstance(value, bool):
-            raise ValueError(f"Option mismatch: expected {name} as True or False, got {value!r}.")
+        if name != "projection_size":
+            require_bool(name, value)
     if size is None:
         return Options(**options)
     require_positive_int("projection_size", size)

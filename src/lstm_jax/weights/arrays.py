@@ -48,7 +48,7 @@ def require_shape(name: str, array: np.ndarray, expected: tuple[int, ...], legen
         )
 
 
-def require_one_dtype(arrays: dict[str, np.ndarray]) -> None:
+def require_one_dtype(arrays: dict[str, Any]) -> None:
     """Refuse arrays of different dtypes.
 
     Raises:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, gru, lstm
+from lstm_jax.weights.specification import require_params
 
 
 def from_equinox(module: Any) -> tuple[Cell, PyTree]:
@@ -27,8 +28,11 @@ def from_equinox(module: Any) -> tuple[Cell, PyTree]:
         TypeError: another kind of module.
     """
     kind = type(module).__name__
-    if kind not in ("LSTMCell", "GRUCell") or not hasattr(module, "weight_ih"):
-        raise TypeError(f"Cell mismatch: expected Equinox's LSTMCell or GRUCell, got {kind}.")
+    where = type(module).__module__
+    if kind not in ("LSTMCell", "GRUCell") or not where.startswith("equinox."):
+        raise TypeError(
+            f"Cell mismatch: expected Equinox's LSTMCell or GRUCell, got {where}.{kind}."
+        )
     w_x, w_h = jnp.asarray(module.weight_ih).T, jnp.asarray(module.weight_hh).T
     sizes = (module.input_size, module.hidden_size)
     b = jnp.asarray(module.bias) if module.use_bias else jnp.zeros(w_x.shape[1], w_x.dtype)
@@ -50,7 +54,9 @@ def to_equinox(cell: Cell, params: PyTree) -> dict[str, Any]:
 
     Raises:
         ValueError: a cell that Equinox does not have.
+        ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
+    require_params(cell, params)
     if not isinstance(params, (LSTMParams, GRUParams)):
         raise ValueError(
             f"Cell mismatch: expected a cell that Equinox has (lstm, gru), got {cell}."

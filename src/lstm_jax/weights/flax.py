@@ -23,7 +23,9 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
-from lstm_jax.validation import ShapeError, require_one_of, show_shape
+from lstm_jax.validation import DtypeError, ShapeError, require_one_of, show_shape
+from lstm_jax.weights.arrays import require_one_dtype, to_jax
+from lstm_jax.weights.specification import require_options, require_params
 
 LINEN_LAYERS = {
     "lstm": ("ii", "if", "ig", "io", "hi", "hf", "hg", "ho"),
@@ -48,6 +50,8 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
     Raises:
         ValueError: names that are those of no Flax cell with a counterpart here; an unknown activation.
         ShapeError: an array that does not fit the others.
+        DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
+        TypeError: what is no nest of dicts.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,6 +63,12 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
         >>> cell, params.w_x.shape
         (gru(input_size=3, hidden_size=4), (3, 12))
     """
+    nested = isinstance(params, Mapping) and all(isinstance(v, Mapping) for v in params.values())
+    if not nested:
+        raise TypeError(
+            "Type mismatch: expected the parameters of a Flax cell as a dict of dicts, got "
+            f"{type(params).__name__}."
+        )
     layers = {name.removesuffix("_"): dict(layer) for name, layer in params.items()}
     if set(layers) == {"dense_i", "dense_h"}:
         return _from_dense(layers, activation)
@@ -69,6 +79,8 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
             f"SimpleCell, got {sorted(params)}."
         )
     kind = kinds[0]
+    biased = {"lstm": {"hi", "hf", "hg", "ho"}, "gru": {"ir", "iz", "in", "hn"}, "rnn": {"i"}}
+    _require_fields(layers, biased[kind])
     if kind == "rnn":
         return _made(
             kind, activation, _kernel(layers, "i"), _kernel(layers, "h"), _bias(layers, "i")
@@ -96,14 +108,18 @@ def to_flax(cell: Cell, params: PyTree, form: str, *, api: str = "linen") -> dic
 
     Raises:
         ValueError: a cell that the form cannot hold; a b_hn that is not zero, for nnx.
+        ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
     require_one_of("form", form, FORMS)
     require_one_of("api", api, ("linen", "nnx"))
     kind = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(form, "lstm")
     expected: Any = {"lstm": LSTMParams, "gru": GRUParams, "rnn": RNNParams}[kind]
+    require_params(cell, params)
+    require_options("Flax", cell)
     if not isinstance(params, expected):
         raise ValueError(f"Cell mismatch: expected a cell that Flax's {form} can hold, got {cell}.")
-    if api == "nnx" and kind == "gru" and np.any(np.asarray(params.b_hn)):
+    known = kind == "gru" and not isinstance(params.b_hn, jax.core.Tracer)
+    if api == "nnx" and known and np.any(np.asarray(params.b_hn)):
         raise ValueError(
             "Bias mismatch: expected b_hn of zeros, because Flax's nnx GRUCell has none, got other numbers."
         )
@@ -140,7 +156,9 @@ def _from_dense(layers: Mapping[str, Any], activation: str) -> tuple[Cell, PyTre
             "Shape mismatch: expected dense_h.kernel [H, 4H], [H, 3H] or [H, H], got "
             f"{show_shape(w_h.shape)}."
         )
-    b = _bias(layers, "dense_h" if kind == "lstm" else "dense_i")
+    side = "dense_h" if kind == "lstm" else "dense_i"
+    _require_fields(layers, {side})
+    b = _bias(layers, side)
     b_hn = jnp.zeros(len(w_h), b.dtype) if kind == "gru" else None
     return _made(kind, activation, w_x, w_h, b, b_hn)
 
@@ -155,6 +173,9 @@ def _made(
     if kind == "gru":
         params = GRUParams(w_x, w_h, b, b_hn)
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    require_one_dtype(params._asdict())
+    if not jnp.issubdtype(w_x.dtype, jnp.floating):
+        raise DtypeError(f"Dtype mismatch: expected floating kernels, got {w_x.dtype}.")
     for name, array, shape in zip(params._fields, params, shapes, strict=True):
         if array.shape != shape.shape:
             raise ShapeError(
@@ -164,7 +185,19 @@ def _made(
     return cell, params
 
 
+def _require_fields(layers: Mapping[str, Any], biased: set[str]) -> None:
+    """Refuse a layer that has anything but its kernel and, where there is to be one, its bias."""
+    for name, layer in layers.items():
+        expected = {"kernel", "bias"} if name in biased else {"kernel"}
+        if set(layer) != expected:
+            raise ValueError(
+                f"Name mismatch: expected {name} with {' and '.join(sorted(expected))}, got "
+                f"{sorted(layer)}."
+            )
+
+
 def _joined(arrays: Sequence[Any]) -> Any:
+    require_one_dtype({f"gate {n + 1}": array for n, array in enumerate(arrays)})
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise ShapeError(
@@ -182,11 +215,8 @@ def _bias(layers: Mapping[str, Any], name: str) -> Any:
 
 
 def _array(layers: Mapping[str, Any], name: str, field: str, rank: int) -> Any:
-    if field not in layers[name]:
-        raise ValueError(
-            f"Name mismatch: expected {name} with a {field}, got {sorted(layers[name])}."
-        )
-    array = jnp.asarray(layers[name][field])
+    value = layers[name][field]
+    array = value if isinstance(value, jax.Array) else to_jax(np.asarray(value))
     if array.ndim != rank:
         raise ShapeError(
             f"Shape mismatch: expected {name}.{field} of rank {rank}, got {show_shape(array.shape)}."

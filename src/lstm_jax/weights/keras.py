@@ -45,7 +45,8 @@ def from_keras(
 
     Args:
         weights: kernel, recurrent kernel and bias; without the bias for ``use_bias=False``; of a
-            ``Bidirectional`` twice as many. All of one floating dtype, which the parameters keep.
+            ``Bidirectional`` twice as many (as two layers of a model have: give one layer's at a time).
+            All of one floating dtype, which the parameters keep.
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``, to be told when it is another one; the number of gates
             says it too.
         reset_after: of the GRU.

@@ -72,6 +72,11 @@ def from_pytorch(
         ((lstm(input_size=3, hidden_size=5),), (3, 20))
     """
     require_one_of("activation", activation, ("tanh", "relu"))
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"Type mismatch: expected a state dict, got a {type(state_dict).__name__}; a module gives it by "
+            "state_dict()."
+        )
     dot = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     arrays = {
         name.removeprefix(dot): to_numpy(name, value)

@@ -186,7 +186,7 @@ def _net_of(path: Any, metadata: dict[str, str]) -> Any:
             )
     try:
         return _made(json.loads(metadata["net"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"Metadata mismatch: expected {path} to describe a cell, a layer or a stack, got "
             f"{metadata.get('net')}, of which: {error}"

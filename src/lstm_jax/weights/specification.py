@@ -138,8 +138,8 @@ def require_options(framework: str, cell: Cell, known: tuple[str, ...] = ()) -> 
     return specification
 
 
-def checked_params(net: Layer | Stack, params: PyTree) -> PyTree:
-    """Refuse parameters that are not those of the cell, layer or stack; return them as NumPy arrays.
+def require_params(net: Layer | Stack, params: PyTree) -> None:
+    """Refuse parameters that are not those of the cell, layer or stack.
 
     Raises:
         TypeError: parameters of another structure.
@@ -156,6 +156,11 @@ def checked_params(net: Layer | Stack, params: PyTree) -> PyTree:
     if not jax.numpy.issubdtype(dtype, np.floating):
         raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype}.")
     require_arrays("params", params, expected, dtype)
+
+
+def checked_params(net: Layer | Stack, params: PyTree) -> PyTree:
+    """The parameters as NumPy arrays, after `require_params`."""
+    require_params(net, params)
     return jax.tree.map(np.asarray, params)
 
 
