@@ -155,7 +155,7 @@ def graph_of(nodes, constants, inputs=("X",), outputs=("Y",), dims=("T", "B", D)
     """A hand-made model in float32."""
     onnx = peer("onnx")
     info, floating = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    kinds = {"lengths": (onnx.TensorProto.INT32, ["B"])}
+    kinds = dict.fromkeys(("lengths", "others"), (onnx.TensorProto.INT32, ["B"]))
     return onnx.helper.make_model(
         onnx.helper.make_graph(
             nodes,
@@ -411,6 +411,310 @@ def test_other_files_refused(tmp_path):
         weights.from_onnx(3)
     with pytest.raises(ValueError, match="expected an RNN, GRU or LSTM node, got none"):
         weights.from_onnx(graph_of([], {}, outputs=("X",)))
+
+
+def beside(below="", above="", direction="forward", stacked=True):
+    """Two nodes with these sequence_lens, one on the other or side by side."""
+    node = peer("onnx").helper.make_node
+    source = ["s", "W2", "R2"] if stacked else ["X", "W2", "R2"]
+    made = [
+        node("Cast", ["lengths"], ["cast"], to=6),
+        node("Add", ["lengths", "lengths"], ["computed"]),
+        node("GRU", ["X", "W", "R", "", below], ["Y"], name="below", hidden_size=H),
+        node("Squeeze", ["Y", "one"], ["s"]),
+        node("GRU", [*source, "", above], ["Y2"], name="above", direction=direction, hidden_size=H),
+        node("Squeeze", ["Y2", "one"], ["s2"]),
+        node("Concat", ["s", "s2"], ["both"], axis=2),
+    ]
+    constants = numbers("GRU") | numbers("GRU", size=H if stacked else D, suffix="2")
+    constants |= {"one": np.array([1]), "every": np.full(B, T, np.int32)}
+    out = "s2" if stacked else "both"
+    if stacked:
+        made.pop()
+    return graph_of(made, constants, ("X", "lengths", "others"), (out,))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("below", "above", "message"),
+    [
+        ("lengths", "", "sequence_lens of GRU 'above' from 'lengths', as GRU 'below' .* got none"),
+        ("", "lengths", "GRU 'above' without sequence_lens, as GRU 'below' .* got 'lengths'"),
+        ("lengths", "others", "GRU 'above' from 'lengths', as GRU 'below' .* got 'others'"),
+        ("lengths", "computed", "sequence_lens of GRU 'above' as an input .* got a computed value"),
+        ("computed", "computed", "sequence_lens of GRU 'below' as an input .* got a computed"),
+        ("every", "every", "sequence_lens of GRU 'below' as an input .* got a constant"),
+    ],
+)
+def test_other_lengths_refused(below, above, message):
+    for options in ({}, {"stacked": False, "direction": "reverse"}):
+        with pytest.raises(ValueError, match=message):
+            weights.from_onnx(beside(below, above, **options))
+
+
+@pytest.mark.peer
+def test_the_same_lengths_are_followed():
+    model = beside("lengths", "cast")
+    net, params = weights.from_onnx(model)
+    xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
+    feed = {"X": xs, "lengths": LENGTHS, "others": LENGTHS}
+    (theirs,) = session(model).run(None, feed)
+    _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=LENGTHS)
+    assert_close(np.asarray(ys), theirs, 3e-6)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("axis", [0, 1])
+def test_all_steps_are_no_lengths(axis):
+    """sequence_lens [T, T, ...], computed from the shape of the input, which some exporters write."""
+    node = peer("onnx").helper.make_node
+    made = [
+        node("Shape", ["X"], ["shape"]),
+        node("Slice", ["shape", "from", "to"], ["size"]),
+        node("Cast", ["size"], ["steps"], to=6),
+        node("Slice", ["shape", "one", "two"], ["batch"]),
+        node("Expand", ["steps", "batch"], ["all"]),
+        node("GRU", ["X", "W", "R", "", "all"], ["Y"], name="below", hidden_size=H),
+        node("Squeeze", ["Y", "one"], ["s"]),
+        node("GRU", ["s", "W2", "R2"], ["Z"], name="above", hidden_size=H),
+    ]
+    constants = numbers("GRU") | numbers("GRU", size=H, suffix="2")
+    constants |= {"one": np.array([1]), "two": np.array([2])}
+    constants |= {"from": np.array([axis]), "to": np.array([axis + 1])}
+    model = graph_of(made, constants, outputs=("Z",))
+    if axis == 0:
+        assert len(weights.from_onnx(model)[0].layers) == 2
+    else:
+        with pytest.raises(
+            ValueError, match="sequence_lens of GRU 'below' .* got a computed value"
+        ):
+            weights.from_onnx(model)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("masked", [False, True], ids=["lengths", "mask"])
+def test_packed_by_torch(masked, tmp_path):
+    """Lengths as an input of the graph, or as the sum of one over time."""
+    torch = peer("torch")
+    peer("onnx")
+    torch.manual_seed(0)
+    packing, longest_first = torch.nn.utils.rnn, torch.tensor([6, 4, 3, 1])
+
+    class Packed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = torch.nn.GRU(D, H, num_layers=2, bidirectional=True)
+
+        def forward(self, x, own):
+            own = own.sum(1) if masked else own
+            ys, _ = self.rnn(packing.pack_padded_sequence(x, own))
+            return packing.pad_packed_sequence(ys)[0]
+
+    module, xs, path = Packed().eval(), torch.randn(T, B, D), tmp_path / "torch.onnx"
+    own = torch.arange(T) < longest_first[:, None] if masked else longest_first
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        free = {"x": {0: "a", 1: "b"}, "own": {0: "b"}}
+        names = ["x", "own"]
+        torch.onnx.export(
+            module, (xs, own), path, dynamo=False, input_names=names, dynamic_axes=free
+        )
+    net, params = weights.from_onnx(path)
+    lengths = longest_first.numpy()
+    _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=lengths)
+    assert_close(np.asarray(ys), module(xs, own).detach().numpy(), 3e-6)
+
+
+def headed(*nodes, inputs=("X",), lens="", out="Z", **constants):
+    """A recurrent node, a projection to ``p`` [T, B, 2], and these nodes."""
+    node = peer("onnx").helper.make_node
+    made = [
+        node("GRU", ["X", "W", "R", "", lens], ["Y"], name="below", hidden_size=H),
+        node("Squeeze", ["Y", "one"], ["s"]),
+        node("MatMul", ["s", "w_y"], ["p"]),
+        *(node(operator, given, [name], **said) for operator, given, name, said in nodes),
+    ]
+    rng = np.random.default_rng(3)
+    known = numbers("GRU") | {"one": np.array([1]), "two": np.array([2]), "none": np.float32([0])}
+    known |= {"w_y": rng.standard_normal((H, 2)).astype(np.float32)}
+    known |= {"first": np.array(0), "step": np.array(1)}
+    return graph_of(made, known | constants, inputs, (out,))
+
+
+SHOWN = ("Where", ["mask", "p", "none"], "Z", {})
+MASK = (
+    ("Shape", ["X"], "time", {"start": 0, "end": 1}),
+    ("Squeeze", ["time"], "last", {}),
+    ("Range", ["first", "last", "step"], "numbers", {}),
+    ("Unsqueeze", ["numbers", "one"], "rows", {}),
+    ("Cast", ["lengths"], "long", {"to": 7}),
+    ("Less", ["rows", "long"], "own", {}),
+    ("Unsqueeze", ["own", "two"], "mask", {}),
+    SHOWN,
+)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("change", "lens"),
+    [
+        ({}, ""),
+        ({4: ("Cast", ["others"], "long", {"to": 7})}, "lengths"),
+        ({0: ("Shape", ["X"], "time", {"start": 1, "end": 2})}, "lengths"),
+        ({5: ("LessOrEqual", ["rows", "long"], "own", {})}, "lengths"),
+        ({5: ("Less", ["long", "rows"], "own", {})}, "lengths"),
+        ({2: ("Range", ["step", "last", "step"], "numbers", {})}, "lengths"),
+        ({6: ("Unsqueeze", ["own", "first"], "mask", {})}, "lengths"),
+        ({7: ("Where", ["mask", "p", "w_y"], "Z", {})}, "lengths"),
+        ({7: ("Where", ["mask", "none", "p"], "Z", {})}, "lengths"),
+    ],
+)
+def test_other_masks_refused(change, lens):
+    """Only what is zero past the ends of the very sequences is what a stack computes."""
+    inputs = ("X", "lengths", "others")
+    weights.from_onnx(headed(*MASK, inputs=inputs, lens="lengths"))
+    nodes = [change.get(number, node) for number, node in enumerate(MASK)]
+    with pytest.raises(ValueError, match="got Where 'Z'"):
+        weights.from_onnx(headed(*nodes, inputs=inputs, lens=lens))
+
+
+@pytest.mark.peer
+def test_a_constant_mask_is_refused():
+    with pytest.raises(ValueError, match="got Where 'Z'"):
+        weights.from_onnx(headed(SHOWN, mask=np.array([True, False])))
+
+
+@pytest.mark.peer
+def test_shapes_of_the_bias_of_a_projection():
+    add, row = ("Add", ["p", "b"], "Z", {}), np.array([1.0, -2.0], np.float32)
+    for shape in ((2,), (1, 2), (1, 1, 2)):
+        _, params = weights.from_onnx(headed(add, b=row.reshape(shape)))
+        assert np.array_equal(params.b_y, row)
+    for shape in ((2, 1), (2, 1, 1), (1, 2, 1), (1, 1, 1, 2)):
+        with pytest.raises(ValueError, match="got Add 'Z'"):
+            weights.from_onnx(headed(add, b=row.reshape(shape)))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("how", ["Slice", "Gather", "Split", "Tile", "Expand"])
+def test_a_constant_start_of_several_layers(how):
+    """One constant [L, 1, H], cut by layer."""
+    node = peer("onnx").helper.make_node
+    start = np.random.default_rng(2).standard_normal((2, 1, H)).astype(np.float32)
+    cut = {
+        "Slice": [("Slice", ["h0", str(n), str(n + 1), "0"], [f"h{n + 1}"]) for n in (0, 1)],
+        "Gather": [("Gather", ["h0", str(n)], [f"h{n + 1}"]) for n in (0, 1)],
+        "Split": [("Split", ["h0"], ["h1", "h2"])],
+    }
+    many = [("Shape", ["X"], ["shape"]), ("Gather", ["shape", "1"], ["batch"])]
+    many.append(("Concat", ["1", "batch", "1"], ["rows"]))
+    repeated = [("Tile", ["c", "rows"], ["h0"])]
+    if how == "Expand":
+        many[-1] = ("Concat", ["1", "batch", "size"], ["rows"])
+        repeated = [("Expand", ["c", "rows"], ["h0"])]
+    axis = {"Concat": {"axis": 0}}
+    if how in cut:
+        many, repeated = [], [("Identity", ["c"], ["h0"])]
+    before = [*many, *repeated, *cut.get(how, cut["Slice"])]
+    made = [
+        *(node(*each, **axis.get(each[0], {})) for each in before),
+        node("GRU", ["X", "W", "R", "", "", "h1"], ["Y"], hidden_size=H),
+        node("Squeeze", ["Y", "1"], ["s"]),
+        node("GRU", ["s", "W2", "R2", "", "", "h2"], ["Z"], hidden_size=H),
+    ]
+    constants = numbers("GRU") | numbers("GRU", size=H, suffix="2") | {"c": start}
+    constants |= {str(n): np.array([n]) for n in (0, 1, 2)} | {"size": np.array([H])}
+    model = graph_of(made, constants, outputs=("Z",), opset=13)
+    net, params = weights.from_onnx(model)
+    assert net.learned_state
+    assert_close(np.stack([state.h for state in params.state0]), start[:, 0], 0)
+    xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
+    if how in ("Tile", "Expand"):  # onnxruntime wants a row for each sample
+        (theirs,) = session(model).run(None, {"X": xs})
+        _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs))
+        assert_close(np.asarray(ys), theirs[:, 0], 3e-6)
+
+
+@pytest.mark.peer
+def test_a_part_that_is_not_there_is_no_zero_state():
+    """[1, 1, H] made [2, B, H] where B is free: the second row of it is not known to be none."""
+    node = peer("onnx").helper.make_node
+    made = [
+        node("Shape", ["X"], ["shape"]),
+        node("Expand", ["c", "shape"], ["h0"]),
+        node("Slice", ["h0", "one", "two", "first"], ["h"]),
+        node_of("GRU", "X W R B  h", hidden_size=H),
+    ]
+    constants = numbers("GRU") | {"c": np.ones((1, 1, H), np.float32)}
+    constants |= {"first": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    with pytest.raises(ValueError, match="initial_h of GRU 'cell' .* got a computed value"):
+        weights.from_onnx(graph_of(made, constants))
+
+
+@pytest.mark.peer
+def test_embeddings_refused():
+    gather = peer("onnx").helper.make_node("Gather", ["E", "lengths"], ["x"], axis=0)
+    constants = numbers("GRU") | {"E": np.ones((7, D), np.float32)}
+    model = graph_of([gather, node_of("GRU", "x W R B")], constants, ("lengths",))
+    with pytest.raises(ValueError, match="expected GRU 'cell' on the sequence .* a computed value"):
+        weights.from_onnx(model)
+
+
+@pytest.mark.peer
+def test_other_neighbours_refused():
+    node = peer("onnx").helper.make_node
+    constants = numbers("GRU", 2) | numbers("GRU", suffix="2")
+    constants |= {"one": np.array([1]), "flat": np.array([0, 0, -1])}
+    for order in ((0, 1), (1, 0)):
+        pair = [
+            node("GRU", ["X", "W", "R"], ["f"], name="two", direction="bidirectional"),
+            node("GRU", ["X", "W2", "R2"], ["b"], name="single"),
+        ]
+        made = [
+            *(pair[n] for n in order),
+            node("Transpose", ["f"], ["ft"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["ft", "flat"], ["f1"]),
+            node("Squeeze", ["b", "one"], ["b1"]),
+            node("Concat", ["f1", "b1"], ["Y"], axis=2),
+        ]
+        message = "one forward and one reverse, got .*(bidirectional.*forward|forward.*bidirect)"
+        with pytest.raises(ValueError, match=message):
+            weights.from_onnx(graph_of(made, constants))
+
+
+@pytest.mark.peer
+def test_constant_nodes():
+    helper = peer("onnx").helper
+    start = [0.5, -0.25, 1.0, 2.0, 0.125]
+    made = [
+        helper.make_node("Constant", [], ["axis"], value_int=1),
+        helper.make_node("Constant", [], ["axes"], value_ints=[0, 1]),
+        helper.make_node("Constant", [], ["row"], value_floats=start),
+        helper.make_node("Unsqueeze", ["row", "axes"], ["h"]),
+        node_of("GRU", "X W R B  h", outputs=("y",), hidden_size=H),
+        helper.make_node("Squeeze", ["y", "axis"], ["s"]),
+        helper.make_node("MatMul", ["s", "w_y"], ["p"]),
+        helper.make_node("Constant", [], ["zero"], value_float=0.0),
+        helper.make_node("Constant", [], ["b"], value_floats=[3.0]),
+        helper.make_node("Add", ["p", "b"], ["Y"]),
+    ]
+    constants = numbers("GRU") | {"w_y": np.ones((H, 1), np.float32)}
+    _, params = weights.from_onnx(graph_of(made, constants))
+    assert_close(params.state0[0].h, np.float32(start), 0)
+    assert_close(params.b_y, np.float32([3.0]), 0)
+
+
+@pytest.mark.peer
+def test_empty_files_refused(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="net.onnx to hold an ONNX model, got an empty file"):
+        weights.from_onnx(path)
+    path.write_bytes(peer("onnx").ModelProto(producer_name="x").SerializeToString())
+    with pytest.raises(ValueError, match="net.onnx to hold an ONNX model, got one without a graph"):
+        weights.from_onnx(path)
+    with pytest.raises(ValueError, match="expected an ONNX model with a graph, got none"):
+        weights.from_onnx(peer("onnx").ModelProto())
 
 
 @pytest.mark.peer

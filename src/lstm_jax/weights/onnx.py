@@ -36,9 +36,13 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
     """An ONNX model of recurrent layers as a stack, with its parameters.
 
     Understood is a chain of RNN, LSTM and GRU nodes, of both directions too, with what exporters put
-    between them to lay axes out; residual connections; one linear projection at the end. Initial states may
+    between them to lay axes out; residual connections; one linear projection at the end. All nodes must have
+    their sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states may
     be inputs of the graph, zeros, or constants that hold for every sample, which become a learned starting
     state (zeros do not).
+
+    One thing differs: past a sequence's end the outputs here are zero behind a projection too, where a graph
+    without the mask that `to_onnx` writes gives the projection's bias.
 
     Args:
         model: a path, or an ``onnx.ModelProto``.
@@ -70,10 +74,15 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
             raise ValueError(
                 f"File mismatch: expected {path} to hold an ONNX model, got {error}."
             ) from error
+        if not model.HasField("graph"):
+            came = "one without a graph" if os.path.getsize(path) else "an empty file"
+            raise ValueError(f"File mismatch: expected {path} to hold an ONNX model, got {came}.")
     if not hasattr(model, "graph"):
         raise TypeError(
             f"Model mismatch: expected a path or an onnx.ModelProto, got {type(model).__name__}."
         )
+    if not model.HasField("graph"):
+        raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
     return read_graph(onnx, model.graph)
 
 

@@ -4,6 +4,8 @@ Exporters put Transpose, Reshape, Squeeze and the like between two recurrent nod
 the layout that the next node's input has in a stack is not guessed from their names but computed: the
 sequence [T, B, N] is stood for by as many different numbers, the nodes between are applied to them, and the
 outcome must be those numbers in that layout. What cannot be followed in this way is refused by name.
+
+A stack has one set of lengths: every node must have its sequence_lens from the same input of the graph.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 from lstm_jax.stack import Backward, Both, Stack, StackParams, stack
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.onnx_layer import OPERATORS
+from lstm_jax.weights.onnx_layout import CUT, LAYOUT, REPEAT, is_zero, laid_out, of_constant
 from lstm_jax.weights.onnx_node import (
     Node,
     attributes_of,
@@ -21,10 +24,16 @@ from lstm_jax.weights.onnx_node import (
     read_node,
     starting_state,
 )
+from lstm_jax.weights.onnx_writing import LONGEST
 from lstm_jax.weights.specification import joined
 
-LAYOUT = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
-STATE = (*LAYOUT, "Concat", "Gather", "Slice", "Split")
+STATE = (*LAYOUT, *CUT, "Concat")
+CONSTANTS = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
 
 
 class Labels(NamedTuple):
@@ -32,6 +41,47 @@ class Labels(NamedTuple):
 
     array: np.ndarray
     given: bool = False
+
+
+class Sizes(NamedTuple):
+    """What stands for sizes of a sequence: the sequence, and which axes of it are meant."""
+
+    labels: np.ndarray
+    axes: np.ndarray
+
+
+class Lengths(NamedTuple):
+    """What stands for lengths: the input that they come from, or None for every step.
+
+    Attributes:
+        source: name of the input.
+        limits: the sizes that they do not exceed, which have to be the number of steps.
+        flat: whether their last axis is still the batch.
+    """
+
+    source: str | None
+    limits: tuple[Sizes, ...] = ()
+    flat: bool = True
+
+
+class Own(NamedTuple):
+    """What stands for steps 0, 1, ..., and for which of them are a sample's own once ``lengths`` is there.
+
+    Attributes:
+        limit: how many steps.
+        array: any numbers; its shape has 2 for an axis of steps and 3 for one of samples.
+        lengths: what the steps have been compared with.
+    """
+
+    limit: Sizes
+    array: np.ndarray
+    lengths: Lengths | None = None
+
+
+class Parts(NamedTuple):
+    """What stands for the outputs of a node where they are not the same."""
+
+    each: list[Any]
 
 
 GIVEN, STATES, UNKNOWN = "a part of an input", "a final state", "a computed value"
@@ -63,6 +113,8 @@ class Reader:
         self.labelled = 0
         self.current: np.ndarray | None = None
         self.open: list[Half] = []
+        self.sequences: list[np.ndarray] = []
+        self.lengths: tuple[str, str | None] | None = None
         self.pairs: list[Any] = []
         self.starts: list[list[dict[str, np.ndarray]]] = []
         self.residual: list[bool] = []
@@ -71,6 +123,7 @@ class Reader:
         self.values: dict[str, Any] = {
             constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
         }
+        self.defaults = set(self.values) & {value.name for value in graph.input}
         # Where a graph leaves the size of its input free, the first weight says it.
         weights = [node.input[1] for node in graph.node if node.op_type in OPERATORS]
         first = self.values.get(weights[0]) if weights else None
@@ -81,6 +134,9 @@ class Reader:
 
     def of_input(self, value: Any) -> Any:
         """Labels for what may be a sequence; an axis of free size gets one of its own."""
+        types = self.onnx.TensorProto
+        if value.type.tensor_type.elem_type in (types.INT32, types.INT64, types.BOOL):
+            return Lengths(value.name)
         dims = value.type.tensor_type.shape.dim
         if len(dims) not in (2, 3):
             return GIVEN
@@ -106,17 +162,24 @@ class Reader:
                 "Graph mismatch: expected recurrent nodes one after the other, with nothing between but what "
                 f"lays axes out, got {name_of(node)}."
             )
-        self.values |= {name: made for name in node.output if name}
+        each = made.each if isinstance(made, Parts) else [made] * len(node.output)
+        self.values |= {name: one for name, one in zip(node.output, each, strict=False) if name}
 
     def made(self, node: Any, inputs: list[Any]) -> Any:
         """What a node makes of its inputs; None if it cannot be followed."""
         operator, said = node.op_type, attributes_of(self.onnx, node)
         if operator == "Constant":
-            value = said.get("value")
-            return UNKNOWN if value is None else self.onnx.numpy_helper.to_array(value)
+            return self.constant(said)
         if operator == "ConstantOfShape":
             value = said.get("value")
-            return np.zeros(1) if value is None else self.onnx.numpy_helper.to_array(value)
+            filled = np.zeros(1, np.float32) if value is None else self.constant(said)
+            if inputs and isinstance(inputs[0], np.ndarray):
+                return np.full(inputs[0], filled.item(), filled.dtype)
+            return filled if is_zero(filled) else UNKNOWN
+        if operator == "Shape" and isinstance(inputs[0], Labels):
+            array = inputs[0].array
+            axes = np.arange(array.ndim)[said.get("start", 0) : said.get("end")]
+            return Sizes(array, axes)
         if operator == "Shape" or not inputs:
             return UNKNOWN
         first, others = inputs[0], inputs[1:]
@@ -125,37 +188,107 @@ class Reader:
         if STATES in words:
             return STATES if operator in STATE else None
         if operator in LAYOUT and isinstance(first, Labels):
-            moved = _laid_out(operator, said, first.array, others)
+            moved = laid_out(operator, said, first.array, others)
             if moved is not None:
                 return Labels(moved, first.given)
-        if operator in LAYOUT and isinstance(first, np.ndarray):
-            moved = _laid_out(operator, said, first, others)
-            return UNKNOWN if moved is None else moved
+        if operator in (*LAYOUT, *CUT, *REPEAT) and isinstance(first, np.ndarray):
+            parts = of_constant(operator, said, first, others, len(node.output))
+            if parts is not None:
+                return Parts(parts)
+            return np.zeros(1, first.dtype) if is_zero(first) else UNKNOWN
         if operator == "Concat" and len(sequences) == len(inputs):
             arrays = [value.array for value in sequences]
             given = all(value.given for value in sequences)
             return Labels(np.concatenate(arrays, said["axis"]), given)
         if operator == "Concat" and all(isinstance(value, np.ndarray) for value in inputs):
-            return np.concatenate(inputs, said["axis"])
-        if operator in (*STATE, "Expand") and _zeros(first):
-            return np.zeros(1, first.dtype)
-        if operator == "Expand" and isinstance(first, np.ndarray):
-            return first  # the same for every sample, which is what counts of a starting state
+            return _concatenated(inputs, said["axis"])
+        counted = self.counted(node, said, inputs)
+        if counted is not None:
+            return counted
         if all(value.given for value in sequences):
             passed = operator in (*STATE, "Expand") and (
-                isinstance(first, Labels) or first == GIVEN
+                isinstance(first, Labels) or (isinstance(first, str) and first == GIVEN)
             )
             return GIVEN if passed else UNKNOWN
         if operator == "Dropout" and len(inputs) < 3:
             return first
         if operator == "Where" and len(sequences) == 1 and sequences[0] is inputs[1]:
-            # What `to_onnx` writes behind a projection: zeros past the end, as without one.
-            return sequences[0] if self.w_y is not None and _zeros(inputs[2]) else None
+            return sequences[0] if self.masked(*inputs) else None
         if operator == "Add" and len(inputs) == 2:
             return self.sum(*inputs)
         if operator == "MatMul" and isinstance(first, Labels) and isinstance(inputs[1], np.ndarray):
             return self.product(first, inputs[1])
         return None
+
+    def constant(self, said: dict[str, Any]) -> Any:
+        """The array of a node Constant."""
+        if "value" in said:
+            return self.onnx.numpy_helper.to_array(said["value"])
+        for attribute, dtype in CONSTANTS.items():
+            if attribute in said:
+                return np.array(said[attribute], dtype)
+        return UNKNOWN
+
+    def counted(self, node: Any, said: dict[str, Any], inputs: list[Any]) -> Any:
+        """What a node makes of sizes, of lengths and of the numbers of steps; None if nothing known."""
+        operator, first, others = node.op_type, inputs[0], inputs[1:]
+        types = self.onnx.TensorProto
+        cast = operator == "Cast" and said["to"] in (types.INT32, types.INT64)
+        if isinstance(first, Sizes):
+            if cast or operator in REPEAT:
+                return first
+            if operator in (*LAYOUT, *CUT):
+                parts = of_constant(operator, said, first.axes, others, len(node.output))
+                return None if parts is None else Parts([Sizes(first.labels, p) for p in parts])
+        if isinstance(first, Lengths):
+            if cast or operator in ("Identity", "Expand"):
+                return first
+            if operator in ("Squeeze", "Unsqueeze", "Reshape"):
+                return first._replace(flat=False)
+            if operator == "ReduceSum":  # of a mask
+                return Lengths(node.output[0], flat=False)
+        if operator == "Min":
+            each = [_lengths(*pair, self.defaults) for pair in zip(node.input, inputs, strict=True)]
+            known = [lengths for lengths in each if lengths is not None]
+            sources = {lengths.source for lengths in known} - {None}
+            if len(known) < len(each) or len(sources) > 1:
+                return None
+            limits = tuple(limit for lengths in known for limit in lengths.limits)
+            return Lengths(next(iter(sources), None), limits, all(k.flat for k in known))
+        if operator == "Range" and _equal(first, 0) and _equal(inputs[2], 1):
+            return Own(others[0], np.zeros(2)) if isinstance(others[0], Sizes) else None
+        if isinstance(first, Own):
+            if operator == "Unsqueeze":
+                moved = laid_out(operator, said, first.array, others)
+                return None if moved is None else first._replace(array=moved)
+            lengths = others[0] if operator == "Less" else None
+            if isinstance(lengths, Lengths) and lengths.flat and first.array.shape == (2, 1):
+                return first._replace(array=np.zeros((2, 3)), lengths=lengths)
+        return None
+
+    def masked(self, condition: Any, projected: Labels, nothing: Any) -> bool:
+        """Whether this is what `to_onnx` writes behind a projection: zeros past the end, as without one."""
+        return (
+            self.w_y is not None
+            and _same(projected.array, self.current)
+            and is_zero(nothing)
+            and nothing.ndim <= 3
+            and isinstance(condition, Own)
+            and condition.array.shape == (2, 3, 1)
+            and condition.lengths is not None
+            and self.lengths is not None
+            and condition.lengths.source == self.lengths[1]
+            and all(map(self.all_steps, (condition.limit, *condition.lengths.limits)))
+        )
+
+    def all_steps(self, sizes: Sizes) -> bool:
+        """Whether sizes are the number of steps: along this axis lie a sequence's steps."""
+        labels, axes = sizes.labels, set(sizes.axes.flat)
+        if len(axes) != 1:
+            return False
+        (axis,) = axes
+        own = set(labels.take(0, axis).flat)
+        return any(labels.size == xs.size and own == set(xs[0].flat) for xs in self.sequences)
 
     def recurrent(self, node: Any) -> None:
         """Read a recurrent node, whose input has to be what is on top of the stack."""
@@ -164,7 +297,7 @@ class Reader:
         if not isinstance(given, Labels) or self.w_y is not None:
             raise ValueError(
                 f"Graph mismatch: expected {read.name} on the sequence or on the layer below, got "
-                f"{'a projection' if isinstance(given, Labels) else given} as its X."
+                f"{'a projection' if isinstance(given, Labels) else _called(given)} as its X."
             )
         xs = given.array.swapaxes(0, 1) if read.batch_first else given.array
         if self.current is None:
@@ -182,6 +315,8 @@ class Reader:
                 f"{xs.shape[-1]}."
             )
         self.require_states(read)
+        self.sequences.append(xs)
+        self.require_lengths(read)
         ways, size = len(read.pairs), read.pairs[0][0].hidden_size
         ys = self.labels(*xs.shape[:2], ways * size)
         self.open.append(Half(read, ys, starting_state(read, self.values)))
@@ -192,19 +327,40 @@ class Reader:
         self.values |= {name: value for name, value in made if name}
 
     def require_states(self, node: Node) -> None:
-        """Refuse starting states that are computed, and lengths that are part of the model."""
+        """Refuse starting states that are computed."""
         for field in ("initial_h", "initial_c"):
             value = self.values.get(node.inputs.get(field, ""), GIVEN)
-            inside = isinstance(value, Labels) and not value.given
-            if inside or (isinstance(value, str) and value != GIVEN):
+            outside = value.given if isinstance(value, Labels) else value is GIVEN
+            if not outside and not isinstance(value, np.ndarray):
                 raise ValueError(
                     f"Graph mismatch: expected {field} of {node.name} as an input of the graph or a "
-                    f"constant, got {value if isinstance(value, str) else 'a layer'}."
+                    f"constant, got {'a layer' if isinstance(value, Labels) else _called(value)}."
                 )
-        if isinstance(self.values.get(node.inputs.get("sequence_lens", "")), np.ndarray):
+
+    def require_lengths(self, node: Node) -> None:
+        """Refuse lengths that are part of the model or computed, and other ones than the first node has."""
+        name, source = node.inputs.get("sequence_lens"), None
+        if name is not None:
+            value = self.values.get(name, UNKNOWN)
+            lengths = None if isinstance(value, np.ndarray) else _lengths(name, value, set())
+            if lengths is None or not all(map(self.all_steps, lengths.limits)):
+                raise ValueError(
+                    f"Graph mismatch: expected sequence_lens of {node.name} as an input of the graph, got "
+                    f"{_called(value)}."
+                )
+            source = lengths.source
+        if self.lengths is None:
+            self.lengths = node.name, source
+        below, expected = self.lengths
+        if source != expected:
+            wanted = (
+                f"{node.name} without sequence_lens"
+                if expected is None
+                else f"sequence_lens of {node.name} from {expected!r}"
+            )
             raise ValueError(
-                f"Graph mismatch: expected sequence_lens of {node.name} as an input of the graph, got a "
-                "constant."
+                f"Graph mismatch: expected {wanted}, as {below} has it, got "
+                f"{'none' if source is None else repr(source)}."
             )
 
     def close(self, labels: np.ndarray, name: str) -> None:
@@ -214,10 +370,11 @@ class Reader:
         nodes = [half.node for half in self.open]
         ways = [node.way for node in nodes]
         halves = self.open if ways != ["reverse", "forward"] else self.open[::-1]
-        if ways in (["forward", "forward"], ["reverse", "reverse"]):
+        if len(ways) > 1 and sorted(ways) != ["forward", "reverse"]:
+            came = " and ".join(f"{node.name} ({node.way})" for node in nodes)
             raise ValueError(
                 "Graph mismatch: expected two nodes side by side to be one forward and one reverse, got "
-                f"{nodes[0].name} and {nodes[-1].name}, both {ways[-1]}."
+                f"{came}."
             )
         whole = np.concatenate([half.labels for half in halves], -1) if halves else np.empty(0)
         if not _same(labels, whole):
@@ -240,7 +397,9 @@ class Reader:
         if isinstance(first, np.ndarray):
             first, second = second, first
         if isinstance(second, np.ndarray):
-            if self.w_y is None or self.b_y is not None or second.size != self.w_y.shape[1]:
+            if self.w_y is None or self.b_y is not None or second.ndim > 3:
+                return None
+            if second.size != self.w_y.shape[1] or second.shape[-1:] != self.w_y.shape[1:]:
                 return None
             self.b_y = second.reshape(-1)
             return first
@@ -328,32 +487,28 @@ def _same(one: np.ndarray, other: np.ndarray | None) -> bool:
     return other is not None and one.shape == other.shape and bool((one == other).all())
 
 
-def _zeros(value: Any) -> bool:
-    """Whether a value is zero however it is cut."""
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and not value.any()
+def _called(value: Any) -> str:
+    """How a message calls a value."""
+    if isinstance(value, np.ndarray):
+        return "a constant"
+    return value if isinstance(value, str) else UNKNOWN
 
 
-def _laid_out(
-    operator: str, said: dict[str, Any], array: np.ndarray, others: list[Any]
-) -> np.ndarray | None:
-    """The array after a node that moves its entries only; None where how is not a constant."""
-    if operator == "Identity":
-        return array
-    if operator == "Transpose":
-        return np.transpose(array, said.get("perm"))
-    how = others[0] if others else said.get("shape" if operator == "Reshape" else "axes")
-    if others and not isinstance(how, np.ndarray):
-        return None
-    numbers = None if how is None else [int(n) for n in np.ravel(how)]
-    if operator == "Unsqueeze":
-        return None if numbers is None else np.expand_dims(array, tuple(numbers))
+def _lengths(name: str, value: Any, defaults: set[str]) -> Lengths | None:
+    """A value as lengths; a constant is one only where it cuts nothing off, alone or as a default."""
+    if isinstance(value, Sizes):
+        return Lengths(None, (value,))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "i" and (value >= LONGEST).all():
+        return Lengths(name if name in defaults else None)
+    return value if isinstance(value, Lengths) else None
+
+
+def _equal(value: Any, number: int) -> bool:
+    return isinstance(value, np.ndarray) and value.size == 1 and value.item() == number
+
+
+def _concatenated(arrays: list[np.ndarray], axis: int) -> Any:
     try:
-        if operator == "Squeeze":
-            return np.squeeze(array, None if numbers is None else tuple(numbers))
-        if numbers is None:
-            return None
-        kept = said.get("allowzero", 0) == 0
-        shape = [array.shape[k] if n == 0 and kept else n for k, n in enumerate(numbers)]
-        return np.reshape(array, shape)
-    except ValueError:  # a shape for other sizes of time and batch than those that stand for them
-        return None
+        return np.concatenate(arrays, axis)
+    except ValueError:  # zeros of a shape that is not known
+        return np.zeros(1, arrays[0].dtype) if all(map(is_zero, arrays)) else UNKNOWN

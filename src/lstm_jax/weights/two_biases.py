@@ -7,8 +7,7 @@
 On the way out b is b_x, and b_h is zero but for the GRU's b_hn.
 
 Axes: w_x[D, GH], w_h[H, GH], b_x[GH], b_h[GH], in a framework's own order of gates (`gate_order`). The
-    shapes are
-the caller's to check.
+shapes are the caller's to check.
 """
 
 from typing import Any, NamedTuple
