@@ -113,7 +113,9 @@ def test_a_layer_is_flaxs_own(x64, layers, kind, call):
 
 
 @pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
-@pytest.mark.parametrize("options", [{"residual": True}, {"activation_fn": jax.nn.relu}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"residual": True}, {"activation_fn": jax.nn.relu}], ids=["residual", "relu"]
+)
 def test_options_of_the_simple_cell(x64, layers, options):
     (theirs, ours), arguments = layers("SimpleCell", **options)
     expected = called(theirs, {}, *arguments)
