@@ -104,6 +104,12 @@ def test_memory_does_not_grow_with_the_length():
     assert temporaries(lstm_jax.bptt, 4000) > 5 * temporaries(lstm_jax.bptt, 400)
 
 
+def test_a_stack_is_refused(without_type_checker):
+    cell, params, xs, state0, *_ = random_problem("lstm", 4)
+    with pytest.raises(TypeError, match="expected a cell from lstm, gru or rnn, got Stack"):
+        lstm_jax.rtrl(lstm_jax.stack(cell), params, xs, state0)
+
+
 def test_bad_input():
     cell, params, xs, state0, hs_weights, _ = random_problem("lstm", 4, 2)
     with pytest.raises(lstm_jax.ShapeError, match=r"expected d_hs \[4, 2, 5\], got \[4, 2, 4\]"):
@@ -112,8 +118,6 @@ def test_bad_input():
         lstm_jax.rtrl(cell, params, xs, state0, d_hs=hs_weights.astype(jnp.float16))
     with pytest.raises(lstm_jax.ShapeError, match="d_state"):
         lstm_jax.rtrl(cell, params, xs, state0, d_state=jax.tree.map(lambda s: s[0], state0))
-    with pytest.raises(TypeError, match="expected a cell from lstm, gru or rnn, got Stack"):
-        lstm_jax.rtrl(lstm_jax.stack(cell), params, xs, state0)
     with pytest.raises(ValueError, match="no hand-derived rule"):
         lstm_jax.rtrl(cell._replace(rule=None), params, xs, state0)
     with pytest.raises(ValueError, match="no hand-derived rule"):

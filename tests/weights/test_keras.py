@@ -34,13 +34,16 @@ def keras_peer():
         keras = pytest.importorskip("keras")
         if keras.backend.backend() != "jax":
             pytest.skip("Keras was imported before, with another backend")
-        before = keras.config.floatx()
+        before = keras.config.floatx(), keras.config.dtype_policy()
         keras.config.set_floatx("float64")
+        # Whoever has made a layer before has fixed the policy, which floatx then does not change.
+        keras.config.set_dtype_policy("float64")
         try:
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
                 yield keras
         finally:
-            keras.config.set_floatx(before)
+            keras.config.set_floatx(before[0])
+            keras.config.set_dtype_policy(before[1])
 
 
 def layer_of(keras, name, **options):
