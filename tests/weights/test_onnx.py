@@ -706,15 +706,15 @@ def test_constant_nodes():
 
 @pytest.mark.peer
 def test_empty_files_refused(tmp_path):
-    path = tmp_path / "net.onnx"
+    onnx, path = peer("onnx"), tmp_path / "net.onnx"
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="net.onnx to hold an ONNX model, got an empty file"):
         weights.from_onnx(path)
-    path.write_bytes(peer("onnx").ModelProto(producer_name="x").SerializeToString())
+    path.write_bytes(onnx.ModelProto(producer_name="x").SerializeToString())
     with pytest.raises(ValueError, match="net.onnx to hold an ONNX model, got one without a graph"):
         weights.from_onnx(path)
     with pytest.raises(ValueError, match="expected an ONNX model with a graph, got none"):
-        weights.from_onnx(peer("onnx").ModelProto())
+        weights.from_onnx(onnx.ModelProto())
 
 
 @pytest.mark.peer
