@@ -244,6 +244,11 @@ def test_what_does_not_fit_is_refused(without_type_checker):
         from_flax({"ii": {}, "x": {}})
     with pytest.raises(ValueError, match=r"expected i with bias and kernel, got \['kernel'\]"):
         from_flax({"i": {"kernel": jnp.ones((D, H))}, "h": {"kernel": jnp.ones((H, H))}})
+    with pytest.raises(ValueError, match=r"expected dense_h with a kernel, got \['bias'\]"):
+        from_flax({"dense_i": {"kernel": jnp.ones((D, H))}, "dense_h": {"bias": jnp.ones(H)}})
+    with pytest.raises(lstm_jax.ShapeError, match=r"expected dense_h.kernel .*got \[3, 0\]"):
+        kernels = {"dense_i": {"kernel": jnp.ones((D, H))}, "dense_h": {"kernel": jnp.ones((3, 0))}}
+        from_flax(kernels)
     with pytest.raises(lstm_jax.ShapeError, match=r"expected b \[4\] of a Flax rnn, got \[3\]"):
         from_flax(
             {

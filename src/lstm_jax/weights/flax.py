@@ -25,7 +25,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
 from lstm_jax.validation import DtypeError, ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
-from lstm_jax.weights.specification import require_options, require_params
+from lstm_jax.weights.specification import KINDS, require_options, require_params
 
 LINEN_LAYERS = {
     "lstm": ("ii", "if", "ig", "io", "hi", "hf", "hg", "ho"),
@@ -149,9 +149,8 @@ def to_flax(cell: Cell, params: PyTree, form: str, *, api: str = "linen") -> dic
 
 def _from_dense(layers: Mapping[str, Any], activation: str) -> tuple[Cell, PyTree]:
     w_x, w_h = _kernel(layers, "dense_i"), _kernel(layers, "dense_h")
-    count = w_h.shape[1] // w_h.shape[0]
-    kind = {4: "lstm", 3: "gru", 1: "rnn"}.get(count)
-    if kind is None or w_h.shape[1] % w_h.shape[0]:
+    kind = KINDS.get(w_h.shape[1] // max(1, w_h.shape[0]))
+    if kind is None or w_h.shape[1] % max(1, w_h.shape[0]):
         raise ShapeError(
             "Shape mismatch: expected dense_h.kernel [H, 4H], [H, 3H] or [H, H], got "
             f"{show_shape(w_h.shape)}."
@@ -215,7 +214,11 @@ def _bias(layers: Mapping[str, Any], name: str) -> Any:
 
 
 def _array(layers: Mapping[str, Any], name: str, field: str, rank: int) -> Any:
-    value = layers[name][field]
+    value = layers[name].get(field)
+    if value is None:
+        raise ValueError(
+            f"Name mismatch: expected {name} with a {field}, got {sorted(layers[name])}."
+        )
     array = value if isinstance(value, jax.Array) else to_jax(np.asarray(value))
     if array.ndim != rank:
         raise ShapeError(

@@ -19,6 +19,7 @@ from lstm_jax.stack import Backward, Bidirectional, Layer
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.specification import (
+    KINDS,
     Specification,
     checked_params,
     directions,
@@ -27,9 +28,6 @@ from lstm_jax.weights.specification import (
     require_options,
 )
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
-
-KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
-"""What a layer is, by its number of gates."""
 
 ACTIVATIONS = ("tanh", "relu", "identity", "linear")
 

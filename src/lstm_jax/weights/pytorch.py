@@ -22,6 +22,7 @@ from lstm_jax.stack import Backward, Stack, StackParams, stack
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.specification import (
+    KINDS,
     Specification,
     checked_params,
     directions,
@@ -30,9 +31,6 @@ from lstm_jax.weights.specification import (
     require_options,
 )
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
-
-KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
-"""What a recurrent layer is, by its number of gates."""
 
 LAYERED = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(0|[1-9]\d*)(_reverse)?")
 SINGLE = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

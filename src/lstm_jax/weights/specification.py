@@ -15,6 +15,9 @@ from lstm_jax.cells import Cell, GRUState, LSTMState, gru, lstm, rnn
 from lstm_jax.stack import Backward, Bidirectional, Both, Layer, Stack
 from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
 
+KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
+"""What a cell is, by its number of gates."""
+
 
 class Specification(NamedTuple):
     """What sets a cell apart.
