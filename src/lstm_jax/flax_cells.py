@@ -41,21 +41,24 @@ def activation_of(cell: Any) -> str:
     return str(activation)
 
 
-def run_flax_cell(
-    cell: Any,
+def run_flax_layer(
+    layer: Any,
     params: Mapping[str, Any],
     inputs: Array,
     carry: PyTree,
     *,
-    gradient: str,
-    segments: int | str | None,
-    **options: Any,
-) -> tuple[PyTree, Array]:
-    """Run a Flax cell's parameters over a sequence by `flax_style`: ``carry, outputs``.
+    seq_lengths: Any,
+    return_carry: bool | None,
+    time_major: bool,
+    reverse: bool | None,
+    keep_order: bool | None,
+) -> Any:
+    """Run a layer's Flax cell over a sequence by `flax_style`; what is None is as the layer has it.
 
     Computed in the cell's ``dtype``, or in the one to which inputs and parameters promote, and returned in
     the carry's if that is wider, as Flax returns it.
     """
+    cell = layer.cell
     ours, own = from_flax(params, activation=activation_of(cell))
     if getattr(cell, "residual", False):
         own = own._replace(w_h=own.w_h + jnp.eye(len(own.w_h), dtype=own.w_h.dtype))
@@ -63,8 +66,20 @@ def run_flax_cell(
     kept = jax.tree.map(jnp.result_type, carry)
     own, inputs, start = jax.tree.map(lambda a: jnp.asarray(a, dtype), (own, inputs, carry))
     after, outputs = flax_style(
-        ours, own, inputs, initial_carry=start, gradient=gradient, segments=segments, **options
+        ours,
+        own,
+        inputs,
+        initial_carry=start,
+        seq_lengths=seq_lengths,
+        time_major=time_major,
+        reverse=layer.reverse if reverse is None else reverse,
+        keep_order=layer.keep_order if keep_order is None else keep_order,
+        unroll=layer.unroll,
+        gradient=layer.gradient,
+        segments=layer.segments,
     )
     after = jax.tree.map(lambda a, like: a.astype(jnp.promote_types(dtype, like)), after, kept)
     wide = jnp.promote_types(dtype, jax.tree.leaves(kept)[-1])
-    return after, outputs.astype(wide)
+    outputs = outputs.astype(wide)
+    wanted = layer.return_carry if return_carry is None else return_carry
+    return (after, outputs) if wanted else outputs

@@ -143,6 +143,11 @@ def chrono(t_max: float) -> Chrono:
     return Chrono(t_max)
 
 
+def with_gate_bias(b: Array, gate_bias: float | Chrono, key: Array) -> Array:
+    """A gate's bias [H] with what its cell was given for it: a number on top, or `chrono` in its place."""
+    return gate_bias(key, b.shape, b.dtype) if isinstance(gate_bias, Chrono) else b + gate_bias
+
+
 def require_gate_bias(name: str, value: Any) -> None:
     """Refuse a gate bias that is neither a finite number nor `chrono`.
 
@@ -179,5 +184,6 @@ __all__ = [
     "require_initializers",
     "scaled_identity",
     "uniform",
+    "with_gate_bias",
     "zeros",
 ]

@@ -17,7 +17,7 @@ from flax import linen
 from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.flax_cells import activation_of, run_flax_cell
+from lstm_jax.flax_cells import activation_of, run_flax_layer
 
 
 class RNN(linen.RNN):
@@ -70,21 +70,17 @@ class RNN(linen.RNN):
                 "Variable mismatch: expected the params of the cell, from init, got "
                 f"{sorted(self.cell.variables)}."
             )
-        carry, outputs = run_flax_cell(
-            self.cell,
+        return run_flax_layer(
+            self,
             meta.unbox(self.cell.variables["params"]),
             inputs,
             initial_carry,
             seq_lengths=seq_lengths,
+            return_carry=return_carry,
             time_major=time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            unroll=self.unroll,
-            gradient=self.gradient,
-            segments=self.segments,
+            reverse=reverse,
+            keep_order=keep_order,
         )
-        wanted = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if wanted else outputs
 
 
 _LAYER = (

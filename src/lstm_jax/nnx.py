@@ -16,7 +16,7 @@ from typing import Any
 from flax import nnx
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.flax_cells import activation_of, run_flax_cell
+from lstm_jax.flax_cells import activation_of, run_flax_layer
 from lstm_jax.validation import require_one_of
 
 
@@ -76,21 +76,17 @@ class RNN(nnx.RNN):
             rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
             initial_carry = self.cell.initialize_carry(shape, rngs)
-        carry, outputs = run_flax_cell(
-            self.cell,
+        return run_flax_layer(
+            self,
             nnx.to_pure_dict(nnx.state(self.cell, nnx.Not(nnx.RngState))),
             inputs,
             initial_carry,
             seq_lengths=seq_lengths,
+            return_carry=return_carry,
             time_major=time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            unroll=self.unroll,
-            gradient=self.gradient,
-            segments=self.segments,
+            reverse=reverse,
+            keep_order=keep_order,
         )
-        wanted = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if wanted else outputs
 
 
 _LAYER = (

@@ -34,6 +34,7 @@ from lstm_jax.initializers import (
     Chrono,
     Initializer,
     require_gate_bias,
+    with_gate_bias,
     zeros,
 )
 from lstm_jax.loop_weight import entries
@@ -286,10 +287,7 @@ def _gru(
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         key_x, key_h, key_b, key_u = jax.random.split(key, 4)
         b_r, b_u, b_n, b_hn = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
-        if isinstance(update_bias, Chrono):
-            b_u = update_bias(key_u, (hidden_size,), dtype)
-        else:
-            b_u = b_u + update_bias
+        b_u = with_gate_bias(b_u, update_bias, key_u)
         return GRUParams(
             w_x=w_x_init(key_x, (input_size, 3 * hidden_size), dtype),
             w_h=w_h_init(key_h, (hidden_size, 3 * hidden_size), dtype),

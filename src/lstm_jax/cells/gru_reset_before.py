@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
-from lstm_jax.initializers import Chrono, Initializer
+from lstm_jax.initializers import Chrono, Initializer, with_gate_bias
 from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_key
 
@@ -241,10 +241,7 @@ def reset_before_cell(
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         key_x, key_h, key_b, key_u = jax.random.split(key, 4)
         b_r, b_u, b_n = jnp.split(b_init(key_b, (3 * hidden_size,), dtype), 3)
-        if isinstance(update_bias, Chrono):
-            b_u = update_bias(key_u, (hidden_size,), dtype)
-        else:
-            b_u = b_u + update_bias
+        b_u = with_gate_bias(b_u, update_bias, key_u)
         return GRUResetBeforeParams(
             w_x=w_x_init(key_x, (input_size, 3 * hidden_size), dtype),
             w_h=w_h_init(key_h, (hidden_size, 3 * hidden_size), dtype),

@@ -34,6 +34,7 @@ from lstm_jax.initializers import (
     Chrono,
     Initializer,
     require_gate_bias,
+    with_gate_bias,
     zeros,
 )
 from lstm_jax.loop_weight import entries
@@ -283,11 +284,8 @@ def _lstm(
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         key_x, key_h, key_b, key_f = jax.random.split(key, 4)
         b_i, b_f, b_g, b_o = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
-        if isinstance(forget_bias, Chrono):
-            b_f = forget_bias(key_f, (hidden_size,), dtype)
-            b_i = -b_f
-        else:
-            b_f = b_f + forget_bias
+        b_f = with_gate_bias(b_f, forget_bias, key_f)
+        b_i = -b_f if isinstance(forget_bias, Chrono) else b_i
         return LSTMParams(
             w_x=w_x_init(key_x, (input_size, 4 * hidden_size), dtype),
             w_h=w_h_init(key_h, (hidden_size, 4 * hidden_size), dtype),

@@ -40,7 +40,7 @@ from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, sum_of_products, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
-from lstm_jax.initializers import Chrono, Initializer, uniform
+from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
 from lstm_jax.loop_weight import entries
 from lstm_jax.validation import require_bool, require_key, require_positive_int
 
@@ -480,12 +480,10 @@ def variant_cell(
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         key_x, key_h, key_b, key_f, key_p, key_r = jax.random.split(key, 6)
         b_i, b_f, b_g, b_o = _blocks(b_init(key_b, (columns,), dtype), hidden_size, 4)
-        if isinstance(forget_bias, Chrono):
-            b_f = forget_bias(key_f, (hidden_size,), dtype)
-            # Coupled, z_i is −z_f already.
-            b_i = None if options.coupled_gates else -b_f
-        else:
-            b_f = b_f + forget_bias
+        b_f = with_gate_bias(b_f, forget_bias, key_f)
+        # Coupled, there is no b_i: z_i is −z_f already.
+        if isinstance(forget_bias, Chrono) and not options.coupled_gates:
+            b_i = -b_f
         params = LSTMVariantParams(
             w_x=w_x_init(key_x, (input_size, columns), dtype),
             w_h=w_h_init(key_h, (output_size, columns), dtype),
