@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lstm_jax import NonFiniteError, gru, language_model, lstm, rnn
-from lstm_jax.text import encode
+from lstm_jax.language.text import encode
 
 CORPUS = encode("the quick brown fox jumps over the lazy dog. " * 40, "example")
 CODES = jnp.asarray(CORPUS.codes)
-SIZE = len(CORPUS.characters)
+SIZE = CORPUS.vocabulary.size
 CONFIG = language_model.TrainConfig(steps=60, length=20, batch_size=8, learning_rate=2e-2)
 
 

@@ -27,7 +27,7 @@ from gradient_flow.output import (
     write_json,
 )
 from lstm_jax import check_gradients, gru, language_model, lstm, rnn, unroll
-from lstm_jax.text import TextError
+from lstm_jax.language.text import TextError
 from lstm_jax.validation import NonFiniteError, require_positive_int
 
 

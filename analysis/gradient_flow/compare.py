@@ -23,7 +23,7 @@ from gradient_flow.trajectory import gate_activations
 from lstm_jax import chrono, gru, language_model, lstm, orthogonal, rnn
 from lstm_jax.array_types import Array
 from lstm_jax.cells import Cell
-from lstm_jax.text import Corpus, embedded_text, encode, one_hot, read_text, windows
+from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_text, windows
 
 LN10 = float(np.log(10))
 HORIZON_FACTOR = 1e-3
@@ -194,7 +194,7 @@ def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
     if corpus is None:
         return jax.random.normal(key, (length, config.samples, NOISE_SIZE))
     codes = windows(key, jnp.asarray(corpus.codes), length, config.samples)
-    return one_hot(codes, len(corpus.characters), jnp.float32)
+    return one_hot(codes, corpus.vocabulary.size, jnp.float32)
 
 
 def measure(
@@ -277,7 +277,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     return {
         "name": corpus.name,
         "characters": len(corpus.codes),
-        "distinct": len(corpus.characters),
+        "distinct": corpus.vocabulary.size,
         "sha256_of_codes": hashlib.sha256(corpus.codes.tobytes()).hexdigest(),
     }
 
@@ -286,7 +286,7 @@ def gate_text(corpus: Corpus | None, xs: Array) -> str | None:
     """The characters whose gates are drawn."""
     if corpus is None:
         return None
-    return "".join(corpus.characters[n] for n in np.argmax(np.asarray(xs[:GATE_STEPS, 0]), axis=-1))
+    return corpus.vocabulary.decode(np.argmax(np.asarray(xs[:GATE_STEPS, 0]), axis=-1))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import text
+from lstm_jax.language import text
 
 
 def test_the_embedded_text_is_prose_and_the_same_each_time():
@@ -17,9 +17,10 @@ def test_the_embedded_text_is_prose_and_the_same_each_time():
 
 def test_encoding_can_be_undone():
     corpus = text.encode("naïve 𝄞 text\n", "example")
-    assert "".join(corpus.characters[n] for n in corpus.codes) == "naïve 𝄞 text\n"
+    assert corpus.vocabulary.decode(corpus.codes) == "naïve 𝄞 text\n"
     assert corpus.codes.dtype == np.int32
-    assert corpus.characters == "".join(sorted(set("naïve 𝄞 text\n")))
+    assert corpus.vocabulary == (tuple(sorted(set("naïve 𝄞 text\n"))), None, "characters")
+    assert corpus.valid is None and corpus.test is None
 
 
 def test_windows_are_pieces_of_the_text_and_reach_both_ends():

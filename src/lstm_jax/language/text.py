@@ -1,6 +1,6 @@
-"""Text as sequences of characters: where it comes from, its vocabulary, windows cut from it.
+"""Text as sequences of tokens: where it comes from, its numbers, windows cut from it.
 
-Axes: codes[characters]; windows[T, B], time first, of int32 codes.
+Axes: codes[tokens]; windows[T, B], time first, of int32 codes.
 """
 
 from pathlib import Path
@@ -11,10 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Float, Int
-
-
-class TextError(ValueError):
-    """A text that cannot be had or cannot be used."""
+from lstm_jax.language.vocabulary import TextError, Vocabulary, character_vocabulary
 
 
 class Corpus(NamedTuple):
@@ -22,13 +19,17 @@ class Corpus(NamedTuple):
 
     Attributes:
         name: where the text is from.
-        characters: the vocabulary, the distinct characters in order.
-        codes: the text, each character as its index in ``characters``.
+        vocabulary: its tokens, from the part to train on.
+        codes: the part to train on, each token as its number in the vocabulary.
+        valid: the part to choose by, if the text has one.
+        test: the part to report on, if the text has one.
     """
 
     name: str
-    characters: str
-    codes: Int[np.ndarray, "characters"]
+    vocabulary: Vocabulary
+    codes: Int[np.ndarray, "tokens"]
+    valid: Int[np.ndarray, "validation_tokens"] | None = None
+    test: Int[np.ndarray, "test_tokens"] | None = None
 
 
 def embedded_text() -> str:
@@ -71,36 +72,34 @@ def read_text(path: str | Path) -> str:
 
 
 def encode(text: str, name: str) -> Corpus:
-    """Number the distinct characters of a text and write it in those numbers.
+    """Number the distinct characters of a text, in order, and write it in those numbers.
 
     Raises:
         TextError: a text with fewer than two distinct characters, in which nothing can be predicted.
 
     Example:
-        >>> from lstm_jax.text import encode
+        >>> from lstm_jax.language import encode
         >>> corpus = encode("abba", "example")
-        >>> corpus.characters, corpus.codes.tolist()
-        ('ab', [0, 1, 1, 0])
+        >>> corpus.vocabulary.tokens, corpus.codes.tolist()
+        (('a', 'b'), [0, 1, 1, 0])
     """
-    characters = "".join(sorted(set(text)))
-    if len(characters) < 2:
+    vocabulary = character_vocabulary(text)
+    if vocabulary.size < 2:
         raise TextError(
             f"Uniform text: expected at least two distinct characters in {name}, "
-            f"got {len(characters)}."
+            f"got {vocabulary.size}."
         )
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    known = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), np.uint32)
-    return Corpus(name, characters, np.searchsorted(known, points).astype(np.int32))
+    return Corpus(name, vocabulary, vocabulary.encode(text))
 
 
 def windows(
-    key: Array, codes: Int[Array, "characters"], length: int, batch_size: int
+    key: Array, codes: Int[Array, "tokens"], length: int, batch_size: int
 ) -> Int[Array, "time batch"]:
-    """Cut ``batch_size`` windows of ``length`` characters at random places.
+    """Cut ``batch_size`` windows of ``length`` tokens at random places.
 
     Args:
         key: a random key.
-        codes: the text, at least ``length`` characters.
+        codes: the text, at least ``length`` tokens.
         length: T, static.
         batch_size: B, static.
     """

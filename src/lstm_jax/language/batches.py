@@ -1,0 +1,185 @@
+r"""A text cut for truncated back-propagation: each row of a batch goes on where it ended in the one before.
+
+With N tokens, B rows of R tokens each, and batches of T steps, batch n of an epoch is
+
+    inputs[t, b] = codes[o + b·R + n·T + t],    targets[t, b] = codes[o + b·R + n·T + t + 1]
+
+    contiguous               o = 0, R = N // B; (R − 1) // T steps an epoch (Zaremba et al. 2014)
+    contiguous_from_offset   o drawn anew for each epoch from 0 … T, R = (N − o − 1) // B (Zhang et al., Dive
+                             into Deep Learning, "Sequential Partitioning"); as many steps in each epoch as
+                             the largest offset leaves, ((N − T − 1) // B) // T
+
+Both are functions of the number of the step, counted from 0 and on over the epochs, and of no step before it:
+a run that is resumed sees what it would have seen.
+
+Axes: codes[N]; inputs[T, B] and targets[T, B], time first.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import Array, Int
+from lstm_jax.language.vocabulary import TextError
+from lstm_jax.validation import (
+    DtypeError,
+    ShapeError,
+    require_bool,
+    require_key,
+    require_positive_int,
+    show_shape,
+)
+
+
+class Batch(NamedTuple):
+    """One step's part of a text.
+
+    Attributes:
+        inputs: tokens [T, B].
+        targets: the token after each, [T, B].
+        first: whether an epoch begins here, where the state that is carried along has to begin anew; bool [].
+    """
+
+    inputs: Any
+    targets: Any
+    first: Any
+
+
+def steps_per_epoch(tokens: int, batch_size: int, length: int, *, offset: bool = False) -> int:
+    """How many batches there are in a text.
+
+    Args:
+        tokens: N, tokens of the text.
+        batch_size: B, rows of a batch.
+        length: T, steps of a batch.
+        offset: whether `contiguous_from_offset` cuts them, instead of `contiguous`.
+
+    Raises:
+        TextError: a text too short for a single batch.
+        ValueError: a size that is no positive integer.
+
+    Example:
+        >>> from lstm_jax.language import steps_per_epoch
+        >>> steps_per_epoch(929_589, 20, 35), steps_per_epoch(929_589, 20, 35, offset=True)
+        (1327, 1327)
+    """
+    for name, value in (("tokens", tokens), ("batch_size", batch_size), ("length", length)):
+        require_positive_int(name, value)
+    require_bool("offset", offset)
+    if offset:
+        needed, steps = (batch_size + 1) * length + 1, (tokens - length - 1) // batch_size // length
+    else:
+        needed, steps = batch_size * (length + 1), (tokens // batch_size - 1) // length
+    if tokens < needed:
+        raise TextError(
+            f"Length mismatch: expected a text of at least {needed} tokens for {batch_size} rows of "
+            f"{length} steps, got {tokens}."
+        )
+    return steps
+
+
+def contiguous(
+    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"],
+    step: int | Int[Array, ""],
+    batch_size: int,
+    length: int,
+) -> Batch:
+    """The batch of a step, when each row reads one of B equal pieces of the text from end to end.
+
+    What is left of the text behind the last piece, and of a piece behind its last whole batch, is not read.
+
+    Args:
+        codes: the text [N].
+        step: the number of the step from 0, also traced; epochs follow one another.
+        batch_size: B, static.
+        length: T, static.
+
+    Returns:
+        `Batch` with inputs and targets [T, B].
+
+    Raises:
+        TextError: a text too short for a single batch.
+        ShapeError, DtypeError: codes that are no whole numbers [N], or a step that is no whole number.
+        ValueError: a size that is no positive integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lstm_jax.language import contiguous
+        >>> batch = contiguous(jnp.arange(14), 1, batch_size=2, length=3)
+        >>> batch.inputs.T.tolist(), batch.targets.T.tolist(), bool(batch.first)
+        ([[3, 4, 5], [10, 11, 12]], [[4, 5, 6], [11, 12, 13]], False)
+    """
+    codes, step = _require_text(codes, step)
+    steps = steps_per_epoch(codes.shape[0], batch_size, length)
+    return _cut(codes, 0, codes.shape[0] // batch_size, step % steps, batch_size, length)
+
+
+def contiguous_from_offset(
+    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"],
+    step: int | Int[Array, ""],
+    batch_size: int,
+    length: int,
+    key: Array,
+) -> Batch:
+    """The batch of a step, as `contiguous` cuts it, each epoch from another of the first T + 1 tokens on.
+
+    Args:
+        codes: the text [N].
+        step: the number of the step from 0, also traced; epochs follow one another.
+        batch_size: B, static.
+        length: T, static.
+        key: a random key, the same for all steps; with the epoch folded in, it draws the offset.
+
+    Returns:
+        `Batch` with inputs and targets [T, B].
+
+    Raises:
+        TextError: a text too short for a single batch.
+        ShapeError, DtypeError: codes that are no whole numbers [N], or a step that is no whole number.
+        TypeError: what is no key.
+        ValueError: a size that is no positive integer.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from lstm_jax.language import contiguous_from_offset
+        >>> batch = contiguous_from_offset(jnp.arange(14), 0, 2, 3, jax.random.key(0))
+        >>> bool((batch.targets == batch.inputs + 1).all()), bool(batch.first)
+        (True, True)
+    """
+    codes, step = _require_text(codes, step)
+    require_key(key)
+    tokens = codes.shape[0]
+    steps = steps_per_epoch(tokens, batch_size, length, offset=True)
+    offset = jax.random.randint(
+        jax.random.fold_in(key, step // steps), (), 0, length + 1, jnp.int32
+    )
+    row = (tokens - offset - 1) // batch_size
+    return _cut(codes, offset, row, step % steps, batch_size, length)
+
+
+def _cut(
+    codes: Array, offset: int | Array, row: int | Array, step: Array, batch_size: int, length: int
+) -> Batch:
+    """The batch of a step of an epoch, from rows of the same length behind the offset."""
+    starts = offset + jnp.arange(batch_size, dtype=jnp.int32) * row + step * length
+    places = starts[None, :] + jnp.arange(length + 1, dtype=jnp.int32)[:, None]
+    read = codes[places]
+    return Batch(read[:-1], read[1:], step == 0)
+
+
+def _require_text(codes: Any, step: Any) -> tuple[Array, Array]:
+    if jnp.ndim(codes) != 1:
+        raise ShapeError(
+            f"Shape mismatch: expected codes [tokens], got {show_shape(jnp.shape(codes))}."
+        )
+    for name, value in (("codes", codes), ("step", step)):
+        if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            raise DtypeError(
+                f"Dtype mismatch: expected {name} as integers, got {jnp.result_type(value).name}."
+            )
+    if jnp.ndim(step) != 0:
+        raise ShapeError(f"Shape mismatch: expected step [], got {show_shape(jnp.shape(step))}.")
+    return jnp.asarray(codes), jnp.asarray(step, jnp.int32)

@@ -1,0 +1,149 @@
+"""Files from the web: fetched once, checked, and kept.
+
+A file counts as what it should be by its checksum alone, wherever it is from: a cache, a folder that a user
+names, a server. What a server sends is written beside the place where it belongs and moved there when it has
+been checked, so that a killed or failed download never leaves anything that could be taken for the file.
+"""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from lstm_jax.language.vocabulary import TextError
+
+TIMEOUT = 30.0
+"""Seconds without an answer after which a server counts as out of reach."""
+
+
+class Source(NamedTuple):
+    """A file that can be had.
+
+    Attributes:
+        file: its name.
+        urls: where it is, tried in this order.
+        sha256: its checksum.
+        size: its bytes.
+        remarks: what it is, whose it is, and under which licence.
+    """
+
+    file: str
+    urls: tuple[str, ...]
+    sha256: str
+    size: int
+    remarks: str
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``$LSTM_JAX_DATA``, else ``lstm_jax`` in the user's cache folder."""
+    if named := os.environ.get("LSTM_JAX_DATA"):
+        return Path(named)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification has a relative path ignored.
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "lstm_jax"
+
+
+def contents(source: Source, data: Path | None = None) -> bytes:
+    """What is in a file: that in ``data``, else that in the cache, else that of a server.
+
+    Args:
+        source: the file.
+        data: a folder that has it, in which case nothing is fetched.
+
+    Returns:
+        Bytes whose checksum is right.
+
+    Raises:
+        TextError: a folder without the file, a file with another checksum, a failed download, or a cache that
+            cannot be written.
+    """
+    if data is not None:
+        return checked(source, data / source.file)
+    path = cache_folder() / source.file
+    try:
+        return checked(source, path)
+    except TextError:
+        # Missing, or spoilt since: what is fetched now takes its place.
+        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Made before the download, which a cache that cannot be written would waste. Its name is its own:
+        # two runs that fetch at the same time do not write into each other's.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            found = _fetch(source)
+            partial.write_bytes(found)
+            partial.chmod(0o644)  # a cache may be shared; mkstemp's files are not
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise TextError(
+            f"Unwritable cache: expected to keep {path.name} in {path.parent}, got "
+            f"{error.strerror!r}; name another folder by LSTM_JAX_DATA."
+        ) from None
+    return found
+
+
+def checked(source: Source, path: Path) -> bytes:
+    """Read a file that has to be what the source says.
+
+    Raises:
+        TextError: a missing or unreadable file, or one with another checksum.
+    """
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise TextError(
+            f"Missing data: expected {source.file} in {path.parent}, got none ({error.strerror})."
+        ) from None
+    if wrong := _wrong(source, found):
+        raise TextError(f"Data mismatch: expected {path} of {_identity(source)}, got {wrong}.")
+    return found
+
+
+def _fetch(source: Source) -> bytes:
+    """The file from the first server that has it."""
+    failures = []
+    for url in source.urls:
+        request = urllib.request.Request(url, headers={"User-Agent": "lstm_jax"})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                # One byte more than expected shows that there is too much, without taking in all of it.
+                found = answer.read(source.size + 1)
+        except urllib.error.HTTPError as error:
+            error.close()
+            wrong = f"{error.code} {error.reason}"
+        except urllib.error.URLError as error:
+            wrong = str(error.reason)
+        except OSError as error:
+            wrong = str(error) or type(error).__name__
+        except http.client.HTTPException as error:
+            wrong = f"what is no HTTP ({type(error).__name__})"
+        else:
+            wrong = _wrong(source, found)
+            if not wrong:
+                return found
+        failures.append(f"{wrong} from {url}")
+    raise TextError(
+        f"Failed download: expected {source.file} of {_identity(source)}, got "
+        f"{' and '.join(failures)}; name a folder that has it with --data DIR."
+    )
+
+
+def _identity(source: Source) -> str:
+    return f"{source.size} bytes with sha256 {source.sha256}"
+
+
+def _wrong(source: Source, found: bytes) -> str:
+    """What came instead of the file; empty if it is the file."""
+    if len(found) != source.size:
+        return f"{'more' if len(found) > source.size else len(found)} bytes"
+    sha256 = hashlib.sha256(found).hexdigest()
+    return "" if sha256 == source.sha256 else f"sha256 {sha256}"

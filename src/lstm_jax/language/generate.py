@@ -1,0 +1,119 @@
+r"""Text from a language model, token by token.
+
+token_{t+1} ~ softmax(logits_t / temperature), or argmax logits_t at temperature 0
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, Int
+from lstm_jax.language.model import LanguageModel, LanguageParams
+from lstm_jax.validation import ShapeError, require_key, require_positive_int, show_shape
+
+
+class Generated(NamedTuple):
+    """Tokens that a model wrote, and where it stands.
+
+    Attributes:
+        tokens: [length], after the prompt.
+        states: after the last token but one, which `generate` goes on from with that token as its prompt.
+    """
+
+    tokens: Any
+    states: Any
+
+
+def generate(
+    model: LanguageModel,
+    params: LanguageParams,
+    prompt: Int[Array, "prompt"],
+    length: int,
+    *,
+    states: tuple[Any, ...] | None = None,
+    temperature: float = 0.0,
+    key: Array | None = None,
+) -> Generated:
+    """Read a prompt and go on with it.
+
+    Args:
+        model: from `language_model`.
+        params: of the model.
+        prompt: tokens to be read first, at least one.
+        length: how many to write.
+        states: those before the prompt; the starting ones if None. With those of an earlier call, and its
+            last token as the prompt, the text goes on where it stopped.
+        temperature: of the distribution drawn from; 0 takes the most probable token each time.
+        key: a random key; needed unless the temperature is 0.
+
+    Returns:
+        `Generated`.
+
+    Raises:
+        ValueError: a temperature below 0 or without a key, an empty prompt, a length below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> from lstm_jax.language import generate, language_model
+        >>> net = language_model(lstm_jax.stack(lstm_jax.lstm(8, 16)), 28)
+        >>> params = net.init(jax.random.key(0))
+        >>> whole = generate(net, params, jnp.array([3, 1]), 6)
+        >>> half = generate(net, params, jnp.array([3, 1]), 3)
+        >>> rest = generate(net, params, half.tokens[-1:], 3, states=half.states)
+        >>> bool((whole.tokens == jnp.concatenate([half.tokens, rest.tokens])).all())
+        True
+    """
+    require_positive_int("length", length)
+    prompt = jnp.asarray(prompt)
+    if prompt.ndim != 1 or not len(prompt) or not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise ShapeError(
+            "Shape mismatch: expected a prompt of at least one token, int32 [T], got "
+            f"{prompt.dtype}{show_shape(prompt.shape)}."
+        )
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"Range mismatch: expected temperature from 0 on, got {temperature!r}.")
+    if temperature and key is None:
+        raise ValueError(
+            f"Key mismatch: expected a key to draw at temperature {temperature!r}, got None."
+        )
+    if key is not None:
+        require_key(key)
+    if states is None:
+        states = params.stack.state0 or model.stack.initial_state(None, params.b_y.dtype)
+    drawn = temperature > 0
+    key = jax.random.key(0) if key is None else key
+    return _generate(
+        model, length, drawn, params, states, prompt, jnp.float32(temperature or 1.0), key
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _generate(
+    model: LanguageModel,
+    length: int,
+    drawn: bool,
+    params: LanguageParams,
+    states: Any,
+    prompt: Array,
+    temperature: Array,
+    key: Array,
+) -> Generated:
+    def read(states: Any, token: Array) -> tuple[Any, None]:
+        return model.step(params, states, token)[0], None
+
+    def write(carry: tuple[Any, Array], key: Array) -> tuple[tuple[Any, Array], Array]:
+        states, token = carry
+        states, logits = model.step(params, states, token)
+        if drawn:
+            token = jax.random.categorical(key, logits / temperature.astype(logits.dtype))
+        else:
+            token = jnp.argmax(logits, axis=-1)
+        token = token.astype(prompt.dtype)
+        return (states, token), token
+
+    states, _ = jax.lax.scan(read, states, prompt[:-1])
+    start = (states, prompt[-1])
+    (states, _), tokens = jax.lax.scan(write, start, jax.random.split(key, length))
+    return Generated(tokens, states)

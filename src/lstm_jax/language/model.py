@@ -1,0 +1,282 @@
+r"""A language model: tokens in, a recurrent stack, a distribution over the next token out.
+
+    x_t = E[token_t]                            an embedding, or the one-hot vector itself
+    y_1 … y_T = stack(d(x_1) … d(x_T))          d: dropout
+    logits_t = d(y_t) W_y + b_y                 W_y = Eᵀ where the weights are tied
+    loss = mean over t and batch of −log softmax(logits_t)[token_{t+1}]      in nats
+
+Perplexity is exp(loss), bits per token loss / log 2.
+
+Axes: tokens[T, B] of int32 codes; E[V, D], W_y[P, V], b_y[V] with P the stack's output size.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.nn.initializers import zeros
+
+from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.dropout import dropout as drop
+from lstm_jax.dropout import require_rate
+from lstm_jax.initializers import Initializer, require_initializers, uniform
+from lstm_jax.stack import Stack, StackParams, require_one_direction, unroll_stack
+from lstm_jax.validation import ShapeError, require_bool, require_positive_int, show_shape
+
+
+class LanguageParams(NamedTuple):
+    """Parameters of a language model.
+
+    Attributes:
+        embedding: E[V, D]; None where tokens are one-hot.
+        stack: of the recurrent layers.
+        w_y: [P, V]; None where the weights are tied.
+        b_y: [V].
+    """
+
+    embedding: Any
+    stack: StackParams
+    w_y: Any
+    b_y: Any
+
+
+class LanguageModel(NamedTuple):
+    """Layers and how tokens get in and out; make it with `language_model`. Hashable."""
+
+    stack: Stack
+    vocabulary_size: int
+    embedding: bool
+    tied: bool
+    dropout: float
+    embedding_init: Initializer
+    w_y_init: Initializer | None
+    b_y_init: Initializer
+
+    def init(self, key: Array, dtype: Any = float) -> LanguageParams:
+        """Draw parameters: ``init(key, dtype)`` -> `LanguageParams`."""
+        key_stack, key_y, key_e, key_b = jax.random.split(key, 4)
+        sizes = (self.stack.output_size, self.vocabulary_size)
+        w_y_init = self.w_y_init or uniform(sizes[0] ** -0.5)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        table = (self.vocabulary_size, self.stack.input_size)
+        return LanguageParams(
+            embedding=self.embedding_init(key_e, table, dtype) if self.embedding else None,
+            stack=self.stack.init(key_stack, dtype),
+            w_y=None if self.tied else w_y_init(key_y, sizes, dtype),
+            b_y=self.b_y_init(key_b, sizes[1:], dtype),
+        )
+
+    def inputs(self, params: LanguageParams, tokens: Int[Array, "..."]) -> Float[Array, "... d"]:
+        """The vectors that stand for tokens."""
+        if params.embedding is not None:
+            return params.embedding[tokens]
+        return jax.nn.one_hot(tokens, self.vocabulary_size, dtype=params.b_y.dtype)
+
+    def logits(
+        self, params: LanguageParams, ys: Float[Array, "... p"]
+    ) -> Float[Array, "... vocabulary"]:
+        """Unnormalised log-probabilities, in single precision at least."""
+        w_y = params.embedding.T if self.tied else params.w_y
+        dtype = jnp.promote_types(ys.dtype, jnp.float32)
+        found = jnp.matmul(ys, w_y, preferred_element_type=dtype)
+        return found + jnp.broadcast_to(params.b_y.astype(dtype), found.shape)
+
+    def step(
+        self, params: LanguageParams, states: tuple[Any, ...], token: Int[Array, "..."]
+    ) -> tuple[tuple[Any, ...], Float[Array, "... vocabulary"]]:
+        """One token: ``(states, logits)``; for generating, and for the microscope."""
+        states, y = self.stack.step(params.stack, states, self.inputs(params, token))
+        return states, self.logits(params, y)
+
+
+def language_model(
+    stack: Stack,
+    vocabulary_size: int,
+    *,
+    embedding: bool = True,
+    tied: bool = False,
+    dropout: float = 0.0,
+    embedding_init: Initializer | None = None,
+    w_y_init: Initializer | None = None,
+    b_y_init: Initializer = zeros,
+) -> LanguageModel:
+    """A language model over a stack that runs forward.
+
+    Args:
+        stack: from `lstm_jax.stack`, its input size that of the embedding, or the vocabulary's without one.
+        vocabulary_size: V.
+        embedding: whether tokens have learned vectors; otherwise they are one-hot.
+        tied: whether the readout is the embedding turned round (Press & Wolf 2017).
+        dropout: rate on the embedded tokens and on the outputs (Zaremba et al. 2014); that between layers
+            is the stack's.
+        embedding_init: initialiser of E; the standard normal distribution if None.
+        w_y_init: initialiser of W_y; uniform(1/√P) if None.
+        b_y_init: initialiser of b_y; zeros.
+
+    Returns:
+        A `LanguageModel` over `LanguageParams`; its state is the stack's.
+
+    Raises:
+        TypeError: what is no stack that runs forward, or no initialiser.
+        ValueError: sizes that do not fit, tied weights without an embedding, a rate outside of [0, 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> from lstm_jax.language import language_model, token_loss
+        >>> net = language_model(lstm_jax.stack(lstm_jax.lstm(8, 16)), 28)
+        >>> params = net.init(jax.random.key(0))
+        >>> tokens = jnp.zeros((35, 32), jnp.int32)
+        >>> loss, states = token_loss(net, params, None, tokens, tokens)
+        >>> bool(abs(loss - jnp.log(28)) < 0.5), states[0].h.shape
+        (True, (32, 16))
+    """
+    if not isinstance(stack, Stack):
+        raise TypeError(f"Stack mismatch: expected a stack, got {type(stack).__name__}.")
+    require_one_direction(stack)
+    require_positive_int("vocabulary_size", vocabulary_size)
+    for name, flag in {"embedding": embedding, "tied": tied}.items():
+        require_bool(name, flag)
+    require_rate("dropout", dropout)
+    require_initializers(embedding_init=embedding_init, w_y_init=w_y_init, b_y_init=b_y_init)
+    if not embedding and stack.input_size != vocabulary_size:
+        raise ValueError(
+            f"Size mismatch: expected a stack of input size {vocabulary_size}, the vocabulary's, without an "
+            f"embedding, got {stack.input_size}."
+        )
+    if tied and (not embedding or stack.input_size != stack.output_size):
+        raise ValueError(
+            "Size mismatch: expected tied weights with an embedding and equal input and output sizes of "
+            f"the stack, got {'an' if embedding else 'no'} embedding, {stack.input_size} and "
+            f"{stack.output_size}."
+        )
+    return LanguageModel(
+        stack=stack,
+        vocabulary_size=vocabulary_size,
+        embedding=bool(embedding),
+        tied=bool(tied),
+        dropout=dropout,
+        embedding_init=embedding_init or jax.nn.initializers.normal(1.0),
+        w_y_init=w_y_init,
+        b_y_init=b_y_init,
+    )
+
+
+def token_loss(
+    model: LanguageModel,
+    params: LanguageParams,
+    states: tuple[Any, ...] | None,
+    inputs: Int[Array, "time *batch"],
+    targets: Int[Array, "time *batch"],
+    *,
+    key: Array | None = None,
+    weights: Float[Array, "time *batch"] | None = None,
+    unroll: int = 1,
+) -> tuple[Float[Array, ""], tuple[Any, ...]]:
+    """Mean negative log-likelihood of the next token, in nats, and the states after the last one.
+
+    Args:
+        model: from `language_model`.
+        params: of the model.
+        states: those before the first token; the starting ones if None.
+        inputs: tokens [T] or [T, B].
+        targets: the token that follows each, of the same shape.
+        key: a random key for dropout, in training; None at evaluation.
+        weights: of each target in the mean; all alike if None.
+        unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
+
+    Raises:
+        ShapeError: tokens of different or other shapes.
+    """
+    if inputs.ndim not in (1, 2) or inputs.shape != targets.shape:
+        raise ShapeError(
+            "Shape mismatch: expected inputs and targets [T] or [T, B] alike, got "
+            f"{show_shape(inputs.shape)} and {show_shape(targets.shape)}."
+        )
+    keys = (None, None, None) if key is None else jax.random.split(key, 3)
+    xs = model.inputs(params, inputs)
+    if keys[0] is not None:
+        xs = drop(keys[0], model.dropout, xs)
+    states, ys = unroll_stack(model.stack, params.stack, xs, states, key=keys[1], unroll=unroll)
+    if keys[2] is not None:
+        ys = drop(keys[2], model.dropout, ys)
+    losses = optax.softmax_cross_entropy_with_integer_labels(model.logits(params, ys), targets)
+    return jnp.average(losses, weights=weights), states
+
+
+def nats_per_token(
+    model: LanguageModel,
+    params: LanguageParams,
+    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"],
+    *,
+    batch_size: int = 1,
+    length: int = 200,
+) -> float:
+    """Mean negative log-likelihood of a text, each token after all that come before it in its row.
+
+    Args:
+        model: from `language_model`.
+        params: of the model.
+        codes: the text.
+        batch_size: into how many rows it is cut, each read from the starting state. 1 predicts every token
+            but the first; more are faster, and leave off what does not divide.
+        length: tokens read at a time; it bounds the memory and changes no number but by rounding.
+
+    Returns:
+        Nats: perplexity is its exponential, bits per token it divided by log 2.
+
+    Raises:
+        ValueError: a text too short for so many rows, or a size that is no positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> from lstm_jax.language import language_model, nats_per_token
+        >>> net = language_model(lstm_jax.stack(lstm_jax.lstm(8, 16)), 28)
+        >>> params = net.init(jax.random.key(0))
+        >>> bool(abs(nats_per_token(net, params, jnp.arange(500) % 28) - jnp.log(28)) < 0.5)
+        True
+    """
+    require_positive_int("batch_size", batch_size)
+    require_positive_int("length", length)
+    tokens = len(codes) // batch_size
+    if tokens < 2:
+        raise ValueError(
+            f"Length mismatch: expected a text of at least {2 * batch_size} tokens for {batch_size} rows, "
+            f"got {len(codes)}."
+        )
+    length = min(length, tokens - 1)
+    return float(_nats(model, batch_size, length, params, jnp.asarray(codes)))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _nats(
+    model: LanguageModel, batch_size: int, length: int, params: LanguageParams, codes: Array
+) -> Array:
+    tokens = len(codes) // batch_size
+    rows = codes[: tokens * batch_size].reshape(batch_size, tokens).T
+    count = tokens - 1
+    windows = math.ceil(count / length)
+    padding = ((0, windows * length - count), (0, 0))
+    inputs, targets = (jnp.pad(part, padding) for part in (rows[:-1], rows[1:]))
+    weights = jnp.pad(jnp.ones((count, batch_size)), padding)
+    cut = (windows, length, batch_size)
+
+    def window(states: PyTree, at: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
+        inputs, targets, weights = at
+        # The last window ends before its length; what it holds past the text weighs nothing.
+        value, states = token_loss(model, params, states, inputs, targets, weights=weights)
+        return states, value * weights.sum()
+
+    dtype = params.b_y.dtype
+    shape = (batch_size,)
+    states: PyTree = (
+        model.stack.initial_state(batch_size, dtype)
+        if params.stack.state0 is None
+        else jax.tree.map(lambda s: jnp.broadcast_to(s, shape + s.shape), params.stack.state0)
+    )
+    parts = (inputs.reshape(cut), targets.reshape(cut), weights.reshape(cut))
+    _, sums = jax.lax.scan(window, states, parts)
+    return sums.sum() / (count * batch_size)

@@ -1,0 +1,70 @@
+r"""A language model as a problem for `lstm_jax.training`: truncated back-propagation with the state carried.
+
+batch n: tokens nT … (n+1)T of each row; the states after it start batch n+1, and no gradient goes back
+across the border. Where an epoch begins the states are the starting ones again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.language.batches import Batch
+from lstm_jax.language.model import LanguageModel, LanguageParams, token_loss
+from lstm_jax.training.step import Problem
+from lstm_jax.validation import require_one_of
+
+
+def language_problem(
+    model: LanguageModel,
+    batch: Callable[[PyTree, Array, Array], Batch],
+    batch_size: int,
+    *,
+    init: Callable[[Array], LanguageParams] | None = None,
+    loss: str = "mean",
+    compute_dtype: Any = float,
+    unroll: int = 1,
+) -> Problem:
+    """A problem whose loss is `token_loss`, and that carries the states from batch to batch.
+
+    Args:
+        model: from `language_model`, its starting state not learned.
+        batch: ``batch(codes, step, key)`` -> `Batch`, with ``first`` true where the states start anew.
+        batch_size: rows of a batch.
+        init: ``init(key) -> params``, where they are not drawn by the model's own.
+        loss: ``"mean"``, over all tokens, or ``"time_sum"``, summed over time and averaged over the rows,
+            which makes every gradient T times as large: the form that the clipping norms and learning
+            rates of Zaremba et al. 2014 are for. What is logged is the mean.
+        compute_dtype: that of the states, the same as the run's.
+        unroll: steps per iteration of the loops.
+
+    Raises:
+        ValueError: an unknown ``loss``, or a stack with a learned starting state.
+    """
+    require_one_of("loss", loss, ("mean", "time_sum"))
+    if model.stack.learned_state:
+        raise ValueError(
+            "Option mismatch: expected a stack whose states are carried from batch to batch, got one with "
+            "learned_state."
+        )
+
+    def value(
+        params: LanguageParams, states: PyTree, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        states = jax.tree.map(lambda s: jnp.where(batch.first, jnp.zeros_like(s), s), states)
+        mean, states = token_loss(
+            model, params, states, batch.inputs, batch.targets, key=key, unroll=unroll
+        )
+        scale = batch.inputs.shape[0] if loss == "time_sum" else 1
+        return mean * scale, (states, {"nats": mean})
+
+    return Problem(
+        init=init or model.init,
+        loss=value,
+        batch=batch,
+        carry=lambda: model.stack.initial_state(batch_size, compute_dtype),
+        batch_axes=Batch(inputs=1, targets=1, first=None),
+        carry_axes=0,
+    )

@@ -1,0 +1,181 @@
+"""The tokens of a text, characters or words, and their numbers.
+
+Axes: codes[tokens], int32.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from lstm_jax.array_types import Int
+from lstm_jax.validation import require_one_of, require_positive_int
+
+UNKNOWN = "<unk>"
+"""The token that stands for all that a vocabulary does not have."""
+
+END_OF_LINE = "<eos>"
+"""The word that stands for a line's end."""
+
+Kind = Literal["characters", "words"]
+
+
+class TextError(ValueError):
+    """A text that cannot be had or cannot be used."""
+
+
+class Vocabulary(NamedTuple):
+    """Tokens and their numbers.
+
+    Attributes:
+        tokens: each token at its number, all of them different.
+        unknown: the number of ``<unk>``, which stands for every other token; None to refuse those.
+        kind: ``"characters"`` or ``"words"``, what a text falls into.
+
+    Example:
+        >>> from lstm_jax.language import character_vocabulary
+        >>> vocabulary = character_vocabulary("abba")
+        >>> vocabulary.encode("bab").tolist(), vocabulary.decode([1, 0])
+        ([1, 0, 1], 'ba')
+    """
+
+    tokens: tuple[str, ...]
+    unknown: int | None = None
+    kind: Kind = "characters"
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are, ``<unk>`` included."""
+        return len(self.tokens)
+
+    def encode(self, text: str | Sequence[str]) -> Int[np.ndarray, "tokens"]:
+        """Write a text in numbers.
+
+        Args:
+            text: a text, which is cut into tokens, or the tokens themselves.
+
+        Returns:
+            int32[tokens].
+
+        Raises:
+            TextError: a token that the vocabulary does not have, if it has no ``<unk>`` either.
+        """
+        if isinstance(text, str) and self.kind == "characters":
+            return self._encode_characters(text)
+        tokens = words(text) if isinstance(text, str) else text
+        numbers = {token: number for number, token in enumerate(self.tokens)}
+        missing = -1 if self.unknown is None else self.unknown
+        # The count spares a list of Python integers, one for each token of the text.
+        codes = np.fromiter(
+            (numbers.get(token, missing) for token in tokens), np.int32, count=len(tokens)
+        )
+        if self.unknown is None:
+            self._require_known(codes >= 0, tokens)
+        return codes
+
+    def decode(self, codes: Any) -> str:
+        """Write numbers as a text: words with blanks between them, and ``<eos>`` as a new line.
+
+        Args:
+            codes: whole numbers [tokens].
+
+        Raises:
+            TextError: numbers that stand for no token.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 1 or (codes.size and not np.issubdtype(codes.dtype, np.integer)):
+            raise TextError(
+                "Code mismatch: expected codes as whole numbers [tokens], got "
+                f"{codes.dtype}{list(codes.shape)}."
+            )
+        wrong = codes[(codes < 0) | (codes >= self.size)]
+        if wrong.size:
+            raise TextError(
+                f"Code mismatch: expected codes from 0 to {self.size - 1}, got {wrong[0]}."
+            )
+        tokens = [self.tokens[code] for code in codes]
+        if self.kind == "characters":
+            return "".join(tokens)
+        return " ".join("\n" if token == END_OF_LINE else token for token in tokens)
+
+    def _encode_characters(self, text: str) -> np.ndarray:
+        # A token of several characters, such as <unk>, is nothing that a text can hold.
+        held = [(ord(t), number) for number, t in enumerate(self.tokens) if len(t) == 1]
+        points = _code_points(text)
+        if not held:
+            known, codes = np.zeros(len(points), bool), np.zeros(len(points), np.int32)
+        else:
+            ordered = np.array(sorted(held))
+            places = np.searchsorted(ordered[:, 0], points).clip(max=len(ordered) - 1)
+            known = ordered[places, 0] == points
+            codes = ordered[places, 1].astype(np.int32)
+        if self.unknown is None:
+            self._require_known(known, text)
+            return codes
+        return np.where(known, codes, np.int32(self.unknown))
+
+    def _require_known(self, known: np.ndarray, tokens: Sequence[str]) -> None:
+        if not known.all():
+            first = int(np.argmin(known))
+            raise TextError(
+                f"Token mismatch: expected {self.kind} of a vocabulary of {self.size} without "
+                f"{UNKNOWN}, got {tokens[first]!r} at position {first}."
+            )
+
+
+def words(text: str) -> list[str]:
+    r"""The words of a text: what stands between blanks, and ``<eos>`` for each new line.
+
+    Example:
+        >>> from lstm_jax.language import words
+        >>> words("no it was\nn't\n")
+        ['no', 'it', 'was', '<eos>', "n't", '<eos>']
+    """
+    return text.replace("\n", f" {END_OF_LINE} ").split()
+
+
+def character_vocabulary(text: str) -> Vocabulary:
+    """The distinct characters of a text, in the order of their code points.
+
+    Example:
+        >>> from lstm_jax.language import character_vocabulary
+        >>> character_vocabulary("bab").tokens
+        ('a', 'b')
+    """
+    return Vocabulary(tuple(sorted(set(text))))
+
+
+def frequency_vocabulary(
+    text: str | Sequence[str], kind: Kind = "characters", *, min_count: int = 1
+) -> Vocabulary:
+    """``<unk>``, and then the tokens of a text by falling frequency.
+
+    The form of Zhang et al., Dive into Deep Learning ("Text Preprocessing"); tokens of equal frequency are in
+    the order of their code points.
+
+    Args:
+        text: a text, or its tokens.
+        kind: ``"characters"`` or ``"words"``.
+        min_count: tokens that are seen less often are left to ``<unk>``.
+
+    Raises:
+        ValueError: an unknown kind, or a count that is not positive.
+
+    Example:
+        >>> from lstm_jax.language import frequency_vocabulary
+        >>> vocabulary = frequency_vocabulary("the cat the dog a dog the", "words", min_count=2)
+        >>> vocabulary.tokens, vocabulary.encode("a dog").tolist()
+        (('<unk>', 'the', 'dog'), [0, 2])
+    """
+    require_one_of("kind", kind, ("characters", "words"))
+    require_positive_int("min_count", min_count)
+    counts = Counter(words(text) if isinstance(text, str) and kind == "words" else text)
+    # A text may write the token itself, as the Penn Treebank's does.
+    counts.pop(UNKNOWN, None)
+    frequent = [(-count, token) for token, count in counts.items() if count >= min_count]
+    return Vocabulary((UNKNOWN, *(token for _, token in sorted(frequent))), 0, kind)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -1,0 +1,47 @@
+"""Training: a pure step over optax, runs that can be killed and go on, many devices."""
+
+from lstm_jax.training.checkpoints import CheckpointError, Checkpoints, Restored
+from lstm_jax.training.devices import data_mesh, start_processes
+from lstm_jax.training.fit import (
+    DivergedError,
+    Fitted,
+    InterruptedRun,
+    fit,
+)
+from lstm_jax.training.log import LogError, read_log
+from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
+from lstm_jax.training.schedules import step_decay
+from lstm_jax.training.step import (
+    Metrics,
+    Problem,
+    TrainState,
+    init_state,
+    parameter_names,
+    train_step,
+)
+from lstm_jax.training.watch import Watch
+
+__all__ = [
+    "CHECKPOINTS",
+    "CheckpointError",
+    "Checkpoints",
+    "DivergedError",
+    "Fitted",
+    "InterruptedRun",
+    "LogError",
+    "Metrics",
+    "Problem",
+    "Restored",
+    "RunError",
+    "RunOptions",
+    "TrainState",
+    "Watch",
+    "data_mesh",
+    "fit",
+    "init_state",
+    "parameter_names",
+    "read_log",
+    "start_processes",
+    "step_decay",
+    "train_step",
+]

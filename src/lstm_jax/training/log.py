@@ -1,0 +1,138 @@
+r"""The log of a run: a line of JSON for each entry, and TensorBoard events beside it on request.
+
+    {"step": 200, "loss": 1.83, "gradient_norm": 0.41, "tokens_per_second": 51200.0, "seconds": 7.1}
+
+A line that a killed process left half-written, and those past the checkpoint that a run goes on from, are
+cut off when it does: a resumed run's log is that of a run that nobody stopped.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "log.jsonl"
+
+
+class LogError(RuntimeError):
+    """A log that cannot be written or read."""
+
+
+class Log:
+    """The log in a folder, or in memory alone.
+
+    Args:
+        folder: where ``log.jsonl`` is; None keeps it in memory.
+        upto: entries of later steps are dropped; None drops all.
+        tensorboard: whether to write events as well, into ``tensorboard``.
+
+    Raises:
+        LogError: a folder that cannot be written, or TensorBoard events without the package.
+    """
+
+    def __init__(
+        self, folder: Path | None, *, upto: int | None = None, tensorboard: bool = False
+    ) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._file = self._events = None
+        if folder is None:
+            return
+        self._path = folder / NAME
+        try:
+            if upto is not None and self._path.exists():
+                self.entries = [entry for entry in read_log(folder) if entry["step"] <= upto]
+            partial = self._path.with_name(f".partial-{NAME}")
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(_line(entry) for entry in self.entries)
+            os.replace(partial, self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritten(error) from None
+        if tensorboard:
+            self._events = _events(folder / "tensorboard", None if upto is None else upto + 1)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry, which has a ``step``.
+
+        Raises:
+            LogError: a full disk, or one that cannot be written.
+        """
+        self.entries.append(dict(entry))
+        try:
+            if self._file is not None:
+                self._file.write(_line(entry))
+                self._file.flush()
+            if self._events is not None:
+                for name, value in entry.items():
+                    if name != "step" and isinstance(value, (int, float)):
+                        self._events.add_scalar(name, value, entry["step"])
+        except OSError as error:
+            raise self._unwritten(error) from None
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._file, self._events):
+            if file is not None:
+                try:
+                    file.close()
+                except OSError as error:
+                    raise self._unwritten(error) from None
+
+    def _unwritten(self, error: OSError) -> LogError:
+        return LogError(
+            f"Unwritten log: expected to write {self._path}, got: {error.strerror}; what is there stays."
+        )
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a log, without a last line that was not finished.
+
+    Raises:
+        LogError: no log, or a line within it that is no entry.
+    """
+    path = folder / NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise LogError(f"Unreadable log: expected {path}, got: {error.strerror}.") from None
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            entry["step"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise LogError(
+                f"Damaged log: expected an entry in line {number} of {path}, got {line[:60]!r}."
+            ) from None
+        if line.endswith("\n"):
+            entries.append(entry)
+    return entries
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _events(folder: Path, purge_step: int | None) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:
+        raise LogError(
+            "Missing package: expected tensorboardX for TensorBoard events, got none; install "
+            "lstm-jax[tensorboard]."
+        ) from None
+    return SummaryWriter(str(folder), purge_step=purge_step)

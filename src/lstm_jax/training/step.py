@@ -1,0 +1,304 @@
+r"""One step of training as a pure function.
+
+    g   = ∂/∂θ loss(θ, carry, batch(data, n, key), key)          clipped, scheduled and applied by optax:
+    θ, s = apply(θ, update(g, s)),   n = n + 1
+
+The state holds all that a run depends on: parameters, the optimizer's state, what is carried from batch to
+batch (for truncated back-propagation through time the recurrent state), the step and the key. What a step
+sees is a function of the step and the key alone, so a run that goes on from a state goes on to the same
+numbers.
+
+Axes: of a batch and of what is carried, `Problem.batch_axes` and `Problem.carry_axes` say where the samples
+are: to split them for accumulation, and over devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.validation import leaf_name, require_positive_int
+
+DATA = "data"
+"""The mesh axis over which the samples of a batch are spread."""
+
+
+def _nothing() -> None:
+    return None
+
+
+class Problem(NamedTuple):
+    """What is trained, as pure functions.
+
+    Attributes:
+        init: ``init(key) -> params``.
+        loss: ``loss(params, carry, batch, key) -> (value, (carry, metrics))``: a mean over the samples of the
+            batch, what goes on to the next batch, and a dict of numbers to be logged.
+        batch: ``batch(data, step, key) -> batch``, from 0 on, under `jax.jit`; the key is the same at every
+            step (`jax.random.fold_in` it with the step).
+        carry: ``carry() -> carry``, that of the first batch; None unless given.
+        batch_axes: where the samples are in a batch, as ``in_axes`` of `jax.vmap`; 1, time first, unless
+            given.
+        carry_axes: where the samples are in what is carried; 0 unless given. A leaf without them, None, is
+            the same for all samples.
+    """
+
+    init: Callable[[Array], PyTree]
+    loss: Callable[[PyTree, PyTree, PyTree, Array], tuple[Array, tuple[PyTree, dict[str, Array]]]]
+    batch: Callable[[PyTree, Array, Array], PyTree]
+    carry: Callable[[], PyTree] = _nothing
+    batch_axes: Any = 1
+    carry_axes: Any = 0
+
+
+class TrainState(NamedTuple):
+    """All that a run depends on; a checkpoint holds it.
+
+    Attributes:
+        step: steps done, an int32.
+        params: the parameters.
+        optimizer: the state of the optax transformation.
+        carry: what goes on to the next batch.
+        key: raw data of the run's key, uint32.
+    """
+
+    step: Any
+    params: Any
+    optimizer: Any
+    carry: Any
+    key: Any
+
+
+class Metrics(NamedTuple):
+    """What a step leaves behind for the log.
+
+    Attributes:
+        loss: before the step.
+        gradient_norm: global norm of the gradient, unclipped.
+        gradient_norms: the norm of each parameter's gradient, in the order of `parameter_names`.
+        more: what the problem's loss returned, averaged over the parts of an accumulated batch.
+    """
+
+    loss: Any
+    gradient_norm: Any
+    gradient_norms: Any
+    more: dict[str, Any]
+
+
+Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+
+def init_state(
+    problem: Problem, optimizer: optax.GradientTransformation, seed: Array | int
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        problem: what is trained.
+        optimizer: from optax.
+        seed: of everything random; a traced one serves `jax.vmap`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from lstm_jax.training import Problem, init_state
+        >>> problem = Problem(
+        ...     init=lambda key: jnp.zeros(2),
+        ...     loss=lambda params, carry, batch, key: (((params - batch) ** 2).sum(), (carry, {})),
+        ...     batch=lambda data, step, key: data,
+        ... )
+        >>> init_state(problem, optax.sgd(0.1), seed=0).step.item()
+        0
+    """
+    key_params, key_run = jax.random.split(jax.random.key(seed))
+    params = problem.init(key_params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.init(params),
+        carry=problem.carry(),
+        key=jax.random.key_data(key_run),
+    )
+
+
+def train_step(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    compute_dtype: Any = None,
+    mesh: Mesh | None = None,
+) -> Step:
+    """One step as a pure function ``step(state, data) -> (state, Metrics)``, for `jax.jit` and `jax.vmap`.
+
+    Args:
+        problem: what is trained.
+        optimizer: from optax; what clips is part of it (`optax.clip_by_global_norm`).
+        accumulate: in how many parts a batch is taken, one after the other, to save memory; the gradient
+            is the mean of the parts'. The samples must divide.
+        compute_dtype: that of the loss and its gradient, as bfloat16; parameters, optimizer and the sum of
+            the parts stay in the parameters' own. That one if None.
+        mesh: devices with an axis ``"data"``, over which the samples are spread; no constraint if None.
+
+    Returns:
+        The step.
+
+    Raises:
+        ValueError: ``accumulate`` that is no positive integer; in the step, samples that do not divide.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from lstm_jax.training import Problem, init_state, train_step
+        >>> problem = Problem(
+        ...     init=lambda key: jnp.zeros(2),
+        ...     loss=lambda params, carry, batch, key: (((params - batch) ** 2).sum(), (carry, {})),
+        ...     batch=lambda data, step, key: data,
+        ... )
+        >>> step = jax.jit(train_step(problem, optax.sgd(0.25)))
+        >>> state, metrics = step(init_state(problem, optax.sgd(0.25), 0), jnp.array([2.0, 4.0]))
+        >>> state.params.tolist(), metrics.loss.item()
+        ([1.0, 2.0], 20.0)
+    """
+    require_positive_int("accumulate", accumulate)
+
+    def value(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
+        if compute_dtype is not None:
+            params = cast(params, compute_dtype)
+        return problem.loss(params, carry, batch, key)
+
+    differentiated = jax.value_and_grad(value, has_aux=True)
+
+    def gradient(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
+        if accumulate == 1:
+            (loss, (carry, more)), d_params = differentiated(params, carry, batch, key)
+            return loss, carry, more, d_params
+        return _in_parts(differentiated, problem, accumulate, params, carry, batch, key)
+
+    def step(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
+        key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(state.key))
+        batch = problem.batch(data, state.step, key_batch)
+        batch = constrained(batch, problem.batch_axes, mesh)
+        key = jax.random.fold_in(key_loss, state.step)
+        loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
+        carry = constrained(carry, problem.carry_axes, mesh)
+        # Optax mixes integers and floats, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(d_params, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)])
+        after = TrainState(state.step + 1, params, optimizer_state, carry, state.key)
+        return after, Metrics(loss, jnp.linalg.norm(norms), norms, more)
+
+    return step
+
+
+def _in_parts(
+    differentiated: Callable[..., Any],
+    problem: Problem,
+    parts: int,
+    params: PyTree,
+    carry: PyTree,
+    batch: PyTree,
+    key: Array,
+) -> Any:
+    def one(whole: PyTree, at: tuple[PyTree, PyTree, Array]) -> Any:
+        common, total = whole
+        own, batch, number = at
+        carry = merged(own, common)
+        (loss, (carry, more)), d_params = differentiated(
+            params, carry, batch, jax.random.fold_in(key, number)
+        )
+        own, common = separated(problem.carry_axes, carry)
+        return (common, jax.tree.map(jnp.add, total, d_params)), (own, loss, more)
+
+    own, common = separated(problem.carry_axes, carry)
+    pieces = (
+        _parted(own, problem.carry_axes, parts, "carry"),
+        _parted(batch, problem.batch_axes, parts, "batch"),
+        jnp.arange(parts),
+    )
+    start = (common, jax.tree.map(jnp.zeros_like, params))
+    (common, total), (own, losses, more) = jax.lax.scan(one, start, pieces)
+    carry = merged(_joined(own, problem.carry_axes), common)
+    mean = jax.tree.map(lambda leaf: leaf.mean(0), (losses, more))
+    return mean[0], carry, mean[1], jax.tree.map(lambda leaf: leaf / parts, total)
+
+
+def by_axis(function: Callable[..., Any], axes: Any, tree: PyTree) -> PyTree:
+    """``function(axis, leaf)`` on every leaf, the axes a prefix of the tree as ``in_axes`` of `jax.vmap`."""
+    return jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda leaf: function(axis, leaf), part),
+        axes,
+        tree,
+        is_leaf=lambda node: node is None,
+    )
+
+
+def separated(axes: Any, tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Leaves with samples and leaves without, each with None in place of the others."""
+    with_samples = by_axis(lambda axis, leaf: None if axis is None else leaf, axes, tree)
+    return with_samples, by_axis(lambda axis, leaf: leaf if axis is None else None, axes, tree)
+
+
+def merged(with_samples: PyTree, without: PyTree) -> PyTree:
+    """What `separated` took apart."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, with_samples, without, is_leaf=lambda n: n is None
+    )
+
+
+def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
+    # Every parts-th sample: samples that lie on one device stay there.
+    def split(axis: int | None, leaf: Array) -> Array:
+        if axis is None:
+            return jnp.broadcast_to(leaf, (parts, *leaf.shape))
+        samples = leaf.shape[axis]
+        if samples % parts:
+            raise ValueError(
+                f"Size mismatch: expected a {name} whose samples divide into accumulate={parts} parts, "
+                f"got {samples}."
+            )
+        shape = (*leaf.shape[:axis], samples // parts, parts, *leaf.shape[axis + 1 :])
+        return jnp.moveaxis(leaf.reshape(shape), axis + 1, 0)
+
+    return by_axis(split, axes, tree)
+
+
+def _joined(tree: PyTree, axes: Any) -> PyTree:
+    def join(axis: int | None, leaf: Array) -> Array:
+        if axis is None:
+            return leaf
+        leaf = jnp.moveaxis(leaf, 0, axis + 1)
+        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    return by_axis(join, axes, tree)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating-point leaves in another dtype, the others as they are."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+
+
+def constrained(tree: PyTree, axes: Any, mesh: Mesh | None) -> PyTree:
+    """The samples of every leaf spread over the mesh, in a traced function."""
+    if mesh is None:
+        return tree
+    return by_axis(
+        lambda axis, leaf: jax.lax.with_sharding_constraint(leaf, spread(mesh, axis)), axes, tree
+    )
+
+
+def spread(mesh: Mesh, axis: int | None) -> NamedSharding:
+    """The sharding of an array whose samples lie along ``axis``; replicated if None."""
+    spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
+    return NamedSharding(mesh, spec)
+
+
+def parameter_names(params: PyTree) -> list[str]:
+    """The names of the parameters, as ``stack.layers.0.w_h``, in the order of `Metrics.gradient_norms`."""
+    return [leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]

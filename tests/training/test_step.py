@@ -1,0 +1,158 @@
+"""One step of training: the update itself, accumulation, precision, many seeds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training.problems import DATA, B, D, H, T, leaves, recurrent
+
+import lstm_jax
+from lstm_jax.training import Problem, init_state, parameter_names, train_step
+
+
+def steps(problem, optimizer, count=3, data=DATA, seed=0, **options):
+    step = jax.jit(train_step(problem, optimizer, **options))
+    state, found = init_state(problem, optimizer, seed), []
+    for _ in range(count):
+        state, metrics = step(state, data)
+        found.append(metrics)
+    return state, found
+
+
+def test_a_step_is_the_update_written_out(x64):
+    problem, data = recurrent(), np.float64(1)
+    state, metrics = steps(problem, optax.sgd(0.1), 2, data)
+
+    start = init_state(problem, optax.sgd(0.1), 0)
+    key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(start.key))
+    params, carry = start.params, start.carry
+    for n in range(2):
+        batch = problem.batch(data, n, key_batch)
+        key = jax.random.fold_in(key_loss, n)
+        (loss, (carry, _)), d_params = jax.jit(jax.value_and_grad(problem.loss, has_aux=True))(
+            params, carry, batch, key
+        )
+        np.testing.assert_allclose(metrics[n].loss, loss, rtol=1e-12)
+        norms = [np.linalg.norm(leaf) for leaf in leaves(d_params)]
+        np.testing.assert_allclose(metrics[n].gradient_norms, norms, rtol=1e-12)
+        np.testing.assert_allclose(metrics[n].gradient_norm, np.linalg.norm(norms), rtol=1e-12)
+        params = jax.tree.map(lambda p, d: p - 0.1 * d, params, d_params)
+    for came, expected in zip(leaves(state.params), leaves(params), strict=True):
+        np.testing.assert_allclose(came, expected, rtol=1e-12)
+    for came, expected in zip(leaves(state.carry), leaves(carry), strict=True):
+        np.testing.assert_allclose(came, expected, rtol=1e-12)
+    assert int(state.step) == 2
+    assert len(parameter_names(params)) == len(norms)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_parts_of_a_batch_add_up_to_the_whole(x64, parts):
+    optimizer, data = optax.adam(0.01), np.float64(1)
+    whole, first = steps(recurrent(), optimizer, data=data)
+    state, second = steps(recurrent(), optimizer, data=data, accumulate=parts)
+    for came, expected in zip(leaves(state.params), leaves(whole.params), strict=True):
+        np.testing.assert_allclose(came, expected, rtol=1e-10, atol=1e-14)
+    for came, expected in zip(
+        leaves(state.carry["state"]), leaves(whole.carry["state"]), strict=True
+    ):
+        np.testing.assert_allclose(came, expected, rtol=1e-10, atol=1e-14)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a.loss, b.loss, rtol=1e-12)
+        # The mean of the parts' largest errors is below the largest of the batch.
+        assert b.more["worst"] < a.more["worst"]
+    # What has no samples goes through the parts, one after the other.
+    assert int(state.carry["seen"]) == parts * int(whole.carry["seen"]) == parts * 3 * T
+
+
+def test_samples_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="divide into accumulate=3 parts, got 8"):
+        steps(recurrent(), optax.sgd(0.1), accumulate=3)
+    with pytest.raises(ValueError, match="accumulate"):
+        train_step(recurrent(), optax.sgd(0.1), accumulate=0)
+
+
+def test_dropout_draws_anew_in_every_step_and_part():
+    problem = Problem(
+        init=lambda key: jnp.zeros(2),
+        loss=lambda params, carry, batch, key: (
+            params.sum() * 0 + jax.random.uniform(key),
+            (carry, {"first": jax.random.uniform(key)}),
+        ),
+        batch=lambda data, step, key: jnp.zeros((1, 4)),
+    )
+    _, found = steps(problem, optax.sgd(0.1), 6)
+    assert len({float(m.loss) for m in found}) == 6
+    _, halved = steps(problem, optax.sgd(0.1), 6, accumulate=2)
+    assert not {float(m.loss) for m in found} & {float(m.loss) for m in halved}
+
+
+def test_bfloat16_computes_the_loss_and_leaves_the_parameters_in_float32():
+    seen = []
+    problem = recurrent(state_dtype=jnp.bfloat16)
+    inner = problem.loss
+
+    def loss(params, carry, batch, key):
+        seen.extend(leaf.dtype for leaf in jax.tree.leaves(params))
+        return inner(params, carry, batch, key)
+
+    optimizer = optax.adam(0.01)
+    state, found = steps(problem._replace(loss=loss), optimizer, 20, compute_dtype=jnp.bfloat16)
+    exact, expected = steps(recurrent(), optimizer, 20)
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in leaves(state.params)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in leaves(state.optimizer)} <= {
+        np.dtype(np.float32),
+        np.dtype(np.int32),
+    }
+    np.testing.assert_allclose([m.loss for m in found], [m.loss for m in expected], rtol=0.05)
+    assert any(
+        (a != b).any() for a, b in zip(leaves(state.params), leaves(exact.params), strict=True)
+    )
+
+
+def test_a_sweep_is_its_seeds_one_by_one():
+    problem, optimizer = recurrent(dropout=0.3), optax.adam(0.01)
+    step = jax.jit(jax.vmap(train_step(problem, optimizer), in_axes=(0, None)))
+    state = jax.vmap(lambda seed: init_state(problem, optimizer, seed))(
+        jnp.arange(3, dtype=jnp.uint32)
+    )
+    for _ in range(3):
+        state, metrics = step(state, DATA)
+    for n in range(3):
+        alone, found = steps(problem, optimizer, seed=n)
+        np.testing.assert_allclose(metrics.loss[n], found[-1].loss, rtol=1e-5)
+        for came, expected in zip(leaves(state.params), leaves(alone.params), strict=True):
+            np.testing.assert_allclose(came[n], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_is_traced_once():
+    traces = []
+    problem = recurrent()
+
+    def batch(data, step, key):
+        traces.append(step)
+        return problem.batch(data, step, key)
+
+    steps(problem._replace(batch=batch), optax.adam(0.01), 10)
+    assert len(traces) == 1
+
+
+def test_the_gradient_is_the_hand_derived_one(x64):
+    """With the plain scan in its place the numbers are the same to rounding, and the program is not."""
+    cell = lstm_jax.lstm(D, H)
+    found = []
+    for gradient in ("bptt", "autodiff"):
+
+        def loss(params, carry, batch, key, gradient=gradient):
+            _, hs = lstm_jax.unroll(cell, params, batch, gradient=gradient)
+            return (hs**2).mean(), (carry, {})
+
+        problem = Problem(
+            init=cell.init,
+            loss=loss,
+            batch=lambda data, step, key: jax.random.normal(key, (T, B, D), jnp.float64),
+        )
+        found.append(steps(problem, optax.sgd(0.5), 4)[0].params)
+    for a, b in zip(*map(leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
