@@ -30,6 +30,10 @@ class Mismatch(RuntimeError):
     """A number that differs from the one the experiment is there to reproduce; the exit code is 1."""
 
 
+class Stopped(RuntimeError):
+    """A run that ended before its end, said in one sentence; the exit code is 1."""
+
+
 def keep(
     out: Path, arrays: Mapping[str, np.ndarray], results: Mapping[str, Any], tables: str
 ) -> None:
@@ -83,13 +87,13 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def exit_code(action: Callable[[], None]) -> int:
-    """Run and return 0; or print one sentence and return 2 for a refused request, 1 for a `Mismatch`."""
+    """Run and return 0; or print one sentence and return 2 for what is refused, 1 for what went wrong."""
     try:
         action()
     except (OutputError, Refusal) as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2
-    except Mismatch as mismatch:
+    except (Mismatch, Stopped) as mismatch:
         print(f"error: {mismatch}", file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,1 @@
+"""Characters of The Time Machine, in the setting of Dive into Deep Learning, and of whole books."""

@@ -1,0 +1,232 @@
+"""Character models: The Time Machine as Dive into Deep Learning trains on it, and a whole book.
+
+Each setting is trained, writes on from two prompts, and is reported with its perplexity and its speed.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
+from experiments.running import Mismatch, Refusal, keep, table
+from experiments.training import TrainingConfig, claim_run, shown_config, training_exit_code
+from gradient_flow.command_line import parse
+from lstm_jax.language import Corpus, LanguageParams, generate, load_corpus, nats_per_token
+from lstm_jax.training import Fitted, fit
+
+Name = Literal["scratch", "library", "two_layers", "book"]
+
+PROMPTS = ("time traveller", "traveller")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    """Train character models, report their perplexity, and let them write."""
+
+    settings: tuple[Name, ...] = ("scratch", "library", "two_layers", "book")
+    """Which of the settings."""
+    corpus: str = "timemachine"
+    """timemachine, embedded, or a text file."""
+    data: Path | None = None
+    """Folder of timemachine.txt; downloaded if not named."""
+    out: Path = Path("experiments/char_lm/results")
+    """Folder for the runs, one in it for each setting."""
+    prompts: tuple[str, ...] = PROMPTS
+    """What the models write on from."""
+    characters: int = 50
+    """How many they write."""
+    temperature: float = 0.0
+    """Of the distribution drawn from; 0 takes the most probable character each time."""
+    epochs: int | None = None
+    """Epochs, where not those of the setting."""
+
+
+def chosen(config: Config) -> dict[str, Setting]:
+    """The settings of a run, smaller in a quick one."""
+    found: dict[str, Setting] = {name: SETTINGS[name] for name in dict.fromkeys(config.settings)}
+    if config.quick:
+        found = {
+            name: dataclasses.replace(
+                setting, hidden_size=32, epochs=4, tokens=3_000, held_out=0.1 * (name == "book"),
+                expected=None, batch_size=8, length=20,
+            )
+            for name, setting in found.items()
+        }  # fmt: skip
+    if config.epochs is not None:
+        found = {n: dataclasses.replace(s, epochs=config.epochs) for n, s in found.items()}
+    return found
+
+
+def check(config: Config, corpus: Corpus) -> None:
+    """Refuse, before any training, what would fail after it.
+
+    Raises:
+        Refusal: naming the option.
+        TextError: a prompt with a character that the text has not.
+    """
+    if not config.settings:
+        raise Refusal(f"Name mismatch: expected --settings among {', '.join(SETTINGS)}, got none.")
+    if config.characters < 1 or (config.epochs is not None and config.epochs < 1):
+        raise Refusal(
+            "Range mismatch: expected --characters and --epochs of at least 1, got "
+            f"{config.characters} and {config.epochs}."
+        )
+    if not 0 <= config.temperature < math.inf:
+        raise Refusal(
+            f"Range mismatch: expected --temperature from 0 on, got {config.temperature:g}."
+        )
+    for prompt in config.prompts:
+        if not len(corpus.vocabulary.encode(prompt)):
+            raise Refusal("Prompt mismatch: expected at least one character, got an empty prompt.")
+
+
+def train(
+    config: Config,
+    setting: Setting,
+    parts: Parts,
+    made: Ready,
+    out: Path,
+    mesh: Mesh | None,
+) -> Fitted:
+    """One setting's run."""
+
+    def valid_bits(params: Any) -> dict[str, float]:
+        nats = nats_per_token(made.net, made.to_library(params), parts.valid)
+        return {"valid_bits": nats / math.log(2)}
+
+    evaluate = valid_bits if len(parts.valid) else None
+    epoch = made.steps_per_epoch
+    options = config.run_options(evaluate_every=epoch if evaluate else None)
+    # An entry of the log is an epoch, as in the book.
+    options = dataclasses.replace(options, log_every=epoch)
+    return fit(
+        made.problem,
+        made.optimizer,
+        setting.epochs * epoch,
+        seed=config.seed,
+        data=parts.train,
+        folder=out,
+        settings={"setting": dataclasses.asdict(setting), "corpus": config.corpus},
+        options=options,
+        unit=("tokens", setting.batch_size * setting.length),
+        evaluate=evaluate,
+        best=None if evaluate is None else "valid_bits",
+        mesh=mesh,
+    )
+
+
+def write(
+    config: Config, corpus: Corpus, made: Ready, params: LanguageParams
+) -> list[tuple[str, str]]:
+    """What a model writes on from each prompt."""
+    found = []
+    for n, prompt in enumerate(config.prompts):
+        key = jax.random.fold_in(jax.random.key(config.seed), n)
+        codes = jnp.asarray(corpus.vocabulary.encode(prompt))
+        tokens = generate(
+            made.net, params, codes, config.characters, temperature=config.temperature, key=key
+        ).tokens
+        found.append((prompt, corpus.vocabulary.decode(np.asarray(tokens))))
+    return found
+
+
+def run(config: Config) -> None:
+    """Train every setting, print and keep.
+
+    Raises:
+        Refusal, RunError, TextError, OutputError: what cannot be run, before anything is.
+        Mismatch: a training perplexity above the expected one, after the results are kept.
+    """
+    mesh = config.start()
+    corpus = load_corpus(config.corpus, config.data)
+    check(config, corpus)
+    settings = chosen(config)
+    parts = {name: cut(corpus, setting) for name, setting in settings.items()}
+    made = {
+        name: ready(setting, corpus.vocabulary.size, len(parts[name].train))
+        for name, setting in settings.items()
+    }
+    out = claim_run(config.out, "char_lm", config)
+    print(f"{corpus.name}: {len(corpus.codes):,} characters, vocabulary {corpus.vocabulary.size}")
+    rows, texts, late = [], [], []
+    arrays: dict[str, np.ndarray] = {}
+    results: dict[str, Any] = {}
+    for name, setting in settings.items():
+        fitted = train(config, setting, parts[name], made[name], out / name, mesh)
+        params = made[name].to_library(fitted.state.params)
+        last = fitted.log[-1]
+        perplexity = math.exp(last["nats"])
+        steps = last["step"]
+        rate = steps * setting.batch_size * setting.length / fitted.seconds
+        held = "-"
+        if len(parts[name].test):
+            bits = nats_per_token(made[name].net, params, parts[name].test) / math.log(2)
+            held = f"{bits:.3f}"
+            results[f"{name}_test_bits"] = bits
+        published = setting.published
+        rows.append(
+            (
+                setting.label,
+                f"{perplexity:.3f}",
+                held,
+                f"{rate:,.0f}",
+                f"{fitted.seconds / 60:.1f}",
+                "-" if published is None else f"{published[0]:g}",
+                "-" if published is None else f"{published[1]:,}",
+            )
+        )
+        for prompt, text in write(config, corpus, made[name], params):
+            texts.append(f"  {setting.label}: {prompt}|{text}")
+        arrays[f"{name}/step"] = np.array([entry["step"] for entry in fitted.log])
+        arrays[f"{name}/nats"] = np.array([entry["nats"] for entry in fitted.log])
+        results[name] = {"perplexity": perplexity, "tokens_per_second": rate}
+        if setting.expected is not None and perplexity > setting.expected:
+            late.append(f"{setting.label} {perplexity:.3f} instead of {setting.expected:g}")
+    header = (
+        "setting",
+        "perplexity",
+        "test bits/char",
+        "tokens/s",
+        "minutes",
+        "book's",
+        "tokens/s",
+    )
+    tables = "\n\n".join(
+        (
+            table("Training perplexity of the last epoch, and speed", header, rows),
+            "\n".join(
+                (
+                    f"Written at temperature {config.temperature:g}, the prompt before the bar",
+                    *texts,
+                )
+            ),
+        )
+    )
+    if jax.process_index():
+        return
+    print(tables)
+    keep(out, arrays, {**results, "texts": texts, "config": shown_config(config)}, tables)
+    print(f"\nWritten to {out}")
+    if late:
+        raise Mismatch(
+            f"Perplexity mismatch: expected at most the named ones, got {', '.join(late)}."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and run; the exit code."""
+    config = parse(Config, "python -m experiments.char_lm", arguments)
+    return training_exit_code(lambda: run(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""``python -m experiments.ptb``."""
+
+import sys
+
+from experiments.ptb.run import main
+
+sys.exit(main())

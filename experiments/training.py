@@ -1,0 +1,116 @@
+"""What the experiments that train share: their options, their folder, how a run ends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments.running import Refusal, Stopped, exit_code
+from gradient_flow.output import FINISHED, OutputError, claim_folder
+from lstm_jax.language import TextError
+from lstm_jax.training import (
+    CHECKPOINTS,
+    CheckpointError,
+    DivergedError,
+    InterruptedRun,
+    LogError,
+    RunError,
+    RunOptions,
+    data_mesh,
+    start_processes,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The options of every experiment that trains."""
+
+    quick: bool = False
+    """A small version that ends within a minute; its numbers are no results."""
+    resume: bool = False
+    """Go on from the last checkpoint in --out."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    seed: int = 0
+    """Seed of everything random."""
+    log_every: int = 100
+    """Steps between two entries of the log."""
+    checkpoint_every: int | None = 1000
+    """Steps between two checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard events beside the log."""
+    watch_flow: int | None = None
+    """Look through the microscope every so many steps, and draw what changed."""
+    data_parallel: bool = False
+    """Spread every batch over all devices (of all processes)."""
+    coordinator: str | None = None
+    """host:port of the first process, where there are several."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+
+    def run_options(self, *, evaluate_every: int | None = None) -> RunOptions:
+        """Those of `lstm_jax.training.fit`."""
+        return RunOptions(
+            resume=self.resume,
+            overwrite=self.overwrite,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            evaluate_every=evaluate_every,
+            tensorboard=self.tensorboard,
+        )
+
+    def start(self) -> Mesh | None:
+        """Join the other processes, if there are any; the mesh, if the batch is to be spread."""
+        if self.coordinator is not None or self.processes is not None or self.process is not None:
+            start_processes(self.coordinator, self.processes, self.process)
+        return data_mesh() if self.data_parallel else None
+
+
+def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
+    """The folder of a run, which may hold the part of it that is to go on.
+
+    Raises:
+        OutputError: a folder with something else in it.
+    """
+    if jax.process_index():
+        return out
+    if config.resume:
+        if (out / FINISHED).exists():
+            raise OutputError(
+                f"Finished run: expected one that can go on in {out}, got its results; name another --out "
+                "or take --overwrite for --resume."
+            )
+        return claim_folder(out, name, overwrite=True)
+    if (out / CHECKPOINTS).exists() and not (config.overwrite or (out / FINISHED).exists()):
+        raise OutputError(
+            f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it; add --resume "
+            "or --overwrite, or name another --out."
+        )
+    return claim_folder(out, name, overwrite=config.overwrite)
+
+
+def training_exit_code(action: Callable[[], None]) -> int:
+    """`exit_code`, with what training refuses (2) or stops for (1) in one sentence."""
+
+    def guarded() -> None:
+        try:
+            action()
+        except (DivergedError, CheckpointError, LogError, InterruptedRun) as error:
+            raise Stopped(str(error)) from None
+        except (RunError, TextError) as error:
+            raise Refusal(str(error)) from None
+
+    return exit_code(guarded)
+
+
+def shown_config(config: Any) -> dict[str, Any]:
+    """A configuration as JSON has it."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(config).items()
+    }
