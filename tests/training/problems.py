@@ -10,10 +10,9 @@ from lstm_jax.training import Problem
 T, B, D, H = 5, 8, 3, 4
 
 
-def recurrent(cell=None, dropout=0.0, state_dtype=float):
-    """An LSTM that adds up its inputs, its state carried from batch to batch; samples in the second axis."""
-    cell = cell or lstm_jax.lstm(D, H)
-    net = lstm_jax.stack(cell, lstm_jax.lstm(H, H), dropout=dropout, output_size=1)
+def recurrent(dropout=0.0, state_dtype=float):
+    """A network that adds up its inputs, its state carried on; samples in the second axis."""
+    net = lstm_jax.stack(lstm_jax.rnn(D, H), lstm_jax.rnn(H, H), dropout=dropout, output_size=1)
 
     def batch(data, step, key):
         xs = jax.random.normal(jax.random.fold_in(key, step), (T, B, D), data.dtype) * data

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.array_types import Array, Int
 from lstm_jax.language.model import LanguageModel, LanguageParams
@@ -29,7 +30,7 @@ class Generated(NamedTuple):
 def generate(
     model: LanguageModel,
     params: LanguageParams,
-    prompt: Int[Array, "prompt"],
+    prompt: Int[Array, "prompt"] | Int[np.ndarray, "prompt"],
     length: int,
     *,
     states: tuple[Any, ...] | None = None,

@@ -81,7 +81,7 @@ class LanguageModel(NamedTuple):
     ) -> Float[Array, "... vocabulary"]:
         """Unnormalised log-probabilities, in single precision at least."""
         w_y = params.embedding.T if self.tied else params.w_y
-        dtype = jnp.promote_types(ys.dtype, jnp.float32)
+        dtype = ys.dtype if jnp.finfo(ys.dtype).bits >= 32 else jnp.dtype(jnp.float32)
         found = jnp.matmul(ys, w_y, preferred_element_type=dtype)
         return found + jnp.broadcast_to(params.b_y.astype(dtype), found.shape)
 

@@ -223,6 +223,7 @@ def _run(
     )
     early = found is not None and found.more["stopped_early"]
     queue: list[Metrics] = []
+    before: Metrics | None = None
     try:
         with signals() as asked, bar:
             if not done:
@@ -242,7 +243,8 @@ def _run(
                     continue
                 rows = _fetched(queue)
                 seconds += time.perf_counter() - mark
-                _require_finite(rows, done, names, seeds, checkpoints, log)
+                _require_finite(rows, before, done, names, seeds, checkpoints, log)
+                before = rows[-1]
                 pending += [_row(row) for row in rows]
                 queue.clear()
                 measured: dict[str, Any] = {}
@@ -353,6 +355,7 @@ def _shown(entry: Mapping[str, Any], unit: tuple[str, int]) -> str:
 
 def _require_finite(
     rows: list[Metrics],
+    before: Metrics | None,
     done: int,
     names: list[str],
     seeds: tuple[int, ...] | None,
@@ -367,13 +370,18 @@ def _require_finite(
         # Of a sweep, the first seed that went wrong.
         which: Any = () if seeds is None else int(np.argmax(bad))
         norms = _named(names, row.gradient_norms[which])
-        before = f" (before it: {_named(names, rows[n - 1].gradient_norms[which])})" if n else ""
+        last_row = rows[n - 1] if n else before
+        earlier = (
+            ""
+            if last_row is None
+            else f" (before it: {_named(names, last_row.gradient_norms[which])})"
+        )
         whose = f" of seed {seeds[which]}" if seeds is not None else ""
         last = checkpoints.named_last() if checkpoints else "none"
         log.write({"step": at, "diverged": True, "gradient_norms": norms})
         raise DivergedError(
             f"Diverged: expected a finite loss and gradient{whose}, got a loss of {row.loss[which]:g} at "
-            f"step {at}; norms of the gradient: {norms}{before}; last good checkpoint: {last}."
+            f"step {at}; norms of the gradient: {norms}{earlier}; last good checkpoint: {last}."
         )
 
 

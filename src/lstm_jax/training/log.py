@@ -40,6 +40,8 @@ class Log:
         if folder is None:
             return
         self._path = folder / NAME
+        if tensorboard:
+            self._events = _events(folder / "tensorboard", None if upto is None else upto + 1)
         try:
             if upto is not None and self._path.exists():
                 self.entries = [entry for entry in read_log(folder) if entry["step"] <= upto]
@@ -50,8 +52,6 @@ class Log:
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._unwritten(error) from None
-        if tensorboard:
-            self._events = _events(folder / "tensorboard", None if upto is None else upto + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Add an entry, which has a ``step``.

@@ -1,0 +1,83 @@
+"""A run in a process of its own: ``python a_run.py '{"steps": 40, "folder": ...}'``; its end as JSON."""
+
+import hashlib
+import json
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main(words):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import jax
+    import numpy as np
+    import optax
+    from training.problems import DATA, leaves, numbers, recurrent
+
+    from lstm_jax import training
+
+    if words.get("processes"):
+        training.start_processes(words["coordinator"], words["processes"], words["process"])
+    mesh = training.data_mesh() if words.get("mesh") else None
+    seed = words.get("seed", 0)
+    options = training.RunOptions(
+        resume=words.get("resume", False),
+        log_every=words.get("log_every", 5),
+        checkpoint_every=words.get("checkpoint_every", 3),
+        progress=False,
+    )
+
+    def look(params):
+        # Slow, so that a kill finds the run at work, and within its checkpoints.
+        time.sleep(words.get("pause", 0))
+        return {"norm": np.float32(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(params)))}
+
+    full_at = words.get("full_at")
+
+    def until(entry):
+        if full_at is not None and entry["step"] >= full_at:
+            # From here on no file may grow beyond a few bytes, as on a full disk.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+        return False
+
+    watches = [] if words.get("mesh") else [training.Watch("norms", 4, look)]
+    try:
+        fitted = training.fit(
+            recurrent(dropout=words.get("dropout", 0.3)),
+            optax.adam(0.01),
+            words["steps"],
+            seed=tuple(seed) if isinstance(seed, list) else seed,
+            data=DATA,
+            folder=Path(words["folder"]) if words.get("folder") else None,
+            settings={"rate": 0.01},
+            options=options,
+            mesh=mesh,
+            watches=watches,
+            until=until,
+        )
+    except (RuntimeError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    digest = hashlib.sha256()
+    if mesh is None:
+        for leaf in leaves(fitted.state):
+            digest.update(leaf.tobytes())
+    placed = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(fitted.state.carry) if mesh}
+    print(
+        json.dumps(
+            {
+                "digest": digest.hexdigest(),
+                "log": numbers(fitted.log),
+                "devices": jax.device_count(),
+                "carry": sorted(placed),
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

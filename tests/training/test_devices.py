@@ -1,0 +1,98 @@
+"""Data parallel on four simulated devices and in two processes, against one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_jax.training import read_log, start_processes
+
+SCRIPT = Path(__file__).with_name("a_run.py")
+
+
+def start(devices=1, **words):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), json.dumps(words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def ended(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def same_curves(log, expected):
+    assert [entry["step"] for entry in log] == [entry["step"] for entry in expected]
+    for name in ("loss", "gradient_norm", "worst"):
+        np.testing.assert_allclose(
+            [entry[name] for entry in log], [entry[name] for entry in expected], rtol=1e-5
+        )
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return ended(start(steps=40))
+
+
+def test_four_devices_give_the_curve_of_one(one_device):
+    four = ended(start(4, steps=40, mesh=True))
+    assert four["devices"] == 4
+    # What is carried stays where its samples are.
+    assert "PartitionSpec('data',)" in four["carry"]
+    same_curves(four["log"], one_device["log"])
+
+
+def test_a_sweep_spread_over_devices_is_the_sweep_on_one():
+    seeds = [0, 1, 2, 5]
+    four = ended(start(4, steps=10, mesh=True, seed=seeds))
+    same_curves(four["log"], ended(start(steps=10, seed=seeds))["log"])
+    assert np.shape(four["log"][0]["loss"]) == (4,)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one_and_go_on_after_a_stop(one_device, tmp_path):
+    def both(steps, **words):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        running = [
+            start(2, steps=steps, mesh=True, folder=str(tmp_path), coordinator=coordinator,
+                  processes=2, process=n, **words)
+            for n in range(2)
+        ]  # fmt: skip
+        return [ended(process) for process in running]
+
+    both(20)
+    first, second = both(40, resume=True)
+    assert first["devices"] == second["devices"] == 4
+    same_curves(first["log"], one_device["log"])
+    # One of them writes.
+    assert [entry["step"] for entry in read_log(tmp_path)] == list(range(5, 41, 5))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("host:1", None, None), "coordinator, processes and process together"),
+        (("host", 2, 0), "coordinator as host:port, got 'host'"),
+        (("host:1", 0, 0), "processes"),
+        (("host:1", 2, 2), "process from 0 to 1, got 2"),
+    ],
+)
+def test_processes_that_cannot_be_joined_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        start_processes(*words)

@@ -1,0 +1,305 @@
+"""A run: what it logs, keeps, watches and refuses, and how it ends and goes on."""
+
+import json
+import os
+import re
+import signal
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training.problems import DATA, B, leaves, numbers, recurrent
+
+from lstm_jax import training
+from lstm_jax.training import Problem, RunOptions, Watch, fit, init_state, read_log, train_step
+
+OPTIONS = RunOptions(log_every=4, checkpoint_every=6, progress=False)
+line = Problem(
+    init=lambda key: {"w": jax.random.normal(key, (3,))},
+    loss=lambda params, carry, batch, key: (((params["w"] - batch) ** 2).sum(), (carry, {})),
+    batch=lambda data, step, key: data[step % len(data)],
+)
+TARGETS = np.ones((4, 3), np.float32)
+
+
+def run(steps=20, problem=line, optimizer=None, data=TARGETS, options=OPTIONS, **more):
+    return fit(problem, optimizer or optax.sgd(0.1), steps, data=data, options=options, **more)
+
+
+def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
+    problem, optimizer = recurrent(), optax.adam(0.01)
+    fitted = fit(
+        problem, optimizer, 10, data=DATA, options=OPTIONS, folder=tmp_path, unit=("samples", B)
+    )
+    step, state = jax.jit(train_step(problem, optimizer)), init_state(problem, optimizer, 0)
+    losses = []
+    for _ in range(10):
+        state, metrics = step(state, DATA)
+        losses.append(float(metrics.loss))
+    # Every 4 steps, at a checkpoint after 6, and at the end.
+    assert [entry["step"] for entry in fitted.log] == [4, 6, 8, 10]
+    expected = [np.mean(losses[a:b]) for a, b in ((0, 4), (4, 6), (6, 8), (8, 10))]
+    np.testing.assert_allclose([entry["loss"] for entry in fitted.log], expected, rtol=1e-6)
+    assert {"gradient_norm", "worst", "samples_per_second", "seconds"} <= set(fitted.log[0])
+    assert read_log(tmp_path) == fitted.log
+    for came, wanted in zip(leaves(fitted.state), leaves(state), strict=True):
+        np.testing.assert_allclose(came, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
+    problem, optimizer = recurrent(dropout=0.3), optax.adam(0.01)
+    words = {"data": DATA, "options": OPTIONS, "settings": {"rate": 0.01}}
+    whole = fit(problem, optimizer, 17, folder=tmp_path / "whole", **words)
+
+    def stop(params):
+        if sent:
+            os.kill(os.getpid(), sent.pop())
+        return {}
+
+    sent, before = [asked], signal.getsignal(asked)
+    with pytest.raises(
+        training.InterruptedRun, match=f"by {asked.name} after step 1 of 17; .*/1 with"
+    ):
+        fit(
+            problem,
+            optimizer,
+            17,
+            folder=tmp_path / "cut",
+            watches=[Watch("stop", 99, stop)],
+            **words,
+        )
+    assert signal.getsignal(asked) is before
+    words["options"] = RunOptions(log_every=4, checkpoint_every=6, progress=False, resume=True)
+    cut = fit(problem, optimizer, 17, folder=tmp_path / "cut", **words)
+    assert numbers(cut.log) == numbers(whole.log)
+    for came, wanted in zip(leaves(cut.state), leaves(whole.state), strict=True):
+        np.testing.assert_array_equal(came, wanted)
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path):
+    run(8, folder=tmp_path)
+    longer = run(16, folder=tmp_path, options=RunOptions(log_every=4, resume=True))
+    assert [entry["step"] for entry in longer.log] == [4, 6, 8, 12, 16]
+    with pytest.raises(training.RunError, match="steps of at least 16, .* got 12"):
+        run(12, folder=tmp_path, options=RunOptions(resume=True))
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    values = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
+    options = RunOptions(log_every=2, checkpoint_every=2, evaluate_every=2, keep=2)
+    fitted = run(
+        12,
+        folder=tmp_path,
+        options=options,
+        evaluate=lambda params: {"error": next(values)},
+        best="error",
+    )
+    held = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir())
+    assert held == [4, 10, 12]
+    assert [entry["error"] for entry in fitted.log] == [5, 1, 4, 3, 2, 6]
+
+
+def test_until_ends_a_run_and_it_stays_ended(tmp_path):
+    fitted = run(400, folder=tmp_path, until=lambda entry: entry["loss"] < 0.1)
+    assert fitted.stopped_early and fitted.log[-1]["loss"] < 0.1 and len(fitted.log) < 20
+    again = run(400, folder=tmp_path, options=RunOptions(resume=True), until=lambda entry: False)
+    assert again.stopped_early and again.log == fitted.log
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_run_that_diverges_names_step_gradients_and_checkpoint(tmp_path, where):
+    def loss(params, carry, batch, key):
+        value, bad = (params["w"] ** 2).sum(), batch.sum() > 0
+        if where == "loss":
+            return value + jnp.where(bad, jnp.nan, 0.0), (carry, {})
+        # √0 has a value and no slope.
+        return value + jnp.sqrt(jnp.where(bad, params["w"].sum() * 0, 1.0)), (carry, {})
+
+    data = np.zeros((20, 3), np.float32)
+    data[8] = 1
+    with pytest.raises(training.DivergedError) as caught:
+        run(20, line._replace(loss=loss), data=data, folder=tmp_path)
+    sentence = str(caught.value)
+    of_w = r"w (nan|[\d.e+-]+) \(before it: w [\d.e+-]+\)"
+    assert re.search(rf"at step 9; norms of the gradient: {of_w}; last", sentence), sentence
+    assert sentence.endswith(f"last good checkpoint: {tmp_path / 'checkpoints' / '6'}.")
+    assert read_log(tmp_path)[-1]["diverged"] is True
+
+
+def test_a_diverging_seed_of_a_sweep_is_named():
+    def init(key):
+        seed = jax.random.key_data(key)
+        return {
+            "w": jnp.where(
+                seed[0] == jax.random.key_data(jax.random.split(jax.random.key(7))[0])[0],
+                jnp.nan,
+                1.0,
+            )
+        }
+
+    with pytest.raises(
+        training.DivergedError, match="gradient of seed 7, got a loss of nan at step 1"
+    ):
+        run(3, line._replace(init=init), seed=(3, 7))
+
+
+def test_a_sweep_logs_a_number_for_each_seed():
+    swept = run(8, seed=(0, 4))
+    for n, seed in enumerate((0, 4)):
+        alone = run(8, seed=seed)
+        np.testing.assert_allclose(
+            [entry["loss"][n] for entry in swept.log],
+            [entry["loss"] for entry in alone.log],
+            rtol=1e-5,
+        )
+
+
+def test_watches_look_before_on_time_and_after_and_keep_what_they_see(tmp_path):
+    seen = []
+
+    def look(params):
+        seen.append(np.asarray(params["w"]).copy())
+        return {"w": params["w"]}
+
+    run(10, folder=tmp_path, watches=[Watch("w", 4, look)])
+    kept = sorted(path.name for path in (tmp_path / "w").iterdir())
+    assert kept == [f"{n:09d}.npz" for n in (0, 4, 8, 10)]
+    for name, value in zip(kept, seen, strict=True):
+        np.testing.assert_array_equal(np.load(tmp_path / "w" / name)["w"], value)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[: -1 - path.stat().st_size // 2]),
+        lambda path: path.unlink(),
+    ],
+    ids=["flipped", "cut", "gone"],
+)
+def test_a_damaged_checkpoint_is_refused_or_harmless_and_nothing_is_overwritten(tmp_path, damage):
+    words = {"folder": tmp_path, "settings": {"rate": 0.1}}
+    fitted = run(6, **words)
+    step = tmp_path / "checkpoints" / "6"
+    files = sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size > 1)
+    assert len(files) > 4
+    refused = 0
+    for path in files:
+        whole = path.read_bytes()
+        damage(path)
+        checkpoints = training.Checkpoints(
+            tmp_path / "checkpoints",
+            {"rate": 0.1, "seed": [0], "accumulate": 1, "compute_dtype": None},
+        )
+        before = {p: p.read_bytes() for p in step.rglob("*") if p.is_file()}
+        try:
+            found = checkpoints.restore(fitted.state).state
+        except training.CheckpointError as error:
+            refused += 1
+            assert "checkpoint: expected" in str(error) and "\n" not in str(error)
+        else:
+            for came, wanted in zip(leaves(found), leaves(fitted.state), strict=True):
+                np.testing.assert_array_equal(came, wanted)
+        finally:
+            checkpoints.close()
+        assert {p: p.read_bytes() for p in step.rglob("*") if p.is_file()} == before
+        path.write_bytes(whole)
+    assert refused >= 2
+
+
+def test_a_checkpoint_of_other_settings_or_shapes_is_refused_by_name(tmp_path):
+    run(6, folder=tmp_path, settings={"rate": 0.1, "net": {"size": 3}})
+    resume = RunOptions(resume=True)
+    for settings, message in (
+        ({"rate": 0.2, "net": {"size": 3}}, r"expected rate 0\.1, as in .*6, got 0\.2"),
+        ({"rate": 0.1, "net": {"size": 4}}, r"expected net\.size 3, as in .*6, got 4"),
+        ({"net": {"size": 3}}, r"expected rate 0\.1, as in .*6, got None"),
+    ):
+        with pytest.raises(training.CheckpointError, match=message):
+            run(9, folder=tmp_path, settings=settings, options=resume)
+    with pytest.raises(training.CheckpointError, match=r"expected seed \[0\]"):
+        run(9, folder=tmp_path, settings={"rate": 0.1, "net": {"size": 3}}, options=resume, seed=1)
+    other = line._replace(init=lambda key: {"w": jnp.zeros(4)})
+    with pytest.raises(training.CheckpointError, match="Damaged checkpoint|mismatch"):
+        run(9, other, data=np.ones((4, 4), np.float32), folder=tmp_path, options=resume,
+            settings={"rate": 0.1, "net": {"size": 3}})  # fmt: skip
+    assert [entry["step"] for entry in read_log(tmp_path)] == [4, 6]
+
+
+def test_a_folder_with_a_run_is_refused_until_it_may_be_replaced(tmp_path):
+    run(6, folder=tmp_path)
+    with pytest.raises(training.RunError, match="Occupied folder: .* resume it, overwrite it"):
+        run(6, folder=tmp_path)
+    run(4, folder=tmp_path, options=RunOptions(overwrite=True))
+    assert [entry["step"] for entry in read_log(tmp_path)] == [4]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(training.RunError, match="Unwritable folder: .*file"):
+        run(4, folder=tmp_path / "file")
+
+
+def test_a_line_that_a_killed_process_left_is_cut_off(tmp_path):
+    run(6, folder=tmp_path)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 7, "loss": 3.0}) + '\n{"step": 8, "lo')
+    assert [entry["step"] for entry in read_log(tmp_path)] == [4, 6, 7]
+    run(8, folder=tmp_path, options=RunOptions(log_every=4, resume=True))
+    assert [entry["step"] for entry in read_log(tmp_path)] == [4, 6, 8]
+    path = tmp_path / "log.jsonl"
+    path.write_text("nonsense\n" + path.read_text())
+    with pytest.raises(training.LogError, match="expected an entry in line 1 of"):
+        read_log(tmp_path)
+    with pytest.raises(training.LogError, match="Unreadable log: expected .*nowhere"):
+        read_log(tmp_path / "nowhere")
+
+
+def test_tensorboard_events_hold_the_numbers_of_the_log(tmp_path):
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    fitted = run(8, folder=tmp_path, options=RunOptions(log_every=4, tensorboard=True))
+    found = {}
+    for path in (tmp_path / "tensorboard").iterdir():
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (size,) = struct.unpack_from("<Q", content, at)
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + size])
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+            at += 16 + size
+    for entry in fitted.log:
+        np.testing.assert_allclose(found["loss", entry["step"]], entry["loss"], rtol=1e-6)
+
+
+def test_without_tensorboardx_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(training.LogError, match=r"install lstm-jax\[tensorboard\]"):
+        run(8, folder=tmp_path, options=RunOptions(tensorboard=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"options": RunOptions(log_every=0)}, "log_every"),
+        ({"options": RunOptions(checkpoint_every=-1)}, "checkpoint_every"),
+        ({"options": RunOptions(keep=0)}, "keep"),
+        ({"options": RunOptions(resume=True)}, "expected a folder to resume from"),
+        ({"options": RunOptions(resume=True, overwrite=True)}, "resume or overwrite, got both"),
+        ({"seed": -1}, "seed from 0 to"),
+        ({"seed": ()}, "one seed or different ones"),
+        ({"seed": (1, 1)}, "one seed or different ones"),
+        ({"unit": ("tokens", 0)}, "tokens in a step"),
+        ({"watches": [Watch("w", 0, lambda params: {})]}, "w: every"),
+    ],
+)
+def test_options_that_no_run_can_use_are_refused(change, message):
+    with pytest.raises(training.RunError, match=message):
+        run(**({"steps": 5} | change))
