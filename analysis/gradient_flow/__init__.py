@@ -10,15 +10,19 @@ from gradient_flow.jacobian_norms import (
 )
 from gradient_flow.layers import layer_norms
 from gradient_flow.trajectory import gate_activations
+from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
 __all__ = [
     "JacobianNorms",
     "PairNorms",
+    "WatchRecords",
     "all_pairs_norms",
     "autodiff_norms",
     "decades_per_100",
+    "flow_watch",
     "gate_activations",
     "horizon",
     "jacobian_norms",
     "layer_norms",
+    "read_watch",
 ]

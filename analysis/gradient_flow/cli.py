@@ -1,4 +1,4 @@
-"""The command ``gradient-flow``: compare networks, check gradients, draw a finished run again."""
+"""The command ``gradient-flow``: compare networks, check gradients, draw a run from its files."""
 
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from gradient_flow import compare as comparison
 from gradient_flow.command_line import parse
 from gradient_flow.compare import Compare, ConfigError
+from gradient_flow.horizon import lag_grid
 from gradient_flow.output import (
     FINISHED,
     STAGE,
@@ -26,6 +27,7 @@ from gradient_flow.output import (
     write_arrays,
     write_json,
 )
+from gradient_flow.watch import record_paths
 from lstm_jax import check_gradients, gru, language_model, lstm, rnn, unroll
 from lstm_jax.language.text import TextError
 from lstm_jax.validation import NonFiniteError, require_positive_int
@@ -49,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the pictures of a finished comparison again."""
+    """Draw the pictures of a finished comparison again, or of a training run what was watched."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
@@ -127,7 +129,7 @@ def run_compare(config: Compare) -> int:
         "stages": stages,
         "networks": {name: network.label for name, network in nets.items()},
         "inside": comparison.INSIDE_NETWORK,
-        "lags": comparison.lag_grid(config.lengths),
+        "lags": lag_grid(config.lengths),
         "horizon_factor": comparison.HORIZON_FACTOR,
         "gate_text": comparison.gate_text(corpus, xs),
         "bits_per_character": {
@@ -189,7 +191,10 @@ def run_check(config: Check) -> int:
 
 
 def run_draw(config: Draw) -> int:
-    """Draw a finished run's pictures again from its files."""
+    """Draw a run's pictures from its files: a comparison's, or those of a training run with --watch-flow."""
+    records = _records(config.folder)
+    if records is not None:
+        return _draw_records(records)
     results, arrays = read_run(config.folder)
     claim_folder(config.folder, "compare", overwrite=True)
     from gradient_flow.figures import draw_all
@@ -204,6 +209,27 @@ def run_draw(config: Draw) -> int:
     publish(config.folder, finishes=False)
     for picture in pictures:
         print(f"picture:  {config.folder / picture.name}  (and .svg)")
+    return 0
+
+
+def _records(folder: Path) -> Path | None:
+    """Where the records of a watched training run are: in its ``flow``, or in the folder itself."""
+    if (folder / "arrays.npz").exists():
+        return None
+    return next((at for at in (folder / "flow", folder) if record_paths(at)), None)
+
+
+def _draw_records(records: Path) -> int:
+    # Training and Matplotlib are only paid for from here on.
+    from gradient_flow.watch_figures import draw_watch
+    from lstm_jax.training import LogError, read_log
+
+    try:
+        log = read_log(records.parent) if (records.parent / "log.jsonl").exists() else None
+    except LogError as error:
+        raise OutputError(str(error)) from None
+    for picture in draw_watch(records, log):
+        print(f"picture:  {picture}  (and .svg)")
     return 0
 
 

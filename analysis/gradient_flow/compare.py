@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.autodiff import autodiff_norms
-from gradient_flow.horizon import decades_per_100, horizon
+from gradient_flow.horizon import decades_per_100, horizon, lag_grid
 from gradient_flow.jacobian_norms import all_pairs_norms, jacobian_norms
 from gradient_flow.trajectory import gate_activations
 from lstm_jax import chrono, gru, language_model, lstm, orthogonal, rnn
@@ -178,14 +178,6 @@ def check_seed(seed: int) -> None:
 def train_config(config: Compare) -> language_model.TrainConfig:
     """The training run of a comparison."""
     return language_model.TrainConfig(config.steps, learning_rate=config.learning_rate)
-
-
-def lag_grid(lengths: tuple[int, ...]) -> list[int]:
-    """The lags at which norms are taken: each up to 10, then some 25 a decade, and every length."""
-    top = max(lengths)
-    spaced = np.unique(np.round(np.geomspace(1, top, 1 + int(25 * max(np.log10(top), 1)))))
-    chosen = {0, *range(1, min(top, 10) + 1), *spaced.astype(int).tolist(), *lengths}
-    return sorted(int(lag) for lag in chosen)
 
 
 def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:

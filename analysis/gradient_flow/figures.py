@@ -5,6 +5,7 @@ its own as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,26 @@ def draw_all(
         "inside_lstm": inside_lstm,
         "gates": gates,
     }
+    return save_all(
+        folder, {name: partial(draw, results, arrays) for name, draw in figures.items()}
+    )
+
+
+def save_all(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> list[Path]:
+    """Draw figures in one style, and write each as PNG and SVG.
+
+    Args:
+        folder: where the pictures go.
+        figures: what draws each, by the name of its files.
+
+    Returns:
+        The paths of the PNG files.
+    """
     paths = []
     style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context({**style, "svg.hashsalt": "gradient-flow", "svg.fonttype": "none"}):
         for name, draw in figures.items():
-            figure = draw(results, arrays)
+            figure = draw()
             for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
 
                 def save(path: Path, figure: Figure = figure, metadata: Any = metadata) -> None:

@@ -1,6 +1,7 @@
-r"""One number for a curve: how fast it falls and how far it reaches.
+r"""One number for a curve: how fast it falls and how far it reaches; and the lags to take a curve at.
 
-Both read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms` returns it.
+Both numbers read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms`
+returns it.
 """
 
 from typing import Any
@@ -85,6 +86,14 @@ def horizon(
             share = (target - curve[last - 1]) / (curve[last] - curve[last - 1])
             found[n] = lags[last - 1] + share * (lags[last] - lags[last - 1])
     return found.reshape(curves.shape[:-1])
+
+
+def lag_grid(lengths: tuple[int, ...]) -> list[int]:
+    """The lags at which norms are taken: each up to 10, then some 25 a decade, and every length."""
+    top = max(lengths)
+    spaced = np.unique(np.round(np.geomspace(1, top, 1 + int(25 * max(np.log10(top), 1)))))
+    chosen = {0, *range(1, min(top, 10) + 1), *spaced.astype(int).tolist(), *lengths}
+    return sorted(int(lag) for lag in chosen)
 
 
 def _curves(lags: np.ndarray, log_norms: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ that goes back through time inside of this layer. The whole state of a stack tha
 ways between layers included, is what `jacobian_norms` gives for the stack itself.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from lstm_jax.cells import Cell
 from lstm_jax.stack import (
     Backward,
     Both,
+    Layer,
     Stack,
     StackParams,
     check_stack_arguments,
@@ -56,17 +58,8 @@ def layer_norms(
         >>> first.backward.spectral["hh"].shape, sorted(second.spectral)[:3]
         ((21,), ['carousel', 'cc', 'ch'])
     """
-    states = check_stack_arguments(network, params, xs, state0)
-    if any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout]):
-        raise ValueError(
-            "Option mismatch: expected a stack without zoneout, whose layers are cells, got zoneout="
-            f"{network.zoneout!r}; jacobian_norms takes the stack as a whole."
-        )
     found: list[JacobianNorms | Both] = []
-    ys = xs
-    for number, (layer, own, state) in enumerate(
-        zip(network.layers, params.layers, states, strict=True)
-    ):
+    for layer, own, state, ys in each_layer(network, params, state0, xs):
         if isinstance(layer, Cell):
             found.append(jacobian_norms(layer, own, state, ys, **options))
         elif isinstance(layer, Backward):
@@ -80,8 +73,46 @@ def layer_norms(
                     ),
                 )
             )
-        _, out = jax.jit(unroll_stack, static_argnums=0)(
-            stack(layer), StackParams((own,)), ys, (state,)
-        )
-        ys = out + ys if network.residual and number else out
     return tuple(found)
+
+
+def each_layer(
+    network: Stack, params: PyTree, state0: PyTree | None, xs: Float[Array, "time *batch d"]
+) -> Iterator[tuple[Layer, PyTree, PyTree, Array]]:
+    """Each layer of a stack with its parameters, its starting state and the sequence that drives it.
+
+    Args:
+        network: from `lstm_jax.stack`, without zoneout; dropout does not act here.
+        params: of the stack.
+        state0: the starting states; the learned ones, or zeros, if None.
+        xs: [T, D] or [T, B, D].
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the stack or each other.
+        ValueError: a stack with zoneout.
+    """
+    states = check_stack_arguments(network, params, xs, state0)
+    require_no_zoneout(network)
+    last = len(network.layers) - 1
+    for number, (layer, own, state) in enumerate(
+        zip(network.layers, params.layers, states, strict=True)
+    ):
+        yield layer, own, state, xs
+        if number < last:
+            _, out = jax.jit(unroll_stack, static_argnums=0)(
+                stack(layer), StackParams((own,)), xs, (state,)
+            )
+            xs = out + xs if network.residual and number else out
+
+
+def require_no_zoneout(network: Stack) -> None:
+    """Refuse a stack whose layers are no plain cells.
+
+    Raises:
+        ValueError: naming the zoneout.
+    """
+    if any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout]):
+        raise ValueError(
+            "Option mismatch: expected a stack without zoneout, whose layers are cells, got zoneout="
+            f"{network.zoneout!r}; jacobian_norms takes the stack as a whole."
+        )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gradient_flow import cli
-from gradient_flow.compare import lag_grid, networks, summarise
+from gradient_flow.compare import networks, summarise
+from gradient_flow.horizon import lag_grid
 
 SMALL = ["compare", "--lengths", "12", "5", "--hidden-size", "4", "--samples", "2"]
 
