@@ -111,7 +111,13 @@ def adding_floor() -> float:
 
 
 def temporal_order(
-    key: Array, batch_size: int, length: int = 100, *, symbols: int = 2, form: str = "1997"
+    key: Array,
+    batch_size: int,
+    length: int = 100,
+    *,
+    symbols: int = 2,
+    form: str = "1997",
+    shortest: int | None = None,
 ) -> Examples:
     """Temporal order: which of X and Y stood at two or three places, read off at the end.
 
@@ -120,8 +126,8 @@ def temporal_order(
     one-hot in the order a, b, c, d, X, Y, E, B.
 
     In the form of 1997 lengths are from T to T + 10 and places within 10…20, 50…60 with two symbols, 10…20,
-    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, and the places are
-    within 1/10…2/10 and 4/10…5/10 of it.
+    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, or one of their own
+    from ``shortest`` to T, and the places are within 1/10…2/10 and 4/10…5/10 of it.
 
     Args:
         key: a random key.
@@ -129,6 +135,7 @@ def temporal_order(
         length: T, at least 20.
         symbols: 2 or 3; by fractions 2.
         form: ``"1997"`` or ``"fractions"``.
+        shortest: by fractions, the shortest length, at least 20; T if None.
 
     Returns:
         `Examples` with xs [T + 10, B, 8], or [T, B, 8] by fractions, and targets [B], from 0 to 3 or 7.
@@ -151,10 +158,20 @@ def temporal_order(
         raise ValueError(
             f"Size mismatch: expected symbols 2, or 3 in the form of 1997, got {symbols!r} in {form!r}."
         )
+    if shortest is not None:
+        require_positive_int("shortest", shortest)
+        if form != "fractions" or not 20 <= shortest <= length:
+            raise ValueError(
+                f"Size mismatch: expected shortest from 20 to {length} in the form by fractions, got "
+                f"{shortest} in {form!r}."
+            )
     key_noise, key_places, key_symbols, key_length = jax.random.split(key, 4)
+    bounds: list[tuple[Any, Any]]
     if form == "fractions":
         longest, lengths = length, jnp.full(batch_size, length, jnp.int32)
-        bounds = [(length // 10, 2 * length // 10), (4 * length // 10, 5 * length // 10)]
+        if shortest is not None:
+            lengths = jax.random.randint(key_length, (batch_size,), shortest, length + 1)
+        bounds = [(lengths // 10, 2 * lengths // 10), (4 * lengths // 10, 5 * lengths // 10)]
     else:
         longest = length + 10
         lengths = jax.random.randint(key_length, (batch_size,), length, longest + 1)

@@ -1,0 +1,143 @@
+"""The tables of the trials that are done."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from experiments.running import table
+
+PUBLISHED = {100: 74_000, 500: 209_000, 1000: 853_000}
+"""Sequences to the criterion in Hochreiter & Schmidhuber 1997, table 7."""
+
+Trials = Sequence[Mapping[str, Any]]
+
+
+def report(found: Trials) -> str:
+    """Every table for which there are trials."""
+    tables = [
+        make(chosen)
+        for study, make in (
+            ("adding", _adding),
+            ("chrono", _chrono),
+            ("copy", _copy),
+            ("order", _order),
+            ("lags", _lags),
+        )
+        if (chosen := [t for t in found if t["study"] == study])
+    ]
+    return "\n\n".join(tables)
+
+
+def grouped(
+    found: Trials, *names: str
+) -> Iterable[tuple[tuple[Any, ...], list[Mapping[str, Any]]]]:
+    """Trials by some of their settings, the seeds together."""
+
+    def key(t: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(t["trial"][name] for name in names)
+
+    for values, group in groupby(sorted(found, key=key), key=key):
+        yield values, list(group)
+
+
+def median_and_range(values: Sequence[float | None], tried: int) -> str:
+    """The median, the extremes, and how many of how many there were."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return f"none of {tried}"
+    low, middle, high = min(numbers), float(np.median(numbers)), max(numbers)
+    share = "" if len(numbers) == tried else f", {len(numbers)} of {tried}"
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f}{share})"
+
+
+def _adding(found: Trials) -> str:
+    rows = []
+    for (length,), group in grouped(found, "length"):
+        wrong = [t["test_wrong"][str(length)] for t in group]
+        rows.append(
+            (
+                str(length),
+                median_and_range([t["sequences"] for t in group], len(group)),
+                f"{PUBLISHED[length]:,}" if length in PUBLISHED else "-",
+                " ".join(map(str, wrong)),
+                f"{np.median([t['seconds'] for t in group]):.0f}",
+            )
+        )
+    header = ("T", "sequences to the criterion", "1997", "wrong of 2,560, by seed", "seconds")
+    return table("Adding as in 1997, LSTM with chrono initialisation", header, rows)
+
+
+def _chrono(found: Trials) -> str:
+    rows, times = [], {}
+    for (name,), group in grouped(found, "network"):
+        steps = [t["sequences"] and t["sequences"] // t["trial"]["batch_size"] for t in group]
+        times[name] = [s for s in steps if s]
+        last = np.median([t["last_loss"] for t in group])
+        rows.append((group[0]["label"], median_and_range(steps, len(group)), f"{last:.4f}"))
+    header = ("network", "steps to a loss of 0.01", "loss at the end")
+    text = table("Adding, uniform form, T = 750, RMSprop 1e-3", header, rows)
+    slow, fast = times.get("lstm_1"), times.get("lstm_chrono")
+    if slow and fast:
+        text += f"\nforget bias 1 takes {np.median(slow) / np.median(fast):.1f} times the steps"
+    return text
+
+
+def _copy(found: Trials) -> str:
+    rows = [
+        (
+            group[0]["label"],
+            median_and_range(
+                [t["sequences"] and t["sequences"] // t["trial"]["batch_size"] for t in group],
+                len(group),
+            ),
+            " ".join(f"{t['last_loss']:.4f}" for t in group),
+            f"{group[0]['floor']:.4f}",
+            f"{np.median([t['steps'] for t in group]):,.0f}",
+        )
+        for _, group in grouped(found, "network")
+    ]
+    header = (
+        "network",
+        "steps to half the floor",
+        "loss at the end, by seed",
+        "floor",
+        "steps taken",
+    )
+    return table(f"Copy memory, T = {found[0]['trial']['length']}", header, rows)
+
+
+def _order(found: Trials) -> str:
+    lengths = list(found[0]["test_wrong"])
+    rows = [
+        (
+            str(t["seed"]),
+            "-" if t["sequences"] is None else f"{t['sequences'] // t['trial']['batch_size']:,}",
+            *(str(t["test_wrong"][length]) for length in lengths),
+        )
+        for t in found
+    ]
+    header = ("seed", "steps", *(f"T={length}" for length in lengths))
+    return table("Temporal order, vanilla RNN: wrong of 10,000 at each length", header, rows)
+
+
+def _lags(found: Trials) -> str:
+    lengths = sorted({t["trial"]["length"] for t in found})
+    rows = []
+    for _, group in grouped(found, "network"):
+        cells = []
+        for length in lengths:
+            same = [t for t in group if t["trial"]["length"] == length]
+            reach = np.median([t["reach_first"] for t in same]) if same else np.nan
+            shown = f"> {length}" if np.isinf(reach) else f"{reach:.0f}"
+            cells += [shown, median_and_range([t["sequences"] for t in same], len(same))]
+        rows.append((group[0]["label"], *cells))
+    header = ["network"]
+    for length in lengths:
+        header += ["horizon", f"T={length}: sequences"]
+    return table(
+        "Adding at several lags: horizon before training, sequences to the criterion (60,000 at most)",
+        header,
+        rows,
+    )

@@ -1,0 +1,213 @@
+"""Long-lag tasks: each trial of each study, with several seeds, under the microscope while it learns.
+
+Every trial has a folder of its own with its log, its checkpoints, its looks through the microscope and, once
+it is done, ``results.json``: a run that is resumed goes on within the trial it was stopped in.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments.long_lag.networks import network
+from experiments.long_lag.plot import draw
+from experiments.long_lag.problems import (
+    SIZES,
+    Model,
+    errors,
+    examples,
+    network_of,
+    predict,
+    problem,
+    right,
+)
+from experiments.long_lag.report import report
+from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
+from experiments.running import Refusal, keep
+from experiments.training import TrainingConfig, claim_run, shown_config, training_exit_code
+from gradient_flow.command_line import parse
+from gradient_flow.output import FINISHED, write_json
+from gradient_flow.watch import flow_watch, read_watch
+from lstm_jax.tasks import adding_floor, copy_floor
+from lstm_jax.training import Fitted, fit
+
+Study = Literal["adding", "chrono", "copy", "order", "lags"]
+TESTED = 2_560
+ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
+ORDER_TESTED = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    """Train recurrent networks on tasks with a long lag, and look at their gradients meanwhile."""
+
+    studies: tuple[Study, ...] = ("adding", "chrono", "copy", "order", "lags")
+    """Which of the studies."""
+    out: Path = Path("experiments/long_lag/results")
+    """Folder for the runs, one in it for each trial and seed."""
+    seeds: int | None = None
+    """Seeds of each trial, from --seed on, where not the study's own number."""
+    report: bool = False
+    """Only make tables and figures from the trials in --out."""
+
+
+def optimizer(trial: Trial) -> optax.GradientTransformation:
+    """The trial's, with its clipping and its schedule."""
+    rate: Any = trial.learning_rate
+    if trial.half_life is not None:
+        steps = trial.half_life / trial.batch_size
+        rate = optax.exponential_decay(trial.learning_rate, steps, 0.5)
+    made = {
+        "adam": optax.adam,
+        "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.9),
+        "sgd": optax.sgd,
+    }[trial.optimizer](rate)
+    return made if trial.clip is None else optax.chain(optax.clip_by_global_norm(trial.clip), made)
+
+
+def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitted:
+    """One trial with one seed."""
+    made, plain = problem(trial), network_of(trial).plain
+    sample = examples(trial, jax.random.key(2**31), 1).xs[: trial.length, 0]
+
+    def until(entry: Any) -> bool:
+        if trial.threshold is not None:
+            return bool(entry["loss"] < trial.threshold)
+        return bool(entry["solved"] > 0)
+
+    options = replace(config, checkpoint_every=max(trial.steps // 20, 1)).run_options()
+    return fit(
+        made,
+        optimizer(trial),
+        trial.steps,
+        seed=seed,
+        folder=folder,
+        settings={"trial": asdict(trial)},
+        options=replace(options, log_every=min(config.log_every, trial.steps // 4)),
+        unit=("sequences", trial.batch_size),
+        until=until,
+        watches=[
+            flow_watch(
+                plain, lambda model: (model.cell, sample), every=config.watch_flow or trial.watch
+            )
+        ],
+    )
+
+
+def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -> dict[str, Any]:
+    """What is reported of a trial: when it was solved, its test, and how far its gradient reached."""
+    model = Model(*fitted.state.params)
+    entries = fitted.log
+    if trial.threshold is None:
+        # The exact sequence, which lies before the entry of the log that ended the run.
+        solved = int(fitted.state.carry.solved) or None
+    else:
+        below = [entry["step"] for entry in entries if entry["loss"] < trial.threshold]
+        solved = below[0] * trial.batch_size if below else None
+    looks = read_watch(folder / "flow")
+    reach = _reach(looks)
+    found: dict[str, Any] = {
+        "study": study,
+        "trial": asdict(trial),
+        "seed": seed,
+        "label": network(
+            trial.network, *SIZES[trial.task][:1], trial.hidden_size, trial.length
+        ).label,
+        "sequences": solved,
+        "steps": entries[-1]["step"],
+        "last_loss": entries[-1]["loss"],
+        "seconds": fitted.seconds,
+        "watch_seconds": fitted.watch_seconds,
+        "reach_first": reach[0],
+        "reach_last": reach[-1],
+        "floor": {"chrono": adding_floor(), "copy": copy_floor(trial.length)}.get(trial.task),
+    }
+    if trial.task == "order":
+        counts = ORDER_LENGTHS if trial.length >= 200 else (trial.length,)
+        found["test_wrong"] = {
+            str(length): _wrong(trial, model, seed, length, ORDER_TESTED) for length in counts
+        }
+    else:
+        found["test_wrong"] = {str(trial.length): _wrong(trial, model, seed, trial.length, TESTED)}
+    return found
+
+
+def _reach(looks: Any) -> list[float]:
+    """The horizon of each look in steps: of the block that reaches furthest; infinite beyond T."""
+    blocks = [name for name in looks.arrays if ".horizon." in name]
+    return np.max(
+        [np.median(looks.arrays[b].reshape(len(looks.steps), -1), -1) for b in blocks], 0
+    ).tolist()
+
+
+def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> int:
+    """Wrong answers among fresh sequences of one length."""
+    at_length = replace(trial, length=length)
+    batch = math.gcd(count, 320 if length < 2_000 else 40)
+
+    @jax.jit
+    def one(key: jax.Array) -> jax.Array:
+        given = examples(at_length, key, batch, one_length=True)
+        wrong = errors(at_length, predict(trial, model, given), given)
+        return jnp.sum(~right(trial, wrong))
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(2**32 - 1), seed), count // batch)
+    return int(sum(int(one(key)) for key in keys))
+
+
+def run(config: Config) -> None:
+    """Train every trial that is not done, then print, draw and keep.
+
+    Raises:
+        Refusal, RunError, OutputError: what cannot be run, before anything is.
+    """
+    if not config.studies:
+        raise Refusal(f"Name mismatch: expected --studies among {', '.join(STUDIES)}, got none.")
+    if config.seeds is not None and config.seeds < 1:
+        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
+    if config.data_parallel:
+        raise Refusal("Option mismatch: expected one device for each trial, got --data-parallel.")
+    out = claim_run(config.out, "long_lag", config) if not config.report else config.out
+    jobs = [
+        (study, quick(trial) if config.quick else trial, config.seed + n)
+        for study in dict.fromkeys(config.studies)
+        for trial in (STUDIES[study][:1] if config.quick else STUDIES[study])
+        for n in range(config.seeds or (1 if config.quick else SEEDS[study]))
+    ]
+    if not config.report:
+        for study, trial, seed in tqdm(jobs, desc="trials", unit="trial", disable=None):
+            folder = out / study / f"{trial.name}-{seed}"
+            if config.resume and (folder / FINISHED).exists():
+                continue
+            fitted = train(trial, seed, config, folder)
+            write_json(folder / FINISHED, measure(study, trial, seed, fitted, folder))
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/*/{FINISHED}"))
+    ]
+    if not found:
+        raise Refusal(f"No trials: expected some that are done in {out}, got none.")
+    tables = report(found)
+    print(tables)
+    pictures = draw(out, found)
+    if not config.report:
+        keep(out, {}, {"trials": found, "config": shown_config(config)}, tables)
+    print(f"\nWritten to {out}: {', '.join(path.name for path in pictures)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and run; the exit code."""
+    config = parse(Config, "python -m experiments.long_lag", arguments)
+    return training_exit_code(lambda: run(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

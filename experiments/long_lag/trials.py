@@ -1,0 +1,92 @@
+r"""What is tried: a task of a length, a network, an optimizer, and when it counts as solved.
+
+adding   the form of 1997: the last 2,000 training sequences all within 0.04, on average within 0.01
+chrono   the uniform form: the mean loss of 100 steps below 0.01 (always answering the mean gives 0.167)
+copy     the mean loss of 100 steps below half the memoryless floor
+order    the last 2,000 training sequences all classified right
+"""
+
+from dataclasses import dataclass, replace
+
+from lstm_jax.tasks import copy_floor
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network on one task.
+
+    Attributes:
+        task: ``adding``, ``chrono``, ``copy`` or ``order``.
+        length: T of the task.
+        network: of `networks.NAMES`.
+        hidden_size: H.
+        batch_size: sequences in a step.
+        steps: gradient steps at most.
+        optimizer: ``adam``, ``rmsprop`` or ``sgd``.
+        learning_rate: at the start.
+        half_life: sequences after which it has halved; constant if None.
+        clip: global norm of the gradient; none if None.
+        penalty: weight of the penalty on vanishing gradients.
+        watch: steps between two looks through the microscope.
+    """
+
+    task: str
+    length: int
+    network: str
+    hidden_size: int = 32
+    batch_size: int = 20
+    steps: int = 4_000
+    optimizer: str = "adam"
+    learning_rate: float = 1e-2
+    half_life: float | None = None
+    clip: float | None = 1.0
+    penalty: float = 0.0
+    watch: int = 200
+
+    @property
+    def name(self) -> str:
+        """Of the trial's folder, a seed apart."""
+        return f"{self.task}-{self.length}-{self.network}"
+
+    @property
+    def threshold(self) -> float | None:
+        """The mean loss of a log entry that counts as solved, where no other criterion is."""
+        if self.task == "copy":
+            return copy_floor(self.length) / 2
+        return 0.01 if self.task == "chrono" else None
+
+
+def _adding(length: int, name: str = "lstm_chrono", **change: object) -> Trial:
+    trial = Trial("adding", length, name, half_life=20_000, steps=10_000, watch=250)
+    return replace(trial, **change)  # type: ignore[arg-type]
+
+
+def _copy(name: str) -> Trial:
+    return Trial("copy", 500, name, 64, 32, 3_000, clip=1.0, learning_rate=5e-3, watch=400)
+
+
+def _chrono(name: str) -> Trial:
+    # Tallec & Ollivier 2018, section 3, at a smaller width and batch.
+    return Trial("chrono", 750, name, 32, 20, 30_000, "rmsprop", 1e-3, None, clip=None, watch=2_000)
+
+
+STUDIES: dict[str, tuple[Trial, ...]] = {
+    "adding": tuple(_adding(length) for length in (100, 500, 750, 1000)),
+    "chrono": (_chrono("lstm_chrono"), _chrono("lstm_1")),
+    "copy": (_copy("lstm_chrono"), _copy("lstm_1")),
+    "order": (Trial("order", 200, "rnn", 50, 20, 400_000, "sgd", 1e-2, penalty=2.0, watch=20_000),),
+    "lags": tuple(
+        _adding(length, name, steps=3_000)
+        for length in (50, 100, 200, 400)
+        for name in ("rnn", "rnn_orthogonal", "irnn", "lstm_0", "lstm_1", "lstm_chrono", "gru")
+    ),
+}
+SEEDS = {"adding": 5, "chrono": 2, "copy": 2, "order": 1, "lags": 2}
+"""Networks that are trained in each trial."""
+
+
+def quick(trial: Trial) -> Trial:
+    """The trial made small: a few steps of a short task."""
+    return replace(
+        trial, length=30, hidden_size=8, batch_size=8, steps=40, watch=20, half_life=None
+    )
