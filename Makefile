@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -m "not slow"
 BENCH_ARGS ?=
 
 .PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
-	@echo "make test   install and run the whole test suite (PYTEST_ARGS=\"-m 'not slow'\" for the quick part)"
+	@echo "make test   install and run the quick part of the tests (PYTEST_ARGS= for all of them)"
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"

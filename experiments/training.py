@@ -65,9 +65,18 @@ class TrainingConfig:
         )
 
     def start(self) -> Mesh | None:
-        """Join the other processes, if there are any; the mesh, if the batch is to be spread."""
+        """Join the other processes, if there are any; the mesh, if the batch is to be spread.
+
+        To be called before anything else, because nothing may have touched a device by then.
+
+        Raises:
+            Refusal: processes that cannot be joined.
+        """
         if self.coordinator is not None or self.processes is not None or self.process is not None:
-            start_processes(self.coordinator, self.processes, self.process)
+            try:
+                start_processes(self.coordinator, self.processes, self.process)
+            except (ValueError, RuntimeError) as error:
+                raise Refusal(str(error).splitlines()[0]) from None
         return data_mesh() if self.data_parallel else None
 
 
@@ -106,6 +115,12 @@ def training_exit_code(action: Callable[[], None]) -> int:
             raise Refusal(str(error)) from None
 
     return exit_code(guarded)
+
+
+def say(text: str) -> None:
+    """Print, of several processes the first one alone."""
+    if not jax.process_index():
+        print(text)
 
 
 def shown_config(config: Any) -> dict[str, Any]:

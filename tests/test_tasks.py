@@ -76,6 +76,22 @@ def test_temporal_order(symbols, form, windows):
     assert set(targets) == set(range(2**symbols))
 
 
+def test_temporal_order_with_lengths_of_its_own():
+    xs, targets, lengths = map(
+        np.asarray, temporal_order(KEY, B, 60, form="fractions", shortest=30)
+    )
+    assert xs.shape == (60, B, 8) and set(lengths) == set(range(30, 61))
+    for b in range(B):
+        steps = lengths[b]
+        assert (xs[:steps, b].sum(1) == 1).all() and not xs[steps:, b].any()
+        codes = xs[:steps, b].argmax(1)
+        assert codes[0] == 6 and codes[-1] == 7
+        first, second = np.flatnonzero((codes == 4) | (codes == 5))
+        assert steps // 10 <= first <= 2 * steps // 10
+        assert 4 * steps // 10 <= second <= 5 * steps // 10
+        assert targets[b] == 2 * (codes[first] - 4) + codes[second] - 4
+
+
 def test_copy_memory():
     xs, targets, lengths = map(np.asarray, copy_memory(KEY, B, 30))
     codes = xs.argmax(-1)
@@ -105,6 +121,16 @@ def test_drawn_under_jit_and_differently_for_each_key():
         (lambda: adding(KEY, 5, 40, form="2015"), ValueError, "Unknown form"),
         (lambda: temporal_order(KEY, 5, 19), ValueError, "expected length of at least 20"),
         (lambda: temporal_order(KEY, 5, symbols=4), ValueError, "expected symbols 2, or 3"),
+        (
+            lambda: temporal_order(KEY, 5, 60, shortest=30),
+            ValueError,
+            "shortest from 20 to 60 in the form by fractions, got 30 in '1997'",
+        ),
+        (
+            lambda: temporal_order(KEY, 5, 60, form="fractions", shortest=61),
+            ValueError,
+            "shortest from 20 to 60",
+        ),
         (
             lambda: temporal_order(KEY, 5, symbols=3, form="fractions"),
             ValueError,

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, shown_config, training_exit_code
+from experiments.training import TrainingConfig, claim_run, say, shown_config, training_exit_code
 from gradient_flow.command_line import parse
 from lstm_jax.language import Corpus, LanguageParams, generate, load_corpus, nats_per_token
 from lstm_jax.training import Fitted, fit
@@ -156,7 +156,7 @@ def run(config: Config) -> None:
         for name, setting in settings.items()
     }
     out = claim_run(config.out, "char_lm", config)
-    print(f"{corpus.name}: {len(corpus.codes):,} characters, vocabulary {corpus.vocabulary.size}")
+    say(f"{corpus.name}: {len(corpus.codes):,} characters, vocabulary {corpus.vocabulary.size}")
     rows, texts, late = [], [], []
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}

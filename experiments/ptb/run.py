@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, shown_config, training_exit_code
+from experiments.training import TrainingConfig, claim_run, say, shown_config, training_exit_code
 from gradient_flow.command_line import parse
 from lstm_jax import lstm, stack
 from lstm_jax.initializers import uniform
@@ -128,9 +129,10 @@ def parts_of(config: Config) -> Parts:
     return Parts("pydoc_data.topics", vocabulary.size, *cut)
 
 
-def train(config: Config, size: Size, net: LanguageModel, corpus: Parts, out: Path) -> Fitted:
+def train(
+    config: Config, size: Size, net: LanguageModel, corpus: Parts, out: Path, mesh: Mesh | None
+) -> Fitted:
     """The run itself; the state at its end and the log."""
-    mesh = config.start()
     epoch = steps_per_epoch(len(corpus.train), config.batch_size, size.length)
     rate = step_decay(1.0, steps_per_epoch=epoch, hold=size.hold, factor=size.factor)
     # Learning rate and clipping norm are for the loss summed over time.
@@ -186,19 +188,20 @@ def run(config: Config) -> None:
         )
     if config.epochs is not None and config.epochs < 1:
         raise Refusal(f"Range mismatch: expected epochs of at least 1, got {config.epochs}.")
+    mesh = config.start()
     corpus = parts_of(config)
     out = claim_run(config.out, "ptb", config)
     net = network(size, corpus.vocabulary_size)
-    print(
+    say(
         f"{corpus.name}: {len(corpus.train):,} tokens to train on, {len(corpus.valid):,} to validate, "
         f"{len(corpus.test):,} to test; vocabulary {corpus.vocabulary_size:,}"
     )
-    fitted = train(config, size, net, corpus, out)
-    if jax.process_index():
-        return
+    fitted = train(config, size, net, corpus, out, mesh)
     started = time.perf_counter()
     nats = nats_per_token(net, fitted.state.params, corpus.test, length=500)
     test = math.exp(nats)
+    if jax.process_index():
+        return
     epochs = [entry for entry in fitted.log if "valid_perplexity" in entry]
     per_epoch = steps_per_epoch(len(corpus.train), config.batch_size, size.length)
     rows = [

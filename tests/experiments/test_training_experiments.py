@@ -1,0 +1,215 @@
+"""The experiments that train: their quick runs, going on after a stop, and what they refuse."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+if not (CHECKOUT / "experiments" / "ptb" / "run.py").is_file():
+    pytest.skip("experiments are not in the wheel", allow_module_level=True)
+if str(CHECKOUT) not in sys.path:
+    sys.path.insert(0, str(CHECKOUT))
+
+import jax.numpy as jnp  # noqa: E402
+from experiments.char_lm import run as char_lm  # noqa: E402
+from experiments.char_lm import scratch, settings  # noqa: E402
+from experiments.long_lag import problems, trials  # noqa: E402
+from experiments.long_lag import run as long_lag  # noqa: E402
+from experiments.ptb import run as ptb  # noqa: E402
+
+from lstm_jax.language import Batch, language_model, token_loss  # noqa: E402
+from lstm_jax.stack import stack  # noqa: E402
+from lstm_jax.training import read_log  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pass an optional dtype:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """As a user runs them."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def time_machine(tmp_path):
+    """A text in the place of the book."""
+    path = tmp_path / "text.txt"
+    path.write_text("the time traveller for so it will be convenient to speak of him " * 80)
+    return path
+
+
+@pytest.mark.slow
+def test_ptb_in_quick_and_again_after_a_stop(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert ptb.main(["--quick", "--out", str(out), "--epochs", "1"]) == 0
+    assert "test perplexity" in capsys.readouterr().out
+    first = results(out)
+    assert first["test_perplexity"] < 300 and len(first["valid_perplexity"]) == 1
+    assert ptb.main(["--quick", "--out", str(out)]) == 2
+    assert "Occupied folder" in capsys.readouterr().err
+    (out / "results.json").unlink()
+    assert ptb.main(["--quick", "--out", str(out)]) == 2
+    assert "Unfinished run" in capsys.readouterr().err
+    assert ptb.main(["--quick", "--out", str(out), "--resume"]) == 0
+    second = results(out)
+    assert len(second["valid_perplexity"]) == 2
+    assert second["valid_perplexity"][0] == first["valid_perplexity"][0]
+
+
+@pytest.mark.slow
+def test_ptb_in_two_processes_is_ptb_in_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    words = [sys.executable, "-m", "experiments.ptb", "--quick", "--epochs", "1"]
+    together = ["--data-parallel", "--coordinator", coordinator, "--processes", "2", "--process"]
+    runs = [
+        [*words, "--out", str(tmp_path / "two"), *together, "0"],
+        [*words, "--out", str(tmp_path / "two"), *together, "1"],
+        [*words, "--out", str(tmp_path / "one")],
+    ]
+    running = [
+        subprocess.Popen(
+            run, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for run in runs
+    ]
+    printed = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], printed
+    assert "test perplexity" in printed[0][0] and "perplexity" not in printed[1][0]
+    two, one = (results(tmp_path / name) for name in ("two", "one"))
+    np.testing.assert_allclose(two["test_perplexity"], one["test_perplexity"], rtol=1e-3)
+
+
+def test_ptb_has_the_numbers_of_the_paper():
+    assert ptb.SIZES["small"][:8] == (200, 0.1, 20, 0.0, 13, 4, 2.0, 5.0)
+    assert ptb.SIZES["medium"][:8] == (650, 0.05, 35, 0.5, 39, 6, 1.2, 5.0)
+    assert ptb.SIZES["large"][:8] == (1500, 0.04, 35, 0.65, 55, 14, 1.15, 10.0)
+    net = ptb.network(ptb.SIZES["small"], 10_000)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    # 4 H (2 H + 1) a layer, V H for the embedding, (H + 1) V for the readout.
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == (
+        2 * 4 * 200 * 401 + 10_000 * 200 + 201 * 10_000
+    )
+    drawn = net.init(jax.random.key(0))
+    for leaf in jax.tree.leaves(drawn):
+        assert abs(leaf).max() <= 0.1 and abs(leaf).max() > 0.099
+
+
+@pytest.mark.slow
+def test_char_lm_in_quick(tmp_path, time_machine, capsys):
+    out = tmp_path / "out"
+    words = ["--quick", "--corpus", str(time_machine), "--out", str(out)]
+    assert char_lm.main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("time traveller|") == 4
+    for name in settings.SETTINGS:
+        assert np.isfinite(results(out)[name]["perplexity"])
+        assert len(read_log(out / name)) == 4
+
+
+def test_the_cell_from_scratch_is_the_library_s(x64):
+    key, size = jax.random.key(0), 6
+    params = scratch.init(5, size, key)
+    params = jax.tree.map(lambda leaf: 30 * leaf, params)
+    tokens = jax.random.randint(key, (9, 3), 0, 5)
+    made = scratch.problem(5, size, 3, lambda *_: None)
+    batch = Batch(tokens[:-1], tokens[1:], jnp.bool_(True))
+    value, (state, _) = made.loss(params, jax.tree.map(jnp.float64, made.carry()), batch, key)
+    net = language_model(stack(settings.lstm(5, size)), 5, embedding=False)
+    ours, states = token_loss(net, scratch.to_library(params), None, tokens[:-1], tokens[1:])
+    np.testing.assert_allclose(value, ours, rtol=1e-12)
+    np.testing.assert_allclose(state[0], states[0].h, rtol=1e-12)
+    np.testing.assert_allclose(state[1], states[0].c, rtol=1e-12)
+
+
+def test_the_book_s_setting_has_eight_steps_an_epoch():
+    made = settings.ready(settings.SETTINGS["library"], 28, 10_000)
+    assert made.steps_per_epoch == 8
+
+
+@pytest.mark.slow
+def test_long_lag_in_quick(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert long_lag.main(["--quick", "--out", str(out), "--studies", "adding", "order"]) == 0
+    assert "Adding as in 1997" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} >= {"adding", "order", "learning.png"}
+    found = {t["study"]: t for t in results(out)["trials"]}
+    assert found["order"]["test_wrong"]["30"] > 0 and found["adding"]["reach_first"] > 0
+    assert long_lag.main(["--report", "--out", str(out)]) == 0
+
+
+def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_before():
+    trial = trials.STUDIES["adding"][0]
+    record = problems.problem(trial).carry()
+    add = jax.jit(lambda record, wrong: problems._recorded(trial, record, wrong))
+    good, bad = jnp.full(20, 0.005), jnp.full(20, 0.005).at[7].set(0.04)
+    for _ in range(50):
+        record = add(record, good)
+    record = add(record, bad)
+    for _ in range(99):
+        record = add(record, good)
+    # The last wrong one was the eighth of its batch: 12 + 99 · 20 right ones since.
+    assert int(record.solved) == 0
+    record = add(record, good)
+    assert int(record.solved) == int(record.seen) == 20 * 151
+    assert int(add(record, bad).solved) == int(record.solved)
+    record = problems.problem(trial).carry()
+    for _ in range(100):
+        record = add(record, jnp.full(20, 0.02))
+    assert int(record.solved) == 0
+
+
+def test_the_penalty_adds_its_immediate_gradient_and_no_value():
+    trial = trials.quick(trials.STUDIES["order"][0])
+    made = problems.problem(trial)
+    model, key = made.init(jax.random.key(0)), jax.random.key(1)
+    given = made.batch(None, 0, key)
+    plain = problems.problem(trials.replace(trial, penalty=0.0))
+    (value, _), d = jax.value_and_grad(made.loss, has_aux=True)(model, made.carry(), given, key)
+    (bare, _), d_bare = jax.value_and_grad(plain.loss, has_aux=True)(
+        model, made.carry(), given, key
+    )
+    np.testing.assert_allclose(value, bare, rtol=1e-6)
+    assert abs(d.cell.w_h - d_bare.cell.w_h).max() > 1e-4
+    np.testing.assert_allclose(d.cell.w_x, d_bare.cell.w_x, rtol=1e-5, atol=1e-9)
+    radius = max(abs(np.linalg.eigvals(np.asarray(model.cell.w_h))))
+    np.testing.assert_allclose(radius, 0.95, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (ptb.main, ["--data", "/nowhere"], "/nowhere"),
+        (ptb.main, ["--quick", "--epochs", "0"], "epochs of at least 1"),
+        (ptb.main, ["--quick", "--seed", "-1"], "seed from 0 to"),
+        (ptb.main, ["--quick", "--log-every", "0"], "log_every"),
+        (ptb.main, ["--quick", "--resume", "--overwrite"], "resume or overwrite"),
+        (ptb.main, ["--quick", "--watch-flow", "5"], "--watch-flow"),
+        (ptb.main, ["--quick", "--process", "1"], "coordinator, processes and process together"),
+        (char_lm.main, ["--corpus", "nothing"], "neither"),
+        (char_lm.main, ["--corpus", "embedded", "--characters", "0"], "--characters"),
+        (char_lm.main, ["--corpus", "embedded", "--temperature", "-1"], "--temperature"),
+        (char_lm.main, ["--corpus", "embedded", "--prompts", "ж"], "ж"),
+        (char_lm.main, ["--corpus", "embedded", "--prompts", ""], "empty prompt"),
+        (long_lag.main, ["--seeds", "0"], "--seeds of at least 1"),
+        (long_lag.main, ["--data-parallel"], "--data-parallel"),
+        (long_lag.main, ["--report"], "expected some that are done"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, capsys, main, words, message):
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.startswith("error: ") and error.count("\n") == 0
+    assert not (tmp_path / "out" / "results.json").exists()
