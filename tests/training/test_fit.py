@@ -39,9 +39,9 @@ def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
     for _ in range(10):
         state, metrics = step(state, DATA)
         losses.append(float(metrics.loss))
-    # Every 4 steps, at a checkpoint after 6, and at the end.
-    assert [entry["step"] for entry in fitted.log] == [4, 6, 8, 10]
-    expected = [np.mean(losses[a:b]) for a, b in ((0, 4), (4, 6), (6, 8), (8, 10))]
+    # Every 4 steps, whatever else is due in between, and at the end.
+    assert [entry["step"] for entry in fitted.log] == [4, 8, 10]
+    expected = [np.mean(losses[a:b]) for a, b in ((0, 4), (4, 8), (8, 10))]
     np.testing.assert_allclose([entry["loss"] for entry in fitted.log], expected, rtol=1e-6)
     assert {"gradient_norm", "worst", "samples_per_second", "seconds"} <= set(fitted.log[0])
     assert read_log(tmp_path) == fitted.log
@@ -83,13 +83,13 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path):
     run(8, folder=tmp_path)
     longer = run(16, folder=tmp_path, options=RunOptions(log_every=4, resume=True))
-    assert [entry["step"] for entry in longer.log] == [4, 6, 8, 12, 16]
+    assert [entry["step"] for entry in longer.log] == [4, 8, 12, 16]
     with pytest.raises(training.RunError, match="steps of at least 16, .* got 12"):
         run(12, folder=tmp_path, options=RunOptions(resume=True))
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
-    values = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
+    values = iter([9.0, 5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
     options = RunOptions(log_every=2, checkpoint_every=2, evaluate_every=2, keep=2)
     fitted = run(
         12,

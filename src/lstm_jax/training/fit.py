@@ -228,6 +228,9 @@ def _run(
         with signals() as asked, bar:
             if not done:
                 recorder.look(0, state.params)
+                if evaluate is not None:
+                    # What fails in it is to fail before the first step.
+                    _averaged(evaluate(state.params), best)
             mark = time.perf_counter()
             while done < steps and not early:
                 state, metrics = compiled(state, data)
@@ -238,7 +241,9 @@ def _run(
                     # Two steps ahead of the device at most: the bar and a signal mean what they say.
                     jax.block_until_ready(queue[-3].loss)
                 points = _points(done, steps, options, evaluate is not None, watches)
-                stop = any_process(asked) if (points or asked) else False
+                # Several processes have to ask each other, and do so where all of them are.
+                alone = jax.process_count() == 1
+                stop = any_process(asked) if points or (asked and alone) else False
                 if not points and not stop:
                     continue
                 rows = _fetched(queue)
@@ -248,7 +253,7 @@ def _run(
                 pending += [_row(row) for row in rows]
                 queue.clear()
                 measured: dict[str, Any] = {}
-                if points:
+                if "log" in points:
                     entry = _entry(done, pending, unit, seconds, log, len(seeds or (0,)))
                     if "evaluate" in points and evaluate is not None:
                         measured = {
@@ -292,7 +297,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
 def _points(
     done: int, steps: int, options: RunOptions, evaluates: bool, watches: Sequence[Watch]
 ) -> set[str]:
-    """What is due after a step. The log is written at each of them, so that none is due in the middle."""
+    """What is due after a step."""
     last = done == steps
     due = set()
     if last or done % options.log_every == 0:
@@ -301,7 +306,7 @@ def _points(
         due.add("checkpoint")
     if evaluates and (last or (options.evaluate_every and done % options.evaluate_every == 0)):
         # The best checkpoint is among those with an evaluation.
-        due |= {"evaluate", "checkpoint"}
+        due |= {"evaluate", "log", "checkpoint"}
     if any(done % watch.every == 0 for watch in watches):
         due.add("watch")
     return due
