@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import lstm_jax
-from lstm_jax.training import Problem
+from lstm_jax.training import Problem, RunOptions, fit
 
 T, B, D, H = 5, 8, 3, 4
 
@@ -50,3 +51,16 @@ def numbers(log):
 
 def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+OPTIONS = RunOptions(log_every=4, checkpoint_every=6, progress=False)
+line = Problem(
+    init=lambda key: {"w": jax.random.normal(key, (3,))},
+    loss=lambda params, carry, batch, key: (((params["w"] - batch) ** 2).sum(), (carry, {})),
+    batch=lambda data, step, key: data[step % len(data)],
+)
+TARGETS = np.ones((4, 3), np.float32)
+
+
+def run(steps=20, problem=line, optimizer=None, data=TARGETS, options=OPTIONS, **more):
+    return fit(problem, optimizer or optax.sgd(0.1), steps, data=data, options=options, **more)
