@@ -19,6 +19,7 @@ from lstm_jax.training import (
     LogError,
     RunError,
     RunOptions,
+    SamplesError,
     data_mesh,
     start_processes,
 )
@@ -100,7 +101,10 @@ def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
             f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it; add --resume "
             "or --overwrite, or name another --out."
         )
-    return claim_folder(out, name, overwrite=config.overwrite)
+    claimed = claim_folder(out, name, overwrite=config.overwrite)
+    # A run that replaces a finished one is none until it is finished itself.
+    (out / FINISHED).unlink(missing_ok=True)
+    return claimed
 
 
 def training_exit_code(action: Callable[[], None]) -> int:
@@ -111,8 +115,12 @@ def training_exit_code(action: Callable[[], None]) -> int:
             action()
         except (DivergedError, CheckpointError, LogError, InterruptedRun) as error:
             raise Stopped(str(error)) from None
-        except (RunError, TextError) as error:
+        except (RunError, TextError, SamplesError) as error:
             raise Refusal(str(error)) from None
+        except OSError as error:
+            raise Stopped(f"Stopped: expected to read and write files, got: {error}.") from None
+        except KeyboardInterrupt:
+            raise Stopped("Interrupted: what was finished before is kept.") from None
 
     return exit_code(guarded)
 

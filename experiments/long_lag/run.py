@@ -84,7 +84,7 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
             return bool(entry["loss"] < trial.threshold)
         return bool(entry["solved"] > 0)
 
-    options = replace(config, checkpoint_every=max(trial.steps // 20, 1)).run_options()
+    options = config.run_options()
     return fit(
         made,
         optimizer(trial),
@@ -92,7 +92,8 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
         seed=seed,
         folder=folder,
         settings={"trial": asdict(trial)},
-        options=replace(options, log_every=min(config.log_every, trial.steps // 4)),
+        # What an entry of the log is the mean of decides where a trial ends.
+        options=replace(options, log_every=min(100, trial.steps // 4)),
         unit=("sequences", trial.batch_size),
         until=until,
         watches=[
@@ -164,6 +165,19 @@ def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> in
     return int(sum(int(one(key)) for key in keys))
 
 
+def read_trial(folder: Path) -> dict[str, Any]:
+    """What was measured of a trial, infinite horizons as numbers again."""
+    found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    return {**found, **{name: float(found[name]) for name in ("reach_first", "reach_last")}}
+
+
+def _done(folder: Path, trial: Trial, seed: int) -> bool:
+    if not (folder / FINISHED).exists():
+        return False
+    found = read_trial(folder)
+    return found["seed"] == seed and found["trial"] == asdict(trial)
+
+
 def run(config: Config) -> None:
     """Train every trial that is not done, then print, draw and keep.
 
@@ -174,8 +188,9 @@ def run(config: Config) -> None:
         raise Refusal(f"Name mismatch: expected --studies among {', '.join(STUDIES)}, got none.")
     if config.seeds is not None and config.seeds < 1:
         raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
-    if config.data_parallel:
-        raise Refusal("Option mismatch: expected one device for each trial, got --data-parallel.")
+    given = {"--data-parallel": config.data_parallel, "--process": config.coordinator is not None}
+    for name in (name for name, value in given.items() if value):
+        raise Refusal(f"Option mismatch: expected one device for each trial, got {name}.")
     out = claim_run(config.out, "long_lag", config) if not config.report else config.out
     jobs = [
         (study, quick(trial) if config.quick else trial, config.seed + n)
@@ -186,13 +201,15 @@ def run(config: Config) -> None:
     if not config.report:
         for study, trial, seed in tqdm(jobs, desc="trials", unit="trial", disable=None):
             folder = out / study / f"{trial.name}-{seed}"
-            if config.resume and (folder / FINISHED).exists():
+            if config.resume and _done(folder, trial, seed):
                 continue
+            (folder / FINISHED).unlink(missing_ok=True)
             fitted = train(trial, seed, config, folder)
             write_json(folder / FINISHED, measure(study, trial, seed, fitted, folder))
-    found = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/*/{FINISHED}"))
-    ]
+        folders = [out / study / f"{trial.name}-{seed}" for study, trial, seed in jobs]
+    else:
+        folders = sorted(path.parent for path in out.glob(f"*/*/{FINISHED}"))
+    found = [read_trial(folder) for folder in folders]
     if not found:
         raise Refusal(f"No trials: expected some that are done in {out}, got none.")
     tables = report(found)

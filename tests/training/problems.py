@@ -58,6 +58,7 @@ line = Problem(
     init=lambda key: {"w": jax.random.normal(key, (3,))},
     loss=lambda params, carry, batch, key: (((params["w"] - batch) ** 2).sum(), (carry, {})),
     batch=lambda data, step, key: data[step % len(data)],
+    batch_axes=0,
 )
 TARGETS = np.ones((4, 3), np.float32)
 

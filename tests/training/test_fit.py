@@ -44,20 +44,21 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
     whole = fit(problem, optimizer, 17, folder=tmp_path / "whole", **words)
 
     def stop(params):
-        if sent:
-            os.kill(os.getpid(), sent.pop())
+        looks.append(asked)
+        if len(looks) == 2:
+            os.kill(os.getpid(), asked)
         return {}
 
-    sent, before = [asked], signal.getsignal(asked)
+    looks, before = [], signal.getsignal(asked)
     with pytest.raises(
-        training.InterruptedRun, match=f"by {asked.name} after step 1 of 17; .*/1 with"
+        training.InterruptedRun, match=f"by {asked.name} after step 2 of 17; .*/2 with"
     ):
         fit(
             problem,
             optimizer,
             17,
             folder=tmp_path / "cut",
-            watches=[Watch("stop", 99, stop)],
+            watches=[Watch("stop", 1, stop)],
             **words,
         )
     assert signal.getsignal(asked) is before
@@ -66,6 +67,18 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
     assert numbers(cut.log) == numbers(whole.log)
     for came, wanted in zip(leaves(cut.state), leaves(whole.state), strict=True):
         np.testing.assert_array_equal(came, wanted)
+
+
+def test_a_signal_during_the_last_step_is_not_lost(tmp_path):
+    def stop(params):
+        if looks.append(1) or len(looks) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    looks = []
+    with pytest.raises(training.InterruptedRun, match="after step 3 of 3"):
+        run(3, folder=tmp_path, watches=[Watch("stop", 2, stop)])
+    assert [entry["step"] for entry in read_log(tmp_path)] == [3]
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path):
@@ -89,6 +102,20 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     held = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir())
     assert held == [4, 10, 12]
     assert [entry["error"] for entry in fitted.log] == [5, 1, 4, 3, 2, 6]
+
+
+def test_the_best_checkpoint_stays_through_a_stop_and_whatever_is_measured(tmp_path):
+    values = iter([9.0, 5.0, 1.0, np.nan, 3.0, 2.0, 6.0, 7.0])
+    words = {
+        "folder": tmp_path,
+        "evaluate": lambda params: {"error": next(values)},
+        "best": "error",
+    }
+    every = {"log_every": 2, "checkpoint_every": 2, "evaluate_every": 2, "keep": 1}
+    run(8, options=RunOptions(**every), **words)
+    run(14, options=RunOptions(**every, resume=True), **words)
+    held = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir())
+    assert held == [4, 14]
 
 
 def test_until_ends_a_run_and_it_stays_ended(tmp_path):
@@ -116,6 +143,25 @@ def test_a_run_that_diverges_names_step_gradients_and_checkpoint(tmp_path, where
     assert re.search(rf"at step 9; norms of the gradient: {of_w}; last", sentence), sentence
     assert sentence.endswith(f"last good checkpoint: {tmp_path / 'checkpoints' / '6'}.")
     assert read_log(tmp_path)[-1]["diverged"] is True
+
+
+def test_parameters_that_are_not_finite_are_never_kept(tmp_path):
+    """Of the first step loss and gradient are finite, and what it leads to is not."""
+    wild = optax.sgd(1e38)
+    steep = line._replace(loss=lambda p, c, b, k: (100 * p["w"].sum(), (c, {})))
+    for steps, options in ((1, OPTIONS), (5, RunOptions(checkpoint_every=1))):
+        with pytest.raises(
+            training.DivergedError, match="finite parameters, got .* w after step 1"
+        ):
+            run(steps, steep, wild, folder=tmp_path, options=options)
+        assert not list(tmp_path.glob("checkpoints/[0-9]*"))
+        (tmp_path / "log.jsonl").unlink()
+    watch = Watch(
+        "never", 1, lambda params: pytest.fail("looked") if looked else looked.append(1) or {}
+    )
+    looked = []
+    with pytest.raises(training.DivergedError):
+        run(5, steep, wild, options=OPTIONS, watches=[watch])
 
 
 def test_a_diverging_seed_of_a_sweep_is_named():
@@ -160,6 +206,36 @@ def test_watches_look_before_on_time_and_after_and_keep_what_they_see(tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / "w" / name)["w"], value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accumulate": 0},
+        {"accumulate": 2},
+        {"evaluate": lambda params: {"error": 1.0}, "best": "perplexity"},
+        {"evaluate": lambda params: {"loss": 1.0}},
+        {"watches": [Watch("w", 1, lambda params: params["nothing"])]},
+        {"watches": [Watch("w", 1, lambda params: {}), Watch("w", 2, lambda params: {})]},
+        {"seed": 1.5},
+        {"tensorboard": True},
+    ],
+    ids=["0-parts", "2-parts", "best", "taken", "watch", "watches", "seed", "tensorboard"],
+)
+def test_what_is_refused_leaves_the_folder_as_it_was(
+    tmp_path, monkeypatch, without_type_checker, wrong
+):
+    """An old run that was to be replaced stays, and a new folder is not begun."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tensorboard = wrong.pop("tensorboard", False) if "tensorboard" in wrong else False
+    run(6, folder=tmp_path / "old")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for name in ("old", "new"):
+        options = RunOptions(overwrite=name == "old", tensorboard=tensorboard)
+        with pytest.raises((training.RunError, training.LogError, KeyError)):
+            run(6, folder=tmp_path / name, options=options, **wrong)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_with_a_run_is_refused_until_it_may_be_replaced(tmp_path):
     run(6, folder=tmp_path)
     with pytest.raises(training.RunError, match="Occupied folder: .* resume it, overwrite it"):
@@ -167,8 +243,15 @@ def test_a_folder_with_a_run_is_refused_until_it_may_be_replaced(tmp_path):
     run(4, folder=tmp_path, options=RunOptions(overwrite=True))
     assert [entry["step"] for entry in read_log(tmp_path)] == [4]
     (tmp_path / "file").write_text("")
-    with pytest.raises(training.RunError, match="Unwritable folder: .*file"):
-        run(4, folder=tmp_path / "file")
+    for folder in ("file", "file/below"):
+        with pytest.raises(training.RunError, match="Unwritable folder: .*file"):
+            run(4, folder=tmp_path / folder)
+    # What is not the run's own stays.
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mine.npz").write_text("")
+    watch = Watch("w", 2, lambda params: {"w": params["w"]})
+    run(4, folder=tmp_path, options=RunOptions(overwrite=True), watches=[watch])
+    assert (tmp_path / "w" / "mine.npz").exists()
 
 
 def test_a_line_that_a_killed_process_left_is_cut_off(tmp_path):
@@ -203,7 +286,7 @@ def test_tensorboard_events_hold_the_numbers_of_the_log(tmp_path):
 
 
 def test_without_tensorboardx_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(training.LogError, match=r"install lstm-jax\[tensorboard\]"):
         run(8, folder=tmp_path, options=RunOptions(tensorboard=True))
 
@@ -219,6 +302,7 @@ def test_without_tensorboardx_one_sentence_says_what_to_install(tmp_path, monkey
         ({"options": RunOptions(resume=True, overwrite=True)}, "resume or overwrite, got both"),
         ({"seed": -1}, "seed from 0 to"),
         ({"seed": ()}, "one seed or different ones"),
+        ({"accumulate": 0}, "accumulate"),
         ({"seed": (1, 1)}, "one seed or different ones"),
         ({"unit": ("tokens", 0)}, "tokens in a step"),
         ({"watches": [Watch("w", 0, lambda params: {})]}, "w: every"),

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.validation import leaf_name, require_positive_int
+from lstm_jax.validation import leaf_name, require_positive_int, show_shape
 
 FORMAT = 1
 """Of what is kept about a checkpoint; another one is refused."""
@@ -81,6 +82,9 @@ class Checkpoints:
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=AnyPreservationPolicy(policies),
+                    # Without it orbax keeps no measured numbers, and forgets which was the best.
+                    best_fn=None if best is None else lambda measured: measured[best],
+                    best_mode="min",
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=False,
                 ),
@@ -88,7 +92,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise CheckpointError(
-                f"Unwritable checkpoints: expected to write into {self.folder}, got: {error.strerror}."
+                f"Unwritable checkpoints: expected to write into {self.folder}, got: "
+                f"{error.strerror or error}."
             ) from None
 
     def steps(self) -> list[int]:
@@ -117,7 +122,8 @@ class Checkpoints:
         about = {
             "format": FORMAT,
             "settings": self._settings,
-            "checksums": _checksums(state),
+            "arrays": _described(state),
+            "checksums": checksums(state),
             "more": more,
         }
         try:
@@ -160,7 +166,9 @@ class Checkpoints:
                 f"Checkpoint mismatch: expected format {FORMAT} in {self.folder / str(step)}, got "
                 f"{about.get('format')!r}."
             )
-        _require_same_settings(self.folder / str(step), about["settings"], self._settings)
+        _require_same(self.folder / str(step), "Settings", about["settings"], self._settings)
+        where = self.folder / str(step)
+        _require_same(where, "State", about["arrays"], _described(like))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             found = self._manager.restore(
@@ -169,8 +177,9 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, _first_line(error)) from error
         state = found["state"]
-        for name, came in _checksums(state).items():
-            if came != about["checksums"].get(name):
+        for name, came in checksums(state).items():
+            # What was spread over several processes has none.
+            if came != about["checksums"].get(name, came):
                 raise self._damaged(step, f"the checksum of {name} is another one")
         return Restored(state, step, about["more"])
 
@@ -193,7 +202,9 @@ class Checkpoints:
             )["about"]
         except Exception as error:
             raise self._damaged(step, _first_line(error)) from error
-        if not isinstance(found, dict) or not {"settings", "checksums", "more"} <= set(found):
+        if not isinstance(found, dict) or not {"settings", "arrays", "checksums", "more"} <= set(
+            found
+        ):
             raise self._damaged(step, "it does not say of what run it is")
         return found
 
@@ -205,7 +216,15 @@ class Checkpoints:
         )
 
 
-def _checksums(state: PyTree) -> dict[str, int]:
+def _described(state: PyTree) -> dict[str, str]:
+    """Dtype and shape of every array, ``float32[8, 4]``."""
+    return {
+        leaf_name(path): f"{jnp.result_type(leaf).name}{show_shape(jnp.shape(leaf))}"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
+
+
+def checksums(state: PyTree) -> dict[str, int]:
     """CRC-32 of every array that this process holds whole."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -217,15 +236,15 @@ def _checksums(state: PyTree) -> dict[str, int]:
     return found
 
 
-def _require_same_settings(where: Path, found: Any, expected: Any, name: str = "") -> None:
+def _require_same(where: Path, what: str, found: Any, expected: Any, name: str = "") -> None:
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in sorted({*found, *expected}):
-            _require_same_settings(
-                where, found.get(key), expected.get(key), f"{name}.{key}" if name else key
+            _require_same(
+                where, what, found.get(key), expected.get(key), f"{name}.{key}" if name else key
             )
     elif found != expected:
         raise CheckpointError(
-            f"Settings mismatch: expected {name} {found!r}, as in {where}, got {expected!r}."
+            f"{what} mismatch: expected {name} {found!r}, as in {where}, got {expected!r}."
         )
 
 

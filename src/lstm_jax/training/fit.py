@@ -22,8 +22,18 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.training.checkpoints import Checkpoints
+from lstm_jax.training.checkpoints import Checkpoints, checksums
 from lstm_jax.training.devices import placed, replicated
+from lstm_jax.training.entries import (
+    DivergedError,
+    Progress,
+    entry_of,
+    lowest,
+    require_finite_params,
+    require_finite_rows,
+    row_of,
+    shown,
+)
 from lstm_jax.training.interruption import any_process, signals
 from lstm_jax.training.log import Log
 from lstm_jax.training.options import (
@@ -31,11 +41,14 @@ from lstm_jax.training.options import (
     RunError,
     RunOptions,
     checked_seeds,
-    require_free,
+    holds_checkpoints,
+    prepared_log,
+    refuse_occupied,
 )
 from lstm_jax.training.step import (
     Metrics,
     Problem,
+    SamplesError,
     TrainState,
     by_axis,
     init_state,
@@ -44,11 +57,6 @@ from lstm_jax.training.step import (
     train_step,
 )
 from lstm_jax.training.watch import Recorder, Watch
-from lstm_jax.validation import NonFiniteError
-
-
-class DivergedError(NonFiniteError):
-    """A loss or a gradient that is not finite; the run is stopped."""
 
 
 class InterruptedRun(RuntimeError):
@@ -138,9 +146,169 @@ def fit(
         [2. 4.] 20
     """
     options = options or RunOptions()
-    seeds = checked_seeds(steps, seed, options, mesh, unit, watches, folder)
-    require_free(folder, options)
-    sweep = not isinstance(seed, int)
+    seeds = checked_seeds(steps, seed, options, accumulate, mesh, unit, watches, folder)
+    sweep = seeds if not isinstance(seed, (int, np.integer)) else None
+    refuse_occupied(folder, options)
+    # All that can fail with these arguments is done before anything in the folder is touched.
+    begun = time.perf_counter()
+    state, data, compiled = _made(
+        problem, optimizer, seeds, sweep is not None, data, accumulate, compute_dtype, mesh
+    )
+    compile_seconds = time.perf_counter() - begun
+    settings = {
+        **(settings or {}),
+        "seed": list(seeds),
+        "accumulate": accumulate,
+        "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
+        "data": list(checksums(data).values()),
+    }
+    open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=best)
+    checkpoints, progress = None, Progress()
+    recorder, log = Recorder(watches, steps), None
+    try:
+        if folder is not None and options.resume and holds_checkpoints(folder):
+            checkpoints = open_checkpoints(folder / CHECKPOINTS)
+            found = checkpoints.restore(state)
+            state, progress = found.state, Progress(found.step, *found.more)
+            _require_steps_left(progress.done, steps, checkpoints)
+        seen = {}
+        if not progress.done:
+            seen = recorder.see(0, state.params)
+            if evaluate is not None:
+                lowest(evaluate(state.params), best)
+        upto = progress.done or None
+        log = prepared_log(folder, options, upto)
+        if folder is not None and checkpoints is None:
+            checkpoints = open_checkpoints(folder / CHECKPOINTS)
+        recorder.open(folder if jax.process_index() == 0 else None, upto)
+        recorder.keep(0, seen)
+        names = parameter_names(jax.eval_shape(problem.init, jax.random.key(0)))
+        run = _Run(
+            compiled, data, steps, sweep, names, checkpoints, log, recorder, options, unit,
+            evaluate, best, until, watches,
+        )  # fmt: skip
+        state, progress = _train(run, state, progress)
+    finally:
+        if log is not None:
+            log.close()
+        if checkpoints is not None:
+            checkpoints.close()
+    return Fitted(
+        state,
+        log.entries,
+        progress.seconds,
+        compile_seconds,
+        recorder.seconds,
+        progress.stopped_early,
+    )
+
+
+class _Run(NamedTuple):
+    """What does not change while a run goes on; ``seeds`` are those of a sweep, else None."""
+
+    compiled: Any
+    data: PyTree
+    steps: int
+    seeds: tuple[int, ...] | None
+    names: list[str]
+    checkpoints: Checkpoints | None
+    log: Log
+    recorder: Recorder
+    options: RunOptions
+    unit: tuple[str, int]
+    evaluate: Callable[[PyTree], Mapping[str, Any]] | None
+    best: str | None
+    until: Callable[[Mapping[str, Any]], bool] | None
+    watches: Sequence[Watch]
+
+    def last_checkpoint(self) -> str:
+        return self.checkpoints.named_last() if self.checkpoints else "none, for want of a folder"
+
+
+def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+    """The steps that are left."""
+    done, pending, seconds, early = progress
+    queue: list[Metrics] = []
+    before: Metrics | None = None
+    bar = tqdm(
+        total=run.steps,
+        initial=done,
+        unit="step",
+        # None: no bar where the output is no terminal.
+        disable=None if run.options.progress and not jax.process_index() else True,
+        dynamic_ncols=True,
+        leave=False,
+    )
+    with signals() as asked, bar:
+        mark = time.perf_counter()
+        while done < run.steps and not early:
+            state, metrics = run.compiled(state, run.data)
+            queue.append(metrics)
+            done += 1
+            bar.update()
+            if len(queue) > 2:
+                # Two steps ahead of the device at most: the bar and a signal mean what they say.
+                jax.block_until_ready(queue[-3].loss)
+            due = _due(done, run)
+            # Several processes have to ask each other, and do so where all of them are.
+            alone = jax.process_count() == 1
+            stop = any_process(asked) if due or (asked and alone) else False
+            if not due and not stop:
+                continue
+            rows: list[Metrics] = jax.tree.map(np.asarray, jax.device_get(queue))
+            queue.clear()
+            seconds += time.perf_counter() - mark
+            try:
+                require_finite_rows(rows, before, done, run.names, run.seeds)
+                if due - {"log"} or stop:
+                    require_finite_params(state.params, rows[-1], done, run.names, run.seeds)
+            except DivergedError as error:
+                run.log.write({"step": done, "diverged": str(error)})
+                raise DivergedError(
+                    f"{error}; last good checkpoint: {run.last_checkpoint()}."
+                ) from None
+            before = rows[-1]
+            pending = [*pending, *map(row_of, rows)]
+            measured: dict[str, Any] = {}
+            if "log" in due:
+                entry = entry_of(done, pending, run.unit, seconds, run.log, len(run.seeds or (0,)))
+                if "evaluate" in due and run.evaluate is not None:
+                    measured = {
+                        n: np.asarray(v).tolist() for n, v in run.evaluate(state.params).items()
+                    }
+                    entry |= measured
+                pending = []
+                run.log.write(entry)
+                bar.set_postfix_str(shown(entry, run.unit))
+                early = run.until is not None and run.until(entry)
+                if early:
+                    require_finite_params(state.params, before, done, run.names, run.seeds)
+            run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
+            progress = Progress(done, pending, seconds, early)
+            if run.checkpoints is not None and ("checkpoint" in due or stop or early):
+                run.checkpoints.save(
+                    done, state, measured=lowest(measured, run.best), more=progress[1:]
+                )
+            if stop:
+                raise InterruptedRun(
+                    f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}; the run goes on "
+                    f"from {run.last_checkpoint()} with resume."
+                )
+            mark = time.perf_counter()
+    return state, Progress(done, pending, seconds, early)
+
+
+def _made(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    seeds: tuple[int, ...],
+    sweep: bool,
+    data: PyTree,
+    accumulate: int,
+    compute_dtype: Any,
+    mesh: Mesh | None,
+) -> tuple[TrainState, PyTree, Any]:
+    """The first state and the data on their devices, and the compiled step."""
     start = partial(init_state, problem, optimizer)
     step = train_step(
         problem,
@@ -152,134 +320,28 @@ def fit(
     if sweep:
         start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
-    shardings = _shardings(jax.eval_shape(start, argument), problem, mesh, sweep)
-    state = jax.jit(start, out_shardings=shardings)(argument)
-    if mesh is not None:
-        data = placed(data, jax.tree.map(lambda _: replicated(mesh), data))
-    else:
-        data = jax.tree.map(jnp.asarray, data)
-    names = parameter_names(jax.eval_shape(problem.init, jax.random.key(0)))
-
-    settings = {**(settings or {}), "seed": list(seeds), "accumulate": accumulate}
-    settings["compute_dtype"] = None if compute_dtype is None else jnp.dtype(compute_dtype).name
-    checkpoints = None
-    if folder is not None:
-        checkpoints = Checkpoints(folder / CHECKPOINTS, settings, last=options.keep, best=best)
     try:
-        return _run(
-            step, state, data, steps, seeds if sweep else None, names, folder, checkpoints, options,
-            unit, evaluate, best, until, watches,
-        )  # fmt: skip
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
+        shardings = _shardings(jax.eval_shape(start, argument), problem, mesh, sweep)
+        state = jax.jit(start, out_shardings=shardings)(argument)
+        outputs = None
+        if mesh is None:
+            data = jax.tree.map(jnp.asarray, data)
+        else:
+            data = placed(data, jax.tree.map(lambda _: replicated(mesh), data))
+            # Every process logs the numbers of all.
+            outputs = (shardings, replicated(mesh))
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+        return state, data, jitted.lower(state, data).compile()
+    except SamplesError as error:
+        raise RunError(str(error)) from None
 
 
-def _run(
-    step: Any,
-    state: TrainState,
-    data: PyTree,
-    steps: int,
-    seeds: tuple[int, ...] | None,
-    names: list[str],
-    folder: Path | None,
-    checkpoints: Checkpoints | None,
-    options: RunOptions,
-    unit: tuple[str, int],
-    evaluate: Callable[[PyTree], Mapping[str, Any]] | None,
-    best: str | None,
-    until: Callable[[Mapping[str, Any]], bool] | None,
-    watches: Sequence[Watch],
-) -> Fitted:
-    done, pending, seconds = 0, [], 0.0
-    first = jax.process_index() == 0
-    if options.resume and checkpoints is not None and checkpoints.steps():
-        found = checkpoints.restore(state)
-        state, done = found.state, found.step
-        pending, seconds = found.more["pending"], found.more["seconds"]
-        if done > steps:
-            raise RunError(
-                f"Length mismatch: expected steps of at least {done}, those of the checkpoint in "
-                f"{checkpoints.folder / str(done)}, got {steps}."
-            )
-    else:
-        found = None
-    log = Log(
-        folder if first else None, upto=done if found else None, tensorboard=options.tensorboard
-    )
-    recorder = Recorder(folder if first else None, watches, done, steps)
-    begun = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, data).compile()
-    compile_seconds = time.perf_counter() - begun
-
-    bar = tqdm(
-        total=steps,
-        initial=done,
-        unit="step",
-        # None: no bar where the output is no terminal.
-        disable=None if options.progress and first else True,
-        dynamic_ncols=True,
-        leave=False,
-    )
-    early = found is not None and found.more["stopped_early"]
-    queue: list[Metrics] = []
-    before: Metrics | None = None
-    try:
-        with signals() as asked, bar:
-            if not done:
-                recorder.look(0, state.params)
-                if evaluate is not None:
-                    # What fails in it is to fail before the first step.
-                    _averaged(evaluate(state.params), best)
-            mark = time.perf_counter()
-            while done < steps and not early:
-                state, metrics = compiled(state, data)
-                queue.append(metrics)
-                done += 1
-                bar.update()
-                if len(queue) > 2:
-                    # Two steps ahead of the device at most: the bar and a signal mean what they say.
-                    jax.block_until_ready(queue[-3].loss)
-                points = _points(done, steps, options, evaluate is not None, watches)
-                # Several processes have to ask each other, and do so where all of them are.
-                alone = jax.process_count() == 1
-                stop = any_process(asked) if points or (asked and alone) else False
-                if not points and not stop:
-                    continue
-                rows = _fetched(queue)
-                seconds += time.perf_counter() - mark
-                _require_finite(rows, before, done, names, seeds, checkpoints, log)
-                before = rows[-1]
-                pending += [_row(row) for row in rows]
-                queue.clear()
-                measured: dict[str, Any] = {}
-                if "log" in points:
-                    entry = _entry(done, pending, unit, seconds, log, len(seeds or (0,)))
-                    if "evaluate" in points and evaluate is not None:
-                        measured = {
-                            n: np.asarray(v).tolist() for n, v in evaluate(state.params).items()
-                        }
-                        entry |= measured
-                    pending = []
-                    log.write(entry)
-                    bar.set_postfix_str(_shown(entry, unit))
-                    early = until is not None and until(entry)
-                recorder.look(done, state.params, last=early)
-                if checkpoints is not None and ("checkpoint" in points or stop or early):
-                    more = {"pending": pending, "seconds": seconds, "stopped_early": early}
-                    checkpoints.save(done, state, measured=_averaged(measured, best), more=more)
-                if stop and done < steps and not early:
-                    where = (
-                        checkpoints.named_last() if checkpoints else "nowhere, for want of a folder"
-                    )
-                    raise InterruptedRun(
-                        f"Interrupted: stopped by {asked[0]} after step {done} of {steps}; the run goes on "
-                        f"from {where} with resume."
-                    )
-                mark = time.perf_counter()
-    finally:
-        log.close()
-    return Fitted(state, log.entries, seconds, compile_seconds, recorder.seconds, early)
+def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None:
+    if done > steps:
+        raise RunError(
+            f"Length mismatch: expected steps of at least {done}, those of the checkpoint in "
+            f"{checkpoints.folder / str(done)}, got {steps}."
+        )
 
 
 def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -> Any:
@@ -290,105 +352,22 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
         return jax.tree.map(lambda _: spread(mesh, 0), like)
     everywhere = jax.tree.map(lambda _: replicated(mesh), like)
     return everywhere._replace(
-        carry=by_axis(lambda axis, _: spread(mesh, axis), problem.carry_axes, like.carry)
+        carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
     )
 
 
-def _points(
-    done: int, steps: int, options: RunOptions, evaluates: bool, watches: Sequence[Watch]
-) -> set[str]:
+def _due(done: int, run: _Run) -> set[str]:
     """What is due after a step."""
-    last = done == steps
+    options, last = run.options, done == run.steps
     due = set()
     if last or done % options.log_every == 0:
         due.add("log")
     if last or (options.checkpoint_every and done % options.checkpoint_every == 0):
         due.add("checkpoint")
-    if evaluates and (last or (options.evaluate_every and done % options.evaluate_every == 0)):
+    every = options.evaluate_every
+    if run.evaluate is not None and (last or (every and done % every == 0)):
         # The best checkpoint is among those with an evaluation.
         due |= {"evaluate", "log", "checkpoint"}
-    if any(done % watch.every == 0 for watch in watches):
+    if any(done % watch.every == 0 for watch in run.watches):
         due.add("watch")
     return due
-
-
-def _fetched(queue: list[Metrics]) -> list[Metrics]:
-    return jax.tree.map(np.asarray, jax.device_get(queue))
-
-
-def _row(metrics: Metrics) -> dict[str, Any]:
-    """One step for the log: plain numbers, of a sweep lists of them."""
-    row = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, **metrics.more}
-    return {name: np.asarray(value).tolist() for name, value in row.items()}
-
-
-def _entry(
-    done: int,
-    rows: list[dict[str, Any]],
-    unit: tuple[str, int],
-    seconds: float,
-    log: Log,
-    count: int,
-) -> dict[str, Any]:
-    means = {
-        name: np.mean([row[name] for row in rows], axis=0, dtype=np.float64).tolist()
-        for name in rows[0]
-    }
-    before = log.entries[-1] if log.entries else {"step": 0, "seconds": 0.0}
-    passed = max(seconds - before["seconds"], 1e-9)
-    rate = (done - before["step"]) * unit[1] * count / passed
-    return {
-        "step": done,
-        **means,
-        f"{unit[0]}_per_second": round(rate, 1),
-        "seconds": round(seconds, 3),
-    }
-
-
-def _averaged(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | None:
-    if best is None or not measured:
-        return None
-    if best not in measured:
-        raise RunError(f"Name mismatch: expected best among {sorted(measured)}, got {best!r}.")
-    return {best: float(np.mean(measured[best]))}
-
-
-def _shown(entry: Mapping[str, Any], unit: tuple[str, int]) -> str:
-    rate = tqdm.format_sizeof(entry[f"{unit[0]}_per_second"])
-    return f"loss {np.mean(entry['loss']):.4f}, {rate} {unit[0]}/s"
-
-
-def _require_finite(
-    rows: list[Metrics],
-    before: Metrics | None,
-    done: int,
-    names: list[str],
-    seeds: tuple[int, ...] | None,
-    checkpoints: Checkpoints | None,
-    log: Log,
-) -> None:
-    for n, row in enumerate(rows):
-        bad = ~(np.isfinite(row.loss) & np.isfinite(row.gradient_norm))
-        if not bad.any():
-            continue
-        at = done - len(rows) + n + 1
-        # Of a sweep, the first seed that went wrong.
-        which: Any = () if seeds is None else int(np.argmax(bad))
-        norms = _named(names, row.gradient_norms[which])
-        last_row = rows[n - 1] if n else before
-        earlier = (
-            ""
-            if last_row is None
-            else f" (before it: {_named(names, last_row.gradient_norms[which])})"
-        )
-        whose = f" of seed {seeds[which]}" if seeds is not None else ""
-        last = checkpoints.named_last() if checkpoints else "none"
-        log.write({"step": at, "diverged": True, "gradient_norms": norms})
-        raise DivergedError(
-            f"Diverged: expected a finite loss and gradient{whose}, got a loss of {row.loss[which]:g} at "
-            f"step {at}; norms of the gradient: {norms}{earlier}; last good checkpoint: {last}."
-        )
-
-
-def _named(names: list[str], norms: np.ndarray) -> str:
-    return ", ".join(f"{name} {norm:.3g}" for name, norm in zip(names, norms, strict=True))

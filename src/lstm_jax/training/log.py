@@ -6,14 +6,17 @@ A line that a killed process left half-written, and those past the checkpoint th
 cut off when it does: a resumed run's log is that of a run that nobody stopped.
 """
 
+import contextlib
+import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 NAME = "log.jsonl"
+EVENTS = "tensorboard"
 
 
 class LogError(RuntimeError):
@@ -27,24 +30,29 @@ class Log:
         folder: where ``log.jsonl`` is; None keeps it in memory.
         upto: entries of later steps are dropped; None drops all.
         tensorboard: whether to write events as well, into ``tensorboard``.
+        entries: those there are already, of a log in memory.
 
     Raises:
         LogError: a folder that cannot be written, or TensorBoard events without the package.
     """
 
     def __init__(
-        self, folder: Path | None, *, upto: int | None = None, tensorboard: bool = False
+        self,
+        folder: Path | None,
+        *,
+        upto: int | None = None,
+        tensorboard: bool = False,
+        entries: Sequence[dict[str, Any]] = (),
     ) -> None:
-        self.entries: list[dict[str, Any]] = []
+        self.entries = list(entries)
         self._file = self._events = None
         if folder is None:
             return
         self._path = folder / NAME
-        if tensorboard:
-            self._events = _events(folder / "tensorboard", None if upto is None else upto + 1)
+        self.entries = entries_upto(folder, upto)
         try:
-            if upto is not None and self._path.exists():
-                self.entries = [entry for entry in read_log(folder) if entry["step"] <= upto]
+            if tensorboard:
+                self._events = _events(folder / EVENTS, None if upto is None else upto + 1)
             partial = self._path.with_name(f".partial-{NAME}")
             with partial.open("w", encoding="utf-8") as file:
                 file.writelines(_line(entry) for entry in self.entries)
@@ -72,18 +80,28 @@ class Log:
             raise self._unwritten(error) from None
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files. What was written has been flushed, so nothing can be lost here."""
         for file in (self._file, self._events):
             if file is not None:
-                try:
+                with contextlib.suppress(OSError):
                     file.close()
-                except OSError as error:
-                    raise self._unwritten(error) from None
 
     def _unwritten(self, error: OSError) -> LogError:
         return LogError(
-            f"Unwritten log: expected to write {self._path}, got: {error.strerror}; what is there stays."
+            f"Unwritten log: expected to write {self._path}, got: {error.strerror or error}; what is there "
+            "stays."
         )
+
+
+def entries_upto(folder: Path | None, upto: int | None) -> list[dict[str, Any]]:
+    """The entries of a log of at most so many steps; none where ``upto`` is None or there is no log.
+
+    Raises:
+        LogError: as `read_log`.
+    """
+    if folder is None or upto is None or not (folder / NAME).exists():
+        return []
+    return [entry for entry in read_log(folder) if entry["step"] <= upto]
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -127,12 +145,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _events(folder: Path, purge_step: int | None) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ModuleNotFoundError:
+def require_tensorboard(wanted: bool) -> None:
+    """Refuse events without the package that writes them.
+
+    Raises:
+        LogError: saying what to install.
+    """
+    if wanted and importlib.util.find_spec("tensorboardX") is None:
         raise LogError(
             "Missing package: expected tensorboardX for TensorBoard events, got none; install "
             "lstm-jax[tensorboard]."
-        ) from None
+        )
+
+
+def _events(folder: Path, purge_step: int | None) -> Any:
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=purge_step)

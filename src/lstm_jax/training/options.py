@@ -1,16 +1,24 @@
 """How a run is kept and shown, and what is refused before it starts."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lstm_jax.training.log import NAME
+from lstm_jax.training.log import (
+    EVENTS,
+    NAME,
+    Log,
+    LogError,
+    entries_upto,
+    require_tensorboard,
+)
 from lstm_jax.training.watch import Watch
 from lstm_jax.validation import require_positive_int
 
@@ -47,6 +55,7 @@ def checked_seeds(
     steps: int,
     seed: int | Sequence[int],
     options: RunOptions,
+    accumulate: int,
     mesh: Mesh | None,
     unit: tuple[str, int],
     watches: Sequence[Watch],
@@ -67,12 +76,17 @@ def checked_seeds(
             if getattr(options, name) is not None:
                 require_positive_int(name, getattr(options, name))
         require_positive_int("keep", options.keep)
+        require_positive_int("accumulate", accumulate)
         require_positive_int(f"{unit[0]} in a step", unit[1])
         for watch in watches:
             require_positive_int(f"{watch.name}: every", watch.every)
+        require_tensorboard(options.tensorboard)
     except ValueError as error:
         raise RunError(str(error)) from None
-    seeds = (seed,) if isinstance(seed, (int, np.integer)) else tuple(seed)
+    if len({watch.name for watch in watches}) < len(watches):
+        raise RunError("Name mismatch: expected watches of different names, got some alike.")
+    one = not isinstance(seed, Sequence)
+    seeds: tuple[Any, ...] = tuple(seed) if isinstance(seed, Sequence) else (seed,)
     if not seeds or len(set(seeds)) != len(seeds):
         raise RunError(f"Seed mismatch: expected one seed or different ones, got {seed!r}.")
     for value in seeds:
@@ -82,7 +96,7 @@ def checked_seeds(
             or not 0 <= value < 2**32
         ):
             raise RunError(f"Range mismatch: expected seed from 0 to 2^32 − 1, got {value!r}.")
-    if not isinstance(seed, int) and mesh is not None and len(seeds) % mesh.size:
+    if not one and mesh is not None and len(seeds) % mesh.size:
         raise RunError(
             f"Seed mismatch: expected a number of seeds that {mesh.size} devices divide, got {len(seeds)}."
         )
@@ -93,39 +107,87 @@ def checked_seeds(
     return tuple(int(value) for value in seeds)
 
 
-def require_free(folder: Path | None, options: RunOptions) -> None:
-    """Make the folder; refuse one with a run in it, in all processes or in none.
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there is a whole checkpoint; orbax gives one its number when it is."""
+    found = folder / CHECKPOINTS
+    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
+
+
+def refuse_occupied(folder: Path | None, options: RunOptions) -> None:
+    """Refuse a folder with a run in it that is neither to go on nor to be replaced. Nothing is changed.
 
     Raises:
-        RunError: a folder with another run in it, or one that cannot be written.
+        RunError: naming what is there; in every process, where the first one sees it.
     """
-    if folder is None:
-        return
-    trouble = ""
-    if jax.process_index() == 0:
+
+    def refuse() -> None:
+        if folder is None:
+            return
+        for path in (folder, folder / CHECKPOINTS):
+            if path.exists() and not path.is_dir():
+                raise RunError(f"Unwritable folder: expected a folder, got the file {path}.")
+        log = folder / NAME
+        if options.resume or options.overwrite:
+            return
+        if holds_checkpoints(folder) or (log.exists() and log.stat().st_size):
+            raise RunError(
+                f"Occupied folder: expected one without a run, got {folder}; resume it, overwrite it or "
+                "name another folder."
+            )
+
+    together(refuse)
+
+
+def prepared_log(folder: Path | None, options: RunOptions, upto: int | None) -> Log:
+    """Make the folder, or clear it where it may be overwritten, and open its log.
+
+    Args:
+        folder: of the run.
+        options: of the run.
+        upto: steps of the checkpoint that the run goes on from; None where it begins.
+
+    Raises:
+        RunError, LogError: a folder that cannot be written; in every process.
+    """
+
+    def prepare() -> Log:
+        if folder is None:
+            return Log(None)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = [path for path in (folder / CHECKPOINTS, folder / NAME) if path.exists()]
-            if held and options.overwrite:
-                _delete(held)
-            elif held and not options.resume:
-                trouble = (
-                    f"Occupied folder: expected one without a run, got {held[0]}; resume it, overwrite it or "
-                    "name another folder."
-                )
+            if options.overwrite:
+                for path in (folder / CHECKPOINTS, folder / EVENTS):
+                    if path.exists():
+                        shutil.rmtree(path)
         except OSError as error:
-            trouble = f"Unwritable folder: expected to write into {folder}, got: {error.strerror}."
+            raise RunError(
+                f"Unwritable folder: expected to write into {folder}, got: {error.strerror or error}."
+            ) from None
+        return Log(folder, upto=upto, tensorboard=options.tensorboard)
+
+    log = together(prepare)
+    # The others write nothing, but know what was written.
+    return Log(None, entries=entries_upto(folder, upto)) if log is None else log
+
+
+def together(action: Callable[[], Any]) -> Any:
+    """Run something in the first process; where it fails there, it fails in all.
+
+    Returns:
+        What it returned, None in the other processes.
+    """
+    trouble, result = None, None
+    if jax.process_index() == 0:
+        try:
+            result = action()
+        except (RunError, LogError) as error:
+            trouble = error
     if jax.process_count() > 1:
-        told = multihost_utils.broadcast_one_to_all(np.int32(bool(trouble)))
-        if told and not trouble:
-            trouble = f"Unusable folder: expected {folder} to be free, got a refusal of the first process."
-    if trouble:
-        raise RunError(trouble)
-
-
-def _delete(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        told = multihost_utils.broadcast_one_to_all(np.int32(trouble is not None))
+        if told and trouble is None:
+            trouble = RunError(
+                "Refused: expected the first process to begin, got a refusal; it says why."
+            )
+    if trouble is not None:
+        raise trouble
+    return result

@@ -27,6 +27,10 @@ DATA = "data"
 """The mesh axis over which the samples of a batch are spread."""
 
 
+class SamplesError(ValueError):
+    """Samples that do not divide into parts or over devices."""
+
+
 def _nothing() -> None:
     return None
 
@@ -147,7 +151,8 @@ def train_step(
         The step.
 
     Raises:
-        ValueError: ``accumulate`` that is no positive integer; in the step, samples that do not divide.
+        ValueError: ``accumulate`` that is no positive integer.
+        SamplesError: in the step, samples that do not divide.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -257,7 +262,7 @@ def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
             return jnp.broadcast_to(leaf, (parts, *leaf.shape))
         samples = leaf.shape[axis]
         if samples % parts:
-            raise ValueError(
+            raise SamplesError(
                 f"Size mismatch: expected a {name} whose samples divide into accumulate={parts} parts, "
                 f"got {samples}."
             )
@@ -289,12 +294,22 @@ def constrained(tree: PyTree, axes: Any, mesh: Mesh | None) -> PyTree:
     if mesh is None:
         return tree
     return by_axis(
-        lambda axis, leaf: jax.lax.with_sharding_constraint(leaf, spread(mesh, axis)), axes, tree
+        lambda axis, leaf: jax.lax.with_sharding_constraint(leaf, spread(mesh, axis, leaf)),
+        axes,
+        tree,
     )
 
 
-def spread(mesh: Mesh, axis: int | None) -> NamedSharding:
-    """The sharding of an array whose samples lie along ``axis``; replicated if None."""
+def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
+    """The sharding of an array whose samples lie along ``axis``; replicated if None.
+
+    Raises:
+        SamplesError: samples of ``leaf`` that the devices do not divide.
+    """
+    if axis is not None and leaf is not None and leaf.shape[axis] % mesh.size:
+        raise SamplesError(
+            f"Size mismatch: expected samples that {mesh.size} devices divide, got {leaf.shape[axis]}."
+        )
     spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
     return NamedSharding(mesh, spec)
 

@@ -1,5 +1,6 @@
 """What looks at a run every so often, and the records it leaves: ``<folder>/<name>/<step>.npz``."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.log import LogError
+
+_RECORD = re.compile(r"(\d{9,})\.npz")
 
 
 class Watch(NamedTuple):
@@ -26,42 +29,59 @@ class Watch(NamedTuple):
 
 
 class Recorder:
-    """Keeps what the watches see, a file for each look, and counts their time."""
+    """Keeps what the watches see, a file for each look, and counts their time.
 
-    def __init__(
-        self, folder: Path | None, watches: Sequence[Watch], done: int, steps: int
-    ) -> None:
+    Args:
+        watches: of the run.
+        steps: of the run; all look after the last.
+    """
+
+    def __init__(self, watches: Sequence[Watch], steps: int) -> None:
         self.seconds = 0.0
-        self._folder, self._watches, self._steps = folder, watches, steps
-        self._done: dict[str, int] = {}
+        self._folder: Path | None = None
+        self._watches, self._steps = watches, steps
+
+    def open(self, folder: Path | None, upto: int | None) -> None:
+        """Say where records go; None keeps none. Those past ``upto`` steps come again, and are deleted."""
+        self._folder = folder
         if folder is None:
             return
-        for watch in watches:
+        for watch in self._watches:
             for path in (folder / watch.name).glob("*.npz"):
-                # Looks past the checkpoint that the run goes on from come again.
-                if not path.stem.isdigit() or int(path.stem) > done or not done:
+                ours = _RECORD.fullmatch(path.name)
+                if path.name.startswith(".partial-") or (
+                    ours and (upto is None or int(ours[1]) > upto)
+                ):
                     path.unlink()
 
-    def look(self, done: int, params: PyTree, *, last: bool = False) -> None:
-        """Let every watch look that is due after ``done`` steps, and keep what it saw.
+    def see(
+        self, done: int, params: PyTree, *, last: bool = False
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """What the watches see that are due after ``done`` steps, by their names."""
+        begun, seen = time.perf_counter(), {}
+        for watch in self._watches:
+            if done % watch.every == 0 or done == self._steps or last:
+                looked = watch.look(params)
+                seen[watch.name] = {name: np.asarray(value) for name, value in looked.items()}
+        self.seconds += time.perf_counter() - begun
+        return seen
+
+    def keep(self, done: int, seen: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Write what was seen after ``done`` steps.
 
         Raises:
             LogError: a record that cannot be written.
         """
-        for watch in self._watches:
-            if done % watch.every and done != self._steps and not last:
-                continue
-            begun = time.perf_counter()
-            seen = {name: np.asarray(value) for name, value in watch.look(params).items()}
-            if self._folder is not None:
-                folder = self._folder / watch.name
-                try:
-                    folder.mkdir(exist_ok=True)
-                    partial_path = folder / f".partial-{done}.npz"
-                    np.savez_compressed(partial_path, **seen)  # type: ignore[arg-type]
-                    partial_path.replace(folder / f"{done:09d}.npz")
-                except OSError as error:
-                    raise LogError(
-                        f"Unwritten record: expected to write into {folder}, got: {error.strerror}."
-                    ) from None
-            self.seconds += time.perf_counter() - begun
+        if self._folder is None:
+            return
+        for name, arrays in seen.items():
+            folder = self._folder / name
+            try:
+                folder.mkdir(exist_ok=True)
+                partial = folder / f".partial-{done}.npz"
+                np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+                partial.replace(folder / f"{done:09d}.npz")
+            except OSError as error:
+                raise LogError(
+                    f"Unwritten record: expected to write into {folder}, got: {error.strerror or error}."
+                ) from None
