@@ -25,7 +25,7 @@ from gradient_flow.watch_figures import draw_watch
 from lstm_jax.language import Corpus, LanguageParams, generate, load_corpus, nats_per_token
 from lstm_jax.training import Fitted, Watch, fit, read_log
 
-Name = Literal["scratch", "library", "two_layers", "book"]
+Name = Literal["scratch", "scratch_uniform", "library", "two_layers", "book"]
 
 PROMPTS = ("time traveller", "traveller")
 
@@ -34,7 +34,7 @@ PROMPTS = ("time traveller", "traveller")
 class Config(TrainingConfig):
     """Train character models, report their perplexity, and let them write."""
 
-    settings: tuple[Name, ...] = ("scratch", "library", "two_layers", "book")
+    settings: tuple[Name, ...] = ("scratch", "scratch_uniform", "library", "two_layers", "book")
     """Which of the settings."""
     corpus: str = "timemachine"
     """timemachine, embedded, or a text file."""

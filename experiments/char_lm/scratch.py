@@ -41,19 +41,22 @@ class Scratch(NamedTuple):
     b_q: Array
 
 
-def init(vocabulary_size: int, hidden_size: int, key: Array) -> Scratch:
-    """Weights from N(0, 0.01²), biases zero."""
+def init(vocabulary_size: int, hidden_size: int, key: Array, *, uniform: bool = False) -> Scratch:
+    """Weights from N(0, 0.01²), or from U(−1/√H, 1/√H) as the library's; biases zero."""
     keys = iter(jax.random.split(key, 9))
+    scale = hidden_size**-0.5
 
-    def normal(*shape: int) -> Array:
+    def drawn(*shape: int) -> Array:
+        if uniform:
+            return jax.random.uniform(next(keys), shape, minval=-scale, maxval=scale)
         return 0.01 * jax.random.normal(next(keys), shape)
 
     def gate() -> Gate:
-        x, h = normal(vocabulary_size, hidden_size), normal(hidden_size, hidden_size)
+        x, h = drawn(vocabulary_size, hidden_size), drawn(hidden_size, hidden_size)
         return Gate(x, h, jnp.zeros(hidden_size))
 
     gates = (gate(), gate(), gate(), gate())
-    return Scratch(*gates, normal(hidden_size, vocabulary_size), jnp.zeros(vocabulary_size))
+    return Scratch(*gates, drawn(hidden_size, vocabulary_size), jnp.zeros(vocabulary_size))
 
 
 def step(
@@ -67,7 +70,14 @@ def step(
     return (h, c), h
 
 
-def problem(vocabulary_size: int, hidden_size: int, batch_size: int, batch: object) -> Problem:
+def problem(
+    vocabulary_size: int,
+    hidden_size: int,
+    batch_size: int,
+    batch: object,
+    *,
+    uniform: bool = False,
+) -> Problem:
     """Next-character prediction, the state carried from batch to batch."""
 
     def loss(
@@ -83,7 +93,7 @@ def problem(vocabulary_size: int, hidden_size: int, batch_size: int, batch: obje
 
     zeros = (batch_size, hidden_size)
     return Problem(
-        init=lambda key: init(vocabulary_size, hidden_size, key),
+        init=lambda key: init(vocabulary_size, hidden_size, key, uniform=uniform),
         loss=loss,
         batch=batch,  # type: ignore[arg-type]
         carry=lambda: (jnp.zeros(zeros), jnp.zeros(zeros)),

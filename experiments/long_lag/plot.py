@@ -57,7 +57,8 @@ def learning(out: Path, found: Sequence[Mapping[str, Any]]) -> Figure | None:
         same = [t for t in chosen if (t["trial"]["task"], t["trial"]["length"]) == (task, length)]
         for t in same:
             folder = _folder(out, t)
-            log, name = read_log(folder), t["trial"]["network"]
+            log = [entry for entry in read_log(folder) if "loss" in entry]
+            name = t["trial"]["network"]
             sequences = np.array([e["step"] for e in log]) * t["trial"]["batch_size"]
             first = t["seed"] == min(s["seed"] for s in same)
             label = t["label"] if first else None

@@ -55,7 +55,7 @@ def median_and_range(values: Sequence[float | None], tried: int) -> str:
 def _adding(found: Trials) -> str:
     rows = []
     for (length,), group in grouped(found, "length"):
-        wrong = [t["test_wrong"][str(length)] for t in group]
+        wrong = [t["test_wrong"].get(str(length), "diverged") for t in group]
         rows.append(
             (
                 str(length),

@@ -38,7 +38,7 @@ from gradient_flow.command_line import parse
 from gradient_flow.output import FINISHED, write_json
 from gradient_flow.watch import flow_watch, read_watch
 from lstm_jax.tasks import adding_floor, copy_floor
-from lstm_jax.training import Fitted, fit
+from lstm_jax.training import DivergedError, Fitted, fit
 
 Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
@@ -114,23 +114,12 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
     else:
         below = [entry["step"] for entry in entries if entry["loss"] < trial.threshold]
         solved = below[0] * trial.batch_size if below else None
-    looks = read_watch(folder / "flow")
-    reach = _reach(looks)
-    found: dict[str, Any] = {
-        "study": study,
-        "trial": asdict(trial),
-        "seed": seed,
-        "label": network(
-            trial.network, *SIZES[trial.task][:1], trial.hidden_size, trial.length
-        ).label,
+    found = described(study, trial, seed, folder) | {
         "sequences": solved,
         "steps": entries[-1]["step"],
         "last_loss": entries[-1]["loss"],
         "seconds": fitted.seconds,
         "watch_seconds": fitted.watch_seconds,
-        "reach_first": reach[0],
-        "reach_last": reach[-1],
-        "floor": {"chrono": adding_floor(), "copy": copy_floor(trial.length)}.get(trial.task),
     }
     if trial.task == "order":
         counts = ORDER_LENGTHS if trial.length >= 200 else (trial.length,)
@@ -140,6 +129,28 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
     else:
         found["test_wrong"] = {str(trial.length): _wrong(trial, model, seed, trial.length, TESTED)}
     return found
+
+
+def described(study: str, trial: Trial, seed: int, folder: Path) -> dict[str, Any]:
+    """What is known of a trial however it ended: as one that did not learn, unless more is said."""
+    reach = _reach(read_watch(folder / "flow"))
+    return {
+        "study": study,
+        "trial": asdict(trial),
+        "seed": seed,
+        "label": network(
+            trial.network, *SIZES[trial.task][:1], trial.hidden_size, trial.length
+        ).label,
+        "sequences": None,
+        "steps": 0,
+        "last_loss": math.nan,
+        "seconds": 0.0,
+        "watch_seconds": 0.0,
+        "reach_first": reach[0],
+        "reach_last": reach[-1],
+        "floor": {"chrono": adding_floor(), "copy": copy_floor(trial.length)}.get(trial.task),
+        "test_wrong": {},
+    }
 
 
 def _reach(looks: Any) -> list[float]:
@@ -168,7 +179,8 @@ def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> in
 def read_trial(folder: Path) -> dict[str, Any]:
     """What was measured of a trial, infinite horizons as numbers again."""
     found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-    return {**found, **{name: float(found[name]) for name in ("reach_first", "reach_last")}}
+    numbers = ("reach_first", "reach_last", "last_loss")
+    return {**found, **{name: float(found[name]) for name in numbers}}
 
 
 def _done(folder: Path, trial: Trial, seed: int) -> bool:
@@ -204,8 +216,13 @@ def run(config: Config) -> None:
             if config.resume and _done(folder, trial, seed):
                 continue
             (folder / FINISHED).unlink(missing_ok=True)
-            fitted = train(trial, seed, config, folder)
-            write_json(folder / FINISHED, measure(study, trial, seed, fitted, folder))
+            try:
+                one = measure(study, trial, seed, train(trial, seed, config, folder), folder)
+            except DivergedError as error:
+                # That a network diverges is a result.
+                print(f"{study}/{folder.name}: {error}")
+                one = described(study, trial, seed, folder) | {"diverged": str(error)}
+            write_json(folder / FINISHED, one)
         folders = [out / study / f"{trial.name}-{seed}" for study, trial, seed in jobs]
     else:
         folders = sorted(path.parent for path in out.glob(f"*/*/{FINISHED}"))

@@ -113,7 +113,7 @@ def test_char_lm_in_quick(tmp_path, time_machine, capsys):
     words = ["--quick", "--corpus", str(time_machine), "--out", str(out)]
     assert char_lm.main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.count("time traveller|") == 4
+    assert printed.count("time traveller|") == 5
     for name in settings.SETTINGS:
         assert np.isfinite(results(out)[name]["perplexity"])
         assert len(read_log(out / name)) == 4

@@ -263,7 +263,7 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState
                 if due - {"log"} or stop:
                     require_finite_params(state.params, rows[-1], done, run.names, run.seeds)
             except DivergedError as error:
-                run.log.write({"step": done, "diverged": str(error)})
+                run.log.write({"step": done, "diverged": True, "error": str(error)})
                 raise DivergedError(
                     f"{error}; last good checkpoint: {run.last_checkpoint()}."
                 ) from None
