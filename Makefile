@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -m "not slow"
+# Half of what a test takes is XLA's compiler; .ci/run tests the programs as users run them, optimised.
+TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
 
 .PHONY: help demo test bench lint clean
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/gradient-flow compare
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
