@@ -51,7 +51,7 @@ def learning(out: Path, found: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not keys:
         return None
     figure, axes = plt.subplots(
-        len(keys), 2, figsize=(11, 3.1 * len(keys)), layout="constrained", squeeze=False
+        len(keys), 2, figsize=(12, 3.1 * len(keys)), layout="constrained", squeeze=False
     )
     for (left, right), (task, length) in zip(axes, keys, strict=True):
         same = [t for t in chosen if (t["trial"]["task"], t["trial"]["length"]) == (task, length)]
@@ -64,7 +64,7 @@ def learning(out: Path, found: Sequence[Mapping[str, Any]]) -> Figure | None:
             label = t["label"] if first else None
             left.plot(sequences, [e["loss"] for e in log], color=COLOURS[name], lw=1, label=label)
             if first:
-                _curves(right, read_watch(folder / "flow"), t)
+                _curves(right, read_watch(folder / "flow"), log, t)
         if same[0]["floor"]:
             left.axhline(same[0]["floor"], color="0.5", lw=0.8, ls=":", label="without a memory")
         left.set(
@@ -74,20 +74,23 @@ def learning(out: Path, found: Sequence[Mapping[str, Any]]) -> Figure | None:
         right.set(
             xlabel="lag", ylabel=r"$\log_{10}$ norm", title="first seed: norm against the lag"
         )
-        right.legend(frameon=False, fontsize=7, ncols=2)
+        right.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        left.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
     return figure
 
 
-def _curves(ax: Any, looks: Any, trial: Mapping[str, Any]) -> None:
-    """The first look, the last before the criterion was met, and the last one."""
+def _curves(
+    ax: Any, looks: Any, log: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
+) -> None:
+    """The first look, the last before the loss fell to half its plateau, and the last one."""
     steps, colour = looks.steps, COLOURS[trial["trial"]["network"]]
-    broken = trial["sequences"]
-    middle = len(steps) // 2
-    if broken:
-        before = np.flatnonzero(steps * trial["trial"]["batch_size"] < broken)
-        middle = int(before[-1])
+    plateau = log[min(1, len(log) - 1)]["loss"]
+    fallen = [entry["step"] for entry in log if entry["loss"] < plateau / 2]
+    moments = [(0, ":", "start")]
+    if fallen:
+        moments.append((int(np.flatnonzero(steps <= fallen[0])[-1]), "--", "as it breaks through"))
+    moments.append((-1, "-", "end"))
     block = "0.curve.cc" if "0.curve.cc" in looks.arrays else "0.curve.hh"
-    moments = ((0, ":", "start"), (middle, "--", "before it breaks through"), (-1, "-", "end"))
     for at, dash, moment in moments:
         curve = looks.arrays[block][at]
         curve = curve.reshape(-1, curve.shape[-1]).mean(0) / LN10
@@ -105,7 +108,7 @@ def horizon(found: Sequence[Mapping[str, Any]]) -> Figure | None:
     chosen = [t for t in found if t["study"] == "lags"]
     if not chosen:
         return None
-    figure, ax = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9.5, 4.8), layout="constrained")
     most = 60_000
     rng = np.random.default_rng(0)
     for name in NAMES:
@@ -132,5 +135,10 @@ def horizon(found: Sequence[Mapping[str, Any]]) -> Figure | None:
         ylabel="sequences to the criterion of 1997",
         title="Does the horizon tell which network learns which lag? (larger marks: longer T)",
     )
-    ax.legend(frameon=False, fontsize=9)
+    ax.set_ylim(top=most * 1.35)
+    ax.yaxis.set_minor_formatter("")
+    ax.set_yticks(
+        [15_000, 20_000, 30_000, 40_000, 60_000], ["15,000", "20,000", "30,000", "40,000", "60,000"]
+    )
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
