@@ -38,7 +38,7 @@ def draw(out: Path, found: Sequence[Mapping[str, Any]]) -> list[Path]:
             if figure is None:
                 continue
             path = out / f"{name}.png"
-            write_file(path, lambda to, figure=figure: figure.savefig(to, dpi=120))  # type: ignore[misc]
+            write_file(path, lambda to, figure=figure: figure.savefig(to, dpi=90))  # type: ignore[misc]
             plt.close(figure)
             paths.append(path)
     return paths
