@@ -76,6 +76,7 @@ def test_other_files_are_refused(tmp_path, case):
 @pytest.mark.parametrize(
     "content",
     [IMAGE_FILE, gzip.compress(IMAGE_FILE)[:-9], gzip.compress(IMAGE_FILE)[:12] + b"x" * 40],
+    ids=["not packed", "cut off", "other content"],
 )
 def test_a_broken_archive_is_refused(tmp_path, content):
     write(tmp_path, content, gzip.compress(LABEL_FILE), end=".gz")
