@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,25 +65,39 @@ def test_a_sweep_spread_over_devices_is_the_sweep_on_one():
     assert np.shape(four["log"][0]["loss"]) == (4,)
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_curve_of_one_and_go_on_after_a_stop(one_device, tmp_path):
-    def both(steps, **words):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        running = [
-            start(2, steps=steps, mesh=True, folder=str(tmp_path), coordinator=coordinator,
-                  processes=2, process=n, **words)
-            for n in range(2)
-        ]  # fmt: skip
-        return [ended(process) for process in running]
+def both(folder, **words):
+    """The same run in two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    words |= {"mesh": True, "folder": str(folder), "coordinator": coordinator, "processes": 2}
+    return [start(2, **words, process=n) for n in range(2)]
 
-    both(20)
-    first, second = both(40, resume=True)
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one_and_go_on_to_it(one_device, tmp_path):
+    for process in both(tmp_path, steps=20):
+        ended(process)
+    first, second = map(ended, both(tmp_path, steps=40, resume=True))
     assert first["devices"] == second["devices"] == 4
     same_curves(first["log"], one_device["log"])
+    assert second["log"] == first["log"]
     # One of them writes.
     assert [entry["step"] for entry in read_log(tmp_path)] == list(range(5, 41, 5))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
+    running = both(tmp_path, steps=10**6, checkpoint_every=10**6)
+    begun = time.monotonic()
+    while not (tmp_path / "log.jsonl").exists() or not read_log(tmp_path):
+        assert time.monotonic() - begun < 200 and running[1].poll() is None
+        time.sleep(0.1)
+    running[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert "stopped by another process" in said[0] and "stopped by SIGTERM" in said[1]
+    assert any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(

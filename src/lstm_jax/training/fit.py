@@ -118,7 +118,8 @@ def fit(
         compute_dtype: that of the loss, as for `train_step`.
         mesh: from `data_mesh`: the samples are spread over it; of a sweep, the seeds.
         unit: what is counted for the speed, and how many of it a step takes: ``("tokens", 1120)``.
-        evaluate: ``evaluate(params) -> {name: number}``, logged.
+        evaluate: ``evaluate(params) -> {name: number}``, logged; of a sweep, with the seeds in front of the
+            parameters and of the numbers.
         best: which of those numbers is to be lowest in the checkpoint that is kept as the best.
         until: ``until(entry)`` on each entry of the log; true ends the run.
         watches: what looks at the parameters every so often.

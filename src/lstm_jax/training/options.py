@@ -31,7 +31,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is kept and shown; none of it changes a number."""
+    """How a run is kept and shown. None of it changes a number; ``until`` sees what is in the log."""
 
     resume: bool = False
     """Go on from the last checkpoint in the folder."""
