@@ -26,7 +26,9 @@ def test_float32_ends_in_zeros():
     norms = np.asarray(autodiff_norms(cell, params, state0, xs))
     assert norms.dtype == np.float32
     exact = np.asarray(jacobian_norms(cell, params, state0, xs).spectral["hh"])
-    ordinary = exact > -80  # above the smallest normal number, exp(-87)
+    # Above the smallest normal number, exp(-87), by so much that parts below it, which a compiler may or may
+    # not flush to zero, do not count.
+    ordinary = exact > -75
     np.testing.assert_allclose(norms[ordinary], np.exp(exact[ordinary]), rtol=1e-4)
     below = exact < -104  # below the smallest denormal, exp(-103.3)
     assert below.any() and (norms[below] == 0).all()
