@@ -150,6 +150,7 @@ def test_truncation_is_stop_gradient_between_pieces(x64, name, reverse, truncate
     assert differs == (truncate < T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_all_three_at_once_and_every_mode(x64, reverse):
     problem, _ = problem_of("lstm")

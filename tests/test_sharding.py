@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import json
 import jax, jax.numpy as jnp, numpy as np
@@ -49,6 +51,7 @@ print(json.dumps(errors))
 """
 
 
+@pytest.mark.slow
 def test_four_devices_give_one_devices_gradient():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     run = subprocess.run(

@@ -32,6 +32,7 @@ def check(problem, every, norms=NORMS, blocks=None):
             assert_logs_close(values, expected, 1e-9 if norm == "smallest" else 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 4])
 def test_the_map_is_made_of_curves(x64, every):
     """24 times at every=1, so that more than one group of them walks back."""
@@ -52,10 +53,12 @@ def test_the_edge_of_a_group(x64, length):
     check(random_problem("rnn_tanh", length), 1, norms=("spectral",))
 
 
+@pytest.mark.slow
 def test_batched(x64):
     check(random_problem("lstm", 10, 3), 3, blocks=["cc", "chain_c"], norms=("spectral",))
 
 
+@pytest.mark.slow
 def test_a_plain_step(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 18, 2)
     general = all_pairs_norms(cell.step, params, state0, xs, every=2, batched=True)

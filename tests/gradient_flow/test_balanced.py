@@ -29,6 +29,7 @@ def never_together(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "length"), [("lstm", 21), ("gru", 16), ("rnn_tanh", 7)])
 def test_together_is_as_each_for_itself(x64, never_together, name, length):
     cell, params, xs, state0, *_ = random_problem(name, length)
@@ -184,6 +185,7 @@ def test_how_many_recorded_steps_a_chunk_can_hold(recorded, most):
     assert walk._most(list(recorded)) == most
 
 
+@pytest.mark.slow
 def test_few_lags_are_the_same_numbers(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 40)
     whole = jacobian_norms(cell, params, state0, xs, norms=("spectral",))
@@ -194,6 +196,7 @@ def test_few_lags_are_the_same_numbers(x64):
         assert np.isnan(values[1][4:]).all() and np.isfinite(values[1][1:4]).all()
 
 
+@pytest.mark.slow
 def test_the_loops_differentiate_through_either_way(x64, never_together):
     cell, params, xs, state0, *_ = random_problem("gru", 11)
 

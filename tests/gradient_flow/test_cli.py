@@ -88,6 +88,7 @@ def test_a_finished_run_is_not_overwritten_unasked(finished, capsys):
     assert (finished / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_noise_is_measured_and_not_trained_on(tmp_path, capsys):
     assert cli.main([*SMALL, "--input", "noise", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "results.json").read_text())["stages"] == ["untrained"]

@@ -156,6 +156,7 @@ def test_any_matrix(drawn):
             assert_right(log_largest(jnp.asarray(matrix)), matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_bounds_hold_at_every_power(x64, dtype):
     """λ_1 lies between them before the squaring has closed, too, and whatever vector there is."""

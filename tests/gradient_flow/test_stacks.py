@@ -66,6 +66,7 @@ def test_a_stacks_norms_are_those_of_its_step(x64, name):
     assert np.all(ours.frobenius["0.h,1.h"] == -np.inf)
 
 
+@pytest.mark.slow
 def test_a_batch_and_a_learned_start():
     net = STACKS["learned"]
     params, _, xs = problem_of(net, batch=2, dtype=jnp.float32)
@@ -77,6 +78,7 @@ def test_a_batch_and_a_learned_start():
     )
 
 
+@pytest.mark.slow
 def test_exact_where_units_saturate():
     net = stack(lstm(2, 3), rnn(3, 3))
     params, states, xs = problem_of(net, dtype=jnp.float32)
@@ -115,6 +117,7 @@ def test_each_layer_and_direction_by_itself(x64):
             np.testing.assert_allclose(found.frobenius[block], values, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_layer_alone_is_the_diagonal_of_the_whole(x64):
     net = STACKS["sizes"]
     params, states, xs = problem_of(net)

@@ -65,7 +65,9 @@ def main(words):
     if mesh is None:
         for leaf in leaves(fitted.state):
             digest.update(leaf.tobytes())
-    placed = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(fitted.state.carry) if mesh}
+    placed = {
+        str(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(fitted.state.carry) if mesh
+    }
     print(
         json.dumps(
             {

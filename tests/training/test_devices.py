@@ -54,7 +54,7 @@ def test_four_devices_give_the_curve_of_one(one_device):
     four = ended(start(4, steps=40, mesh=True))
     assert four["devices"] == 4
     # What is carried stays where its samples are.
-    assert "PartitionSpec('data',)" in four["carry"]
+    assert "('data',)" in four["carry"]
     same_curves(four["log"], one_device["log"])
 
 
