@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -129,11 +128,3 @@ def say(text: str) -> None:
     """Print, of several processes the first one alone."""
     if not jax.process_index():
         print(text)
-
-
-def shown_config(config: Any) -> dict[str, Any]:
-    """A configuration as JSON has it."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(config).items()
-    }

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, shown_config, training_exit_code
+from experiments.training import TrainingConfig, claim_run, say, training_exit_code
 from gradient_flow.command_line import parse
 from gradient_flow.watch import flow_watch
 from gradient_flow.watch_figures import draw_watch
@@ -238,7 +238,7 @@ def run(config: Config) -> None:
     if jax.process_index():
         return
     print(tables)
-    keep(out, arrays, {**results, "texts": texts, "config": shown_config(config)}, tables)
+    keep(out, arrays, {**results, "texts": texts, "config": vars(config)}, tables)
     print(f"\nWritten to {out}")
     if late:
         raise Mismatch(

@@ -231,7 +231,7 @@ def run(config: Config) -> None:
             "accuracies": accuracies,
             "median": median,
             "seconds": seconds,
-            "config": {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()},
+            "config": vars(config),
         },
         tables,
     )

@@ -42,6 +42,12 @@ def grouped(
         yield values, list(group)
 
 
+def steps_taken(trial: Mapping[str, Any]) -> int | None:
+    """Gradient steps until it was solved."""
+    sequences = trial["sequences"]
+    return None if sequences is None else sequences // trial["trial"]["batch_size"]
+
+
 def median_and_range(values: Sequence[float | None], tried: int) -> str:
     """The median, the extremes, and how many of how many there were."""
     numbers = [value for value in values if value is not None]
@@ -72,7 +78,7 @@ def _adding(found: Trials) -> str:
 def _chrono(found: Trials) -> str:
     rows, times = [], {}
     for (name,), group in grouped(found, "network"):
-        steps = [t["sequences"] and t["sequences"] // t["trial"]["batch_size"] for t in group]
+        steps = [steps_taken(t) for t in group]
         times[name] = [s for s in steps if s]
         last = np.median([t["last_loss"] for t in group])
         rows.append((group[0]["label"], median_and_range(steps, len(group)), f"{last:.4f}"))
@@ -88,10 +94,7 @@ def _copy(found: Trials) -> str:
     rows = [
         (
             group[0]["label"],
-            median_and_range(
-                [t["sequences"] and t["sequences"] // t["trial"]["batch_size"] for t in group],
-                len(group),
-            ),
+            median_and_range([steps_taken(t) for t in group], len(group)),
             " ".join(f"{t['last_loss']:.4f}" for t in group),
             f"{group[0]['floor']:.4f}",
             f"{np.median([t['steps'] for t in group]):,.0f}",
@@ -113,7 +116,7 @@ def _order(found: Trials) -> str:
     rows = [
         (
             str(t["seed"]),
-            "-" if t["sequences"] is None else f"{t['sequences'] // t['trial']['batch_size']:,}",
+            "-" if (steps := steps_taken(t)) is None else f"{steps:,}",
             *(str(t["test_wrong"][length]) for length in lengths),
         )
         for t in found

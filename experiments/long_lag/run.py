@@ -18,10 +18,8 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments.long_lag.networks import network
 from experiments.long_lag.plot import draw
 from experiments.long_lag.problems import (
-    SIZES,
     Model,
     errors,
     examples,
@@ -33,7 +31,7 @@ from experiments.long_lag.problems import (
 from experiments.long_lag.report import report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
-from experiments.training import TrainingConfig, claim_run, shown_config, training_exit_code
+from experiments.training import TrainingConfig, claim_run, training_exit_code
 from gradient_flow.command_line import parse
 from gradient_flow.output import FINISHED, write_json
 from gradient_flow.watch import flow_watch, read_watch
@@ -138,9 +136,7 @@ def described(study: str, trial: Trial, seed: int, folder: Path) -> dict[str, An
         "study": study,
         "trial": asdict(trial),
         "seed": seed,
-        "label": network(
-            trial.network, *SIZES[trial.task][:1], trial.hidden_size, trial.length
-        ).label,
+        "label": network_of(trial).label,
         "sequences": None,
         "steps": 0,
         "last_loss": math.nan,
@@ -233,7 +229,7 @@ def run(config: Config) -> None:
     print(tables)
     pictures = draw(out, found)
     if not config.report:
-        keep(out, {}, {"trials": found, "config": shown_config(config)}, tables)
+        keep(out, {}, {"trials": found, "config": vars(config)}, tables)
     print(f"\nWritten to {out}: {', '.join(path.name for path in pictures)}")
 
 

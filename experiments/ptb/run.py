@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, shown_config, training_exit_code
+from experiments.training import TrainingConfig, claim_run, say, training_exit_code
 from gradient_flow.command_line import parse
 from lstm_jax import lstm, stack
 from lstm_jax.initializers import uniform
@@ -239,7 +239,7 @@ def run(config: Config) -> None:
             "test_perplexity": test,
             "valid_perplexity": [entry["valid_perplexity"] for entry in epochs],
             "seconds": fitted.seconds,
-            "config": shown_config(config),
+            "config": vars(config),
         },
         tables,
     )

@@ -451,6 +451,13 @@ def check_stack_arguments(
     if state0 is not None:
         require_arrays("state0", state0, stack.initial_state(batch_size, dtype), dtype)
         return state0
+    return starting_states(stack, params, batch_size, dtype)
+
+
+def starting_states(
+    stack: Stack, params: StackParams, batch_size: int | None, dtype: Any
+) -> tuple[Any, ...]:
+    """The states that a sequence begins with: the learned ones, or zeros; leaves [H] or [B, H]."""
     if params.state0 is None:
         return stack.initial_state(batch_size, dtype)
     shape = () if batch_size is None else (batch_size,)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lstm_jax.array_types import Array, Int
 from lstm_jax.language.model import LanguageModel, LanguageParams
+from lstm_jax.stack import starting_states
 from lstm_jax.validation import ShapeError, require_key, require_positive_int, show_shape
 
 
@@ -82,7 +83,7 @@ def generate(
     if key is not None:
         require_key(key)
     if states is None:
-        states = params.stack.state0 or model.stack.initial_state(None, params.b_y.dtype)
+        states = starting_states(model.stack, params.stack, None, params.b_y.dtype)
     drawn = temperature > 0
     key = jax.random.key(0) if key is None else key
     return _generate(

@@ -24,7 +24,13 @@ from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate
 from lstm_jax.initializers import Initializer, require_initializers, uniform
-from lstm_jax.stack import Stack, StackParams, require_one_direction, unroll_stack
+from lstm_jax.stack import (
+    Stack,
+    StackParams,
+    require_one_direction,
+    starting_states,
+    unroll_stack,
+)
 from lstm_jax.validation import ShapeError, require_bool, require_positive_int, show_shape
 
 
@@ -270,13 +276,7 @@ def _nats(
         value, states = token_loss(model, params, states, inputs, targets, weights=weights)
         return states, value * weights.sum()
 
-    dtype = params.b_y.dtype
-    shape = (batch_size,)
-    states: PyTree = (
-        model.stack.initial_state(batch_size, dtype)
-        if params.stack.state0 is None
-        else jax.tree.map(lambda s: jnp.broadcast_to(s, shape + s.shape), params.stack.state0)
-    )
+    states = starting_states(model.stack, params.stack, batch_size, params.b_y.dtype)
     parts = (inputs.reshape(cut), targets.reshape(cut), weights.reshape(cut))
     _, sums = jax.lax.scan(window, states, parts)
     return sums.sum() / (count * batch_size)

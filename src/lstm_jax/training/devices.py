@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.step import DATA
@@ -84,8 +84,3 @@ def placed(tree: PyTree, shardings: PyTree) -> PyTree:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(place, tree, shardings)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what is the same on every device."""
-    return NamedSharding(mesh, PartitionSpec())

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoints import Checkpoints, checksums
-from lstm_jax.training.devices import placed, replicated
+from lstm_jax.training.devices import placed
 from lstm_jax.training.entries import (
     DivergedError,
     Progress,
@@ -183,10 +183,10 @@ def fit(
             checkpoints = open_checkpoints(folder / CHECKPOINTS)
         recorder.open(folder if jax.process_index() == 0 else None, upto)
         recorder.keep(0, seen)
-        names = parameter_names(jax.eval_shape(problem.init, jax.random.key(0)))
+        names = parameter_names(state.params)
         run = _Run(
             compiled, data, steps, sweep, names, checkpoints, log, recorder, options, unit,
-            evaluate, best, until, watches,
+            evaluate, best, until,
         )  # fmt: skip
         state, progress = _train(run, state, progress)
     finally:
@@ -220,7 +220,6 @@ class _Run(NamedTuple):
     evaluate: Callable[[PyTree], Mapping[str, Any]] | None
     best: str | None
     until: Callable[[Mapping[str, Any]], bool] | None
-    watches: Sequence[Watch]
 
     def last_checkpoint(self) -> str:
         return self.checkpoints.named_last() if self.checkpoints else "none, for want of a folder"
@@ -261,8 +260,7 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState
             seconds += time.perf_counter() - mark
             try:
                 require_finite_rows(rows, before, done, run.names, run.seeds)
-                if due - {"log"} or stop:
-                    require_finite_params(state.params, rows[-1], done, run.names, run.seeds)
+                require_finite_params(state.params, rows[-1], done, run.names, run.seeds)
             except DivergedError as error:
                 run.log.write({"step": done, "diverged": True, "error": str(error)})
                 raise DivergedError(
@@ -282,8 +280,6 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState
                 run.log.write(entry)
                 bar.set_postfix_str(shown(entry, run.unit))
                 early = run.until is not None and run.until(entry)
-                if early:
-                    require_finite_params(state.params, before, done, run.names, run.seeds)
             run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
             progress = Progress(done, pending, seconds, early)
             if run.checkpoints is not None and ("checkpoint" in due or stop or early):
@@ -328,9 +324,9 @@ def _made(
         if mesh is None:
             data = jax.tree.map(jnp.asarray, data)
         else:
-            data = placed(data, jax.tree.map(lambda _: replicated(mesh), data))
+            data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
             # Every process logs the numbers of all.
-            outputs = (shardings, replicated(mesh))
+            outputs = (shardings, spread(mesh, None))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
         return state, data, jitted.lower(state, data).compile()
     except SamplesError as error:
@@ -351,7 +347,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
         return None
     if sweep:
         return jax.tree.map(lambda _: spread(mesh, 0), like)
-    everywhere = jax.tree.map(lambda _: replicated(mesh), like)
+    everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
     return everywhere._replace(
         carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
     )
@@ -369,6 +365,6 @@ def _due(done: int, run: _Run) -> set[str]:
     if run.evaluate is not None and (last or (every and done % every == 0)):
         # The best checkpoint is among those with an evaluation.
         due |= {"evaluate", "log", "checkpoint"}
-    if any(done % watch.every == 0 for watch in run.watches):
+    if run.recorder.due(done):
         due.add("watch")
     return due

@@ -54,15 +54,19 @@ class Recorder:
                 ):
                     path.unlink()
 
+    def due(self, done: int) -> list[Watch]:
+        """The watches that look after ``done`` steps."""
+        last = done == self._steps
+        return [watch for watch in self._watches if last or done % watch.every == 0]
+
     def see(
         self, done: int, params: PyTree, *, last: bool = False
     ) -> dict[str, dict[str, np.ndarray]]:
         """What the watches see that are due after ``done`` steps, by their names."""
         begun, seen = time.perf_counter(), {}
-        for watch in self._watches:
-            if done % watch.every == 0 or done == self._steps or last:
-                looked = watch.look(params)
-                seen[watch.name] = {name: np.asarray(value) for name, value in looked.items()}
+        for watch in self._watches if last else self.due(done):
+            looked = watch.look(params)
+            seen[watch.name] = {name: np.asarray(value) for name, value in looked.items()}
         self.seconds += time.perf_counter() - begun
         return seen
 
