@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 def network_of(trial: Trial) -> Network:
     """The trial's network, for its task's inputs."""
-    return network(trial.network, SIZES[trial.task][0], trial.hidden_size, trial.length)
+    return network(trial.network, SIZES[trial.task][0], trial.hidden_size, trial.t_max)
 
 
 def examples(trial: Trial, key: Array, batch_size: int, *, one_length: bool = False) -> Examples:

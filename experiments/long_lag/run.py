@@ -66,7 +66,8 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
         rate = optax.exponential_decay(trial.learning_rate, steps, 0.5)
     made = {
         "adam": optax.adam,
-        "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.9),
+        # With ε under the root, a gradient below √ε = 1e-4 an entry, as at a floor, takes no full step.
+        "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.9, eps=1e-8, eps_in_sqrt=False),
         "sgd": optax.sgd,
     }[trial.optimizer](rate)
     return made if trial.clip is None else optax.chain(optax.clip_by_global_norm(trial.clip), made)

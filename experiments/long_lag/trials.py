@@ -55,6 +55,12 @@ class Trial:
             return copy_floor(self.length) / 2
         return 0.01 if self.task == "chrono" else None
 
+    @property
+    def t_max(self) -> int:
+        """The longest lag that chrono initialisation spreads its units over."""
+        # Copy memory holds ten symbols over T steps; three halves of T are those of Tallec & Ollivier 2018.
+        return 3 * self.length // 2 if self.task == "copy" else self.length
+
 
 def _adding(length: int, name: str = "lstm_chrono", **change: object) -> Trial:
     trial = Trial("adding", length, name, half_life=20_000, steps=10_000, watch=250)
