@@ -58,6 +58,22 @@ class HandDerived(NamedTuple):
     parameter_gradient: Callable[..., tuple[Any, Any]]
 
 
+class Paths(NamedTuple):
+    """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, past the recurrent weights and through them.
+
+    Attributes:
+        names: of the gates, in the order of the columns of ``w_h``.
+        direct: ``direct(params, state, x) -> state of states``, E_t as ``step_jacobian`` gives J_t: all that
+            moves s_t without passing through ``w_h``.
+        through: ``through(params, state, x, kept) -> state of states``, Σ kept_gate R_t^gate: all that passes
+            through ``w_h``, by the gate it enters; ``kept`` [gates].
+    """
+
+    names: tuple[str, ...]
+    direct: Callable[..., Any]
+    through: Callable[..., Any]
+
+
 class Cell(NamedTuple):
     """A recurrent cell as pure functions, as an optax transformation is; made by `lstm`, `gru`, `rnn`.
 
@@ -76,9 +92,10 @@ class Cell(NamedTuple):
         gates: ``gates(params, state, x) -> {name: activation [..., H]}``.
         rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`; None where
             there is none.
+        paths: the step Jacobian's parts; None where they are not known.
 
-    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, the two Jacobians and ``gates`` with it:
-    they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
+    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, the two Jacobians, ``gates`` and ``paths``
+    with it: they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
     """
 
     name: str
@@ -91,6 +108,7 @@ class Cell(NamedTuple):
     input_jacobian: Callable[..., Any]
     gates: Callable[..., dict[str, Array]]
     rule: HandDerived | None
+    paths: Paths | None = None
 
     @property
     def output_size(self) -> int:

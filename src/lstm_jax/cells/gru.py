@@ -23,6 +23,7 @@ from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
+    Paths,
     checked_initializers,
     checked_sizes,
     sum_of_outer,
@@ -200,6 +201,24 @@ def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> G
     return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
 
 
+def direct_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
+    """E_t, what of J_t does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
+    return GRUState(GRUState(saturated_derivatives(params, state, x).h_h))
+
+
+def through_jacobian(
+    params: GRUParams, state: GRUState, x: Float[Array, "d"], kept: Float[Array, "3"]
+) -> GRUState:
+    """Σ kept_gate R_t^gate, what of J_t passes through W_h: all but diag(u)."""
+    local = saturated_derivatives(params, state, x)
+    weighted = (kept[0] * local.h_r, kept[1] * local.h_u, kept[2] * local.h_a)
+    by_gate = zip(weighted, jnp.split(entries(params.w_h.T), 3), strict=True)
+    return GRUState(GRUState(sum(factor[:, None] * w for factor, w in by_gate)))
+
+
+PATHS = Paths(("r", "u", "n"), direct_jacobian, through_jacobian)
+
+
 def input_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
     """∂h_t/∂x_t = diag(∂h/∂z_r) W_xrᵀ + diag(∂h/∂z_u) W_xuᵀ + diag(∂h/∂z_n) W_xnᵀ, one sample, [H, D]."""
     local = saturated_derivatives(params, state, x)
@@ -306,4 +325,5 @@ def _gru(
         input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
+        paths=PATHS,
     )

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, zeros_state
+from lstm_jax.cells.cell import Cell, HandDerived, Paths, sum_of_outer, zeros_state
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, with_gate_bias
 from lstm_jax.loop_weight import entries
@@ -196,6 +196,29 @@ def step_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "
     return state._replace(h=state._replace(h=h_h))
 
 
+def direct_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
+    """E_t, what of J_t does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
+    return state._replace(h=state._replace(h=saturated_derivatives(params, state, x).h_h))
+
+
+def through_jacobian(
+    params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"], kept: Float[Array, "3"]
+) -> PyTree:
+    """Σ kept_gate R_t^gate, what of J_t passes through W_h.
+
+    What enters the reset gate by W_hr goes on through W_hn in the same step: that is the way of r, one
+    detour, and is kept or cut by r alone.
+    """
+    local = saturated_derivatives(params, state, x)
+    w_r, w_u, w_n = jnp.split(entries(params.w_h.T), 3)
+    a_h = jnp.diag(kept[2] * local.a_h) + (kept[0] * local.a_r)[:, None] * w_r
+    h_h = (kept[1] * local.h_u)[:, None] * w_u + local.h_n[:, None] * (w_n @ a_h)
+    return state._replace(h=state._replace(h=h_h))
+
+
+PATHS = Paths(("r", "u", "n"), direct_jacobian, through_jacobian)
+
+
 def input_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
     """∂h_t/∂x_t, for one sample, as ``jacobian.h`` [H, D].
 
@@ -259,4 +282,5 @@ def reset_before_cell(
         input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
+        paths=PATHS,
     )

@@ -24,6 +24,7 @@ from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_i
 from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
+    Paths,
     checked_initializers,
     checked_sizes,
     zeros_state,
@@ -166,6 +167,27 @@ def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) ->
     return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
 
 
+def direct_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
+    """E_t, what of J_t does not pass through W_h: the columns of C_{t−1}; all four are vectors [H]."""
+    local = saturated_derivatives(params, state, x)
+    none = jnp.zeros_like(local.c_c)
+    return LSTMState(h=LSTMState(h=none, c=local.h_c * local.c_c), c=LSTMState(h=none, c=local.c_c))
+
+
+def through_jacobian(
+    params: LSTMParams, state: LSTMState, x: Float[Array, "d"], kept: Float[Array, "4"]
+) -> LSTMState:
+    """Σ kept_gate R_t^gate, what of J_t passes through W_h: the columns of h_{t−1}; those of C are zeros."""
+    local = saturated_derivatives(params, state, x)
+    w_t = entries(params.w_h.T)
+    h_h, c_h = _through(local, w_t * jnp.repeat(kept, local.c_c.shape[0])[:, None])
+    none = jnp.zeros_like(local.c_c)
+    return LSTMState(h=LSTMState(h=h_h, c=none), c=LSTMState(h=c_h, c=none))
+
+
+PATHS = Paths(("i", "f", "g", "o"), direct_jacobian, through_jacobian)
+
+
 def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
     """∂s_t/∂x_t in closed form, for one sample: as `step_jacobian`'s column of h, with W_x for W_h.
 
@@ -303,4 +325,5 @@ def _lstm(
         input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
+        paths=PATHS,
     )

@@ -37,7 +37,14 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell, HandDerived, sum_of_outer, sum_of_products, zeros_state
+from lstm_jax.cells.cell import (
+    Cell,
+    HandDerived,
+    Paths,
+    sum_of_outer,
+    sum_of_products,
+    zeros_state,
+)
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
@@ -400,6 +407,40 @@ def step_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]
     return state._replace(h=state._replace(h=by_h.h, c=h_c), c=state._replace(h=by_h.c, c=by_c.c))
 
 
+def direct_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
+    """E_t, what of J_t does not pass through W_h: the columns of C_{t−1}, peepholes included."""
+    by_h, by_c = step_jacobian(params, state, x)
+    return state._replace(
+        h=by_h._replace(h=jnp.zeros_like(by_h.h)), c=by_c._replace(h=jnp.zeros_like(by_c.h))
+    )
+
+
+def through_jacobian(
+    params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"], kept: Float[Array, "gates"]
+) -> PyTree:
+    """Σ kept_gate R_t^gate, what of J_t passes through W_h: the columns of h_{t−1}; those of C are zeros.
+
+    Layer norm mixes the gates on the way to z_t: a gate's part is what arrives at its own pre-activation.
+    """
+    local = saturated_derivatives(params, state, x)
+    still = jax.tree.map(jnp.zeros_like, state)
+    n = None if params.norm_c is None else still.c
+    h = None if params.w_r is None else still.h
+    weights = jnp.repeat(kept, still.c.shape[0])
+
+    def moved(row: Array) -> PyTree:
+        if params.norm_h is not None:
+            row = _times(params.norm_h, through_norm(local.from_h, row))
+        return tangent_step(params, local, still, PreActivations(row * weights, n, h))
+
+    by_unit = jax.tree.map(lambda rows: rows.T, jax.vmap(moved)(entries(params.w_h)))
+    by_h, by_c = step_jacobian(params, state, x)
+    return state._replace(
+        h=by_h._replace(h=by_unit.h, c=jnp.zeros_like(by_h.c)),
+        c=by_c._replace(h=by_unit.c, c=jnp.zeros_like(by_c.c)),
+    )
+
+
 def input_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
     """∂s_t/∂x_t for one sample: `tangent_step` of the unit vectors' ż, the state before held.
 
@@ -515,4 +556,5 @@ def variant_cell(
         input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
+        paths=Paths(("i", "f", "g", "o")[-n_gates:], direct_jacobian, through_jacobian),
     )

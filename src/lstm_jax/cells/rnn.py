@@ -20,6 +20,7 @@ from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_i
 from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
+    Paths,
     checked_initializers,
     checked_sizes,
     zeros_state,
@@ -116,6 +117,23 @@ def step_jacobian(
     return RNNState(RNNState(slope[:, None] * entries(params.w_h.T)))
 
 
+def direct_jacobian(params: RNNParams, state: RNNState, x: Float[Array, "d"]) -> RNNState:
+    """E_t, what of J_t does not pass through W_h: nothing, zeros as a vector."""
+    return RNNState(RNNState(jnp.zeros_like(state.h)))
+
+
+def through_jacobian(
+    activation: Activation,
+    params: RNNParams,
+    state: RNNState,
+    x: Float[Array, "d"],
+    kept: Float[Array, "1"],
+) -> RNNState:
+    """R_t, what of J_t passes through W_h: all of it, times ``kept``."""
+    h_h = step_jacobian(activation, params, state, x).h.h
+    return RNNState(RNNState(kept[0] * h_h))
+
+
 def input_jacobian(
     activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "d"]
 ) -> RNNState:
@@ -209,4 +227,5 @@ def _rnn(
             tangent_inputs,
             parameter_gradient,
         ),
+        paths=Paths(("h",), direct_jacobian, partial(through_jacobian, phi)),
     )
