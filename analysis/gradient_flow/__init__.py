@@ -1,6 +1,7 @@
 """The microscope: where a gradient goes in a recurrent network."""
 
 from gradient_flow.autodiff import autodiff_norms
+from gradient_flow.detours import DetourNorms, detour_norms
 from gradient_flow.horizon import decades_per_100, horizon
 from gradient_flow.jacobian_norms import (
     JacobianNorms,
@@ -13,12 +14,14 @@ from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
 __all__ = [
+    "DetourNorms",
     "JacobianNorms",
     "PairNorms",
     "WatchRecords",
     "all_pairs_norms",
     "autodiff_norms",
     "decades_per_100",
+    "detour_norms",
     "flow_watch",
     "gate_activations",
     "horizon",
