@@ -10,12 +10,14 @@ from gradient_flow.jacobian_norms import (
     jacobian_norms,
 )
 from gradient_flow.layers import layer_norms
+from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
 __all__ = [
     "DetourNorms",
     "JacobianNorms",
+    "LyapunovSpectrum",
     "PairNorms",
     "WatchRecords",
     "all_pairs_norms",
@@ -27,5 +29,6 @@ __all__ = [
     "horizon",
     "jacobian_norms",
     "layer_norms",
+    "lyapunov_spectrum",
     "read_watch",
 ]

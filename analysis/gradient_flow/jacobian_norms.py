@@ -8,33 +8,25 @@ it is used and never stored.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from gradient_flow.step_jacobian import layout_of, require_stable_state
-from gradient_flow.trajectory import is_lstm
-from gradient_flow.transition import JOINT
+from gradient_flow.arguments import (
+    checked_blocks,
+    checked_run,
+    require_finite_states,
+    whole_numbers,
+)
 from gradient_flow.walk import LogNorms, Plan, lag_curves, pair_map
 from lstm_jax.array_types import Int, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.cells.cell import check_cell_arguments
-from lstm_jax.stack import Stack, check_stack_arguments, require_one_direction
-from lstm_jax.validation import (
-    ShapeError,
-    require_finite,
-    require_finite_arguments,
-    require_names,
-    require_positive_int,
-    show_shape,
-)
+from lstm_jax.stack import Stack
+from lstm_jax.validation import require_names, require_positive_int
 
 NORMS = ("spectral", "frobenius", "smallest")
-LSTM_PATHS = ("total_c", "carousel", "chain_c")
 
 
 class JacobianNorms(NamedTuple):
@@ -142,8 +134,8 @@ def jacobian_norms(
     state0, batched, length, plan = _prepare(
         cell_or_step, params, state0, xs, blocks, norms, batched
     )
-    ts = _whole_numbers("times", [length] if times is None else times, 1, length)
-    wanted = _whole_numbers("lags", range(max(ts) + 1) if lags is None else lags, 0, max(ts))
+    ts = whole_numbers("times", [length] if times is None else times, 1, length)
+    wanted = whole_numbers("lags", range(max(ts) + 1) if lags is None else lags, 0, max(ts))
     found = lag_curves(
         cell_or_step, plan, tuple(wanted), batched, params, state0, xs, jnp.asarray(ts, jnp.int32)
     )
@@ -218,84 +210,7 @@ def _prepare(
 ) -> tuple[PyTree, bool, int, Plan]:
     """Check everything that can be checked before any long work."""
     norms = require_names("norms", norms, NORMS)
-    try:
-        hash(cell)
-    except TypeError:
-        raise TypeError(
-            "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
-            f"{type(cell).__name__}; wrap it in a function."
-        ) from None
-    if isinstance(cell, Stack):
-        require_one_direction(cell)
-    if isinstance(cell, (Cell, Stack)):
-        check: Any = check_cell_arguments if isinstance(cell, Cell) else check_stack_arguments
-        state0 = check(cell, params, xs, state0)
-        if batched is not None and batched != (jnp.ndim(xs) == 3):
-            raise ShapeError(
-                f"Shape mismatch: expected xs of rank {3 if batched else 2} with batched={batched}, "
-                f"got rank {jnp.ndim(xs)}."
-            )
-        batched = jnp.ndim(xs) == 3
-        step = cell.step
-    else:
-        step = cell
-        batched = bool(batched)
-        if state0 is None:
-            raise TypeError("State mismatch: expected a starting state for a plain step, got None.")
-    axes = {jnp.shape(leaf)[: 1 + batched] for leaf in jax.tree.leaves(xs)}
-    length = min((axis[0] for axis in axes if axis), default=0)
-    if len(axes) != 1 or length == 0 or len(next(iter(axes))) != 1 + batched:
-        what = "time axis of at least one step" + (" and then one batch axis" if batched else "")
-        raise ShapeError(f"Shape mismatch: expected xs with one leading {what}, got {axes}.")
-    batch_shape = next(iter(axes))[1:]
-    for leaf in jax.tree.leaves(state0):
-        if jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
-            raise ShapeError(
-                f"Shape mismatch: expected state0 with one leading batch axis of {batch_shape[0]}, "
-                f"got {show_shape(jnp.shape(leaf))}."
-            )
-    require_finite_arguments(params, state0, xs)
-    first = jax.tree.map(lambda leaf: leaf[0], xs)
-    sample, x = (
-        jax.tree.map(lambda leaf: leaf[0], tree) if batched else tree for tree in (state0, first)
-    )
-    if not isinstance(cell, (Cell, Stack)):
-        require_stable_state(step, params, sample, x)
-    layout = layout_of(sample)
-    names = (*layout.places(), *(LSTM_PATHS if is_lstm(cell) else ()))
-    blocks = names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state0, xs))):
-        states = _states(step, batched, params, state0, xs)
-        require_finite("states", states, time_axis=True)
-    return state0, batched, length, Plan(blocks, norms, layout)
-
-
-def _whole_numbers(name: str, values: Sequence[int], lowest: int, highest: int) -> list[int]:
-    if isinstance(values, (jax.Array, np.ndarray)) and values.ndim == 1:
-        values = values.tolist()
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"Type mismatch: expected {name} as a list of numbers, got {values!r}.")
-    numbers = list(values)
-    for value in numbers:
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or not lowest <= value <= highest:
-            raise ValueError(
-                f"Range mismatch: expected {name} from {lowest} to {highest}, got {value!r}."
-            )
-    if not numbers:
-        raise ValueError(f"Range mismatch: expected at least one of {name}, got none.")
-    return [int(value) for value in numbers]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _states(step: Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
-    one = partial(_later_states, step, params)
-    return jax.vmap(one, in_axes=(0, 1), out_axes=1)(state0, xs) if batched else one(state0, xs)
-
-
-def _later_states(step: Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
-    def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        state, _ = step(params, state, x)
-        return state, state
-
-    return lax.scan(keep, state0, xs)[1]
+    given = checked_run(cell, params, state0, xs, batched)
+    blocks = checked_blocks(cell, given.layout, blocks)
+    require_finite_states(cell, params, given, xs)
+    return given.state0, given.batched, given.length, Plan(blocks, norms, given.layout)

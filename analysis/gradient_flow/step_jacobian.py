@@ -8,7 +8,7 @@ s = (part_0, part_1, …); other leaves (counters, keys) are carried along and h
 Built-in cells bring them in closed form; for any other step `jax.jacfwd` supplies them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -141,18 +141,11 @@ def block_jacobian(
 def _blocks_by_autodiff(
     step: Step, layout: Layout, params: PyTree, state: PyTree, x: PyTree
 ) -> Blocks:
-    leaves = jax.tree.leaves(state)
-
     def move(parts: tuple[Array, ...]) -> tuple[Array, ...]:
-        moved = iter(parts)
-        full = [
-            next(moved) if moves else leaf
-            for leaf, moves in zip(leaves, layout.moving, strict=True)
-        ]
-        after, _ = step(params, jax.tree.unflatten(layout.treedef, full), x)
-        return _parts(layout, after)
+        after, _ = step(params, with_parts(layout, state, parts), x)
+        return moving_parts(layout, after)
 
-    jacobian = jax.jacfwd(move)(_parts(layout, state))
+    jacobian = jax.jacfwd(move)(moving_parts(layout, state))
     return tuple(
         tuple(
             block.reshape(rows, columns) for block, columns in zip(line, layout.sizes, strict=True)
@@ -161,6 +154,32 @@ def _blocks_by_autodiff(
     )
 
 
-def _parts(layout: Layout, state: PyTree) -> tuple[Array, ...]:
+def moving_parts(layout: Layout, state: PyTree) -> tuple[Array, ...]:
+    """The parts of a state, in the shapes of its leaves."""
     leaves = jax.tree.leaves(state)
     return tuple(leaf for leaf, moves in zip(leaves, layout.moving, strict=True) if moves)
+
+
+def with_parts(layout: Layout, state: PyTree, parts: Sequence[Array]) -> PyTree:
+    """A state with other parts; the leaves that are none stay."""
+    moved = iter(parts)
+    leaves = jax.tree.leaves(state)
+    full = [
+        next(moved) if moves else leaf for leaf, moves in zip(leaves, layout.moving, strict=True)
+    ]
+    return jax.tree.unflatten(layout.treedef, full)
+
+
+def flat_parts(layout: Layout, state: PyTree) -> Array:
+    """The parts as one vector of length n, for one sample."""
+    return jnp.concatenate([jnp.ravel(part) for part in moving_parts(layout, state)])
+
+
+def from_flat(layout: Layout, state: PyTree, flat: Array) -> PyTree:
+    """A state whose parts are read from one vector of length n; the other leaves are those of ``state``."""
+    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
+    parts = [
+        flat[end - size : end].reshape(jnp.shape(part))
+        for end, size, part in zip(ends, layout.sizes, moving_parts(layout, state), strict=True)
+    ]
+    return with_parts(layout, state, parts)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from gradient_flow import balanced, graded_transition, transition
+from gradient_flow.arguments import with_samples
 from gradient_flow.graded import log_smallest
 from gradient_flow.scaled import Level, Scaled, level, log_frobenius, log_spectral, total
 from gradient_flow.step_jacobian import Layout, block_jacobian
@@ -123,11 +124,7 @@ def _run(
     cell: Cell | Stack | Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree
 ) -> Trajectory:
     """The trajectories of all samples, samples leading every leaf but those of the parameters."""
-    if not batched:
-        state0, xs = (
-            jax.tree.map(lambda a: jnp.asarray(a)[None], state0),
-            jax.tree.map(lambda a: jnp.asarray(a)[:, None], xs),
-        )
+    state0, xs = with_samples(batched, state0, xs)
     return jax.vmap(lambda s, x: run(cell, params, s, x)._replace(params=None), in_axes=(0, 1))(
         state0, xs
     )._replace(params=params)

@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradient_flow.arguments import LSTM_PATHS
 from gradient_flow.horizon import decades_per_100, horizon, lag_grid
-from gradient_flow.jacobian_norms import LSTM_PATHS, jacobian_norms
+from gradient_flow.jacobian_norms import jacobian_norms
 from gradient_flow.layers import each_layer, require_no_zoneout
 from gradient_flow.output import OutputError
 from gradient_flow.step_jacobian import layout_of
