@@ -1,7 +1,9 @@
 """The microscope: where a gradient goes in a recurrent network."""
 
 from gradient_flow.autodiff import autodiff_norms
+from gradient_flow.credit import Credit, credit, input_credit
 from gradient_flow.detours import DetourNorms, detour_norms
+from gradient_flow.gate_paths import GatePaths, gate_path_norms
 from gradient_flow.horizon import decades_per_100, horizon
 from gradient_flow.jacobian_norms import (
     JacobianNorms,
@@ -15,18 +17,23 @@ from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
 __all__ = [
+    "Credit",
     "DetourNorms",
+    "GatePaths",
     "JacobianNorms",
     "LyapunovSpectrum",
     "PairNorms",
     "WatchRecords",
     "all_pairs_norms",
     "autodiff_norms",
+    "credit",
     "decades_per_100",
     "detour_norms",
     "flow_watch",
     "gate_activations",
+    "gate_path_norms",
     "horizon",
+    "input_credit",
     "jacobian_norms",
     "layer_norms",
     "lyapunov_spectrum",

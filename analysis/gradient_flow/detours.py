@@ -26,8 +26,13 @@ import numpy as np
 from jax import lax
 
 from gradient_flow import transition
+from gradient_flow.arguments import (
+    checked_blocks,
+    checked_run,
+    require_finite_states,
+    whole_numbers,
+)
 from gradient_flow.horizon import lag_grid
-from gradient_flow.jacobian_norms import _prepare, _whole_numbers
 from gradient_flow.scaled import (
     EMPTY,
     Level,
@@ -39,13 +44,14 @@ from gradient_flow.scaled import (
     scaled,
     total,
 )
-from gradient_flow.step_jacobian import Blocks, Layout, block_jacobian, require_stable_state
+from gradient_flow.step_jacobian import Blocks, Layout, block_jacobian, plus, require_stable_state
 from gradient_flow.trajectory import run
 from gradient_flow.walk import LogNorms, Plan
 from lstm_jax.array_types import Array, Bool, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.loop_weight import loop_weights
 from lstm_jax.stack import Stack
+from lstm_jax.validation import require_names
 
 NORMS = {"spectral": log_spectral, "frobenius": log_frobenius}
 MOST = 64
@@ -121,28 +127,30 @@ def detour_norms(
         >>> found.spectral["cc"].shape == (len(found.lags), 5)
         True
     """
-    (most,) = _whole_numbers("most", [most], 0, MOST)
-    unknown = set(norms) - set(NORMS)
-    if unknown:
-        raise ValueError(
-            f"Name mismatch: expected norms among {', '.join(NORMS)}, got {sorted(unknown)}."
-        )
+    (most,) = whole_numbers("most", [most], 0, MOST)
+    norms = require_names("norms", norms, tuple(NORMS))
     _require_parts(cell_or_step, direct)
-    state0, batched, length, plan = _prepare(
-        cell_or_step, params, state0, xs, blocks, norms, batched
+    given = checked_run(cell_or_step, params, state0, xs, batched)
+    layout = given.layout
+    names = checked_blocks(
+        cell_or_step, layout, tuple(layout.places()) if blocks is None else blocks
     )
-    if blocks is None:
-        plan = plan._replace(blocks=tuple(plan.layout.places()))
-    factors = {"carousel", "chain_c"} & set(plan.blocks)
+    factors = sorted({"carousel", "chain_c"} & set(names))
     if factors:
         raise ValueError(
-            f"Name mismatch: expected blocks of the transition, got {sorted(factors)}, of which one is cc "
-            "without a detour, the other a product that is no transition."
+            f"Name mismatch: expected blocks of the transition, got {', '.join(factors)}: the carousel is cc "
+            "without a detour, chain_c no transition."
         )
-    if direct is not None:
-        _require_same_states(cell_or_step, direct, params, state0, xs, batched)
-    lags = lag_grid((length,)) if lags is None else _whole_numbers("lags", lags, 0, length)
-    found = _curves(cell_or_step, direct, plan, most, tuple(lags), batched, params, state0, xs)
+    if direct is not None and not isinstance(cell_or_step, (Cell, Stack)):
+        _require_same_states(cell_or_step, direct, params, given.state0, xs, given.batched)
+    lags = (
+        lag_grid((given.length,)) if lags is None else whole_numbers("lags", lags, 0, given.length)
+    )
+    require_finite_states(cell_or_step, params, given, xs)
+    plan = Plan(names, norms, layout)
+    found = _curves(
+        cell_or_step, direct, plan, most, tuple(lags), given.batched, params, given.state0, xs
+    )
     terms = {n: {b: a[..., :-1] for b, a in found.get(n, {}).items()} for n in NORMS}
     whole = {f"whole_{n}": {b: a[..., -1] for b, a in found.get(n, {}).items()} for n in NORMS}
     return DetourNorms(np.asarray(lags), np.arange(most + 2), **terms, **whole)
@@ -289,7 +297,7 @@ def _start(layout: Layout, most: int) -> _Terms:
 def _step_back(terms: _Terms, e: Blocks, r: Blocks) -> _Terms:
     """From k + 1 to k: one factor E_{k+1} + R_{k+1} more."""
     parts = range(len(e))
-    j = tuple(tuple(_plus(e[m][n], r[m][n]) for n in parts) for m in parts)
+    j = tuple(tuple(plus(e[m][n], r[m][n]) for n in parts) for m in parts)
 
     def times(line: Any, factor: Blocks, column: int) -> list[Scaled]:
         return [product(line[m], factor[m][column]) for m in parts]
@@ -319,13 +327,6 @@ def _beyond(terms: Scaled) -> Scaled:
         jnp.stack([terms.matrix[-1], jnp.zeros_like(terms.matrix[-1])]),
         jnp.stack([terms.exponent[-1], jnp.full_like(terms.exponent[-1], EMPTY)]),
     )
-
-
-def _plus(a: Array, b: Array) -> Array:
-    """The sum of two blocks, vectors being diagonals."""
-    if a.ndim != b.ndim:
-        a, b = (jnp.diag(block) if block.ndim == 1 else block for block in (a, b))
-    return a + b
 
 
 def _if_wanted(wanted: Bool[Array, ""], plan: Plan, terms: _Terms, h_c: Any) -> dict[str, LogNorms]:

@@ -183,3 +183,10 @@ def from_flat(layout: Layout, state: PyTree, flat: Array) -> PyTree:
         for end, size, part in zip(ends, layout.sizes, moving_parts(layout, state), strict=True)
     ]
     return with_parts(layout, state, parts)
+
+
+def plus(a: Array, b: Array) -> Array:
+    """The sum of two blocks, a vector standing for a diagonal matrix."""
+    if a.ndim != b.ndim:
+        a, b = (jnp.diag(block) if block.ndim == 1 else block for block in (a, b))
+    return a + b

@@ -18,6 +18,11 @@ and for any number of steps at once, outside the loop:
     tangent_inputs      (params, params_dot, xs, xs_dot, residuals)   -> ż       x·Ẇ_x + h·Ẇ_h + ḃ + ẋ·W_x
     parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
 
+and, for whoever wants the logarithm of what saturated units let through, the factors of one step from its
+pre-activations, exact where 1 − tanh² would round to 0:
+
+    saturated_derivatives   (params, state, x) -> local
+
 Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
 not stored twice. A matrix among the params, here and of ``step_jacobian``, may be a
 `lstm_jax.loop_weight.LoopWeight`, which knows ``rows @ w``, ``rows @ w.T`` and `entries` only.
@@ -56,6 +61,7 @@ class HandDerived(NamedTuple):
     backward_step: Callable[..., tuple[Any, Any]]
     tangent_inputs: Callable[..., Any]
     parameter_gradient: Callable[..., tuple[Any, Any]]
+    saturated_derivatives: Callable[..., Any] | None = None
 
 
 class Paths(NamedTuple):

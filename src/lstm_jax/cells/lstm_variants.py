@@ -475,6 +475,7 @@ RULE = HandDerived(
     backward_step,
     tangent_inputs,
     parameter_gradient,
+    saturated_derivatives,
 )
 
 

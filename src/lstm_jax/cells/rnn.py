@@ -98,6 +98,13 @@ def local_derivatives(activation: Activation, residuals: Residuals) -> Local:
     return Local(activation.slope(residuals.h))
 
 
+def saturated_derivatives(
+    activation: Activation, params: RNNParams, state: RNNState, x: Array
+) -> Local:
+    """The same factor from the pre-activation, exact where a unit saturates."""
+    return Local(activation.saturated_slope(pre_activations(params, state.h, x)))
+
+
 def tangent_step(params: RNNParams, local: Local, state_dot: RNNState, z_dot: Array) -> RNNState:
     """ḣ_t = φ'(z_t) ż_t."""
     return RNNState(local.h_z * (z_dot + state_dot.h @ params.w_h))
@@ -226,6 +233,7 @@ def _rnn(
             backward_step,
             tangent_inputs,
             parameter_gradient,
+            partial(saturated_derivatives, phi),
         ),
         paths=Paths(("h",), direct_jacobian, partial(through_jacobian, phi)),
     )
