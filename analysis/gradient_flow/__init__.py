@@ -13,6 +13,7 @@ from gradient_flow.jacobian_norms import (
 )
 from gradient_flow.layers import layer_norms
 from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradient_flow.step_gain import StepGain, step_gain
 from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
@@ -23,6 +24,7 @@ __all__ = [
     "JacobianNorms",
     "LyapunovSpectrum",
     "PairNorms",
+    "StepGain",
     "WatchRecords",
     "all_pairs_norms",
     "autodiff_norms",
@@ -38,4 +40,5 @@ __all__ = [
     "layer_norms",
     "lyapunov_spectrum",
     "read_watch",
+    "step_gain",
 ]
