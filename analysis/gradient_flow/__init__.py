@@ -4,7 +4,7 @@ from gradient_flow.autodiff import autodiff_norms
 from gradient_flow.credit import Credit, credit, input_credit
 from gradient_flow.detours import DetourNorms, detour_norms
 from gradient_flow.gate_paths import GatePaths, gate_path_norms
-from gradient_flow.horizon import decades_per_100, horizon
+from gradient_flow.horizon import decades_per_100, half_life, horizon
 from gradient_flow.jacobian_norms import (
     JacobianNorms,
     PairNorms,
@@ -14,6 +14,7 @@ from gradient_flow.jacobian_norms import (
 from gradient_flow.layers import layer_norms
 from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradient_flow.step_gain import StepGain, step_gain
+from gradient_flow.time_constants import TimeConstants, gate_time_constants
 from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
@@ -25,6 +26,7 @@ __all__ = [
     "LyapunovSpectrum",
     "PairNorms",
     "StepGain",
+    "TimeConstants",
     "WatchRecords",
     "all_pairs_norms",
     "autodiff_norms",
@@ -34,6 +36,8 @@ __all__ = [
     "flow_watch",
     "gate_activations",
     "gate_path_norms",
+    "gate_time_constants",
+    "half_life",
     "horizon",
     "input_credit",
     "jacobian_norms",

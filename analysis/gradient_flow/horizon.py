@@ -44,6 +44,32 @@ def decades_per_100(
     return np.where(count >= 2, -100 * slope, np.nan)
 
 
+def half_life(
+    lags: Int[np.ndarray, "lags"],
+    log_norms: Float[Array, "*axes lags"] | Float[np.ndarray, "*axes lags"],
+) -> Float[np.ndarray, "*axes"]:
+    """Steps in which a norm halves: log10 2 over the decades that it loses a step.
+
+    Of the curve's overall slope, as `decades_per_100`; ``horizon(..., factor=0.5)`` is the first half alone.
+
+    Args:
+        lags: in steps, at least two different ones.
+        log_norms: natural logs; NaN and −∞ are left out.
+
+    Returns:
+        One number a curve; negative where the norm grows, and then the steps in which it doubles.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradient_flow import half_life
+        >>> lags = np.arange(50)
+        >>> print(round(float(half_life(lags, lags * np.log(0.9))), 4))
+        6.5788
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(100 * np.log10(2) / decades_per_100(lags, log_norms))
+
+
 def horizon(
     lags: Int[np.ndarray, "lags"],
     log_norms: Float[Array, "*axes lags"] | Float[np.ndarray, "*axes lags"],
