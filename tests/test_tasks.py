@@ -77,10 +77,12 @@ def test_temporal_order(symbols, form, windows):
 
 
 def test_temporal_order_with_lengths_of_its_own():
+    given = jax.random.randint(jax.random.key(9), (B,), 30, 61)
     xs, targets, lengths = map(
-        np.asarray, temporal_order(KEY, B, 60, form="fractions", shortest=30)
+        np.asarray, temporal_order(KEY, B, 60, form="fractions", lengths=given)
     )
-    assert xs.shape == (60, B, 8) and set(lengths) == set(range(30, 61))
+    assert xs.shape == (60, B, 8) and (lengths == np.asarray(given)).all()
+    assert set(lengths) == set(range(30, 61))
     for b in range(B):
         steps = lengths[b]
         assert (xs[:steps, b].sum(1) == 1).all() and not xs[steps:, b].any()
@@ -122,14 +124,19 @@ def test_drawn_under_jit_and_differently_for_each_key():
         (lambda: temporal_order(KEY, 5, 19), ValueError, "expected length of at least 20"),
         (lambda: temporal_order(KEY, 5, symbols=4), ValueError, "expected symbols 2, or 3"),
         (
-            lambda: temporal_order(KEY, 5, 60, shortest=30),
+            lambda: temporal_order(KEY, 5, 60, lengths=jnp.full(5, 30)),
             ValueError,
-            "shortest from 20 to 60 in the form by fractions, got 30 in '1997'",
+            "expected lengths in the form by fractions alone, got them in '1997'",
         ),
         (
-            lambda: temporal_order(KEY, 5, 60, form="fractions", shortest=61),
+            lambda: temporal_order(KEY, 5, 60, form="fractions", lengths=jnp.asarray([61] * 5)),
             ValueError,
-            "shortest from 20 to 60",
+            "expected lengths from 20 to 60, got 61 to 61",
+        ),
+        (
+            lambda: temporal_order(KEY, 5, 60, form="fractions", lengths=jnp.full(4, 30)),
+            ValueError,
+            r"expected lengths as whole numbers \[5\], got int32\[4\]",
         ),
         (
             lambda: temporal_order(KEY, 5, symbols=3, form="fractions"),

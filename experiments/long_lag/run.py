@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from experiments.long_lag import order
 from experiments.long_lag.plot import draw
 from experiments.long_lag.problems import (
     Model,
@@ -64,6 +65,8 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
     if trial.half_life is not None:
         steps = trial.half_life / trial.batch_size
         rate = optax.exponential_decay(trial.learning_rate, steps, 0.5)
+    if trial.task == "order":
+        rate = order.learning_rate(trial)
     made = {
         "adam": optax.adam,
         # With ε under the root, a gradient below √ε = 1e-4 an entry, as at a floor, takes no full step.
@@ -75,13 +78,15 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
 
 def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitted:
     """One trial with one seed."""
-    made, plain = problem(trial), network_of(trial).plain
+    made = order.problem(trial) if trial.task == "order" else problem(trial)
+    plain = network_of(trial).plain
     sample = examples(trial, jax.random.key(2**31), 1).xs[: trial.length, 0]
 
     def until(entry: Any) -> bool:
         if trial.threshold is not None:
             return bool(entry["loss"] < trial.threshold)
-        return bool(entry["solved"] > 0)
+        # Temporal order goes on: that it holds longer than it was trained for comes after.
+        return trial.task != "order" and bool(entry["solved"] > 0)
 
     options = config.run_options()
     return fit(
@@ -165,7 +170,7 @@ def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> in
 
     @jax.jit
     def one(key: jax.Array) -> jax.Array:
-        given = examples(at_length, key, batch, one_length=True)
+        given = examples(at_length, key, batch)
         wrong = errors(at_length, predict(trial, model, given), given)
         return jnp.sum(~right(trial, wrong))
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array
-from lstm_jax.validation import require_key, require_one_of, require_positive_int
+from lstm_jax.array_types import Array, Int
+from lstm_jax.validation import require_key, require_one_of, require_positive_int, show_shape
 
 SYMBOLS = 8
 """How many symbols there are to copy."""
@@ -117,7 +117,7 @@ def temporal_order(
     *,
     symbols: int = 2,
     form: str = "1997",
-    shortest: int | None = None,
+    lengths: Int[Array, "batch"] | None = None,
 ) -> Examples:
     """Temporal order: which of X and Y stood at two or three places, read off at the end.
 
@@ -126,8 +126,8 @@ def temporal_order(
     one-hot in the order a, b, c, d, X, Y, E, B.
 
     In the form of 1997 lengths are from T to T + 10 and places within 10…20, 50…60 with two symbols, 10…20,
-    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, or one of their own
-    from ``shortest`` to T, and the places are within 1/10…2/10 and 4/10…5/10 of it.
+    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, or ``lengths`` of
+    their own, and the places are within 1/10…2/10 and 4/10…5/10 of it.
 
     Args:
         key: a random key.
@@ -135,14 +135,14 @@ def temporal_order(
         length: T, at least 20.
         symbols: 2 or 3; by fractions 2.
         form: ``"1997"`` or ``"fractions"``.
-        shortest: by fractions, the shortest length, at least 20; T if None.
+        lengths: by fractions, each sequence's own length [B], from 20 to T; all T if None.
 
     Returns:
         `Examples` with xs [T + 10, B, 8], or [T, B, 8] by fractions, and targets [B], from 0 to 3 or 7.
 
     Raises:
         TypeError: what is no key.
-        ValueError: a size that does not fit, or an unknown form.
+        ValueError: a size or lengths that do not fit, or an unknown form.
 
     Example:
         >>> import jax
@@ -158,19 +158,14 @@ def temporal_order(
         raise ValueError(
             f"Size mismatch: expected symbols 2, or 3 in the form of 1997, got {symbols!r} in {form!r}."
         )
-    if shortest is not None:
-        require_positive_int("shortest", shortest)
-        if form != "fractions" or not 20 <= shortest <= length:
-            raise ValueError(
-                f"Size mismatch: expected shortest from 20 to {length} in the form by fractions, got "
-                f"{shortest} in {form!r}."
-            )
+    if lengths is not None:
+        lengths = _own_lengths(lengths, batch_size, length, form)
     key_noise, key_places, key_symbols, key_length = jax.random.split(key, 4)
     bounds: list[tuple[Any, Any]]
     if form == "fractions":
-        longest, lengths = length, jnp.full(batch_size, length, jnp.int32)
-        if shortest is not None:
-            lengths = jax.random.randint(key_length, (batch_size,), shortest, length + 1)
+        longest = length
+        if lengths is None:
+            lengths = jnp.full(batch_size, length, jnp.int32)
         bounds = [(lengths // 10, 2 * lengths // 10), (4 * lengths // 10, 5 * lengths // 10)]
     else:
         longest = length + 10
@@ -242,6 +237,27 @@ def _require_sizes(key: Array, batch_size: int, length: int) -> None:
     require_key(key)
     require_positive_int("batch_size", batch_size)
     require_positive_int("length", length)
+
+
+def _own_lengths(lengths: Any, batch_size: int, longest: int, form: str) -> Array:
+    """Refuse lengths that do not fit; where they are traced, their values pass unseen."""
+    if form != "fractions":
+        raise ValueError(
+            f"Option mismatch: expected lengths in the form by fractions alone, got them in {form!r}."
+        )
+    array = jnp.asarray(lengths)
+    if array.shape != (batch_size,) or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"Shape mismatch: expected lengths as whole numbers [{batch_size}], got {array.dtype.name}"
+            f"{show_shape(array.shape)}."
+        )
+    if not isinstance(array, jax.core.Tracer):
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < 20 or highest > longest:
+            raise ValueError(
+                f"Range mismatch: expected lengths from 20 to {longest}, got {lowest} to {highest}."
+            )
+    return array.astype(jnp.int32)
 
 
 def _require_at_least(name: str, value: int, least: int) -> None:

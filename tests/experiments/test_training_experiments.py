@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -19,10 +20,11 @@ if str(CHECKOUT) not in sys.path:
 import jax.numpy as jnp  # noqa: E402
 from experiments.char_lm import run as char_lm  # noqa: E402
 from experiments.char_lm import scratch, settings  # noqa: E402
-from experiments.long_lag import problems, trials  # noqa: E402
+from experiments.long_lag import order, problems, trials  # noqa: E402
 from experiments.long_lag import run as long_lag  # noqa: E402
 from experiments.ptb import run as ptb  # noqa: E402
 
+from lstm_jax import tasks  # noqa: E402
 from lstm_jax.language import Batch, language_model, token_loss  # noqa: E402
 from lstm_jax.stack import stack  # noqa: E402
 from lstm_jax.training import read_log  # noqa: E402
@@ -159,7 +161,7 @@ def test_long_lag_in_quick(tmp_path, capsys):
 def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_before():
     trial = trials.STUDIES["adding"][0]
     record = problems.problem(trial).carry()
-    add = jax.jit(lambda record, wrong: problems._recorded(trial, record, wrong))
+    add = jax.jit(lambda record, wrong: problems.recorded(trial, record, wrong))
     good, bad = jnp.full(20, 0.005), jnp.full(20, 0.005).at[7].set(0.04)
     for _ in range(50):
         record = add(record, good)
@@ -179,19 +181,67 @@ def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_befor
 
 def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     trial = trials.quick(trials.STUDIES["order"][0])
-    made = problems.problem(trial)
-    model, key = made.init(jax.random.key(0)), jax.random.key(1)
-    given = made.batch(None, 0, key)
-    plain = problems.problem(trials.replace(trial, penalty=0.0))
-    (value, _), d = jax.value_and_grad(made.loss, has_aux=True)(model, made.carry(), given, key)
-    (bare, _), d_bare = jax.value_and_grad(plain.loss, has_aux=True)(
-        model, made.carry(), given, key
-    )
+    model = order.smart_start(jax.random.key(0), jax.random.key(1), trial.hidden_size)
+    given = tasks.temporal_order(jax.random.key(2), 6, 30, form="fractions")
+
+    def value_and_gradient(weight, noise):
+        def loss(model):
+            return order.penalised_loss(
+                trial, model, given, jnp.float32(weight), jnp.float32(noise), jax.random.key(3)
+            )[0]
+
+        return jax.jit(jax.value_and_grad(loss))(model)
+
+    value, d = value_and_gradient(2.0, 0.1)
+    bare, d_bare = value_and_gradient(0.0, 0.1)
     np.testing.assert_allclose(value, bare, rtol=1e-6)
     assert abs(d.cell.w_h - d_bare.cell.w_h).max() > 1e-4
     np.testing.assert_allclose(d.cell.w_x, d_bare.cell.w_x, rtol=1e-5, atol=1e-9)
+    # Without noise the loss is that of the plain network.
+    value, d = value_and_gradient(0.0, 0.0)
+    answers = problems.predict(trial, model, given)
+    plain = optax.softmax_cross_entropy_with_integer_labels(answers, given.targets).mean()
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
+    assert abs(float(value_and_gradient(0.0, 0.5)[0]) - float(plain)) > 1e-4
     radius = max(abs(np.linalg.eigvals(np.asarray(model.cell.w_h))))
     np.testing.assert_allclose(radius, 0.95, rtol=1e-2)
+
+
+def test_the_lengths_grow_when_a_thousand_batches_are_learned():
+    trial = trials.STUDIES["order"][0]
+    record = order.problem(trial).carry()
+    grow = jax.jit(lambda record, loss: order.longer(record, loss, 200))
+    for _ in range(999):
+        record = grow(record, jnp.float32(0.1))
+    assert int(record.longest) == 60
+    record = grow(record, jnp.float32(0.1))
+    assert int(record.longest) == 70 and int(record.batches) == 0 and float(record.total) == 0
+    for _ in range(1_000):
+        record = grow(record, jnp.float32(0.3))
+    assert int(record.longest) == 70
+    top = record._replace(longest=jnp.int32(195), batches=jnp.int32(999))
+    assert int(grow(top, jnp.float32(0.1)).longest) == 200
+
+
+@pytest.mark.slow
+def test_batches_have_one_length_within_those_allowed(monkeypatch):
+    trial = trials.replace(trials.STUDIES["order"][0], batch_size=2, hidden_size=4)
+    made = order.problem(trial)
+    model, record = made.init(jax.random.key(0)), made.carry()._replace(longest=jnp.int32(55))
+    seen = []
+    plain = order.temporal_order
+
+    def spy(key, batch_size, steps, **options):
+        jax.debug.callback(lambda lengths: seen.append(np.asarray(lengths)), options["lengths"])
+        return plain(key, batch_size, steps, **options)
+
+    monkeypatch.setattr(order, "temporal_order", spy)
+    loss = jax.jit(made.loss)
+    for n in range(40):
+        loss(model, record, (), jax.random.key(n))
+    jax.effects_barrier()
+    assert all(len(set(lengths.tolist())) == 1 for lengths in seen)
+    assert {int(lengths[0]) for lengths in seen} == set(range(50, 56))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,214 @@
+r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
+
+After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
+at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Two
+things are added, and two are changed:
+
+    lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
+               comes below 0.2
+    noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
+               steps of it, one that is drawn back to where it was is not
+    α Ω        α = 4 until L = 200, and then 0.02: Ω asks every step to keep the gradient's norm, which a
+               memory that is drawn back cannot
+    rate       0.01 for the first half of the updates; then 0.003, falling to 0 in a straight line
+
+What is carried from batch to batch is L, and the record of the last 2,000 sequences.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.long_lag.problems import (
+    RECENT,
+    SIZES,
+    Model,
+    errors,
+    read_out,
+    recorded,
+    right,
+)
+from experiments.long_lag.trials import Trial
+from lstm_jax import RNNParams, RNNState, rnn, unroll
+from lstm_jax.tasks import Examples, temporal_order
+from lstm_jax.training import Problem
+from lstm_jax.vanishing_penalty import state_cotangents, vanishing_penalty
+
+Array = jax.Array
+
+SHORTEST = 50
+"""Of the lengths that are trained on."""
+
+FIRST, MORE = 60, 10
+"""The longest length at the beginning, and how much longer it grows at a time."""
+
+BATCHES, LEARNED = 1_000, 0.2
+"""It grows when the mean loss of so many batches is below this."""
+
+NOISE_BEFORE, NOISE_AFTER = 0.02, 0.05
+"""σ until the longest length is reached, and from then on."""
+
+PENALTY_AFTER = 0.02
+"""α from then on."""
+
+
+class Record(NamedTuple):
+    """What is carried from batch to batch.
+
+    Attributes:
+        errors: as of `problems.Record`, and so ``seen`` and ``solved``.
+        seen: sequences trained on.
+        solved: how many it had been when the last 2,000 were all right for the first time; 0 before.
+        longest: L.
+        batches: since the mean loss was last looked at.
+        total: their losses summed.
+    """
+
+    errors: Any
+    seen: Any
+    solved: Any
+    longest: Any
+    batches: Any
+    total: Any
+
+
+def problem(trial: Trial) -> Problem:
+    """The trial's problem; its ``penalty`` is α of the beginning, its ``length`` the last L."""
+    shortest, first = min(SHORTEST, trial.length), min(FIRST, trial.length)
+    # Padded to one of four lengths: a short batch takes no more steps than it must.
+    padded = sorted({shortest + round((trial.length - shortest) * n / 4) for n in (1, 2, 3, 4)})
+
+    def init(key: Array) -> Model:
+        key_cell, key_y = jax.random.split(key)
+        return smart_start(key_cell, key_y, trial.hidden_size)
+
+    def loss(
+        model: Model, record: Record, given: tuple[()], key: Array
+    ) -> tuple[Array, tuple[Record, dict[str, Array]]]:
+        del given
+        key_length, key_examples, key_noise = jax.random.split(key, 3)
+        length = jax.random.randint(key_length, (), shortest, record.longest + 1)
+        whole = record.longest >= trial.length
+        noise = jnp.where(whole, NOISE_AFTER, NOISE_BEFORE)
+        weight = jnp.where(whole, PENALTY_AFTER, trial.penalty)
+
+        def at(steps: int, model: Model) -> tuple[Array, Array, Array]:
+            lengths = jnp.full(trial.batch_size, length)
+            drawn = temporal_order(
+                key_examples, trial.batch_size, steps, form="fractions", lengths=lengths
+            )
+            return penalised_loss(trial, model, drawn, weight, noise, key_noise)
+
+        branch = jnp.searchsorted(jnp.asarray(padded, jnp.int32), length)
+        branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
+        value, omega, wrong = jax.lax.switch(branch, branches, model)
+        wrong = jax.lax.stop_gradient(wrong)
+        record = longer(recorded(trial, record, wrong), jax.lax.stop_gradient(value), trial.length)
+        more = {
+            "wrong": 1 - right(trial, wrong).mean(),
+            "penalty": omega,
+            "longest": record.longest.astype(jnp.float32),
+            "solved": record.solved.astype(jnp.float32),
+        }
+        return value, (record, more)
+
+    return Problem(
+        init=init,
+        loss=loss,
+        # Which lengths may be drawn is known from what is carried: the examples are drawn in the loss.
+        batch=lambda data, step, key: (),
+        carry=lambda: Record(
+            jnp.full(RECENT, jnp.inf),
+            jnp.int32(0),
+            jnp.int32(0),
+            jnp.int32(first),
+            jnp.int32(0),
+            jnp.float32(0),
+        ),
+        batch_axes=None,
+        carry_axes=None,
+    )
+
+
+def longer(record: Record, loss: Array, most: int) -> Record:
+    """The record with one batch more, and with a longer L if the last thousand were learned."""
+    batches, total = record.batches + 1, record.total + loss
+    looked = batches == BATCHES
+    learned = looked & (total < LEARNED * BATCHES)
+    return record._replace(
+        longest=jnp.where(learned, jnp.minimum(record.longest + MORE, most), record.longest),
+        batches=jnp.where(looked, 0, batches),
+        total=jnp.where(looked, 0, total),
+    )
+
+
+def penalised_loss(
+    trial: Trial, model: Model, given: Examples, weight: Array, noise: Array, key: Array
+) -> tuple[Array, Array, Array]:
+    """The loss, whose gradient by W_h has the penalty's on top; Ω; and which answers are wrong, [B]."""
+    size = trial.hidden_size
+    # The noise enters as H inputs more, each to one unit.
+    cell = rnn(SIZES["order"][0] + size, size)
+    shape = (*given.xs.shape[:2], size)
+    noisy = jnp.concatenate([given.xs, jax.random.normal(key, shape)], axis=-1)
+
+    def run(cell_params: RNNParams) -> tuple[RNNState, Array, RNNParams]:
+        wide = cell_params._replace(w_x=jnp.concatenate([cell_params.w_x, noise * jnp.eye(size)]))
+        state, hs = unroll(cell, wide, noisy, lengths=given.lengths)
+        return state, hs, wide
+
+    def readout(w_y: Array, b_y: Array, h: Array) -> tuple[Array, Array]:
+        scores = read_out(Model(None, w_y, b_y), h)
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, given.targets)
+        return losses.mean(), scores
+
+    state, hs, wide = run(model.cell)
+    value, scores = readout(model.w_y, model.b_y, state.h)
+    held, held_hs, held_wide = jax.lax.stop_gradient((model, hs, wide))
+    d_h = jax.grad(lambda h: readout(held.w_y, held.b_y, h)[0])(jax.lax.stop_gradient(state.h))
+    d_totals = state_cotangents(
+        cell, held_wide, held_hs, d_state=RNNState(d_h), lengths=given.lengths
+    )
+    # Squared norms, as in the program behind the paper's results.
+    found = vanishing_penalty(cell, held_wide, held_hs, d_totals, squared=True)
+    # A number whose value is 0 and whose gradient by W_h is the penalty's immediate one.
+    extra = jnp.vdot(model.cell.w_h - held.cell.w_h, found.d_w_h)
+    return value + weight * extra, found.omega, errors(trial, scores, given)
+
+
+def learning_rate(trial: Trial) -> optax.Schedule:
+    """The trial's own rate for half of its steps, then three tenths of it, falling to 0."""
+    half = trial.steps // 2
+    falling = optax.linear_schedule(0.3 * trial.learning_rate, 0.0, trial.steps - half)
+    return optax.join_schedules([optax.constant_schedule(trial.learning_rate), falling], [half])
+
+
+def smart_start(key: Array, key_y: Array, size: int) -> Model:
+    """Pascanu et al.'s start: 15 connections a unit, spectral radius 0.95, the rest from N(0, 0.01²)."""
+    keys = jax.random.split(key, 3)
+    connections = min(15, size)
+    w_h = jax.random.normal(keys[0], (size, size))
+    places = jnp.argsort(jax.random.uniform(keys[1], (size, size)), axis=1)
+    w_h = jnp.where(places < connections, w_h, 0.0)
+    inputs, outputs = SIZES["order"]
+    w_x = 0.01 * jax.random.normal(keys[2], (inputs, size))
+    w_y = 0.01 * jax.random.normal(key_y, (size, outputs))
+    # By the growth of powers: `eigvals` is not for every device.
+    w_h = w_h * (0.95 / _spectral_radius(w_h))
+    return Model(RNNParams(w_x, w_h, jnp.zeros(size)), w_y, jnp.zeros(outputs))
+
+
+def _spectral_radius(w: Array) -> Array:
+    """‖Wⁿ‖^(1/n) at n = 2¹², by repeated squaring, rescaled at every step."""
+
+    def square(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        power, log_scale = carry
+        power = power @ power
+        norm = jnp.linalg.norm(power)
+        return (power / norm, 2 * log_scale + jnp.log(norm)), None
+
+    norm = jnp.linalg.norm(w)
+    (_, log_scale), _ = jax.lax.scan(square, (w / norm, jnp.log(norm)), None, length=12)
+    return jnp.exp(log_scale / 2**12)
