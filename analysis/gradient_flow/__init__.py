@@ -13,6 +13,7 @@ from gradient_flow.jacobian_norms import (
 )
 from gradient_flow.layers import layer_norms
 from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradient_flow.probes import ProbeNorms, probe_norms
 from gradient_flow.step_gain import StepGain, step_gain
 from gradient_flow.time_constants import TimeConstants, gate_time_constants
 from gradient_flow.trajectory import gate_activations
@@ -25,6 +26,7 @@ __all__ = [
     "JacobianNorms",
     "LyapunovSpectrum",
     "PairNorms",
+    "ProbeNorms",
     "StepGain",
     "TimeConstants",
     "WatchRecords",
@@ -43,6 +45,7 @@ __all__ = [
     "jacobian_norms",
     "layer_norms",
     "lyapunov_spectrum",
+    "probe_norms",
     "read_watch",
     "step_gain",
 ]
