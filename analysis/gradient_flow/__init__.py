@@ -5,15 +5,11 @@ from gradient_flow.credit import Credit, credit, input_credit
 from gradient_flow.detours import DetourNorms, detour_norms
 from gradient_flow.gate_paths import GatePaths, gate_path_norms
 from gradient_flow.horizon import decades_per_100, half_life, horizon
-from gradient_flow.jacobian_norms import (
-    JacobianNorms,
-    PairNorms,
-    all_pairs_norms,
-    jacobian_norms,
-)
+from gradient_flow.jacobian_norms import JacobianNorms, PairNorms, all_pairs_norms, jacobian_norms
 from gradient_flow.layers import layer_norms
 from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradient_flow.probes import ProbeNorms, probe_norms
+from gradient_flow.singular_values import SingularSpectrum, singular_spectrum
 from gradient_flow.step_gain import StepGain, step_gain
 from gradient_flow.time_constants import TimeConstants, gate_time_constants
 from gradient_flow.trajectory import gate_activations
@@ -27,6 +23,7 @@ __all__ = [
     "LyapunovSpectrum",
     "PairNorms",
     "ProbeNorms",
+    "SingularSpectrum",
     "StepGain",
     "TimeConstants",
     "WatchRecords",
@@ -47,5 +44,6 @@ __all__ = [
     "lyapunov_spectrum",
     "probe_norms",
     "read_watch",
+    "singular_spectrum",
     "step_gain",
 ]

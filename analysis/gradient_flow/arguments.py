@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradient_flow.step_jacobian import Layout, layout_of, require_stable_state
+from gradient_flow.step_jacobian import (
+    Layout,
+    layout_of,
+    moving_parts,
+    require_stable_state,
+)
 from gradient_flow.trajectory import is_lstm
 from gradient_flow.transition import JOINT
 from lstm_jax.array_types import PyTree
@@ -22,9 +27,11 @@ from lstm_jax.cells.cell import check_cell_arguments
 from lstm_jax.stack import Stack, check_stack_arguments, require_one_direction
 from lstm_jax.validation import (
     ShapeError,
+    require_arrays,
     require_finite,
     require_finite_arguments,
     require_names,
+    require_same_structure,
     show_shape,
 )
 
@@ -115,6 +122,24 @@ def checked_blocks(
     """
     names = (*layout.places(), *(LSTM_PATHS if is_lstm(cell) else ()))
     return names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
+
+
+def checked_cotangent(given: Run, cotangent: PyTree) -> PyTree:
+    """Refuse a cotangent of the state that is not shaped as the state, or not finite.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: naming the part.
+        NonFiniteError: a NaN or an infinity.
+    """
+    require_same_structure("cotangent", cotangent, given.state0)
+    trees = (jax.tree.map(jnp.asarray, tree) for tree in (cotangent, given.state0))
+    parts, expected = (
+        dict(zip(given.layout.names, moving_parts(given.layout, tree), strict=True))
+        for tree in trees
+    )
+    require_arrays("cotangent", parts, expected, given.layout.dtype)
+    require_finite("cotangent", parts)
+    return cotangent
 
 
 def require_finite_states(

@@ -68,7 +68,7 @@ def lag_curves(
 ) -> dict[str, LogNorms]:
     """{norm: {block: [batch?, times, lags]}}."""
     wanted = jnp.asarray(lags, jnp.int32)
-    trajectory = _run(cell, batched, params, state0, xs)
+    trajectory = run_samples(cell, batched, params, state0, xs)
     length = jax.tree.leaves(trajectory.xs)[0].shape[1]
 
     def back_from(t: Int[Array, ""]) -> dict[str, LogNorms]:
@@ -98,7 +98,7 @@ def pair_map(
     xs: PyTree,
 ) -> dict[str, LogNorms]:
     """{norm: {block: [batch?, times, starts]}}."""
-    trajectory = _run(cell, batched, params, state0, xs)
+    trajectory = run_samples(cell, batched, params, state0, xs)
     length = jax.tree.leaves(trajectory.xs)[0].shape[1]
     times = np.arange(every, length + 1, every)
     starts = np.arange(0, length + 1, every)
@@ -120,7 +120,7 @@ def pair_map(
     return jax.tree.map(joined, found)
 
 
-def _run(
+def run_samples(
     cell: Cell | Stack | Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree
 ) -> Trajectory:
     """The trajectories of all samples, samples leading every leaf but those of the parameters."""
@@ -136,7 +136,7 @@ def _most(recorded: Sequence[int]) -> int:
     return int(np.max(np.searchsorted(steps, steps + CHUNK) - np.arange(len(steps))))
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """What the walks go along, of all samples: J_{k+1}, D_k and log f_{k+1} by k.
 
     Attributes:
@@ -150,7 +150,8 @@ class _Way(NamedTuple):
     log_f: Callable[[Array], Any]
 
 
-def _way(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) -> _Way:
+def way_back(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) -> Way:
+    """What a walk back goes along, made from a trajectory of all samples."""
     params, states, xs, h_c, log_f = trajectory
     jacobian_of = jax.vmap(block_jacobian(cell, layout), in_axes=(None, 0, 0))
     length = jax.tree.leaves(xs)[0].shape[1]
@@ -165,7 +166,7 @@ def _way(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) -> _
     def before(k: Array) -> Array:
         return jnp.minimum(k, length - 1)
 
-    return _Way(
+    return Way(
         lambda k: jacobian_of(params, at(states, before(k)), at(xs, before(k))),
         lambda k: at(h_c, jnp.minimum(k, length)),
         lambda k: at(log_f, before(k)),
@@ -193,7 +194,7 @@ def _walk_back(
     Returns:
         {norm: {block: [samples, T + 1, m]}}, NaN where not recorded.
     """
-    way = _way(cell, plan.layout, trajectory)
+    way = way_back(cell, plan.layout, trajectory)
     samples, length = jax.tree.leaves(trajectory.xs)[0].shape[:2]
     walks = (samples, len(times))
     chunks = -(-(length + 1) // CHUNK)
@@ -235,7 +236,7 @@ def _walk_back(
 
 
 def _plain_steps(
-    plan: Plan, way: _Way, times: Array, walk: transition.Walk, ks: Int[Array, "chunk"]
+    plan: Plan, way: Way, times: Array, walk: transition.Walk, ks: Int[Array, "chunk"]
 ) -> tuple[transition.Walk, dict[str, Level]]:
     """Some steps of the plain products, {name: [chunk, samples, m, ...]}: together if that is exact."""
     names = [name for name in plan.blocks if name in plan.matrices("plain")]
@@ -299,7 +300,7 @@ def _plain_steps(
 
 def _other_steps(
     plan: Plan,
-    way: _Way,
+    way: Way,
     times: Array,
     record: Array,
     carry: PyTree,
