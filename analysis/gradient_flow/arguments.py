@@ -124,22 +124,26 @@ def checked_blocks(
     return names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
 
 
-def checked_cotangent(given: Run, cotangent: PyTree) -> PyTree:
-    """Refuse a cotangent of the state that is not shaped as the state, or not finite.
+def require_cotangents(
+    name: str, given: Run, cotangents: PyTree, length: int | None = None
+) -> None:
+    """Refuse cotangents of the state, or of ``length`` states, of another shape, or not finite.
+
+    What belongs to leaves of the state that are not floating is not looked at.
 
     Raises:
         ShapeError, DtypeError, TypeError: naming the part.
-        NonFiniteError: a NaN or an infinity.
+        NonFiniteError: a NaN or an infinity; of several states, with its step.
     """
-    require_same_structure("cotangent", cotangent, given.state0)
-    trees = (jax.tree.map(jnp.asarray, tree) for tree in (cotangent, given.state0))
-    parts, expected = (
-        dict(zip(given.layout.names, moving_parts(given.layout, tree), strict=True))
-        for tree in trees
-    )
-    require_arrays("cotangent", parts, expected, given.layout.dtype)
-    require_finite("cotangent", parts)
-    return cotangent
+    require_same_structure(name, cotangents, given.state0)
+    names, time = given.layout.names, () if length is None else (length,)
+    parts = dict(zip(names, moving_parts(given.layout, cotangents), strict=True))
+    expected = {
+        part: jax.ShapeDtypeStruct((*time, *jnp.shape(like)), given.layout.dtype)
+        for part, like in zip(names, moving_parts(given.layout, given.state0), strict=True)
+    }
+    require_arrays(name, parts, expected, given.layout.dtype)
+    require_finite(name, parts, time_axis=length is not None)
 
 
 def require_finite_states(

@@ -33,7 +33,7 @@ def step_back(walk: GradedWalk, jacobian: Blocks, h_c: Any) -> GradedWalk:
     """Multiply by J_{k+1}; ``h_c`` is D_k of an LSTM."""
     whole, chain = walk
     if whole is not None:
-        whole = graded.multiply(_dense(jacobian).T, whole)
+        whole = graded.multiply(dense(jacobian).T, whole)
     if chain is not None:
         chain = graded.multiply(chain_gain(jacobian, h_c).T, chain)
     return GradedWalk(whole, chain)
@@ -60,5 +60,6 @@ def read(walk: GradedWalk, name: str, layout: Layout, h_c: Any) -> Graded:
     return taken._replace(y=taken.y[:, parts[row]])
 
 
-def _dense(blocks: Blocks) -> Float[Array, "n n"]:
+def dense(blocks: Blocks) -> Float[Array, "n n"]:
+    """J as one matrix."""
     return jnp.block([[jnp.diag(b) if b.ndim == 1 else b for b in line] for line in blocks])

@@ -26,8 +26,8 @@ from gradient_flow import graded_transition
 from gradient_flow.arguments import (
     LSTM_PATHS,
     checked_blocks,
-    checked_cotangent,
     checked_run,
+    require_cotangents,
     require_finite_states,
     whole_numbers,
     with_samples,
@@ -153,7 +153,7 @@ def singular_spectrum(
     (time,) = whole_numbers("time", [given.length if time is None else time], 1, given.length)
     wanted = whole_numbers("lags", lag_grid((time,)) if lags is None else lags, 0, time)
     if cotangent is not None:
-        cotangent = checked_cotangent(given, cotangent)
+        require_cotangents("cotangent", given, cotangent)
     require_finite_states(cell_or_step, params, given, xs)
     xs = jax.tree.map(lambda leaf: leaf[:time], xs)
     # Each once and rising, as the walk meets them.

@@ -154,7 +154,7 @@ def _blocks_by_autodiff(
     )
 
 
-def moving_parts(layout: Layout, state: PyTree) -> tuple[Array, ...]:
+def moving_parts(layout: Layout, state: PyTree) -> tuple[Any, ...]:
     """The parts of a state, in the shapes of its leaves."""
     leaves = jax.tree.leaves(state)
     return tuple(leaf for leaf, moves in zip(leaves, layout.moving, strict=True) if moves)
@@ -177,10 +177,9 @@ def flat_parts(layout: Layout, state: PyTree) -> Array:
 
 def from_flat(layout: Layout, state: PyTree, flat: Array) -> PyTree:
     """A state whose parts are read from one vector of length n; the other leaves are those of ``state``."""
-    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
     parts = [
-        flat[end - size : end].reshape(jnp.shape(part))
-        for end, size, part in zip(ends, layout.sizes, moving_parts(layout, state), strict=True)
+        flat[place].reshape(jnp.shape(part))
+        for place, part in zip(part_slices(layout), moving_parts(layout, state), strict=True)
     ]
     return with_parts(layout, state, parts)
 
@@ -190,3 +189,9 @@ def plus(a: Array, b: Array) -> Array:
     if a.ndim != b.ndim:
         a, b = (jnp.diag(block) if block.ndim == 1 else block for block in (a, b))
     return a + b
+
+
+def part_slices(layout: Layout) -> tuple[slice, ...]:
+    """Where each part lies in the vector of length n."""
+    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
+    return tuple(slice(end - size, end) for end, size in zip(ends, layout.sizes, strict=True))
