@@ -11,8 +11,10 @@ not travel far, and a few rounds are enough for any T. Where they do not, λ_1 >
 way and the number of rounds goes towards T (Lim et al. 2024; Gonzalez et al. 2025). The size of the last
 correction, which knows of that growth, decides on convergence: a small residual alone would not.
 
-A state that is not finite on the way, or so large that its square is not, is set back to f of the guess, and
-that round does not count as converged.
+A round that leads far away, beyond eight times the largest state that f gives and 1, is damped: its states
+become f of the guess, and the next one takes κ J in place of J, κ being halved, and doubled up to 1 where all
+is well. Only a whole Newton step, κ = 1, counts as converged. A network whose λ_1 is below 0 on its way may
+still be unstable where the guess is, and take many rounds to be got away from there.
 
 Axes: states[T, n], one sample.
 """
@@ -40,8 +42,8 @@ class ParallelStates(NamedTuple):
     Attributes:
         states: s_1 … s_T, a pytree like the state with time leading; of no use where not converged.
         iterations: rounds taken, a number, or [B].
-        converged: whether the last correction was within the tolerance.
-        correction: its size, the largest |s^(i) − s^(i−1)| beside states of size max(1, |s|).
+        converged: whether the last correction and the residual were within the tolerance.
+        correction: the last Newton step, the largest |s_t^(i) − s_t^(i−1)| beside max(1, |s_t|); ∞ if damped.
         residual: the largest |s_t − f(s_{t−1}, x_t)| of the states returned, in the same measure.
     """
 
@@ -76,7 +78,8 @@ def parallel_states(
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
         guess: states to begin with, as ``states`` of an earlier call; s_0 at all times if None.
         max_iterations: when to give up.
-        tolerance: largest correction that counts as converged; a thousand units of rounding if None.
+        tolerance: largest correction and residual that count as converged; a thousand units of rounding if
+            None.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
@@ -133,10 +136,22 @@ def parallel_states(
 
 
 class _Round(NamedTuple):
-    """Where the iteration stands: states[T, n], the size of the correction that led there, and its number."""
+    """Where the iteration stands.
+
+    Attributes:
+        states: [T, n].
+        after: [T, n], f of the states before each of them.
+        residual: the largest difference between the two.
+        correction: the last Newton step, ∞ where it was damped.
+        damping: κ of the next round.
+        number: of rounds so far.
+    """
 
     states: Any
+    after: Any
+    residual: Any
     correction: Any
+    damping: Any
     number: Any
 
 
@@ -155,61 +170,83 @@ def _newton(
     step = step_of(cell)
     length = jax.tree.leaves(xs)[0].shape[0]
     flat_of = partial(flat_parts, layout)
-    # Beyond it a square overflows and a reciprocal is no normal number; a NaN is not below it.
+    # Beyond it a reciprocal is no normal number, and sizes could not be compared.
     huge = jnp.sqrt(jnp.finfo(layout.dtype).max)
 
     def one(state0: PyTree, xs: PyTree, guess: PyTree | None) -> tuple[PyTree, _Round, Array]:
         first = flat_of(state0)
 
-        def ahead(states: Array) -> tuple[PyTree, Array]:
-            """The states before each step, and f of them."""
-            before = jnp.concatenate([first[None], states[:-1]])
-            before = jax.vmap(lambda v: from_flat(layout, state0, v))(before)
-            after = jax.vmap(lambda s, x: flat_of(step(params, s, x)[0]))(before, xs)
-            return before, after
+        def before(states: Array) -> PyTree:
+            earlier = jnp.concatenate([first[None], states[:-1]])
+            return jax.vmap(lambda v: from_flat(layout, state0, v))(earlier)
 
-        def correct(at: _Round) -> _Round:
-            before, after = ahead(at.states)
-            jacobians = step_jacobians(cell, layout, params, before, xs)
-            flat = jax.vmap(flat_of)(before)
-            offsets = after - jnp.einsum("tij,tj->ti", jacobians, flat)
+        def look(states: Array) -> tuple[Array, Array]:
+            """The step taken from the states before each, and the residual."""
+            after = jax.vmap(lambda s, x: flat_of(step(params, s, x)[0]))(before(states), xs)
+            return after, _largest(after - states, states)
+
+        def newton(at: _Round) -> Array:
+            earlier = before(at.states)
+            jacobians = at.damping * step_jacobians(cell, layout, params, earlier, xs)
+            flat = jax.vmap(flat_of)(earlier)
+            offsets = at.after - jnp.einsum("tij,tj->ti", jacobians, flat)
             # [s_0 1] comes out of the first factor, whatever goes in.
             factors = affine(
                 jnp.concatenate([jnp.zeros_like(jacobians[:1]), jnp.swapaxes(jacobians, 1, 2)]),
                 jnp.concatenate([first[None], offsets]),
             )
             row = rows_of(running_products(factors))
-            found = with_exponent(row, jnp.zeros_like(row.exponent))[1:, 0]
-            sound = jnp.abs(found) < huge
-            found = jnp.where(sound, found, jnp.where(jnp.abs(after) < huge, after, 0))
-            size = jnp.max(jnp.abs(found - at.states) / _scale(found))
-            return _Round(found, jnp.where(jnp.all(sound), size, jnp.inf), at.number + 1)
+            return with_exponent(row, jnp.zeros_like(row.exponent))[1:, 0]
+
+        def correct(at: _Round) -> _Round:
+            found = newton(at)
+            after, residual = look(found)
+            bound = 8 * jnp.maximum(jnp.max(jnp.abs(at.after)), 1)
+            # Not so of a NaN.
+            sound = jnp.max(jnp.abs(found)) <= jnp.minimum(bound, huge)
+            whole = sound & (at.damping == 1)
+            correction = jnp.where(whole, _largest(found - at.states, found), jnp.inf)
+            damped = jnp.where(jnp.abs(at.after) < huge, at.after, 0)
+            states = jnp.where(sound, found, damped)
+            after_damped, residual_damped = look(damped)
+            return _Round(
+                states,
+                jnp.where(sound, after, after_damped),
+                jnp.where(sound, residual, residual_damped),
+                correction,
+                jnp.where(sound, jnp.minimum(2 * at.damping, 1), at.damping / 2),
+                at.number + 1,
+            )
+
+        def done(at: _Round) -> Array:
+            return (at.correction <= tolerance) & (at.residual <= tolerance)
 
         if guess is None:
             begin = jnp.broadcast_to(first, (length, *first.shape))
         else:
             begin = jax.vmap(flat_of)(guess)
+        whole, infinite = jnp.ones((), layout.dtype), jnp.asarray(jnp.inf, layout.dtype)
         last = lax.while_loop(
-            lambda at: ~(at.correction <= tolerance) & (at.number < most),
+            lambda at: ~done(at) & (at.number < most),
             correct,
-            _Round(begin, jnp.asarray(jnp.inf, layout.dtype), jnp.int32(0)),
+            _Round(begin, *look(begin), infinite, whole, jnp.int32(0)),
         )
-        _, after = ahead(last.states)
-        residual = jnp.max(jnp.abs(after - last.states) / _scale(last.states))
         states = jax.vmap(lambda v: from_flat(layout, state0, v))(last.states)
-        return states, last._replace(states=None), residual
+        return states, last._replace(states=None, after=None), done(last)
 
     state0, xs = with_samples(batched, state0, xs)
     if guess is not None:
         _, guess = with_samples(batched, (), guess)
-    states, last, residual = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0, 0))(state0, xs, guess)
+    states, last, converged = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0, 0))(
+        state0, xs, guess
+    )
     if not batched:
         states = jax.tree.map(lambda a: a[:, 0], states)
-        last, residual = jax.tree.map(lambda a: a[0], (last, residual))
-    return ParallelStates(
-        states, last.number, last.correction <= tolerance, last.correction, residual
-    )
+        last, converged = jax.tree.map(lambda a: a[0], (last, converged))
+    return ParallelStates(states, last.number, converged, last.correction, last.residual)
 
 
-def _scale(states: Float[Array, "T n"]) -> Float[Array, ""]:
-    return jnp.maximum(jnp.max(jnp.abs(states)), jnp.ones((), states.dtype))
+def _largest(difference: Float[Array, "T n"], states: Float[Array, "T n"]) -> Float[Array, ""]:
+    """The largest entry, beside that of the state at its time or 1."""
+    sizes = jnp.maximum(jnp.max(jnp.abs(states), axis=1), 1)
+    return jnp.max(jnp.max(jnp.abs(difference), axis=1) / sizes)

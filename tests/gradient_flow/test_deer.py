@@ -34,7 +34,7 @@ def assert_same(found, expected, tolerance):
 
 
 def tanh_network(gain, time, size=16, dtype=jnp.float32):
-    """h' = tanh(g W h + x), W of variance 1/N, small inputs: λ_1 from below 0 to above by the gain."""
+    """h' = tanh(g W h + x), W of variance 1/N: λ_1 from below 0 to above by the gain."""
     rng = np.random.default_rng(0)
     cell = lstm_jax.rnn(size, size)
     params = cell.init(jax.random.key(0), dtype)._replace(
@@ -42,7 +42,7 @@ def tanh_network(gain, time, size=16, dtype=jnp.float32):
         w_h=jnp.asarray(gain * rng.standard_normal((size, size)) / np.sqrt(size), dtype),
         b=jnp.zeros(size, dtype),
     )
-    return cell, params, jnp.asarray(0.1 * rng.standard_normal((time, size)), dtype)
+    return cell, params, jnp.asarray(0.6 * rng.standard_normal((time, size)), dtype)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -87,7 +87,7 @@ def test_ten_thousand_steps_where_the_network_forgets():
 def test_rounds_grow_with_the_first_exponent():
     """λ_1 from well below 0 to well above: few rounds, more, and none that are enough."""
     rounds, exponents = [], []
-    for gain in (0.5, 1.0, 1.3, 3.0):
+    for gain in (0.5, 1.0, 1.3, 4.0):
         cell, params, xs = tanh_network(gain, 1000)
         found = parallel_states(cell, params, None, xs, max_iterations=60)
         exponent = lyapunov_spectrum(cell, params, None, xs, k=1, skip=100).exponents[0]
@@ -96,12 +96,12 @@ def test_rounds_grow_with_the_first_exponent():
         assert bool(found.converged) == (exponent < 0)
         if found.converged:
             assert_same(found, serial(cell.step, params, cell.initial_state(), xs), 1e-4)
-    assert exponents == sorted(exponents) and exponents[-1] > 0.2 and exponents[0] < -0.5
+    assert exponents == sorted(exponents) and exponents[-1] > 0.1 and exponents[0] < -0.5
     assert rounds == sorted(set(rounds)) and rounds[-1] == 60 and rounds[0] <= 6
 
 
 @pytest.mark.slow
-def test_chaos_is_not_called_converged_though_its_residual_is_small():
+def test_chaos_is_not_called_converged():
     cell, params, xs = tanh_network(4.0, 200)
     found = parallel_states(cell, params, None, xs, max_iterations=210)
     states = serial(cell.step, params, cell.initial_state(), xs)
