@@ -1,5 +1,6 @@
 """The microscope: where a gradient goes in a recurrent network."""
 
+from gradient_flow.audit import Audit, LeafAudit, audit
 from gradient_flow.autodiff import autodiff_norms
 from gradient_flow.credit import Credit, credit, input_credit
 from gradient_flow.deer import ParallelStates, parallel_states
@@ -23,11 +24,13 @@ from gradient_flow.trajectory import gate_activations
 from gradient_flow.watch import WatchRecords, flow_watch, read_watch
 
 __all__ = [
+    "Audit",
     "Cotangents",
     "Credit",
     "DetourNorms",
     "GatePaths",
     "JacobianNorms",
+    "LeafAudit",
     "LyapunovSpectrum",
     "PairNorms",
     "ParallelStates",
@@ -38,6 +41,7 @@ __all__ = [
     "Transitions",
     "WatchRecords",
     "all_pairs_norms",
+    "audit",
     "autodiff_norms",
     "credit",
     "decades_per_100",

@@ -164,7 +164,7 @@ def check_gradients(
     require_finite("params", params)
     require_finite("args", args)
     with jax.enable_x64(True):
-        params, args = _in_float64(params), _in_float64(args)
+        params, args = in_float64(params), in_float64(args)
         plain = (
             loss if by_hand is not None else lambda p, *rest: loss(p, *rest, gradient="autodiff")
         )
@@ -243,7 +243,9 @@ def central_differences(
     return np.asarray(slopes)
 
 
-def _in_float64(tree: PyTree) -> PyTree:
+def in_float64(tree: PyTree) -> PyTree:
+    """The tree with every floating leaf as float64, the other leaves as they are."""
+
     def widen(leaf: Any) -> Any:
         array = np.asarray(leaf)
         if array.dtype.kind == "f" or array.dtype == jnp.bfloat16:

@@ -1,0 +1,217 @@
+r"""Is a gradient derived by hand right: parameter by parameter, and lag by lag?
+
+The parameters θ are used once at each step. Write θ_k for the copy used at step k, and ask only for what the
+loss of the last step sends to it:
+
+    c_k = ∂ℓ_T/∂θ_k,   lag T − k            ∂ℓ_T/∂θ = Σ_k c_k
+
+A derivation that forgets a way through time is right at the first lags and wrong from some lag on, and the
+leaf and the lag where it begins name the way. The reference is autodiff of the plain scan with T copies of
+the parameters, under `jit`, in float64.
+
+A gradient by hand may return c_1 … c_T one by one, or only their sum: `gradient_flow.contributions` finds
+them either way.
+
+Axes: xs[T, ...]; the errors of a leaf are [lags], each relative to the largest entry at that lag.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradient_flow.contributions import by_autodiff, by_hand, plain_loss, summed
+from gradient_flow.horizon import lag_grid
+from lstm_jax.array_types import Float, Int, PyTree
+from lstm_jax.cells import Cell, Step
+from lstm_jax.gradient_check import GradientReport, check_gradients, in_float64
+from lstm_jax.validation import (
+    ShapeError,
+    require_finite_arguments,
+    require_number,
+    require_one_of,
+)
+
+LOSS_AT = ("last", "every")
+COORDINATES = 8
+"""How many coordinates of a leaf are differenced to check the reference itself."""
+
+
+class LeafAudit(NamedTuple):
+    """One leaf of the parameters.
+
+    Attributes:
+        name: its path, ``w_h``.
+        whole: relative error of its whole gradient.
+        by_lag: relative error of c_k at each lag; ∞ where there should be nothing, or a NaN came.
+        sizes: max|c_k| by autodiff at each lag.
+    """
+
+    name: str
+    whole: float
+    by_lag: Float[np.ndarray, "lags"]
+    sizes: Float[np.ndarray, "lags"]
+
+
+class Audit(NamedTuple):
+    """The outcome of `audit`: a table under `str`, a sentence as ``verdict``.
+
+    Attributes:
+        lags: the lags looked at.
+        leaves: one `LeafAudit` for each leaf of the parameters.
+        tolerance: bound on every relative error.
+        whole: the whole gradient by hand, by autodiff and by differences.
+    """
+
+    lags: Int[np.ndarray, "lags"]
+    leaves: tuple[LeafAudit, ...]
+    tolerance: float
+    whole: GradientReport
+
+    @property
+    def wrong(self) -> dict[str, int]:
+        """The first wrong lag of each leaf that has one."""
+        return {
+            leaf.name: int(self.lags[np.argmax(leaf.by_lag > self.tolerance)])
+            for leaf in self.leaves
+            if (leaf.by_lag > self.tolerance).any()
+        }
+
+    @property
+    def ok(self) -> bool:
+        """Whether every leaf is right, as a whole and at every lag."""
+        return not self.wrong and all(leaf.whole <= self.tolerance for leaf in self.leaves)
+
+    @property
+    def worst(self) -> tuple[str, int, float]:
+        """Leaf, lag and size of the largest error."""
+        leaf = max(self.leaves, key=lambda leaf: leaf.by_lag.max())
+        return leaf.name, int(self.lags[leaf.by_lag.argmax()]), float(leaf.by_lag.max())
+
+    @property
+    def verdict(self) -> str:
+        """Right, or wrong from which lag on and in which leaves, in one sentence."""
+        name, lag, error = self.worst
+        most = f"the largest error is {error:.2g}, in {name} at lag {lag}"
+        if self.ok:
+            return f"right at every lag up to {self.lags[-1]}: {most}"
+        if not self.wrong:
+            names = ", ".join(leaf.name for leaf in self.leaves if not leaf.whole <= self.tolerance)
+            return f"right at the lags looked at, wrong as a whole in {names}: {most}"
+        first = min(self.wrong.values())
+        names = ", ".join(name for name, start in self.wrong.items() if start == first)
+        later = ", ".join(f"{n} from {k}" for n, k in self.wrong.items() if k > first)
+        return f"wrong from lag {first} on in {names}{f'; {later}' if later else ''}: {most}"
+
+    def __str__(self) -> str:
+        """The table, one line for each leaf and up to eight lags, and the verdict."""
+        shown = np.unique(np.linspace(0, len(self.lags) - 1, min(8, len(self.lags))).astype(int))
+        width = max(len("parameter"), *(len(leaf.name) for leaf in self.leaves))
+        heads = "".join(f"  {f'lag {self.lags[n]}':>8}" for n in shown)
+        lines = [f"{'parameter':{width}}  {'whole':>8}{heads}"]
+        for leaf in self.leaves:
+            cells = "".join(f"  {leaf.by_lag[n]:8.1e}" for n in shown)
+            start = self.wrong.get(leaf.name)
+            end = "" if start is None else f"  <- wrong from lag {start}"
+            lines.append(f"{leaf.name:{width}}  {leaf.whole:8.1e}{cells}{end}")
+        return "\n".join((*lines, f"{self.verdict} (relative, float64)"))
+
+
+def audit(
+    gradient: Callable[[Any, Any, Any], PyTree],
+    cell_or_step: Cell | Step,
+    loss: Callable[[Any, Any, Any], Any],
+    params: PyTree,
+    state0: PyTree,
+    xs: PyTree,
+    *,
+    loss_at: str = "last",
+    lags: Sequence[int] | None = None,
+    tolerance: float = 1e-12,
+) -> Audit:
+    """Hold a gradient derived by hand against autodiff in float64, per parameter and per lag.
+
+    Args:
+        gradient: ``gradient(params, state0, xs)``, the derivation: a pytree like ``params`` whose leaves
+            have the parameters' shapes, or [T, *shape] where step k's own contribution is kept. It is
+            called as it is, so NumPy loops will do; one that returns sums is called for parts of the
+            sequence as well, of any length.
+        cell_or_step: a cell, or any ``step(params, state, x) -> (state, out)``.
+        loss: ``loss(params, state, x) -> scalar``, what the loss adds at one step, from the state after it.
+        params: pytree of floating arrays. A leaf of zeros that the step adds to a quantity has that
+            quantity's total cotangent for its c_k: this is how a recursion for δh_k or δC_k is audited.
+        state0: the starting state.
+        xs: any pytree of arrays with time leading; what the loss compares with belongs here too.
+        loss_at: what ``gradient`` is the gradient of: the loss of the ``"last"`` step, or the sum over
+            ``"every"`` step. The lags are those of the last step's loss either way.
+        lags: which to look at, from 0 to T − 1; if None each up to 10, and then some 25 a decade.
+        tolerance: bound on every relative error.
+
+    Returns:
+        An `Audit`: ``verdict`` in words, ``wrong`` as {leaf: first wrong lag}, ``leaves`` in numbers.
+
+    Raises:
+        ShapeError: a gradient whose leaves have other shapes, or xs without a common time axis.
+        TypeError: a gradient whose structure is not that of ``params``.
+        ValueError: lags outside of the sequence, or a loss that is not a scalar.
+        NonFiniteError: a NaN or an infinity in the arguments.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax, gradient_flow
+        >>> cell = lstm_jax.lstm(3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (6, 3))
+        >>> def by_hand(params, state0, xs):  # of the loss Σ h_T
+        ...     d_hs = jnp.zeros((len(xs), 4)).at[-1].set(1.0)
+        ...     return lstm_jax.bptt(cell, params, xs, state0, d_hs=d_hs).params
+        >>> found = gradient_flow.audit(
+        ...     by_hand, cell, lambda params, state, x: jnp.sum(state.h),
+        ...     cell.init(jax.random.key(0)), cell.initial_state(), xs,
+        ... )
+        >>> found.ok
+        True
+    """
+    require_one_of("loss_at", loss_at, LOSS_AT)
+    require_number("tolerance", tolerance, above=0)
+    if not callable(gradient) or not callable(loss):
+        raise TypeError("Type mismatch: expected gradient and loss as functions, got another type.")
+    step = cell_or_step.step if isinstance(cell_or_step, Cell) else cell_or_step
+    require_finite_arguments(params, state0, xs)
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+    if len(lengths) != 1 or not min(lengths) or not min(lengths)[0]:
+        raise ShapeError(
+            f"Shape mismatch: expected xs with one leading time axis, got {sorted(lengths)}."
+        )
+    length = min(lengths)[0]
+    wanted = list(lags) if lags is not None else lag_grid((length - 1,)) if length > 1 else [0]
+    for lag in wanted or [None]:
+        if isinstance(lag, bool) or not isinstance(lag, (int, np.integer)) or not 0 <= lag < length:
+            raise ValueError(f"Range mismatch: expected lags from 0 to {length - 1}, got {lag!r}.")
+    with jax.enable_x64(True):
+        params, state0, xs = in_float64((params, state0, xs))
+        whole = check_gradients(
+            lambda p, s, x: plain_loss(step, loss, loss_at, p, s, x),
+            params,
+            state0,
+            xs,
+            by_hand=lambda *arguments: summed(gradient(*arguments), params, length),
+            max_coordinates=COORDINATES,
+            tolerance=tolerance,
+        )
+        hand = by_hand(gradient, step, loss_at, params, state0, xs, wanted)
+        reference = by_autodiff(step, loss, params, state0, xs)
+    leaves = []
+    for n, auto in enumerate(reference):
+        right = [auto[length - 1 - lag] for lag in wanted]
+        error, sizes = np.zeros(len(wanted)), np.zeros(len(wanted))
+        for i, (found, unresolved) in enumerate(hand[n]):
+            difference = np.max(np.abs(found - right[i]), initial=0.0)
+            error[i] = 0.0 if difference <= unresolved else difference
+            sizes[i] = np.max(np.abs(right[i]), initial=0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_lag = np.where(error == 0, 0.0, error / sizes)
+        by_lag = np.where(np.isnan(by_lag), np.inf, by_lag)
+        leaf = whole.leaves[n]
+        leaves.append(LeafAudit(leaf.name, leaf.by_hand_autodiff, by_lag, sizes))
+    return Audit(np.asarray(wanted), tuple(leaves), tolerance, whole)
