@@ -17,8 +17,8 @@ Axes: xs[T, ...]; step k counted from 0 in the code.
 """
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,44 +33,72 @@ UNRESOLVED = 1e-13
 """A difference of sums cannot tell what is smaller than this, relative to the sum, from rounding."""
 
 
-def plain_loss(
-    step: Step, loss: Any, loss_at: str, params: PyTree, state0: PyTree, xs: PyTree
-) -> Any:
-    """ℓ_T (``loss_at`` last) or Σ ℓ_t (every) by the plain scan."""
-    copies = jax.tree.map(lambda leaf: leaf[None], params)
-    return _loss(step, loss, loss_at, copies, False, state0, xs)
+class Reference(NamedTuple):
+    """By autodiff of the plain scan, leaf by leaf.
+
+    Attributes:
+        single: c_k for every k, [T, *shape].
+        whole: the gradient of the loss that the derivation is about, [*shape].
+        states: the states that the steps were given, leading axis T.
+    """
+
+    single: list[np.ndarray]
+    whole: list[np.ndarray]
+    states: Any
 
 
 def by_autodiff(
-    step: Step, loss: Any, params: PyTree, state0: PyTree, xs: PyTree
-) -> list[np.ndarray]:
-    """c_k for every k, leaf by leaf, [T, *shape]: autodiff of the plain scan with T copies of θ."""
+    step: Step, loss: Any, loss_at: str, params: PyTree, state0: PyTree, xs: PyTree
+) -> Reference:
+    """What is right.
+
+    Raises:
+        ValueError: a loss that is not a scalar.
+    """
+    first = jax.tree.map(lambda leaf: leaf[0], xs)
+    shape = jax.eval_shape(lambda p, s, x: loss(p, step(p, s, x)[0], x), params, state0, first)
+    if getattr(shape, "shape", None) != ():
+        raise ValueError(f"Loss mismatch: expected a scalar loss, got {shape}.")
+    single, whole, states = _differentiated(step, loss, loss_at, params, state0, xs)
+    return Reference(
+        [np.asarray(leaf) for leaf in jax.tree.leaves(single)],
+        [np.asarray(leaf) for leaf in jax.tree.leaves(whole)],
+        states,
+    )
+
+
+# Under jit: see CONTRIBUTING.md on references by autodiff.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _differentiated(
+    step: Step, loss: Any, loss_at: str, params: PyTree, state0: PyTree, xs: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
     length = len(jax.tree.leaves(xs)[0])
     copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * length), params)
-    # Under jit: see CONTRIBUTING.md on references by autodiff.
-    found = jax.jit(jax.grad(lambda own: _loss(step, loss, "last", own, True, state0, xs)))(copies)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
+    def last(copies: PyTree) -> tuple[Any, PyTree]:
+        def advance(state: PyTree, at: Any) -> tuple[PyTree, PyTree]:
+            own, x = at
+            return step(own, state, x)[0], state
 
-def _loss(
-    step: Step, loss: Any, loss_at: str, copies: PyTree, own: bool, state0: PyTree, xs: PyTree
-) -> Any:
-    """The loss with one copy of the parameters for each step (``own``), or with one for all."""
-    shared = jax.tree.map(lambda leaf: leaf[-1], copies)
+        state, states = lax.scan(advance, state0, (copies, xs))
+        own, x = jax.tree.map(lambda leaf: leaf[-1], (copies, xs))
+        return loss(own, state, x), states
 
-    def advance(state: PyTree, at: Any) -> tuple[PyTree, Any]:
-        params, x = at if own else (shared, at)
-        state, _ = step(params, state, x)
-        return state, loss(params, state, x) if loss_at == "every" else None
+    def every(params: PyTree) -> Any:
+        def advance(state: PyTree, x: PyTree) -> tuple[PyTree, Any]:
+            state, _ = step(params, state, x)
+            return state, loss(params, state, x)
 
-    state, losses = lax.scan(advance, state0, (copies, xs) if own else xs)
+        return jnp.sum(lax.scan(advance, state0, xs)[1], axis=0)
+
+    single, states = jax.grad(last, has_aux=True)(copies)
     if loss_at == "every":
-        return jnp.sum(losses, axis=0)
-    return loss(shared, state, jax.tree.map(lambda leaf: leaf[-1], xs))
+        return single, jax.grad(every)(params), states
+    return single, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), single), states
 
 
-def summed(found: PyTree, params: PyTree, length: int) -> PyTree:
-    """A gradient by hand as one sum, whichever way it came.
+def require_gradient(found: PyTree, params: PyTree, length: int) -> None:
+    """Refuse what is no gradient of the parameters.
 
     Raises:
         TypeError: another structure than that of ``params``.
@@ -78,42 +106,45 @@ def summed(found: PyTree, params: PyTree, length: int) -> PyTree:
     """
     require_same_structure("the gradient by hand", found, params)
     paths = jax.tree_util.tree_flatten_with_path(found)[0]
-    sums = []
     for (path, leaf), like in zip(paths, jax.tree.leaves(params), strict=True):
-        shape, array = jnp.shape(like), np.asarray(leaf)
-        if array.shape not in (shape, (length, *shape)):
+        shape, came = jnp.shape(like), np.shape(leaf)
+        if came not in (shape, (length, *shape)):
             raise ShapeError(
                 f"Shape mismatch: expected the gradient by hand of {leaf_name(path) or 'params'} as "
-                f"{show_shape(shape)} or {show_shape((length, *shape))}, got {show_shape(array.shape)}."
+                f"{show_shape(shape)} or {show_shape((length, *shape))}, got {show_shape(came)}."
             )
-        sums.append(array.sum(0) if array.shape != shape else array)
-    return jax.tree.unflatten(jax.tree.structure(params), sums)
 
 
 def by_hand(
     gradient: Any,
-    step: Step,
     loss_at: str,
     params: PyTree,
-    state0: PyTree,
+    states: PyTree,
     xs: PyTree,
     lags: Sequence[int],
-) -> list[list[tuple[np.ndarray, float]]]:
-    """c_k at each lag, ``[leaf][lag]``, with the size below which it is not told from rounding."""
+) -> tuple[list[np.ndarray], list[list[tuple[np.ndarray, float]]]]:
+    """The whole gradient, and c_k at each lag with the size below which it is not told from rounding.
+
+    Args:
+        gradient: the derivation, ``gradient(params, state0, xs)``.
+        loss_at: of which loss, ``"last"`` or ``"every"``.
+        params: the parameters.
+        states: what each step was given, leading axis T.
+        xs: the inputs, leading axis T.
+        lags: which c_k.
+
+    Returns:
+        ``[leaf]`` and ``[leaf][lag]``.
+    """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     length = len(jax.tree.leaves(xs)[0])
-
-    def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        return step(params, state, x)[0], state
-
-    states = jax.jit(lambda s, x: lax.scan(keep, s, x)[1])(state0, xs)
 
     @cache
     def part(first: int, last: int) -> list[np.ndarray]:
         """The derivation's answer for the steps after ``first`` up to ``last``."""
         state = jax.tree.map(lambda leaf: leaf[first], states)
         found = gradient(params, state, jax.tree.map(lambda leaf: leaf[first:last], xs))
-        summed(found, params, last - first)
+        require_gradient(found, params, last - first)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
     def total(n: int, first: int, last: int) -> np.ndarray:
@@ -132,4 +163,8 @@ def by_hand(
                 value = value - (total(n, k, length - 1) - total(n, k + 1, length - 1))
         return value, UNRESOLVED * float(np.max(np.abs(scale), initial=0.0))
 
-    return [[one(n, length - 1 - lag) for lag in lags] for n in range(len(shapes))]
+    whole = [
+        leaf.sum(0) if leaf.shape != shape else leaf
+        for leaf, shape in zip(part(0, length), shapes, strict=True)
+    ]
+    return whole, [[one(n, length - 1 - lag) for lag in lags] for n in range(len(shapes))]

@@ -201,9 +201,9 @@ def check_gradients(
                     name=leaf_name(path) or "params",
                     shape=leaf.shape,
                     scale=float(np.max(np.abs(auto), initial=0.0)),
-                    by_hand_autodiff=_relative_error(hand, auto),
-                    by_hand_differences=_relative_error(hand.ravel()[chosen], differences),
-                    autodiff_differences=_relative_error(auto.ravel()[chosen], differences),
+                    by_hand_autodiff=relative_error(hand, auto),
+                    by_hand_differences=relative_error(hand.ravel()[chosen], differences),
+                    autodiff_differences=relative_error(auto.ravel()[chosen], differences),
                     coordinates=len(chosen),
                 )
             )
@@ -255,7 +255,8 @@ def in_float64(tree: PyTree) -> PyTree:
     return jax.tree.map(widen, tree)
 
 
-def _relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """max|value − reference| / max|reference|; 0 where both are zero, ∞ where only the reference is."""
     difference = float(np.max(np.abs(value - reference), initial=0.0))
     scale = float(np.max(np.abs(reference), initial=0.0))
     if difference == 0.0:

@@ -1,0 +1,1 @@
+"""Published derivations and sayings about recurrent gradients, put to the test."""
