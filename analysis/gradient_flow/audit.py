@@ -145,7 +145,7 @@ def audit(
         gradient: ``gradient(params, state0, xs)``, the derivation: a pytree like ``params`` whose leaves
             have the parameters' shapes, or [T, *shape] where step k's own contribution is kept. It is
             called as it is, so NumPy loops will do; one that returns sums is called for parts of the
-            sequence as well, of any length.
+            sequence as well, two or four for each lag (under `jit` it compiles for each of their lengths).
         cell_or_step: a cell, or any ``step(params, state, x) -> (state, out)``.
         loss: ``loss(params, state, x) -> scalar``, what the loss adds at one step, from the state after it.
         params: pytree of floating arrays. A leaf of zeros that the step adds to a quantity has that
@@ -182,8 +182,12 @@ def audit(
     """
     require_one_of("loss_at", loss_at, LOSS_AT)
     require_number("tolerance", tolerance, above=0)
-    if not callable(gradient) or not callable(loss):
-        raise TypeError("Type mismatch: expected gradient and loss as functions, got another type.")
+    for function in (gradient, loss):
+        if not callable(function):
+            raise TypeError(
+                "Type mismatch: expected gradient and loss as functions, got "
+                f"{type(function).__name__}."
+            )
     step = cell_or_step.step if isinstance(cell_or_step, Cell) else cell_or_step
     require_finite_arguments(params, state0, xs)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}

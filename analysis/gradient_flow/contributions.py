@@ -142,8 +142,10 @@ def by_hand(
     @cache
     def part(first: int, last: int) -> list[np.ndarray]:
         """The derivation's answer for the steps after ``first`` up to ``last``."""
-        state = jax.tree.map(lambda leaf: leaf[first], states)
-        found = gradient(params, state, jax.tree.map(lambda leaf: leaf[first:last], xs))
+        # Cut in NumPy: a slice of a JAX array compiles anew for each length.
+        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[first]), states)
+        inputs = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[first:last]), xs)
+        found = gradient(params, state, inputs)
         require_gradient(found, params, last - first)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 

@@ -107,18 +107,16 @@ def clipping(sizes: Sizes, seed: int) -> Saying:
         by_value = np.clip(found, -bound, bound)
         value = float(np.median([cosine(*pair) for pair in zip(by_value, found, strict=True)]))
         cases.append(Case(f"{label}: cosine after clipping by value", value, value > 0.99))
-        ends = {}
+        ends, short = {}, label.replace(", ", " ")
         for called, optimizer in OPTIMIZERS.items():
             _, losses = train("text", cell, optimizer, sizes, sizes.text_steps // 2, model, keys[2])
             curve = np.asarray(losses, np.float64)
             ends[called] = float(curve[-max(len(curve) // 10, 1) :].mean())
-            lines.append(
-                Line(f"{label}, {called}", np.arange(len(curve)), curve, called != "clipped")
-            )
+            lines.append(Line(f"{short}, {called}", np.arange(len(curve)), curve))
         end, start = ends["clipped"], float(curve[0])
         cases.append(
             Case(
-                f"{label}: loss after training clipped, from {start:.2f} (as it is {ends['as it is']:.3g})",
+                f"{label}: loss after training clipped, from {start:.3g} (as it is {ends['as it is']:.3g})",
                 end,
                 bool(np.isfinite(end)) and end < start,
             )

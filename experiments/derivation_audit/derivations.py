@@ -8,7 +8,7 @@ from experiments.derivation_audit import chain, exercises, recursion, word_level
 from experiments.derivation_audit.plain_lstm import problem, softmax_loss, step
 from gradient_flow import Audit, audit
 
-SMALL = {"length": 12, "size": 8}
+LENGTH, SIZE, CLASSES = 12, 8, 5
 TOLERANCE = 1e-12
 
 
@@ -44,7 +44,7 @@ def derivations(seed: int) -> tuple[Derivation, ...]:
             step,
             chain.loss,
             "last",
-            partial(problem, seed, **SMALL),
+            partial(problem, seed, LENGTH, SIZE),
             {"published": chain.published, "corrected": chain.corrected},
         ),
         Derivation(
@@ -53,8 +53,8 @@ def derivations(seed: int) -> tuple[Derivation, ...]:
             "(∂C_{t+1}/∂h_t)ᵀ (f_{t+2} ⊙ δC_{t+2}) in δh_t: what comes back along the memory",
             step,
             softmax_loss,
-            "every",
-            partial(problem, seed, **SMALL, classes=5),
+            "last",
+            partial(problem, seed, LENGTH, SIZE, classes=CLASSES),
             {"published": recursion.published, "corrected": recursion.corrected},
         ),
         Derivation(
@@ -63,8 +63,8 @@ def derivations(seed: int) -> tuple[Derivation, ...]:
             "ŷ(1−ŷ) too much on ŷ − y; 1 − tanh² g where g is tanh z_g already",
             step,
             softmax_loss,
-            "every",
-            partial(problem, seed, **SMALL, classes=5),
+            "last",
+            partial(problem, seed, LENGTH, SIZE, classes=CLASSES),
             {
                 "published": word_level.published,
                 "without the sigmoid'": word_level.without_the_sigmoid,

@@ -10,7 +10,8 @@ r"""The LSTM that the derivations are about, gate by gate, and what they all nee
 
 Each gate has leaves of its own, so that an audit names the gate. What is written by hand is NumPy.
 
-Axes: x[T, B, D], h and C [T, B, H], y[T, B]; a gate's w_x[D, H], w_h[H, H], b[H]; v[H, K].
+Axes: x[T, B, D], h and C [T, B, H], classes y[T, B] (−1: no loss there); a gate's w_x[D, H], w_h[H, H],
+b[H]; v[H, K].
 """
 
 from typing import Any, NamedTuple
@@ -86,9 +87,11 @@ def step(params: Weights, state: LSTMState, x: dict[str, Array]) -> tuple[LSTMSt
 
 
 def softmax_loss(params: Weights, state: LSTMState, x: dict[str, Array]) -> Array:
-    """Cross-entropy of the class ``x["y"]`` at one step, summed over the batch."""
+    """Cross-entropy of the class ``x["y"]`` at one step, summed over the batch; none where it is −1."""
     logits = state.h @ params.v + params.b_y[None]
-    return -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), x["y"][:, None], axis=1))
+    wanted = jnp.maximum(x["y"], 0)[:, None]
+    right = jnp.take_along_axis(jax.nn.log_softmax(logits), wanted, axis=1)[:, 0]
+    return -jnp.sum(jnp.where(x["y"] < 0, 0.0, right))
 
 
 def forward(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Kept:
@@ -124,9 +127,9 @@ def probabilities(params: Weights, kept: Kept) -> np.ndarray:
 
 
 def logit_cotangents(params: Weights, kept: Kept, xs: dict[str, Any]) -> np.ndarray:
-    """ŷ_t − y_t, [T, B, K]."""
-    shown = probabilities(params, kept)
-    return shown - np.eye(shown.shape[-1])[np.asarray(xs["y"])]
+    """ŷ_t − y_t, [T, B, K]; 0 where there is no loss."""
+    shown, y = probabilities(params, kept), np.asarray(xs["y"])
+    return np.where(y[..., None] < 0, 0.0, shown - np.eye(shown.shape[-1])[np.maximum(y, 0)])
 
 
 def through(params: Weights, d_z: dict[str, np.ndarray]) -> np.ndarray:
@@ -178,6 +181,7 @@ def problem(
     classes: int = 0,
     batch: int = 3,
     spread: float = 1.0,
+    every: bool = False,
 ) -> tuple[Weights, LSTMState, dict[str, Array]]:
     """A random LSTM with uniform weights, ±1/√H as `lstm_jax.lstm` has them, and a random sequence.
 
@@ -189,6 +193,7 @@ def problem(
         classes: K; without an output layer if 0.
         batch: B.
         spread: the weights' width, in 1/√H.
+        every: whether there is a class at every step, or at the last one alone.
 
     Returns:
         ``(params, state0, xs)``; xs holds ``x``, the classes ``y`` and the weights ``r`` of a linear loss.
@@ -208,9 +213,10 @@ def problem(
     if classes:
         params = params._replace(v=draw(size, classes), b_y=draw(classes))
     state = LSTMState(*(jnp.asarray(0.5 * rng.standard_normal((batch, size))) for _ in "hc"))
+    at_all = np.arange(length)[:, None] >= (0 if every else length - 1)
     xs = {
         "x": jnp.asarray(rng.standard_normal((length, batch, inputs))),
-        "y": jnp.asarray(rng.integers(0, max(classes, 1), (length, batch))),
+        "y": jnp.asarray(np.where(at_all, rng.integers(0, max(classes, 1), (length, batch)), -1)),
         "r": jnp.asarray(rng.standard_normal((length, batch, size))),
     }
     return params, state, xs

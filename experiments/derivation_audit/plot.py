@@ -20,8 +20,14 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 VERDICTS = {"true": GREEN, "partly true": ORANGE, "false": VERMILLION}
-LEAST = 1e-17
+LEAST = 1e-16
 """Where an error of 0 is drawn."""
+DASHES = {
+    "untrained": (0, (4, 2)),
+    "as it is": (0, (4, 2)),
+    "trained on adding": (0, (1, 1)),
+}
+LIMITS = {"clipping": (1.5, 6.0)}
 NAMES = {"c": "$e_C$: δC", "h": "$e_h$: δh", "v": "V", "b_y": "$b_y$"}
 
 
@@ -91,7 +97,7 @@ def draw_sayings(sayings: Sequence[Saying]) -> Figure:
     """A panel for each saying, with its verdict."""
     columns = 2
     rows = -(-len(sayings) // columns)
-    figure = Figure(figsize=(12.5, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(11.5, 2.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, saying in zip(axes, sayings, strict=False):
         _panel(ax, saying)
@@ -101,17 +107,16 @@ def draw_sayings(sayings: Sequence[Saying]) -> Figure:
 
 
 def _panel(ax: Axes, saying: Saying) -> None:
-    for color, line in zip(CYCLE, saying.lines, strict=False):
-        ax.plot(
-            line.x,
-            line.y,
-            color=color,
-            lw=1.3,
-            ls=(0, (4, 2)) if line.dashed else "-",
-            label=line.label,
-        )
+    # One colour for each network, one dash for each stage.
+    colors: dict[str, str] = {}
+    for line in saying.lines:
+        network, _, stage = line.label.partition(", ")
+        color = colors.setdefault(network, CYCLE[len(colors)])
+        ax.plot(line.x, line.y, color=color, lw=1.4, ls=DASHES.get(stage, "-"), label=line.label)
+    if saying.name in LIMITS:
+        ax.set_ylim(*LIMITS[saying.name])
     ax.set_title(
-        f"“{textwrap.fill(saying.said, 62)}”: {saying.verdict}",
+        f"“{textwrap.fill(saying.said, 56)}”: {saying.verdict}",
         fontsize=10,
         loc="left",
         color=VERDICTS[saying.verdict],
