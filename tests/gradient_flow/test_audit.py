@@ -130,14 +130,13 @@ def test_a_cell_the_bptt_of_the_library_and_float32_input():
     """Cells are taken as they are; what comes in float32 is audited in float64."""
     cell = lstm_jax.lstm(D, H)
     params, state0 = cell.init(jax.random.key(0)), cell.initial_state(B)
-    xs = jax.random.normal(jax.random.key(1), (T, B, D))
+    xs = jax.random.normal(jax.random.key(1), (4, B, D))
 
     def gradient(params, state0, xs):
-        d_hs = jnp.broadcast_to(jnp.ones((), xs.dtype), (len(xs), B, H))
+        d_hs = jnp.zeros((len(xs), B, H), xs.dtype).at[-1].set(1.0)
         return lstm_jax.bptt(cell, params, xs, state0, d_hs=d_hs).params
 
-    found = audit(gradient, cell, lambda p, state, x: jnp.sum(state.h), params, state0, xs,
-                  loss_at="every", lags=[0, 2, T - 1])  # fmt: skip
+    found = audit(gradient, cell, lambda p, s, x: jnp.sum(s.h), params, state0, xs, lags=[0, 2])
     assert found.ok, str(found)
     assert params.w_h.dtype == jnp.float32
 
