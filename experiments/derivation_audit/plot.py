@@ -19,7 +19,7 @@ from gradient_flow import Audit
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
-VERDICTS = {"true": GREEN, "partly true": ORANGE, "false": VERMILLION}
+VERDICTS = {"true": "#00664B", "partly true": "#8A5A00", "false": "#A03C00"}
 LEAST = 1e-16
 """Where an error of 0 is drawn."""
 DASHES = {
@@ -27,7 +27,7 @@ DASHES = {
     "as it is": (0, (4, 2)),
     "trained on adding": (0, (1, 1)),
 }
-LIMITS = {"clipping": (1.5, 6.0)}
+LIMITS = {"exceeds": (-3.0, 1.5), "three_hundred": (-30.0, 3.0), "clipping": (1.5, 6.0)}
 NAMES = {"c": "$e_C$: δC", "h": "$e_h$: δh", "v": "V", "b_y": "$b_y$"}
 
 
@@ -64,7 +64,7 @@ def draw_derivations(
         top.set_yticks(
             range(len(found.leaves)), [NAMES.get(leaf.name, leaf.name) for leaf in found.leaves]
         )
-        title = textwrap.fill(derivation.title, 34) + f"\n({label})"
+        title = textwrap.fill(derivation.title, 36, break_on_hyphens=False) + f"\n({label})"
         top.set_title(title, fontsize=10)
         for color, (name, version) in zip(CYCLE[1:], versions.items(), strict=False):
             right = name == "corrected"
@@ -115,6 +115,8 @@ def _panel(ax: Axes, saying: Saying) -> None:
         ax.plot(line.x, line.y, color=color, lw=1.4, ls=DASHES.get(stage, "-"), label=line.label)
     if saying.name in LIMITS:
         ax.set_ylim(*LIMITS[saying.name])
+    if saying.name == "exceeds":
+        ax.axhline(0, color="0.6", lw=0.8)
     ax.set_title(
         f"“{textwrap.fill(saying.said, 56)}”: {saying.verdict}",
         fontsize=10,
