@@ -71,7 +71,7 @@ def credit(cell: Cell, model: Any, sizes: Sizes, key: Any) -> np.ndarray:
 
         state0 = cell.initial_state(sizes.batch)
         _, hs = unroll(step, model.cell, (xs, nudges), state0, gradient="autodiff")
-        logits = hs[-1] @ model.w_y + model.b_y
+        logits = hs[-1] @ model.w_y + model.b_y[None]
         return optax.softmax_cross_entropy_with_integer_labels(logits, codes[-1]).mean()
 
     zero = jax.numpy.zeros((sizes.length, sizes.batch, sizes.hidden))

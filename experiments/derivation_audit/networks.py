@@ -117,7 +117,7 @@ def text_loss(cell: Cell, model: Model, codes: Array) -> Array:
     """Mean cross-entropy of the next letter, in nats; codes[T + 1, B]."""
     xs = one_hot(codes[:-1], corpus().vocabulary.size, model.w_y.dtype)
     _, hs = unroll(cell, model.cell, xs)
-    logits = hs @ model.w_y + model.b_y
+    logits = hs @ model.w_y + model.b_y[None, None]
     return optax.softmax_cross_entropy_with_integer_labels(logits, codes[1:]).mean()
 
 
@@ -125,7 +125,7 @@ def adding_loss(cell: Cell, model: Model, examples: tuple[Array, Array]) -> Arra
     """Mean squared error of the sum; 1/6 without a memory."""
     xs, targets = examples
     state, _ = unroll(cell, model.cell, xs)
-    return jnp.mean(((state.h @ model.w_y + model.b_y)[:, 0] - targets) ** 2)
+    return jnp.mean(((state.h @ model.w_y + model.b_y[None])[:, 0] - targets) ** 2)
 
 
 def text_batch(sizes: Sizes, key: Array) -> Array:
