@@ -26,7 +26,7 @@ from experiments.derivation_audit.networks import (
     text_loss,
     train,
 )
-from experiments.derivation_audit.sayings import Case, Line, Saying
+from experiments.derivation_audit.saying import Case, Line, Saying
 from lstm_jax import Cell, unroll
 from lstm_jax.language import one_hot
 

@@ -1,16 +1,12 @@
-r"""Derivation 5: seven things that are said of recurrent gradients, measured and judged.
+r"""Six things that are said of recurrent gradients, measured and judged.
 
-Each saying is put to a number of cases: one number each, and whether the saying holds there. It is
-
-    true           where it holds in every case
-    false          where it holds in none
-    partly true    otherwise
+Each is put to a number of cases: one number each, and whether it holds there. `clipping` has the seventh.
 
 Units: decades are log10 of a spectral norm or of a factor; lags and stretches are in steps.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,55 +23,11 @@ from experiments.derivation_audit.networks import (
     plain,
     stretch,
 )
+from experiments.derivation_audit.saying import Case, Line, Saying
 from lstm_jax import Cell, LSTMParams, LSTMState, lstm, unroll
 
 VANISHED = -3.0
 """A norm that has fallen by so many decades has vanished, in these pages."""
-
-
-class Case(NamedTuple):
-    """One number, what it is of, and whether the saying holds there."""
-
-    what: str
-    value: float
-    holds: bool
-
-
-class Line(NamedTuple):
-    """One curve of a saying's picture; what stands behind the comma of the label chooses its dash."""
-
-    label: str
-    x: np.ndarray
-    y: np.ndarray
-
-
-class Saying(NamedTuple):
-    """One saying, its cases and its picture.
-
-    Attributes:
-        name: for files and tables.
-        said: the saying.
-        measure: what the numbers of the cases are, and when it holds.
-        cases: the evidence.
-        instead: what is so.
-        lines: the picture.
-        x, y: what its axes are called.
-    """
-
-    name: str
-    said: str
-    measure: str
-    cases: tuple[Case, ...]
-    instead: str
-    lines: tuple[Line, ...]
-    x: str
-    y: str
-
-    @property
-    def verdict(self) -> str:
-        """True, partly true or false."""
-        held = [case.holds for case in self.cases]
-        return "true" if all(held) else "partly true" if any(held) else "false"
 
 
 def chosen(looks: Looks) -> dict[str, Look]:

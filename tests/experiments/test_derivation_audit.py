@@ -18,12 +18,15 @@ if str(CHECKOUT) not in sys.path:
 from experiments.derivation_audit import (  # noqa: E402
     chain,
     exercises,
+    networks,
     recursion,
+    report,
     run,
+    saying,
     sayings,
     word_level,
 )
-from experiments.derivation_audit.clipping import cosine  # noqa: E402
+from experiments.derivation_audit.clipping import cosine, credit  # noqa: E402
 from experiments.derivation_audit.derivations import audited, derivations  # noqa: E402
 from experiments.derivation_audit.plain_lstm import (  # noqa: E402
     GATES,
@@ -35,7 +38,7 @@ from experiments.derivation_audit.plain_lstm import (  # noqa: E402
 from experiments.running import Mismatch  # noqa: E402
 
 from gradient_flow import audit  # noqa: E402
-from lstm_jax import LSTMState  # noqa: E402
+from lstm_jax import LSTMState, RNNParams  # noqa: E402
 
 WRONG = {
     ("chain", "published"): dict.fromkeys("ifgohc", 2),
@@ -172,10 +175,10 @@ def test_a_correction_that_is_wrong_or_a_fault_that_hides_is_refused(audits):
     [((True, True), "true"), ((True, False), "partly true"), ((False, False), "false")],
 )
 def test_a_verdict_is_what_its_cases_say(held, verdict):
-    cases = tuple(sayings.Case("a case", 1.0, holds) for holds in held)
-    saying = sayings.Saying("n", "said", "measure", cases, "instead", (), "x", "y")
-    assert saying.verdict == verdict
-    assert f"“said”: {verdict.upper()}" in run.saying_table(saying)
+    cases = tuple(saying.Case("a case", 1.0, holds) for holds in held)
+    said = saying.Saying("n", "said", "measure", cases, "instead", (), "x", "y")
+    assert said.verdict == verdict
+    assert f"“said”: {verdict.upper()}" in report.saying_table(said)
 
 
 def test_what_a_forget_gate_keeps():
@@ -302,3 +305,83 @@ def test_a_failed_run_leaves_the_finished_one_as_it_was(tmp_path, monkeypatch, c
     assert run.main(["--out", str(tmp_path), "--overwrite"]) == 1
     assert capsys.readouterr().err.startswith("error: chain, corrected")
     assert (tmp_path / "results.json").read_text(encoding="utf-8") == "old"
+
+
+def seen(f, curve, i=0.0):
+    """A network looked at with forget gates ``f`` [T], other gates ``i``, and one curve for all blocks."""
+    gates = {
+        "f": np.asarray(f)[:, None, None] * np.ones((1, 1, 3)),
+        "i": np.full((len(f), 1, 3), i),
+    }
+    gates["o"] = gates["i"]
+    lags = np.arange(len(curve))
+    blocks = ("hh", "total_c", "carousel", "chain_c")
+    return networks.Look(None, lags, dict.fromkeys(blocks, np.asarray(curve)), gates)
+
+
+def all_looks(look):
+    names = dict.fromkeys(("lstm_0", "lstm_1", "lstm_chrono", "rnn"), look)
+    return networks.Looks(names, names, names, None, {})
+
+
+def test_sayings_hold_where_they_are_made_to_hold():
+    lags = np.arange(401)
+    held = all_looks(seen(np.full(400, 0.99), -0.1 * lags, i=0.01))
+    assert sayings.constant(held).verdict == "true"
+    assert sayings.switches(held).verdict == "true"
+    assert sayings.three_hundred(held).verdict == "true"
+    assert sayings.exceeds(held).verdict == "false"
+    holding = sayings.closing(held).cases
+    assert all(c.holds and c.value == 1.0 for c in holding if c.what.startswith("share"))
+
+
+def test_sayings_fail_where_they_are_made_to_fail():
+    lags = np.arange(401)
+    other = all_looks(seen(0.5 + 0.4 * np.sin(lags[:400] / 60), 0.001 * lags, i=0.5))
+    found = sayings.constant(other)
+    assert found.verdict == "false"
+    # ∏ of 100 factors at every place, by brute force.
+    f = 0.5 + 0.4 * np.sin(lags[:400] / 60)
+    products = np.log10([np.prod(f[t : t + 100]) for t in range(301)])
+    assert found.cases[0].value == pytest.approx(np.ptp(products), rel=1e-6)
+    assert sayings.switches(other).verdict == "false"
+    assert sayings.three_hundred(other).verdict == "false"
+    assert sayings.exceeds(other).verdict == "true"
+    assert not any(c.holds for c in sayings.closing(other).cases if c.what.startswith("share"))
+
+
+def test_the_credit_of_each_lag_by_numpy_loops():
+    sizes = networks.Sizes(hidden=5, batch=2, length=7)
+    inputs = networks.corpus().vocabulary.size
+    cell, key = networks.plain("rnn", inputs, 5), jax.random.key(4)
+    model = networks.begin(networks.cells(inputs, 5)["rnn"], inputs, key)
+    codes = np.asarray(networks.text_batch(sizes, key))
+    w_x, w_h, b, w_y, b_y = (np.asarray(a, np.float64) for a in jax.tree.leaves(model))
+    hs = [np.zeros((2, 5))]
+    for row in codes[:-1]:
+        hs.append(np.tanh(w_x[row] + hs[-1] @ w_h + b))
+    powers = np.exp(hs[-1] @ w_y + b_y)
+    d_h = (powers / powers.sum(1, keepdims=True) - np.eye(inputs)[codes[-1]]) @ w_y.T
+    norms = [np.linalg.norm(d_h)]
+    for h in hs[:1:-1]:
+        d_h = (d_h * (1 - h**2)) @ w_h.T
+        norms.append(np.linalg.norm(d_h))
+    expected = np.log10(np.array(norms) / norms[0])
+    np.testing.assert_allclose(credit(cell, model, sizes, key), expected, atol=1e-4)
+    assert expected[-1] < -0.5
+
+
+def test_sizes_of_states_by_numpy_loops():
+    cell = networks.plain("relu", 3, 4)
+    rng = np.random.default_rng(0)
+    params = RNNParams(
+        *(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((3, 4), (4, 4), (4,)))
+    )
+    xs = jnp.asarray(rng.standard_normal((6, 2, 3)), jnp.float32)
+    h, most = np.zeros((2, 4)), []
+    for x in np.asarray(xs, np.float64):
+        h = np.maximum(
+            x @ np.float64(params.w_x) + h @ np.float64(params.w_h) + np.float64(params.b), 0
+        )
+        most.append(np.log10(np.abs(h).max()))
+    np.testing.assert_allclose(sayings.sizes_of_states(cell, params, xs), most, rtol=1e-6)
