@@ -5,6 +5,7 @@ from gradient_flow.autodiff import autodiff_norms
 from gradient_flow.credit import Credit, credit, input_credit
 from gradient_flow.deer import ParallelStates, parallel_states
 from gradient_flow.detours import DetourNorms, detour_norms
+from gradient_flow.diagnose import Diagnosis, diagnose
 from gradient_flow.gate_paths import GatePaths, gate_path_norms
 from gradient_flow.horizon import decades_per_100, half_life, horizon
 from gradient_flow.jacobian_norms import JacobianNorms, PairNorms, all_pairs_norms, jacobian_norms
@@ -28,6 +29,7 @@ __all__ = [
     "Cotangents",
     "Credit",
     "DetourNorms",
+    "Diagnosis",
     "GatePaths",
     "JacobianNorms",
     "LeafAudit",
@@ -46,6 +48,7 @@ __all__ = [
     "credit",
     "decades_per_100",
     "detour_norms",
+    "diagnose",
     "flow_watch",
     "gate_activations",
     "gate_path_norms",
