@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -m "not slow"
-# Half of what a test takes is XLA's compiler; .ci/run tests the programs as users run them, optimised.
+# Half of what a test takes is XLA's compiler; .ci/run tests the wheel's programs optimised, as users run them.
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
 
