@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import os
+import zlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -26,6 +27,24 @@ REQUIRE_PEERS = os.environ.get("LSTM_JAX_REQUIRE_PEERS") == "1"
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
 tests_run = itertools.count(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep one part of the slow tests, ``LSTM_JAX_SLOW_PART=2/3``; all of them without it."""
+    named = os.environ.get("LSTM_JAX_SLOW_PART")
+    if not named:
+        return
+    part, parts = map(int, named.split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"expected LSTM_JAX_SLOW_PART as 1/3, 2/3 or 3/3, got {named!r}")
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % parts != part - 1
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 def pytest_runtest_teardown():
