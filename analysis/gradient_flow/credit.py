@@ -27,6 +27,7 @@ from gradient_flow.arguments import checked_run, require_finite_states, step_of,
 from gradient_flow.scaled import EMPTY, binary_exponent, log_value, power_of_two
 from gradient_flow.spectral import log_or_zero
 from gradient_flow.step_jacobian import Layout, moving_parts, with_parts
+from gradient_flow.trajectory import run
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.stack import Stack
@@ -92,7 +93,7 @@ def credit(
     given = checked_run(cell_or_step, params, state0, xs, batched)
     require_finite_states(cell_or_step, params, given, xs)
     states0, samples = with_samples(given.batched, given.state0, xs)
-    states = _states(step_of(cell_or_step), params, states0, samples)
+    states = _states(cell_or_step, params, states0, samples)
     last = jax.tree.map(lambda leaf: leaf[-1] if given.batched else leaf[-1, 0], states)
     d_last = _gradient(loss, last)
     require_finite("the loss's gradient", d_last)
@@ -152,15 +153,10 @@ def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
 
 
 @partial(jax.jit, static_argnums=0)
-def _states(step: Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
+def _states(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
     """s_0 … s_T of all samples, [T + 1, B, …]."""
-
-    def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        after = jax.vmap(step, in_axes=(None, 0, 0))(params, state, x)[0]
-        return after, after
-
-    _, later = lax.scan(keep, state0, xs)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), state0, later)
+    of_sample = jax.vmap(lambda s, x: run(cell, params, s, x).states, in_axes=(0, 1), out_axes=1)
+    return of_sample(state0, xs)
 
 
 class _Carried(NamedTuple):
