@@ -1,10 +1,10 @@
 """Strict settings for every test, and the fixtures that come from outside the checkout."""
 
+import importlib.metadata
 import importlib.util
 import itertools
 import json
 import os
-import zlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,6 +18,12 @@ if importlib.util.find_spec("jaxtyping") and importlib.util.find_spec("beartype"
     checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     install_import_hook(["lstm_jax", "gradient_flow"], checker)
 
+# Where tests are to compile fast: without the fusion emitters, half of the time. JAX 0.12 has no such flag.
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -27,24 +33,6 @@ REQUIRE_PEERS = os.environ.get("LSTM_JAX_REQUIRE_PEERS") == "1"
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
 tests_run = itertools.count(1)
-
-
-def pytest_collection_modifyitems(config, items):
-    """Keep one part of the slow tests, ``LSTM_JAX_SLOW_PART=2/3``; all of them without it."""
-    named = os.environ.get("LSTM_JAX_SLOW_PART")
-    if not named:
-        return
-    part, parts = map(int, named.split("/"))
-    if not 1 <= part <= parts:
-        raise pytest.UsageError(f"expected LSTM_JAX_SLOW_PART as 1/3, 2/3 or 3/3, got {named!r}")
-    left_out = [
-        item
-        for item in items
-        if item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % parts != part - 1
-    ]
-    config.hook.pytest_deselected(items=left_out)
-    gone = set(left_out)
-    items[:] = [item for item in items if item not in gone]
 
 
 def pytest_runtest_teardown():

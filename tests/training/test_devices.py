@@ -18,8 +18,9 @@ SCRIPT = Path(__file__).with_name("a_run.py")
 
 
 def start(devices=1, **words):
+    flags = os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     return subprocess.Popen(
