@@ -1,18 +1,22 @@
 r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
 
 After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
-at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Two
+at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Three
 things are added, and two are changed:
 
     lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
                comes below 0.2
     noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
                steps of it, one that is drawn back to where it was is not
+    waiting    once L = 200, nine of ten sequences begin not at h = 0 with E but where one of the batch before
+               stood ahead of its first symbol: a network that has only ever waited for 40 steps holds both
+               symbols for ever and forgets, after some 100 steps, that it is waiting
     α Ω        α = 4 until L = 200, and then 0.02: Ω asks every step to keep the gradient's norm, which a
                memory that is drawn back cannot
-    rate       0.01 for the first half of the updates; then 0.003, falling to 0 in a straight line
+    rate       0.01 for 55 % of the updates; then 0.001, falling to 0 in a straight line
 
-What is carried from batch to batch is L, and the record of the last 2,000 sequences.
+What is carried from batch to batch is L, the states that waited, and the record of the last 2,000 sequences.
+No gradient passes from one batch to another.
 """
 
 from typing import Any, NamedTuple
@@ -54,6 +58,13 @@ PENALTY_AFTER = 0.02
 """α from then on."""
 
 
+WAITS_ON = 0.9
+"""How many sequences then begin in a state that has waited."""
+
+FIRST_SYMBOL = slice(4, 6)
+"""Of an input: X and Y."""
+
+
 class Record(NamedTuple):
     """What is carried from batch to batch.
 
@@ -64,6 +75,7 @@ class Record(NamedTuple):
         longest: L.
         batches: since the mean loss was last looked at.
         total: their losses summed.
+        waited: h of each sequence of the last batch, ahead of its first symbol, [B, H].
     """
 
     errors: Any
@@ -72,6 +84,7 @@ class Record(NamedTuple):
     longest: Any
     batches: Any
     total: Any
+    waited: Any
 
 
 def problem(trial: Trial) -> Problem:
@@ -91,21 +104,25 @@ def problem(trial: Trial) -> Problem:
         key_length, key_examples, key_noise = jax.random.split(key, 3)
         length = jax.random.randint(key_length, (), shortest, record.longest + 1)
         whole = record.longest >= trial.length
+        on = whole & jax.random.bernoulli(jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,))
+        h0 = jnp.where(on[:, None], record.waited, 0.0)
         noise = jnp.where(whole, NOISE_AFTER, NOISE_BEFORE)
         weight = jnp.where(whole, PENALTY_AFTER, trial.penalty)
 
-        def at(steps: int, model: Model) -> tuple[Array, Array, Array]:
+        def at(steps: int, model: Model) -> tuple[Array, tuple[Array, Array, Array]]:
             lengths = jnp.full(trial.batch_size, length)
             drawn = temporal_order(
                 key_examples, trial.batch_size, steps, form="fractions", lengths=lengths
             )
-            return penalised_loss(trial, model, drawn, weight, noise, key_noise)
+            drawn = continued(key_examples, drawn, on)
+            return penalised_loss(trial, model, drawn, weight, noise, key_noise, h0)
 
         branch = jnp.searchsorted(jnp.asarray(padded, jnp.int32), length)
         branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
-        value, omega, wrong = jax.lax.switch(branch, branches, model)
-        wrong = jax.lax.stop_gradient(wrong)
-        record = longer(recorded(trial, record, wrong), jax.lax.stop_gradient(value), trial.length)
+        value, found = jax.lax.switch(branch, branches, model)
+        omega, wrong, waited = jax.lax.stop_gradient(found)
+        record = recorded(trial, record, wrong)._replace(waited=waited)
+        record = longer(record, jax.lax.stop_gradient(value), trial.length)
         more = {
             "wrong": 1 - right(trial, wrong).mean(),
             "penalty": omega,
@@ -126,6 +143,7 @@ def problem(trial: Trial) -> Problem:
             jnp.int32(first),
             jnp.int32(0),
             jnp.float32(0),
+            jnp.zeros((trial.batch_size, trial.hidden_size)),
         ),
         batch_axes=None,
         carry_axes=None,
@@ -144,10 +162,35 @@ def longer(record: Record, loss: Array, most: int) -> Record:
     )
 
 
+def continued(key: Array, given: Examples, on: Array) -> Examples:
+    """The examples, those of ``on`` [B] with another a, b, c or d in the place of E."""
+    drawn = jax.nn.one_hot(jax.random.randint(jax.random.fold_in(key, 1), on.shape, 0, 4), 8)
+    return given._replace(xs=given.xs.at[0].set(jnp.where(on[:, None], drawn, given.xs[0])))
+
+
 def penalised_loss(
-    trial: Trial, model: Model, given: Examples, weight: Array, noise: Array, key: Array
-) -> tuple[Array, Array, Array]:
-    """The loss, whose gradient by W_h has the penalty's on top; Ω; and which answers are wrong, [B]."""
+    trial: Trial,
+    model: Model,
+    given: Examples,
+    weight: Array,
+    noise: Array,
+    key: Array,
+    h0: Array,
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The loss, whose gradient by W_h has the penalty's on top; and what is found beside it.
+
+    Args:
+        trial: of temporal order.
+        model: its parameters.
+        given: the sequences.
+        weight: α.
+        noise: σ.
+        key: of the noise.
+        h0: where each sequence begins, [B, H].
+
+    Returns:
+        The loss; and Ω, which answers are wrong [B], and h ahead of each first symbol [B, H].
+    """
     size = trial.hidden_size
     # The noise enters as H inputs more, each to one unit.
     cell = rnn(SIZES["order"][0] + size, size)
@@ -156,7 +199,7 @@ def penalised_loss(
 
     def run(cell_params: RNNParams) -> tuple[RNNState, Array, RNNParams]:
         wide = cell_params._replace(w_x=jnp.concatenate([cell_params.w_x, noise * jnp.eye(size)]))
-        state, hs = unroll(cell, wide, noisy, lengths=given.lengths)
+        state, hs = unroll(cell, wide, noisy, RNNState(h0), lengths=given.lengths)
         return state, hs, wide
 
     def readout(w_y: Array, b_y: Array, h: Array) -> tuple[Array, Array]:
@@ -175,14 +218,16 @@ def penalised_loss(
     found = vanishing_penalty(cell, held_wide, held_hs, d_totals, squared=True)
     # A number whose value is 0 and whose gradient by W_h is the penalty's immediate one.
     extra = jnp.vdot(model.cell.w_h - held.cell.w_h, found.d_w_h)
-    return value + weight * extra, found.omega, errors(trial, scores, given)
+    first = jnp.argmax(given.xs[..., FIRST_SYMBOL].any(-1), axis=0)
+    waited = hs[first - 1, jnp.arange(len(first))]
+    return value + weight * extra, (found.omega, errors(trial, scores, given), waited)
 
 
 def learning_rate(trial: Trial) -> optax.Schedule:
-    """The trial's own rate for half of its steps, then three tenths of it, falling to 0."""
-    half = trial.steps // 2
-    falling = optax.linear_schedule(0.3 * trial.learning_rate, 0.0, trial.steps - half)
-    return optax.join_schedules([optax.constant_schedule(trial.learning_rate), falling], [half])
+    """The trial's own rate for 55 % of its steps, then a tenth of it, falling to 0."""
+    first = 11 * trial.steps // 20
+    falling = optax.linear_schedule(0.1 * trial.learning_rate, 0.0, trial.steps - first)
+    return optax.join_schedules([optax.constant_schedule(trial.learning_rate), falling], [first])
 
 
 def smart_start(key: Array, key_y: Array, size: int) -> Model:

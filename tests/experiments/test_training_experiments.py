@@ -24,7 +24,8 @@ from experiments.long_lag import order, problems, trials  # noqa: E402
 from experiments.long_lag import run as long_lag  # noqa: E402
 from experiments.ptb import run as ptb  # noqa: E402
 
-from lstm_jax import tasks  # noqa: E402
+import lstm_jax  # noqa: E402
+from lstm_jax import tasks, unroll  # noqa: E402
 from lstm_jax.language import Batch, language_model, token_loss  # noqa: E402
 from lstm_jax.stack import stack  # noqa: E402
 from lstm_jax.training import read_log  # noqa: E402
@@ -184,11 +185,12 @@ def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     model = order.smart_start(jax.random.key(0), jax.random.key(1), trial.hidden_size)
     given = tasks.temporal_order(jax.random.key(2), 6, 30, form="fractions")
 
+    h0 = jnp.zeros((6, trial.hidden_size))
+
     def value_and_gradient(weight, noise):
         def loss(model):
-            return order.penalised_loss(
-                trial, model, given, jnp.float32(weight), jnp.float32(noise), jax.random.key(3)
-            )[0]
+            amounts = jnp.float32(weight), jnp.float32(noise)
+            return order.penalised_loss(trial, model, given, *amounts, jax.random.key(3), h0)[0]
 
         return jax.jit(jax.value_and_grad(loss))(model)
 
@@ -221,6 +223,36 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     assert int(record.longest) == 70
     top = record._replace(longest=jnp.int32(195), batches=jnp.int32(999))
     assert int(grow(top, jnp.float32(0.1)).longest) == 200
+
+
+def test_sequences_go_on_where_one_waited():
+    trial = trials.quick(trials.STUDIES["order"][0])
+    size = trial.batch_size
+    made = order.problem(trial)
+    model, record = made.init(jax.random.key(0)), made.carry()
+    loss = jax.jit(made.loss)
+    _, (after, _) = loss(model, record, (), jax.random.key(1))
+    assert record.waited.shape == after.waited.shape == (size, trial.hidden_size)
+    # From one and the same key: another beginning, another loss.
+    value, _ = loss(model, after, (), jax.random.key(1))
+    far, _ = loss(model, after._replace(waited=after.waited + 1), (), jax.random.key(1))
+    assert abs(float(value) - float(far)) > 1e-6
+
+    given = tasks.temporal_order(jax.random.key(2), size, 30, form="fractions")
+    on = jnp.arange(size) % 2 == 0
+    changed = order.continued(jax.random.key(3), given, on)
+    np.testing.assert_array_equal(changed.xs[1:], given.xs[1:])
+    first = np.argmax(np.asarray(changed.xs[0]), axis=-1)
+    assert set(first[1::2]) == {6} and set(first[::2]) <= {0, 1, 2, 3}
+
+    zero = jnp.float32(0)
+    _, (_, _, waited) = order.penalised_loss(
+        trial, model, given, zero, zero, jax.random.key(4), jnp.zeros_like(after.waited)
+    )
+    for n in range(size):
+        steps = int(np.flatnonzero(given.xs[:, n, 4:6].any(-1))[0])
+        state, _ = unroll(lstm_jax.rnn(8, trial.hidden_size), model.cell, given.xs[:steps, n])
+        np.testing.assert_allclose(waited[n], state.h, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
