@@ -95,8 +95,8 @@ def _copy(found: Trials) -> str:
         (
             group[0]["label"],
             median_and_range([steps_taken(t) for t in group], len(group)),
-            " ".join(f"{t['last_loss']:.4f}" for t in group),
-            f"{group[0]['floor']:.4f}",
+            " ".join(f"{t['last_loss']:.5f}" for t in group),
+            f"{group[0]['floor']:.5f}",
             f"{np.median([t['steps'] for t in group]):,.0f}",
         )
         for _, group in grouped(found, "network")
