@@ -82,13 +82,14 @@ def learning(out: Path, found: Sequence[Mapping[str, Any]]) -> Figure | None:
 def _curves(
     ax: Any, looks: Any, log: Sequence[Mapping[str, Any]], trial: Mapping[str, Any]
 ) -> None:
-    """The first look, the last before the loss fell to half its plateau, and the last one."""
+    """The first look, the one nearest to where the loss fell to half its plateau, and the last one."""
     steps, colour = looks.steps, COLOURS[trial["trial"]["network"]]
     plateau = log[min(1, len(log) - 1)]["loss"]
     fallen = [entry["step"] for entry in log if entry["loss"] < plateau / 2]
     moments = [(0, ":", "start")]
-    if fallen:
-        moments.append((int(np.flatnonzero(steps <= fallen[0])[-1]), "--", "as it breaks through"))
+    nearest = int(np.abs(steps - fallen[0]).argmin()) if fallen else 0
+    if nearest:
+        moments.append((nearest, "--", "as it breaks through"))
     moments.append((-1, "-", "end"))
     block = "0.curve.cc" if "0.curve.cc" in looks.arrays else "0.curve.hh"
     for at, dash, moment in moments:
