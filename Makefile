@@ -7,11 +7,12 @@ PYTEST_ARGS ?= -m "not slow"
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test gpu bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
 	@echo "make test   install and run the quick part of the tests (PYTEST_ARGS= for all of them)"
+	@echo "make gpu    on a CUDA machine: install JAX's CUDA plugin and run what needs a device"
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
@@ -21,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet 'jax[cuda12]'
+	$(BIN)/python -m pytest -m gpu
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'

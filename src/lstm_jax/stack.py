@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, require_cell
+from lstm_jax.cudnn import require_cudnn, unroll_by_cudnn
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
 from lstm_jax.initializers import uniform
@@ -334,7 +335,8 @@ def unroll_stack(
         resets: before which steps the state is zero again, as for `unroll`; not with a learned state.
         truncate: cut the gradient every so many steps, as for `unroll`, in each layer.
         unroll: steps per iteration of the loops.
-        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `unroll`.
+        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `unroll`. The last runs all
+            layers at once where they are alike and nothing happens between them.
         segments: how the hand-derived rule spends memory in each layer, as for `unroll`.
 
     Returns:
@@ -377,6 +379,8 @@ def unroll_stack(
         "zoneout": stack.zoneout,
         "recurrent_dropout": stack.recurrent_dropout,
     }
+    if gradient == "cudnn" and _one_kernel(stack, key, resets, truncate):
+        return _by_cudnn(stack, params, shown(valid, xs), state0, lengths, valid)
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
     states, ys = [], shown(valid, xs)
     for number, layer in enumerate(stack.layers):
@@ -391,6 +395,40 @@ def unroll_stack(
         if stack.residual and number:
             ys = ys + below
     return tuple(states), shown(valid, _projected(params, ys))
+
+
+def _one_kernel(stack: Stack, key: Array | None, resets: Any, truncate: int | None) -> bool:
+    """Whether NVIDIA's kernel can run all layers at once, if it can run them at all."""
+    between = key is not None and stack.dropout and len(stack.layers) > 1
+    within = stack.zoneout or stack.recurrent_dropout or resets is not None or truncate is not None
+    layers = _directions(stack)
+    alike = len({len(layer) for layer in layers}) == 1
+    sizes = {cell.hidden_size for layer in layers for cell in layer}
+    turned_layer = any(isinstance(layer, Backward) for layer in stack.layers)
+    return not (between or within or stack.residual or turned_layer) and alike and len(sizes) == 1
+
+
+def _directions(stack: Stack) -> tuple[tuple[Cell, ...], ...]:
+    return tuple((layer,) if isinstance(layer, Cell) else tuple(layer) for layer in stack.layers)
+
+
+def _by_cudnn(
+    stack: Stack, params: StackParams, xs: Array, state0: Any, lengths: Any, valid: Marks
+) -> tuple[tuple[Any, ...], Array]:
+    layers = _directions(stack)
+    require_cudnn(layers, xs.dtype, Marks())
+
+    def by_direction(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(
+            (value,) if len(layer) == 1 else tuple(value)
+            for layer, value in zip(layers, values, strict=True)
+        )
+
+    ends, ys = unroll_by_cudnn(
+        layers, by_direction(params.layers), xs, by_direction(state0), lengths
+    )
+    states = tuple(end[0] if len(end) == 1 else Both(*end) for end in ends)
+    return states, shown(valid, _projected(params, ys))
 
 
 def _unroll_layer(

@@ -12,6 +12,7 @@ from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
+from lstm_jax.cudnn import require_cudnn, unroll_by_cudnn
 from lstm_jax.dropout import (
     recurrent_factor,
     require_recurrent_dropout,
@@ -29,7 +30,7 @@ from lstm_jax.validation import (
     require_positive_int,
 )
 
-GRADIENTS = ("auto", "bptt", "autodiff")
+GRADIENTS = ("auto", "bptt", "autodiff", "cudnn")
 
 
 def unroll(
@@ -64,6 +65,9 @@ def unroll(
         unroll: steps per iteration of the loop; larger is faster to run and slower to compile.
         gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
+            ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
+            ``lengths`` but no other option, its products in the precision of `jax.default_matmul_precision`;
+            under `vmap` one sequence after the other. Not yet seen on a device, so ``"auto"`` leaves it.
         segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
             back. A number keeps the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
@@ -87,7 +91,8 @@ def unroll(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: an unknown ``gradient``, ``"bptt"`` for a plain step, ``segments`` that is no positive
+        ValueError: an unknown ``gradient``, ``"bptt"`` or ``"cudnn"`` for a plain step, ``"cudnn"`` for what
+            its kernel does not know or where there is none, ``segments`` that is no positive
             integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
             ``truncate`` below 1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} acts
             past W_h as well; any of these options for a plain step.
@@ -108,17 +113,17 @@ def unroll(
             "Cell mismatch: expected a cell or a step function, got a "
             f"{type(cell).__name__}; a stack runs by unroll_stack."
         )
-    by_rule = isinstance(cell, Cell) and cell.rule is not None and gradient != "autodiff"
+    by_rule = isinstance(cell, Cell) and cell.rule is not None and gradient in ("auto", "bptt")
     if not by_rule and segments not in ("auto", None):
         raise ValueError(
             "Segments need the hand-derived rule: expected a cell that brings one and gradient "
             f'"auto" or "bptt", or segments=None, got segments={segments!r}.'
         )
     if not isinstance(cell, Cell):
-        if gradient == "bptt":
+        if gradient in ("bptt", "cudnn"):
             raise ValueError(
-                'A plain step has no hand-derived rule: expected gradient="autodiff" or "auto", '
-                'got "bptt".'
+                'A plain step has neither a hand-derived rule nor a kernel: expected gradient="autodiff" or '
+                f'"auto", got "{gradient}".'
             )
         if any(
             o is not None for o in (lengths, resets, truncate, zoneout or recurrent_dropout or key)
@@ -138,12 +143,30 @@ def unroll(
     if turn:
         # From its last own step to its first, each sequence runs forward in time.
         xs, reverse = turned(lengths, xs), False
-    if gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
+    if gradient == "cudnn":
+        state, hs = _by_cudnn(cell, reverse, params, xs, state0, lengths, marks)
+    elif gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
         state, hs = _scan_cell(cell, reverse, unroll, params, xs, state0, marks)
     else:
         steps = segment_length(segments, cell, params, xs, state0)
         state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
     return state, turned(lengths, hs) if turn else hs
+
+
+def _by_cudnn(
+    cell: Cell,
+    reverse: bool,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    lengths: Any,
+    marks: Marks,
+) -> tuple[PyTree, Array]:
+    layers = ((cell,),)
+    require_cudnn(layers, xs.dtype, marks)
+    xs = xs[::-1] if reverse else xs
+    (((state,),), hs) = unroll_by_cudnn(layers, ((params,),), xs, ((state0,),), lengths)
+    return state, hs[::-1] if reverse else hs
 
 
 def _noise(

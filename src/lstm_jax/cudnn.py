@@ -1,0 +1,297 @@
+r"""NVIDIA's kernel for the standard LSTM, as one more way to run it: ``gradient="cudnn"``.
+
+    y, h_T, C_T, reserve = forward(xs, h_0, C_0, w)             w: every matrix and bias in one vector
+    ∂xs, ∂h_0, ∂C_0, ∂w  = backward(∂y, ∂h_T, ∂C_T, …, y, reserve)
+
+`jax.experimental.rnn` binds both as primitives that know no other transformation. Here they stand behind a
+JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.unrolled_by_hand`:
+
+    grad       the kernel backwards
+    jvp        the loop's tangent: cuDNN has none
+    grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
+    vmap       the kernel, once for each
+
+w holds, layer after layer and in it direction after direction, W_xᵀ [4H, D] and W_hᵀ [4H, H]; after all of
+these, in the same order, two biases [4H] that are added up. Gates are in the order i, f, g, o, as here.
+
+Axes: xs[T, B, D] outside, [B, T, D] in the kernel; states [L · directions, B, H] in the kernel.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jax.experimental import rnn
+
+from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.linear_map import linear_map
+from lstm_jax.marks import Marks, marks_of, shown, turned
+from lstm_jax.unrolled_by_hand import unroll_by_hand
+
+Layers = tuple[tuple[Cell, ...], ...]
+"""The cells of each layer: one, or a forward and a backward one."""
+
+
+class Kept(NamedTuple):
+    """What the kernel's way back needs: what it was given, its outputs, and its own notes."""
+
+    params: Any
+    xs: Any
+    state0: Any
+    lengths: Any
+    ys: Any
+    reserve: Any
+
+
+def refusal(layers: Layers, dtype: Any) -> str | None:
+    """Why the kernel cannot run these layers: ``"expected …, got …"``; None if it can.
+
+    It knows the standard LSTM in float32, every layer of the same size and in the same directions.
+    """
+    cells = [cell for layer in layers for cell in layer]
+    for cell in cells:
+        if cell.name != "lstm":
+            return f"expected the standard LSTM, got {cell}"
+    sizes = sorted({cell.hidden_size for cell in cells})
+    if len(sizes) > 1:
+        return f"expected layers of one hidden size, got {', '.join(map(str, sizes))}"
+    if len({len(layer) for layer in layers}) > 1:
+        return "expected every layer in one direction or every layer in both, got some of each"
+    if dtype != jnp.float32:
+        return f"expected float32, got {jnp.dtype(dtype).name}"
+    return None
+
+
+def device_refusal() -> str | None:
+    """Why there is no kernel here, likewise: it needs a CUDA device and JAX's plugin for it."""
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return f"expected a CUDA device, got {backend}"
+    if getattr(rnn.gpu_rnn, "_cuda_rnn", None) is None:
+        return "expected JAX's CUDA plugin with cuDNN, got a GPU without it"
+    return None
+
+
+def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
+    """Refuse what NVIDIA's kernel does not know.
+
+    Raises:
+        ValueError: with what was expected and what came.
+    """
+    reason = refusal(layers, dtype) or device_refusal()
+    if reason is not None:
+        raise ValueError(f'gradient="cudnn" does not fit: {reason}.')
+    names = ("resets", "truncate", "zoneout", "recurrent_dropout")
+    given = (marks.reset, marks.cut, marks.held, marks.factor)
+    for name in (name for name, mark in zip(names, given, strict=True) if mark is not None):
+        raise ValueError(f'gradient="cudnn" does not fit: expected lengths alone, got {name}.')
+
+
+def unroll_by_cudnn(
+    layers: Layers,
+    params: tuple[tuple[LSTMParams, ...], ...],
+    xs: Float[Array, "time *batch d"],
+    state0: tuple[tuple[LSTMState, ...], ...],
+    lengths: Int[Array, "*batch"] | None,
+) -> tuple[tuple[tuple[LSTMState, ...], ...], Float[Array, "time *batch out"]]:
+    """Layers for which there is no `refusal`, by the kernel.
+
+    Args:
+        layers: their cells.
+        params: of each cell.
+        xs: [T, D] or [T, B, D]; what lies past a sequence's length must be finite.
+        state0: of each cell, leaves [H] or [B, H].
+        lengths: from 0 to T, [B] or a number; all T if None.
+
+    Returns:
+        The final state of each cell, and the last layer's outputs, both directions side by side; where a
+        sequence has ended they are zero.
+
+    Raises:
+        ValueError: a `jax.default_matmul_precision` that cuDNN does not have.
+    """
+    if xs.ndim == 2:
+        one = jax.tree.map(lambda s: s[None], state0)
+        own = None if lengths is None else lengths[None]
+        states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, own)
+        return jax.tree.map(lambda s: s[0], states), ys[:, 0]
+    if lengths is None:
+        (states, ys), _ = _run(
+            layers, params, xs, state0, jnp.full(xs.shape[1], len(xs), jnp.int32)
+        )
+        return states, ys
+    # A sequence of no step of its own takes one, of which nothing is shown.
+    (states, ys), _ = _run(layers, params, xs, state0, jnp.maximum(lengths, 1))
+    begun = lengths[:, None] > 0
+    states = jax.tree.map(lambda a, b: jnp.where(begun, a, b), states, state0)
+    return states, shown(marks_of(xs, lengths, None, None, reverse=False), ys)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run(
+    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+) -> tuple[tuple[PyTree, Array], Array]:
+    """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
+    h0, c0 = _stacked(state0)
+    forward = sequential_vmap(partial(kernel_forward, layers))
+    y, h, c, reserve = forward(jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
+    return (_unstacked(layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
+
+
+@_run.defjvp
+def _run_jvp(layers: Layers, primals: Any, tangents: Any) -> Any:
+    params, xs, state0, lengths = primals
+    out, reserve = _run(layers, *primals)
+    kept = Kept(params, xs, state0, lengths, out[1], reserve)
+    out_dot = linear_map(
+        partial(_tangent, layers), partial(_backward, layers), kept, tuple(tangents[:3])
+    )
+    return (out, reserve), (out_dot, jnp.zeros_like(reserve))
+
+
+def _tangent(layers: Layers, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
+    by_scan = partial(_by_scan, layers, lengths=kept.lengths)
+    return jax.jvp(by_scan, (kept.params, kept.xs, kept.state0), dots)[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _backward(layers: Layers, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
+    """Cotangents of params, xs and state0."""
+    d_h, d_c = _stacked(d_out[0])
+    h0, c0 = _stacked(kept.state0)
+    backward = sequential_vmap(partial(kernel_backward, layers))
+    d_x, d_h0, d_c0, d_w = backward(
+        jnp.swapaxes(kept.xs, 0, 1),
+        h0,
+        c0,
+        packed(kept.params),
+        kept.lengths,
+        jnp.swapaxes(kept.ys, 0, 1),
+        kept.reserve,
+        jnp.swapaxes(d_out[1], 0, 1),
+        d_h,
+        d_c,
+    )
+    return unpacked(layers, d_w), jnp.swapaxes(d_x, 0, 1), _unstacked(layers, d_h0, d_c0)
+
+
+@_backward.defjvp
+def _backward_jvp(layers: Layers, primals: Any, tangents: Any) -> Any:
+    kept, d_out = primals
+    kept_dot, d_out_dot = tangents
+    by_scan = partial(_by_scan, layers, lengths=kept.lengths)
+
+    def pulled(params: PyTree, xs: Array, state0: PyTree, d_out: Any) -> Any:
+        return jax.vjp(by_scan, params, xs, state0)[1](d_out)
+
+    # ys and the reserve move with the rest: the loop's own way back has them move inside.
+    _, dots = jax.jvp(
+        pulled,
+        (kept.params, kept.xs, kept.state0, d_out),
+        (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
+    )
+    return _backward(layers, kept, d_out), dots
+
+
+def _by_scan(
+    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+) -> tuple[PyTree, Array]:
+    """The same by the loop and the hand-derived rule, for the derivatives that cuDNN does not have."""
+    marks = marks_of(xs, lengths, None, None, reverse=False)
+    states, ys = [], shown(marks, xs)
+    for cells, own, start in zip(layers, params, state0, strict=True):
+        ends, outs = [], []
+        for number, cell in enumerate(cells):
+            given = turned(lengths, ys) if number else ys
+            end, hs = unroll_by_hand(
+                cell, False, 1, len(xs), own[number], given, start[number], marks
+            )
+            ends.append(end)
+            outs.append(turned(lengths, hs) if number else hs)
+        states.append(tuple(ends))
+        ys = jnp.concatenate(outs, axis=-1)
+    return tuple(states), ys
+
+
+def kernel_forward(
+    layers: Layers, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The kernel itself, in its own axes: y, h_T, C_T, and what it notes for the way back."""
+    try:
+        (y, h, c), (*_, reserve) = rnn.lstm_fwd(x, h0, c0, w, lengths, *_settings(layers))
+    except NotImplementedError as error:
+        raise ValueError(
+            'gradient="cudnn" does not fit: expected a default matmul precision of "tensorfloat32" or '
+            '"float32", or None, got one in bfloat16.'
+        ) from error
+    return y, h, c, reserve
+
+
+def kernel_backward(
+    layers: Layers,
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w: Array,
+    lengths: Array,
+    y: Array,
+    reserve: Array,
+    d_y: Array,
+    d_h: Array,
+    d_c: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """The kernel backwards: cotangents of x, h_0, C_0 and of the vector of weights."""
+    saved = (x, h0, c0, w, lengths, y, reserve)
+    d_x, d_h0, d_c0, d_w, _ = rnn.lstm_bwd(*_settings(layers), saved, (d_y, d_h, d_c))
+    return d_x, d_h0, d_c0, d_w
+
+
+def _settings(layers: Layers) -> tuple[int, int, int, float, bool, None]:
+    """Of `jax.experimental.rnn`: sizes, layers, dropout, directions, and the precision that JAX is set to."""
+    first = layers[0][0]
+    return first.input_size, first.hidden_size, len(layers), 0.0, len(layers[0]) == 2, None
+
+
+def packed(params: Sequence[Sequence[LSTMParams]]) -> Float[Array, " weights"]:
+    """Parameters as the kernel's vector; the second of its two biases is zero."""
+    each = [own for layer in params for own in layer]
+    matrices = [w.T.ravel() for own in each for w in (own.w_x, own.w_h)]
+    biases = [b for own in each for b in (own.b, jnp.zeros_like(own.b))]
+    return jnp.concatenate(matrices + biases)
+
+
+def unpacked(layers: Layers, w: Float[Array, " weights"]) -> tuple[tuple[LSTMParams, ...], ...]:
+    """The transpose of `packed`: a gradient's vector as gradients of the parameters."""
+    cells = [cell for layer in layers for cell in layer]
+    at, matrices = 0, []
+    for cell in cells:
+        for size in (cell.input_size, cell.hidden_size):
+            end = at + 4 * cell.hidden_size * size
+            matrices.append(w[at:end].reshape(4 * cell.hidden_size, size).T)
+            at = end
+    each = []
+    for number, cell in enumerate(cells):
+        # The two biases have one gradient, and only the first of them is ours.
+        b = w[at : at + 4 * cell.hidden_size]
+        at += 8 * cell.hidden_size
+        each.append(LSTMParams(matrices[2 * number], matrices[2 * number + 1], b))
+    return _by_layer(layers, each)
+
+
+def _stacked(states: Sequence[Sequence[LSTMState]]) -> tuple[Array, Array]:
+    each = [state for layer in states for state in layer]
+    return jnp.stack([state.h for state in each]), jnp.stack([state.c for state in each])
+
+
+def _unstacked(layers: Layers, h: Array, c: Array) -> tuple[tuple[LSTMState, ...], ...]:
+    return _by_layer(layers, [LSTMState(*pair) for pair in zip(h, c, strict=True)])
+
+
+def _by_layer(layers: Layers, each: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+    both = len(layers[0])
+    return tuple(tuple(each[n : n + both]) for n in range(0, len(each), both))
