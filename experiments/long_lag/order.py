@@ -1,22 +1,23 @@
 r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
 
 After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
-at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Three
+at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Four
 things are added, and two are changed:
 
     lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
                comes below 0.2
+    waiting    four of five sequences begin not at h = 0 with E but where one of the batch before stood ahead
+               of its first symbol: a network that has only ever waited for 40 steps holds both symbols for
+               ever and forgets, after some 100 steps, that it is waiting
     noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
                steps of it, one that is drawn back to where it was is not
-    waiting    once L = 200, nine of ten sequences begin not at h = 0 with E but where one of the batch before
-               stood ahead of its first symbol: a network that has only ever waited for 40 steps holds both
-               symbols for ever and forgets, after some 100 steps, that it is waiting
-    α Ω        α = 4 until L = 200, and then 0.02: Ω asks every step to keep the gradient's norm, which a
-               memory that is drawn back cannot
-    rate       0.01 for 55 % of the updates; then 0.001, falling to 0 in a straight line
+    average    what is tested is the exponential average of the weights, over some 1,000 updates
+    α Ω        α = 4 until L grows for the first time, and then 0.1: Ω asks every step to keep the gradient's
+               norm, which a memory that is drawn back cannot
+    rate       0.01 for a fifth of the updates, then 0.003; from three fifths on 0.001, falling to 0
 
-What is carried from batch to batch is L, the states that waited, and the record of the last 2,000 sequences.
-No gradient passes from one batch to another.
+What is carried from batch to batch is L, the states that waited, the average and the record of the last 2,000
+sequences. No gradient passes from one batch to another.
 """
 
 from typing import Any, NamedTuple
@@ -52,14 +53,16 @@ BATCHES, LEARNED = 1_000, 0.2
 """It grows when the mean loss of so many batches is below this."""
 
 NOISE_BEFORE, NOISE_AFTER = 0.02, 0.05
-"""σ until the longest length is reached, and from then on."""
+"""σ until L is 200, and from then on."""
 
-PENALTY_AFTER = 0.02
-"""α from then on."""
+PENALTY_AFTER = 0.1
+"""α once L has grown."""
 
+AVERAGED = 1e-3
+"""What each update adds to the average of the weights."""
 
-WAITS_ON = 0.9
-"""How many sequences then begin in a state that has waited."""
+WAITS_ON = 0.8
+"""How many sequences begin in a state that has waited."""
 
 FIRST_SYMBOL = slice(4, 6)
 """Of an input: X and Y."""
@@ -75,6 +78,7 @@ class Record(NamedTuple):
         longest: L.
         batches: since the mean loss was last looked at.
         total: their losses summed.
+        average: of the model.
         waited: h of each sequence of the last batch, ahead of its first symbol, [B, H].
     """
 
@@ -84,6 +88,7 @@ class Record(NamedTuple):
     longest: Any
     batches: Any
     total: Any
+    average: Any
     waited: Any
 
 
@@ -121,7 +126,12 @@ def problem(trial: Trial) -> Problem:
         branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
         value, found = jax.lax.switch(branch, branches, model)
         omega, wrong, waited = jax.lax.stop_gradient(found)
-        record = recorded(trial, record, wrong)._replace(waited=waited)
+        # At the beginning the mean of all so far.
+        share = jnp.maximum(AVERAGED, trial.batch_size / (record.seen + trial.batch_size))
+        average = jax.tree.map(
+            lambda a, b: a + share * (b - a), record.average, jax.lax.stop_gradient(model)
+        )
+        record = recorded(trial, record, wrong)._replace(waited=waited, average=average)
         record = longer(record, jax.lax.stop_gradient(value), trial.length)
         more = {
             "wrong": 1 - right(trial, wrong).mean(),
@@ -143,6 +153,7 @@ def problem(trial: Trial) -> Problem:
             jnp.int32(first),
             jnp.int32(0),
             jnp.float32(0),
+            jax.tree.map(jnp.zeros_like, init(jax.random.key(0))),
             jnp.zeros((trial.batch_size, trial.hidden_size)),
         ),
         batch_axes=None,
@@ -224,10 +235,12 @@ def penalised_loss(
 
 
 def learning_rate(trial: Trial) -> optax.Schedule:
-    """The trial's own rate for 55 % of its steps, then a tenth of it, falling to 0."""
-    first = 11 * trial.steps // 20
-    falling = optax.linear_schedule(0.1 * trial.learning_rate, 0.0, trial.steps - first)
-    return optax.join_schedules([optax.constant_schedule(trial.learning_rate), falling], [first])
+    """The trial's own; three tenths of it from a fifth of its steps on; at last a tenth, falling to 0."""
+    rate, steps = trial.learning_rate, trial.steps
+    second, third = steps // 5, 3 * steps // 5
+    parts = [optax.constant_schedule(rate), optax.constant_schedule(0.3 * rate)]
+    parts.append(optax.linear_schedule(0.1 * rate, 0.0, steps - third))
+    return optax.join_schedules(parts, [second, third])
 
 
 def smart_start(key: Array, key_y: Array, size: int) -> Model:

@@ -110,7 +110,8 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
 
 def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -> dict[str, Any]:
     """What is reported of a trial: when it was solved, its test, and how far its gradient reached."""
-    model = Model(*fitted.state.params)
+    weights = fitted.state.carry.average if trial.task == "order" else fitted.state.params
+    model = Model(*weights)
     entries = fitted.log
     if trial.threshold is None:
         # The exact sequence, which lies before the entry of the log that ended the run.

@@ -233,6 +233,10 @@ def test_sequences_go_on_where_one_waited():
     loss = jax.jit(made.loss)
     _, (after, _) = loss(model, record, (), jax.random.key(1))
     assert record.waited.shape == after.waited.shape == (size, trial.hidden_size)
+    # The average begins as the first model, and then moves towards the latest.
+    jax.tree.map(np.testing.assert_array_equal, after.average, model)
+    _, (later, _) = loss(jax.tree.map(lambda a: a + 1, model), after, (), jax.random.key(2))
+    np.testing.assert_allclose(later.average.w_y - after.average.w_y, 0.5, rtol=1e-5)
     # From one and the same key: another beginning, another loss.
     value, _ = loss(model, after, (), jax.random.key(1))
     far, _ = loss(model, after._replace(waited=after.waited + 1), (), jax.random.key(1))
