@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet 'jax[cuda12]'
-	$(BIN)/python -m pytest -m gpu
+	LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'

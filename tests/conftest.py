@@ -29,6 +29,7 @@ import jax
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+REQUIRE_GPU = os.environ.get("LSTM_JAX_REQUIRE_GPU") == "1"
 REQUIRE_PEERS = os.environ.get("LSTM_JAX_REQUIRE_PEERS") == "1"
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
@@ -93,4 +94,7 @@ def pytest_runtest_makereport(item, call):
     if REQUIRE_PEERS and external and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"LSTM_JAX_REQUIRE_PEERS=1, but skipped: {report.longrepr}"
+    if REQUIRE_GPU and item.get_closest_marker("gpu") and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"LSTM_JAX_REQUIRE_GPU=1, but skipped: {report.longrepr}"
     return report

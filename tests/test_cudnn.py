@@ -24,32 +24,69 @@ LENGTHS = jnp.array([4, 0, 6], jnp.int32)
 TOLERANCE = 1e-5
 
 
+NOTES = 7.0
+"""What the emulation leaves for the way back."""
+
+
+def outputs(lengths, x, h0, c0, w, *, input_size, hidden_size, num_layers, bidirectional):
+    sizes = (input_size, hidden_size, num_layers)
+    weights = rnn.unpack_lstm_weights(w, *sizes, bidirectional)
+    return rnn.lstm_ref(x, h0, c0, *weights, lengths, *sizes, 0.0, bidirectional)
+
+
+def forward(x, h0, c0, w, lengths, *, dropout, cudnn_allow_tf32, **settings):
+    assert dropout == 0
+    return [*outputs(lengths, x, h0, c0, w, **settings), jnp.full(16, NOTES, jnp.float32)]
+
+
+def backward(
+    d_y, d_h, d_c, x, h0, c0, w, y, reserve, lengths, *, dropout, cudnn_allow_tf32, **settings
+):
+    assert dropout == 0
+    again, pull = jax.vjp(partial(outputs, lengths, **settings), x, h0, c0, w)
+    # As for the kernel, the gradient is that at the outputs that it is given; and its notes are its own.
+    fits = jnp.allclose(again[0], y, atol=1e-5) & (reserve == NOTES).all()
+    return [jnp.where(fits, d, jnp.nan) for d in pull((d_y, d_h, d_c))]
+
+
 @pytest.fixture
-def calls(monkeypatch):
-    """The emulation in the kernel's place; the calls of it, one entry each: ``forward`` or ``backward``."""
-    made = []
-
-    def outputs(layers, lengths, x, h0, c0, w):
-        first, both = layers[0][0], len(layers[0]) == 2
-        sizes = (first.input_size, first.hidden_size, len(layers))
-        weights = rnn.unpack_lstm_weights(w, *sizes, both)
-        return rnn.lstm_ref(x, h0, c0, *weights, lengths, *sizes, 0.0, both)
-
-    def forward(layers, x, h0, c0, w, lengths):
-        made.append("forward")
-        return *outputs(layers, lengths, x, h0, c0, w), jnp.full(2, 7.0)
-
-    def backward(layers, x, h0, c0, w, lengths, y, reserve, d_y, d_h, d_c):
-        made.append("backward")
-        again, pull = jax.vjp(partial(outputs, layers, lengths), x, h0, c0, w)
-        # As for the kernel, the gradient is that at the outputs that it is given; and its notes are its own.
-        fits = jnp.allclose(again[0], y, atol=1e-5) & (reserve == 7).all()
-        return jax.tree.map(lambda d: jnp.where(fits, d, jnp.nan), pull((d_y, d_h, d_c)))
-
-    monkeypatch.setattr(cudnn, "kernel_forward", forward)
-    monkeypatch.setattr(cudnn, "kernel_backward", backward)
+def emulated(monkeypatch):
+    """JAX's own primitives, with an emulation for their lowering on a CPU."""
+    sizes = lambda *settings: (8, 16)  # noqa: E731
+    monkeypatch.setattr(
+        rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", sizes, raising=False
+    )
     monkeypatch.setattr(cudnn, "device_refusal", lambda: None)
-    return made
+    for primitive, function in ((rnn.rnn_fwd_p, forward), (rnn.rnn_bwd_p, backward)):
+        lowering = mlir.lower_fun(function, multiple_results=True)
+        mlir.register_lowering(primitive, lowering, platform="cpu")
+
+
+@pytest.fixture
+def cuda_lowering(emulated):
+    """The lowering of JAX's CUDA plugin, with a stand-in for what it asks of cuDNN."""
+    plugin = SimpleNamespace(build_rnn_descriptor=lambda *settings: repr(settings))
+    forward = partial(rnn.gpu_rnn._rnn_fwd_lowering, plugin, "cu")
+    backward = partial(rnn.gpu_rnn._rnn_bwd_lowering, plugin, "cu")
+    mlir.register_lowering(rnn.rnn_fwd_p, forward, platform="cuda")
+    mlir.register_lowering(rnn.rnn_bwd_p, backward, platform="cuda")
+    yield
+    mlir.register_lowering(rnn.rnn_fwd_p, rnn.gpu_rnn.cudnn_rnn_lowering, platform="cuda")
+    mlir.register_lowering(rnn.rnn_bwd_p, rnn.gpu_rnn.cudnn_rnn_bwd_lowering, platform="cuda")
+
+
+def lowered(function, *inputs):
+    known = [
+        export.DisabledSafetyCheck.custom_call(f"cudnn_rnn{part}_ffi") for part in ("", "_bwd")
+    ]
+    exported = export.export(jax.jit(function), platforms=["cuda"], disabled_checks=known)(*inputs)
+    return exported.mlir_module()
+
+
+def kernels(function, *arguments):
+    """How often a program calls the kernel each way, loops counted once."""
+    text = lowered(function, *arguments)
+    return text.count("@cudnn_rnn_ffi"), text.count("@cudnn_rnn_bwd_ffi")
 
 
 @pytest.fixture(
@@ -58,7 +95,7 @@ def calls(monkeypatch):
 def kernel(request):
     """A kernel to run, however it comes."""
     if request.param == "emulated":
-        request.getfixturevalue("calls")
+        request.getfixturevalue("emulated")
     elif (reason := cudnn.device_refusal()) is not None:
         pytest.skip(reason)
     else:
@@ -188,28 +225,74 @@ def test_many_networks_at_once(kernel):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_layers_that_are_alike_take_one_call(calls, name):
-    net = NETS[name]
-    jax.make_jaxpr(partial(run, net, "cudnn", None))(*problem(net))
-    cells = sum(2 if isinstance(layer, lstm_jax.Bidirectional) else 1 for layer in net.layers)
-    assert calls == ["forward"] * (1 if name in ONE_CALL else cells)
+def test_layers_that_are_alike_take_one_call(cuda_lowering, name):
+    net, inputs = NETS[name], problem(NETS[name])
+    number = 1 if name in ONE_CALL else len(net.layers)
+    assert kernels(partial(run, net, "cudnn", None), *inputs) == (number, 0)
+    gradient = jax.grad(partial(weighed, net, "cudnn", None), (0, 1, 2))
+    assert kernels(gradient, *inputs) == (number, number)
 
 
-def test_dropout_between_layers_takes_them_one_by_one(calls):
-    net = lstm_jax.stack(lstm(), lstm(4), dropout=0.5)
+def test_dropout_between_layers_takes_them_one_by_one(cuda_lowering):
+    net = lstm_jax.stack(lstm(), lstm(4), dropout=0.5, zoneout=lstm_jax.LSTMState(0.0, 0.0))
     params, xs, state0 = problem(net)
-    key = jax.random.key(3)
 
-    def of(gradient, params):
+    def of(gradient, key, params):
         return lstm_jax.unroll_stack(net, params, xs, state0, key=key, gradient=gradient)
 
-    assert_close(of("cudnn", params), of("bptt", params), TOLERANCE)
-    assert calls == ["forward"] * 2
-    of("cudnn", params) and lstm_jax.unroll_stack(net, params, xs, state0, gradient="cudnn")
-    assert calls == ["forward"] * 5  # without a key nothing is dropped
+    key = jax.random.key(3)
+    assert_close(of("cudnn", key, params), of("bptt", key, params), TOLERANCE)
+    assert kernels(partial(of, "cudnn", key), params) == (2, 0)
+    assert kernels(partial(of, "cudnn", None), params) == (1, 0)
 
 
-def test_padding_does_not_matter(calls):
+def test_two_ways_back_from_one_way_there(kernel):
+    net, inputs = NETS["two layers"], problem(NETS["two layers"])
+    (_, expected), pull_loop = jax.vjp(partial(run, net, "bptt", None), *inputs)
+    out, pull = jax.vjp(partial(run, net, "cudnn", None), *inputs)
+    assert_close(pull(out), pull_loop(out), TOLERANCE)
+    assert_close(pull(out), pull_loop(out), TOLERANCE)
+
+    @partial(jax.jit, static_argnums=0)
+    def jacobian(gradient, xs):
+        return jax.jacrev(lambda xs: run(net, gradient, None, inputs[0], xs, inputs[2])[1][-1])(xs)
+
+    assert_close(jacobian("cudnn", inputs[1]), jacobian("bptt", inputs[1]), TOLERANCE)
+
+
+def test_the_kernel_writes_over_a_copy_of_its_notes(cuda_lowering):
+    net, inputs = NETS["one layer"], problem(NETS["one layer"])
+
+    def twice(params, xs, state0):
+        out, pull = jax.vjp(partial(run, net, "cudnn", None), params, xs, state0)
+        return pull(out), pull(jax.tree.map(lambda a: 2 * a, out))
+
+    # For each way back a choice that depends on what comes back.
+    selects = [line for line in lowered(twice, *inputs).splitlines() if "stablehlo.select" in line]
+    copies = [line for line in selects if "tensor<16xi32>" in line]
+    assert len(copies) == 2
+    assert len({line.split("select")[1].split(",")[0] for line in copies}) == 2
+
+
+def test_checkpointed_and_with_one_device_of_a_mesh(kernel):
+    net, inputs = NETS["one layer"], problem(NETS["one layer"])
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = (jax.P(), jax.P(None, "b"), jax.P("b"))
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(gradient, inputs):
+        of = partial(weighed, net, gradient, None)
+
+        @partial(jax.shard_map, mesh=mesh, in_specs=split, out_specs=jax.P())
+        def total(*inputs):
+            return jax.lax.psum(jax.checkpoint(of)(*inputs), "b")
+
+        return jax.grad(total, (0, 1, 2))(*inputs)
+
+    assert_close(gradients("cudnn", inputs), gradients("bptt", inputs), TOLERANCE)
+
+
+def test_padding_does_not_matter(emulated):
     net = NETS["two layers, both directions"]
     params, xs, state0 = problem(net)
     padding = jnp.arange(T)[:, None] >= LENGTHS[None]
@@ -284,11 +367,31 @@ def test_what_the_kernel_knows(layers, dtype, reason):
         ({"segments": 2}, "Segments need the hand-derived rule"),
     ],
 )
-def test_what_is_refused(calls, options, message):
+def test_what_is_refused(emulated, options, message):
     params, xs, state0 = problem(NETS["one layer"])
     with pytest.raises(ValueError, match=message):
         lstm_jax.unroll(lstm(), params.layers[0], xs, state0[0], gradient="cudnn", **options)
-    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segments": 2}, "Segments need the hand-derived rule"),
+        ({"unroll": 0}, "unroll"),
+        ({"xs": jnp.ones((0, B, 3))}, "at least one step"),
+        ({"resets": jnp.zeros((T, B), bool)}, "expected lengths alone, got resets"),
+    ],
+)
+def test_what_is_refused_of_a_stack(emulated, options, message):
+    params, xs, state0 = problem(NETS["two layers"])
+    given = {"xs": xs, "state0": state0, "gradient": "cudnn"} | options
+    with pytest.raises(ValueError, match=message):
+        lstm_jax.unroll_stack(NETS["two layers"], params, **given)
+
+
+def test_a_cell_that_was_changed_is_no_standard_lstm():
+    changed = lstm()._replace(step=lambda params, state, x: (state, state.h))
+    assert "expected the standard LSTM" in cudnn.refusal(((changed,),), jnp.float32)
 
 
 def test_refused_without_a_device_and_for_a_plain_step():
@@ -304,44 +407,33 @@ def test_refused_without_a_device_and_for_a_plain_step():
         lstm_jax.unroll(lambda p, s, x: (s, x), None, xs, jnp.zeros(4), gradient="cudnn")
 
 
-@pytest.fixture
-def cuda_lowering(monkeypatch):
-    """The lowering of JAX's CUDA plugin, with a stand-in for the part of it that asks cuDNN for sizes."""
-    plugin = SimpleNamespace(build_rnn_descriptor=lambda *settings: "")
-    sizes = lambda *settings: (8, 16)  # noqa: E731
-    monkeypatch.setattr(
-        rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", sizes, raising=False
-    )
-    forward = partial(rnn.gpu_rnn._rnn_fwd_lowering, plugin, "cu")
-    backward = partial(rnn.gpu_rnn._rnn_bwd_lowering, plugin, "cu")
-    monkeypatch.setattr(cudnn, "device_refusal", lambda: None)
-    mlir.register_lowering(rnn.rnn_fwd_p, forward, platform="cuda")
-    mlir.register_lowering(rnn.rnn_bwd_p, backward, platform="cuda")
-    yield
-    mlir.register_lowering(rnn.rnn_fwd_p, rnn.gpu_rnn.cudnn_rnn_lowering, platform="cuda")
-    mlir.register_lowering(rnn.rnn_bwd_p, rnn.gpu_rnn.cudnn_rnn_bwd_lowering, platform="cuda")
-
-
-def lowered(net, inputs):
-    of = jax.jit(jax.value_and_grad(partial(weighed, net, "cudnn", LENGTHS), (0, 1, 2)))
-    known = [
-        export.DisabledSafetyCheck.custom_call(f"cudnn_rnn{part}_ffi") for part in ("", "_bwd")
-    ]
-    return export.export(of, platforms=["cuda"], disabled_checks=known)(*inputs).mlir_module()
-
-
 def test_a_training_step_lowers_to_one_kernel_each_way_and_no_loop(cuda_lowering):
     net = NETS["two layers, both directions"]
-    text = lowered(net, problem(net))
-    assert text.count("cudnn_rnn_ffi") == text.count("cudnn_rnn_bwd_ffi") == 1
+    of = jax.value_and_grad(partial(weighed, net, "cudnn", LENGTHS), (0, 1, 2))
+    text = lowered(of, *problem(net))
+    assert text.count("@cudnn_rnn_ffi") == text.count("@cudnn_rnn_bwd_ffi") == 1
     assert "stablehlo.while" not in text
+    # Input and hidden size, layers, batch, time, dropout, both directions, TF32, and the two sizes.
+    assert text.count(repr((3, 4, 2, B, T, 0.0, True, True, 8, 16))) == 2
 
 
-def test_a_precision_that_cudnn_has_not(cuda_lowering):
+@pytest.mark.parametrize(
+    ("precision", "tf32"),
+    [(None, True), ("tensorfloat32", True), ("float32", False), ("highest", False), ("F32_F32_F32", False)],
+)  # fmt: skip
+def test_both_ways_have_the_precision_that_was_set_where_it_ran(cuda_lowering, precision, tf32):
     net = NETS["one layer"]
-    with jax.default_matmul_precision("bfloat16"):
-        with pytest.raises(ValueError, match="default matmul precision"):
-            lowered(net, problem(net))
-    for precision in ("float32", "tensorfloat32"):
+
+    def of(*inputs):
         with jax.default_matmul_precision(precision):
-            assert "cudnn_rnn_ffi" in lowered(net, problem(net))
+            return weighed(net, "cudnn", None, *inputs)
+
+    text = lowered(jax.grad(jax.jit(of)), *problem(net))
+    assert text.count(repr((3, 4, 1, B, T, 0.0, False, tf32, 8, 16))) == 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "BF16_BF16_F32"])
+def test_a_precision_that_cudnn_has_not(emulated, precision):
+    with jax.default_matmul_precision(precision):
+        with pytest.raises(ValueError, match=f"default matmul precision .* got '{precision}'"):
+            run(NETS["one layer"], "cudnn", None, *problem(NETS["one layer"]))

@@ -11,6 +11,9 @@ JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
     vmap       the kernel, once for each
 
+As JAX's plugin is written, each call waits for the lengths to come to the host, and its notes take four times
+the memory that cuDNN asks for. A sharded batch goes through `jax.shard_map`: `jit` cannot split a kernel.
+
 w holds, layer after layer and in it direction after direction, W_xᵀ [4H, D] and W_hᵀ [4H, H]; after all of
 these, in the same order, two biases [4H] that are added up. Gates are in the order i, f, g, o, as here.
 
@@ -24,17 +27,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
-from jax.experimental import rnn
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells.cell import Cell
-from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.lstm import RULE, LSTMParams, LSTMState, step
 from lstm_jax.linear_map import linear_map
 from lstm_jax.marks import Marks, marks_of, shown, turned
 from lstm_jax.unrolled_by_hand import unroll_by_hand
+from lstm_jax.varying import vary_over, varying_axes
 
 Layers = tuple[tuple[Cell, ...], ...]
 """The cells of each layer: one, or a forward and a backward one."""
+
+
+TF32, FULL = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
+PRECISIONS: dict[str | None, jax.lax.Precision] = {
+    **dict.fromkeys((None, "default", "high", "tensorfloat32", "TF32_TF32_F32"), TF32),
+    **dict.fromkeys(("highest", "float32", "F32_F32_F32"), FULL),
+}
+"""What cuDNN is told, by what `jax.default_matmul_precision` says."""
+
+
+class Kernel(NamedTuple):
+    """What the kernel is built for; hashable.
+
+    Attributes:
+        layers: their cells.
+        precision: of its products, `TF32` or `FULL`.
+    """
+
+    layers: Layers
+    precision: jax.lax.Precision
 
 
 class Kept(NamedTuple):
@@ -55,7 +78,7 @@ def refusal(layers: Layers, dtype: Any) -> str | None:
     """
     cells = [cell for layer in layers for cell in layer]
     for cell in cells:
-        if cell.name != "lstm":
+        if cell.step is not step or cell.rule is not RULE:
             return f"expected the standard LSTM, got {cell}"
     sizes = sorted({cell.hidden_size for cell in cells})
     if len(sizes) > 1:
@@ -72,9 +95,27 @@ def device_refusal() -> str | None:
     backend = jax.default_backend()
     if backend != "gpu":
         return f"expected a CUDA device, got {backend}"
-    if getattr(rnn.gpu_rnn, "_cuda_rnn", None) is None:
-        return "expected JAX's CUDA plugin with cuDNN, got a GPU without it"
-    return None
+    try:
+        from jax.experimental import rnn
+
+        known = rnn.gpu_rnn._cuda_rnn is not None
+    except (ImportError, AttributeError):
+        known = False
+    return None if known else "expected JAX's CUDA plugin with cuDNN, got a GPU without it"
+
+
+def precision_refusal() -> str | None:
+    """Why its products cannot have the precision that JAX is set to, likewise."""
+    if (precision := _default_precision()) in PRECISIONS:
+        return None
+    return (
+        'expected a default matmul precision of "float32", "tensorfloat32" or None, got '
+        f"{precision!r}"
+    )
+
+
+def _default_precision() -> Any:
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
@@ -83,7 +124,7 @@ def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
     Raises:
         ValueError: with what was expected and what came.
     """
-    reason = refusal(layers, dtype) or device_refusal()
+    reason = refusal(layers, dtype) or device_refusal() or precision_refusal()
     if reason is not None:
         raise ValueError(f'gradient="cudnn" does not fit: {reason}.')
     names = ("resets", "truncate", "zoneout", "recurrent_dropout")
@@ -111,22 +152,20 @@ def unroll_by_cudnn(
     Returns:
         The final state of each cell, and the last layer's outputs, both directions side by side; where a
         sequence has ended they are zero.
-
-    Raises:
-        ValueError: a `jax.default_matmul_precision` that cuDNN does not have.
     """
     if xs.ndim == 2:
         one = jax.tree.map(lambda s: s[None], state0)
         own = None if lengths is None else lengths[None]
         states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, own)
         return jax.tree.map(lambda s: s[0], states), ys[:, 0]
+    # Read once: a gradient may be traced when JAX is set to another precision.
+    kernel = Kernel(layers, PRECISIONS[_default_precision()])
     if lengths is None:
-        (states, ys), _ = _run(
-            layers, params, xs, state0, jnp.full(xs.shape[1], len(xs), jnp.int32)
-        )
+        full = jnp.full(xs.shape[1], len(xs), jnp.int32)
+        (states, ys), _ = _run(kernel, params, xs, state0, full)
         return states, ys
     # A sequence of no step of its own takes one, of which nothing is shown.
-    (states, ys), _ = _run(layers, params, xs, state0, jnp.maximum(lengths, 1))
+    (states, ys), _ = _run(kernel, params, xs, state0, jnp.maximum(lengths, 1))
     begun = lengths[:, None] > 0
     states = jax.tree.map(lambda a, b: jnp.where(begun, a, b), states, state0)
     return states, shown(marks_of(xs, lengths, None, None, reverse=False), ys)
@@ -134,37 +173,37 @@ def unroll_by_cudnn(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run(
-    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
     h0, c0 = _stacked(state0)
-    forward = sequential_vmap(partial(kernel_forward, layers))
+    forward = sequential_vmap(partial(kernel_forward, kernel))
     y, h, c, reserve = forward(jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
-    return (_unstacked(layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
+    return (_unstacked(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
 
 @_run.defjvp
-def _run_jvp(layers: Layers, primals: Any, tangents: Any) -> Any:
+def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     params, xs, state0, lengths = primals
-    out, reserve = _run(layers, *primals)
+    out, reserve = _run(kernel, *primals)
     kept = Kept(params, xs, state0, lengths, out[1], reserve)
     out_dot = linear_map(
-        partial(_tangent, layers), partial(_backward, layers), kept, tuple(tangents[:3])
+        partial(_tangent, kernel), partial(_backward, kernel), kept, tuple(tangents[:3])
     )
     return (out, reserve), (out_dot, jnp.zeros_like(reserve))
 
 
-def _tangent(layers: Layers, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
-    by_scan = partial(_by_scan, layers, lengths=kept.lengths)
+def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
+    by_scan = partial(_by_scan, kernel, lengths=kept.lengths)
     return jax.jvp(by_scan, (kept.params, kept.xs, kept.state0), dots)[1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _backward(layers: Layers, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
+def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
     d_h, d_c = _stacked(d_out[0])
     h0, c0 = _stacked(kept.state0)
-    backward = sequential_vmap(partial(kernel_backward, layers))
+    backward = sequential_vmap(partial(kernel_backward, kernel))
     d_x, d_h0, d_c0, d_w = backward(
         jnp.swapaxes(kept.xs, 0, 1),
         h0,
@@ -177,14 +216,18 @@ def _backward(layers: Layers, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
         d_h,
         d_c,
     )
-    return unpacked(layers, d_w), jnp.swapaxes(d_x, 0, 1), _unstacked(layers, d_h0, d_c0)
+    return (
+        unpacked(kernel.layers, d_w),
+        jnp.swapaxes(d_x, 0, 1),
+        _unstacked(kernel.layers, d_h0, d_c0),
+    )
 
 
 @_backward.defjvp
-def _backward_jvp(layers: Layers, primals: Any, tangents: Any) -> Any:
+def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     kept, d_out = primals
     kept_dot, d_out_dot = tangents
-    by_scan = partial(_by_scan, layers, lengths=kept.lengths)
+    by_scan = partial(_by_scan, kernel, lengths=kept.lengths)
 
     def pulled(params: PyTree, xs: Array, state0: PyTree, d_out: Any) -> Any:
         return jax.vjp(by_scan, params, xs, state0)[1](d_out)
@@ -195,16 +238,16 @@ def _backward_jvp(layers: Layers, primals: Any, tangents: Any) -> Any:
         (kept.params, kept.xs, kept.state0, d_out),
         (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
     )
-    return _backward(layers, kept, d_out), dots
+    return _backward(kernel, kept, d_out), dots
 
 
 def _by_scan(
-    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
 ) -> tuple[PyTree, Array]:
     """The same by the loop and the hand-derived rule, for the derivatives that cuDNN does not have."""
     marks = marks_of(xs, lengths, None, None, reverse=False)
     states, ys = [], shown(marks, xs)
-    for cells, own, start in zip(layers, params, state0, strict=True):
+    for cells, own, start in zip(kernel.layers, params, state0, strict=True):
         ends, outs = [], []
         for number, cell in enumerate(cells):
             given = turned(lengths, ys) if number else ys
@@ -219,21 +262,20 @@ def _by_scan(
 
 
 def kernel_forward(
-    layers: Layers, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
+    kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
 ) -> tuple[Array, Array, Array, Array]:
     """The kernel itself, in its own axes: y, h_T, C_T, and what it notes for the way back."""
-    try:
-        (y, h, c), (*_, reserve) = rnn.lstm_fwd(x, h0, c0, w, lengths, *_settings(layers))
-    except NotImplementedError as error:
-        raise ValueError(
-            'gradient="cudnn" does not fit: expected a default matmul precision of "tensorfloat32" or '
-            '"float32", or None, got one in bfloat16.'
-        ) from error
-    return y, h, c, reserve
+    from jax.experimental import rnn
+
+    # JAX does not say of its outputs over which devices they differ.
+    axes = varying_axes(x, h0, c0, w, lengths)
+    x, h0, c0, w, lengths = vary_over(axes, (x, h0, c0, w, lengths))
+    (y, h, c), (*_, reserve) = rnn.lstm_fwd(x, h0, c0, w, lengths, *_settings(kernel))
+    return vary_over(axes, (y, h, c, reserve))
 
 
 def kernel_backward(
-    layers: Layers,
+    kernel: Kernel,
     x: Array,
     h0: Array,
     c0: Array,
@@ -246,15 +288,34 @@ def kernel_backward(
     d_c: Array,
 ) -> tuple[Array, Array, Array, Array]:
     """The kernel backwards: cotangents of x, h_0, C_0 and of the vector of weights."""
-    saved = (x, h0, c0, w, lengths, y, reserve)
-    d_x, d_h0, d_c0, d_w, _ = rnn.lstm_bwd(*_settings(layers), saved, (d_y, d_h, d_c))
-    return d_x, d_h0, d_c0, d_w
+    from jax.experimental import rnn
+
+    saved, d_out = (x, h0, c0, w, lengths, y, _own_copy(reserve, lengths, d_y)), (d_y, d_h, d_c)
+    axes = varying_axes(saved, d_out)
+    saved, d_out = vary_over(axes, saved), vary_over(axes, d_out)
+    d_x, d_h0, d_c0, d_w, _ = rnn.lstm_bwd(*_settings(kernel), saved, d_out)
+    return vary_over(axes, (d_x, d_h0, d_c0, d_w))
 
 
-def _settings(layers: Layers) -> tuple[int, int, int, float, bool, None]:
-    """Of `jax.experimental.rnn`: sizes, layers, dropout, directions, and the precision that JAX is set to."""
-    first = layers[0][0]
-    return first.input_size, first.hidden_size, len(layers), 0.0, len(layers[0]) == 2, None
+def _own_copy(reserve: Array, lengths: Array, d_y: Array) -> Array:
+    """The kernel's notes, copied: it writes over them, and a second way back needs them as they were.
+
+    A plain copy would be taken out by the compiler, and two equal ones made one. This one is a choice that it
+    cannot see through, and another one for every ``d_y``.
+    """
+    first = d_y[0, 0, 0]
+    always = (first == first) | (lengths[0] > 0)
+    bits = jax.lax.bitcast_convert_type(reserve, jnp.int32)
+    kept = jax.lax.select(always, bits, jnp.zeros_like(bits))
+    return jax.lax.bitcast_convert_type(kept, reserve.dtype)
+
+
+def _settings(kernel: Kernel) -> tuple[int, int, int, float, bool, Any]:
+    """Of `jax.experimental.rnn`: sizes, layers, dropout, whether in both directions, precision."""
+    layers = kernel.layers
+    first, both = layers[0][0], len(layers[0]) == 2
+    precision = (kernel.precision, kernel.precision)
+    return first.input_size, first.hidden_size, len(layers), 0.0, both, precision
 
 
 def packed(params: Sequence[Sequence[LSTMParams]]) -> Float[Array, " weights"]:

@@ -25,7 +25,7 @@ class RNN(linen.RNN):
 
     Attributes:
         cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`.
-        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
         segments: how the rule spends memory, as for `lstm_jax.unroll`.
 
     Raises:

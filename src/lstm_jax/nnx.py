@@ -17,6 +17,7 @@ from flax import nnx
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.flax_cells import activation_of, run_flax_layer
+from lstm_jax.unroll import GRADIENTS
 from lstm_jax.validation import require_one_of
 
 
@@ -25,7 +26,7 @@ class RNN(nnx.RNN):
 
     Args:
         cell: an nnx LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
-        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
         segments: how the rule spends memory, as for `lstm_jax.unroll`.
         **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
             ``unroll``, ``rngs``.
@@ -51,7 +52,7 @@ class RNN(nnx.RNN):
         **options: Any,
     ) -> None:
         activation_of(cell)
-        require_one_of("gradient", gradient, ("auto", "bptt", "autodiff"))
+        require_one_of("gradient", gradient, GRADIENTS)
         super().__init__(cell, **options)
         self.gradient = gradient
         self.segments = segments

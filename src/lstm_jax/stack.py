@@ -25,6 +25,7 @@ from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
 from lstm_jax.initializers import uniform
 from lstm_jax.marks import Marks, checked_lengths, left, marks_of, shown
+from lstm_jax.unroll import require_no_segments
 from lstm_jax.unroll import unroll as unroll_cell
 from lstm_jax.validation import (
     ShapeError,
@@ -380,6 +381,8 @@ def unroll_stack(
         "recurrent_dropout": stack.recurrent_dropout,
     }
     if gradient == "cudnn" and _one_kernel(stack, key, resets, truncate):
+        require_positive_int("unroll", unroll)
+        require_no_segments(segments)
         return _by_cudnn(stack, params, shown(valid, xs), state0, lengths, valid)
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
     states, ys = [], shown(valid, xs)
@@ -400,7 +403,11 @@ def unroll_stack(
 def _one_kernel(stack: Stack, key: Array | None, resets: Any, truncate: int | None) -> bool:
     """Whether NVIDIA's kernel can run all layers at once, if it can run them at all."""
     between = key is not None and stack.dropout and len(stack.layers) > 1
-    within = stack.zoneout or stack.recurrent_dropout or resets is not None or truncate is not None
+    cells = cells_of(stack.layers)
+    zoneout = any(
+        any(zoneout_rates(stack.zoneout, jax.eval_shape(cell.initial_state))) for cell in cells
+    )
+    within = zoneout or stack.recurrent_dropout or resets is not None or truncate is not None
     layers = _directions(stack)
     alike = len({len(layer) for layer in layers}) == 1
     sizes = {cell.hidden_size for layer in layers for cell in layer}
@@ -417,6 +424,8 @@ def _by_cudnn(
 ) -> tuple[tuple[Any, ...], Array]:
     layers = _directions(stack)
     require_cudnn(layers, xs.dtype, Marks())
+    if not len(xs):
+        raise ShapeError("Shape mismatch: expected xs of at least one step, got none.")
 
     def by_direction(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(

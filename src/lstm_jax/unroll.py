@@ -66,8 +66,9 @@ def unroll(
         gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
-            ``lengths`` but no other option, its products in the precision of `jax.default_matmul_precision`;
-            under `vmap` one sequence after the other. Not yet seen on a device, so ``"auto"`` leaves it.
+            ``lengths`` and ``reverse`` but no other option, its products in the precision of
+            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` leaves it alone as
+            long as it has not been seen on a device.
         segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
             back. A number keeps the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
@@ -114,11 +115,8 @@ def unroll(
             f"{type(cell).__name__}; a stack runs by unroll_stack."
         )
     by_rule = isinstance(cell, Cell) and cell.rule is not None and gradient in ("auto", "bptt")
-    if not by_rule and segments not in ("auto", None):
-        raise ValueError(
-            "Segments need the hand-derived rule: expected a cell that brings one and gradient "
-            f'"auto" or "bptt", or segments=None, got segments={segments!r}.'
-        )
+    if not by_rule:
+        require_no_segments(segments)
     if not isinstance(cell, Cell):
         if gradient in ("bptt", "cudnn"):
             raise ValueError(
@@ -151,6 +149,19 @@ def unroll(
         steps = segment_length(segments, cell, params, xs, state0)
         state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
     return state, turned(lengths, hs) if turn else hs
+
+
+def require_no_segments(segments: int | str | None) -> None:
+    """Refuse a number of segments where no hand-derived rule spends memory by it.
+
+    Raises:
+        ValueError: with what was expected and what came.
+    """
+    if segments not in ("auto", None):
+        raise ValueError(
+            "Segments need the hand-derived rule: expected a cell that brings one and gradient "
+            f'"auto" or "bptt", or segments=None, got segments={segments!r}.'
+        )
 
 
 def _by_cudnn(
