@@ -14,7 +14,7 @@ things are added, and two are changed:
     average    what is tested is the exponential average of the weights, over some 1,000 updates
     α Ω        α = 4 until L grows for the first time, and then 0.1: Ω asks every step to keep the gradient's
                norm, which a memory that is drawn back cannot
-    rate       0.01 for a fifth of the updates, then 0.003; from three fifths on 0.001, falling to 0
+    rate       0.01 until then, 0.003 until L = 200, and then 0.001
 
 What is carried from batch to batch is L, the states that waited, the average and the record of the last 2,000
 sequences. No gradient passes from one batch to another.
@@ -57,6 +57,12 @@ NOISE_BEFORE, NOISE_AFTER = 0.02, 0.05
 
 PENALTY_AFTER = 0.1
 """α once L has grown."""
+
+CLIP = 1.0
+"""Largest norm of the gradient."""
+
+SLOWER, SLOWEST = 0.3, 0.1
+"""Of the rate: once L has grown, and from 200 on."""
 
 AVERAGED = 1e-3
 """What each update adds to the average of the weights."""
@@ -108,11 +114,14 @@ def problem(trial: Trial) -> Problem:
         del given
         key_length, key_examples, key_noise = jax.random.split(key, 3)
         length = jax.random.randint(key_length, (), shortest, record.longest + 1)
-        whole = record.longest >= trial.length
-        on = whole & jax.random.bernoulli(jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,))
-        h0 = jnp.where(on[:, None], record.waited, 0.0)
+        grown, whole = record.longest > first, record.longest >= trial.length
         noise = jnp.where(whole, NOISE_AFTER, NOISE_BEFORE)
-        weight = jnp.where(whole, PENALTY_AFTER, trial.penalty)
+        weight = jnp.where(grown, PENALTY_AFTER, trial.penalty)
+        model = limited(model, jnp.where(whole, SLOWEST, jnp.where(grown, SLOWER, 1.0)))
+        on = (record.seen > 0) & jax.random.bernoulli(
+            jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,)
+        )
+        h0 = jnp.where(on[:, None], record.waited, 0.0)
 
         def at(steps: int, model: Model) -> tuple[Array, tuple[Array, Array, Array]]:
             lengths = jnp.full(trial.batch_size, length)
@@ -234,13 +243,29 @@ def penalised_loss(
     return value + weight * extra, (found.omega, errors(trial, scores, given), waited)
 
 
-def learning_rate(trial: Trial) -> optax.Schedule:
-    """The trial's own; three tenths of it from a fifth of its steps on; at last a tenth, falling to 0."""
-    rate, steps = trial.learning_rate, trial.steps
-    second, third = steps // 5, 3 * steps // 5
-    parts = [optax.constant_schedule(rate), optax.constant_schedule(0.3 * rate)]
-    parts.append(optax.linear_schedule(0.1 * rate, 0.0, steps - third))
-    return optax.join_schedules(parts, [second, third])
+@jax.custom_vjp
+def limited(model: Model, share: Array) -> Model:
+    """The model; its gradient clipped by its norm and then multiplied by ``share``.
+
+    Here and not in the optimizer, which does not know what is carried, and so not how far L has grown.
+    """
+    return model
+
+
+def _limited_forward(model: Model, share: Array) -> tuple[Model, Array]:
+    return model, share
+
+
+def _limited_backward(share: Array, d_model: Model) -> tuple[Model, Array]:
+    norm = optax.tree.norm(d_model)
+    factor = share * jnp.minimum(1.0, CLIP / norm)
+    # A gradient that overflowed says nothing of where to go.
+    factor = jnp.where(jnp.isfinite(norm), factor, 0.0)
+    kept = jax.tree.map(lambda d: jnp.where(jnp.isfinite(norm), factor * d, 0.0), d_model)
+    return kept, jnp.zeros_like(share)
+
+
+limited.defvjp(_limited_forward, _limited_backward)
 
 
 def smart_start(key: Array, key_y: Array, size: int) -> Model:

@@ -65,8 +65,6 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
     if trial.half_life is not None:
         steps = trial.half_life / trial.batch_size
         rate = optax.exponential_decay(trial.learning_rate, steps, 0.5)
-    if trial.task == "order":
-        rate = order.learning_rate(trial)
     made = {
         "adam": optax.adam,
         # With ε under the root, a gradient below √ε = 1e-4 an entry, as at a floor, takes no full step.

@@ -209,6 +209,40 @@ def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     np.testing.assert_allclose(radius, 0.95, rtol=1e-2)
 
 
+def test_a_gradient_is_clipped_and_then_slowed_down():
+    model = problems.Model(None, jnp.ones(3), jnp.ones(2))
+
+    def gradient(weight, share):
+        def loss(model):
+            model = order.limited(model, jnp.float32(share))
+            # Used twice: the norm is that of the sum.
+            return weight * (model.w_y.sum() + model.w_y.sum() + 3 * model.b_y[0])
+
+        return jax.grad(loss)(model)
+
+    given = np.array([2, 2, 2, 3, 0]) / np.sqrt(21)
+    for weight, share, expected in [
+        (5.0, 0.3, 0.3 * given),
+        (0.1, 0.3, 0.03 * np.sqrt(21) * given),
+    ]:
+        d = gradient(weight, share)
+        np.testing.assert_allclose(np.concatenate([d.w_y, d.b_y]), expected, rtol=1e-5)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradient(np.inf, 1.0)))
+
+
+def test_the_rate_and_the_penalty_follow_the_longest_length():
+    trial = trials.STUDIES["order"][0]
+    made = order.problem(trials.replace(trial, batch_size=4, hidden_size=4))
+    model, record = made.init(jax.random.key(0)), made.carry()
+    norm = jax.jit(
+        lambda record: optax.tree.norm(
+            jax.grad(lambda model: 1e6 * made.loss(model, record, (), jax.random.key(1))[0])(model)
+        )
+    )
+    norms = [float(norm(record._replace(longest=jnp.int32(longest)))) for longest in (60, 70, 200)]
+    np.testing.assert_allclose(norms, [1.0, 0.3, 0.1], rtol=1e-3)
+
+
 def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     trial = trials.STUDIES["order"][0]
     record = order.problem(trial).carry()
