@@ -12,9 +12,9 @@ things are added, and two are changed:
     noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
                steps of it, one that is drawn back to where it was is not
     average    what is tested is the exponential average of the weights, over some 1,000 updates
-    α Ω        α = 4 until L grows for the first time, and then 0.1: Ω asks every step to keep the gradient's
-               norm, which a memory that is drawn back cannot
-    rate       0.01 until then, 0.003 until L = 200, and then 0.001
+    α Ω        α = 4 until L grows for the first time, then 0.1, and from L = 120 on 0.02: Ω asks every step
+               to keep the gradient's norm, which a memory that is drawn back cannot
+    rate       0.01, 0.003 and 0.001 in the same three stages
 
 What is carried from batch to batch is L, the states that waited, the average and the record of the last 2,000
 sequences. No gradient passes from one batch to another.
@@ -55,14 +55,17 @@ BATCHES, LEARNED = 1_000, 0.2
 NOISE_BEFORE, NOISE_AFTER = 0.02, 0.05
 """σ until L is 200, and from then on."""
 
-PENALTY_AFTER = 0.1
-"""α once L has grown."""
+LATE = 120
+"""L from which the last of three stages is; the second one is from its first growth on."""
+
+PENALTIES = (1.0, 0.025, 0.005)
+"""α in each stage, over that of the beginning."""
+
+RATES = (1.0, 0.3, 0.1)
+"""The rate in each stage, likewise."""
 
 CLIP = 1.0
 """Largest norm of the gradient."""
-
-SLOWER, SLOWEST = 0.3, 0.1
-"""Of the rate: once L has grown, and from 200 on."""
 
 AVERAGED = 1e-3
 """What each update adds to the average of the weights."""
@@ -114,10 +117,10 @@ def problem(trial: Trial) -> Problem:
         del given
         key_length, key_examples, key_noise = jax.random.split(key, 3)
         length = jax.random.randint(key_length, (), shortest, record.longest + 1)
-        grown, whole = record.longest > first, record.longest >= trial.length
-        noise = jnp.where(whole, NOISE_AFTER, NOISE_BEFORE)
-        weight = jnp.where(grown, PENALTY_AFTER, trial.penalty)
-        model = limited(model, jnp.where(whole, SLOWEST, jnp.where(grown, SLOWER, 1.0)))
+        noise = jnp.where(record.longest >= trial.length, NOISE_AFTER, NOISE_BEFORE)
+        stage = jnp.where(record.longest >= LATE, 2, (record.longest > first).astype(jnp.int32))
+        weight = trial.penalty * jnp.asarray(PENALTIES)[stage]
+        model = limited(model, jnp.asarray(RATES)[stage])
         on = (record.seen > 0) & jax.random.bernoulli(
             jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,)
         )
