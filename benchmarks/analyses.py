@@ -69,14 +69,15 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print for each measurement a first call, which compiles, and a second one."""
+    """Print what a first call takes, which compiles, and a second one after a short first."""
     chosen = [n for n in MEASUREMENTS if not arguments or any(a in n for a in arguments)]
     if not chosen:
         sys.exit(f"expected a part of one of: {'; '.join(MEASUREMENTS)}")
     print(f"{'seconds':42} {'first':>7} {'second':>7}")
     for name in chosen:
-        first, second = seconds(MEASUREMENTS[name]), seconds(MEASUREMENTS[name])
-        print(f"{name:42} {first:7.1f} {second:7.2f}", flush=True)
+        first = seconds(MEASUREMENTS[name])
+        second = f"{seconds(MEASUREMENTS[name]):.2f}" if first < 60 else "-"
+        print(f"{name:42} {first:7.1f} {second:>7}", flush=True)
 
 
 if __name__ == "__main__":
