@@ -52,8 +52,8 @@ FIRST, MORE = 60, 10
 BATCHES, LEARNED = 1_000, 0.2
 """It grows when the mean loss of so many batches is below this."""
 
-NOISE_BEFORE, NOISE_AFTER = 0.02, 0.05
-"""σ until L is 200, and from then on."""
+NOISE = 0.02
+"""σ."""
 
 LATE = 120
 """L from which the last of three stages is; the second one is from its first growth on."""
@@ -117,7 +117,6 @@ def problem(trial: Trial) -> Problem:
         del given
         key_length, key_examples, key_noise = jax.random.split(key, 3)
         length = jax.random.randint(key_length, (), shortest, record.longest + 1)
-        noise = jnp.where(record.longest >= trial.length, NOISE_AFTER, NOISE_BEFORE)
         stage = jnp.where(record.longest >= LATE, 2, (record.longest > first).astype(jnp.int32))
         weight = trial.penalty * jnp.asarray(PENALTIES)[stage]
         model = limited(model, jnp.asarray(RATES)[stage])
@@ -132,7 +131,7 @@ def problem(trial: Trial) -> Problem:
                 key_examples, trial.batch_size, steps, form="fractions", lengths=lengths
             )
             drawn = continued(key_examples, drawn, on)
-            return penalised_loss(trial, model, drawn, weight, noise, key_noise, h0)
+            return penalised_loss(trial, model, drawn, weight, jnp.float32(NOISE), key_noise, h0)
 
         branch = jnp.searchsorted(jnp.asarray(padded, jnp.int32), length)
         branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
