@@ -144,7 +144,9 @@ def weighed(net, gradient, lengths, *inputs):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
+@pytest.mark.parametrize(
+    "lengths", [pytest.param(None, marks=pytest.mark.slow), LENGTHS], ids=["all steps", "lengths"]
+)
 @pytest.mark.parametrize("name", NETS)
 def test_outputs_and_gradients_are_those_of_the_loop(kernel, name, lengths):
     net, inputs = NETS[name], problem(NETS[name])
@@ -182,6 +184,7 @@ def test_a_cell_alone_in_either_direction(kernel, batch, lengths, reverse):
     assert_close(everything("cudnn", params, xs, state0), expected, TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one layer", "two layers, both directions"])
 def test_other_derivatives_come_from_the_loop(kernel, name):
     net, inputs = NETS[name], problem(NETS[name])
@@ -212,6 +215,7 @@ def test_the_gradient_of_a_gradient(kernel):
     assert_close(penalised("cudnn", params), penalised("bptt", params), TOLERANCE)
 
 
+@pytest.mark.slow
 def test_many_networks_at_once(kernel):
     net = NETS["two layers"]
     many = jax.tree.map(lambda *a: jnp.stack(a), *(problem(net, seed=n) for n in range(3)))
