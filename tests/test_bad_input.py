@@ -159,7 +159,7 @@ class TestCotangents:
 class TestOptions:
     @pytest.mark.parametrize("gradient", ["hand", "", None, "BPTT"])
     def test_gradient(self, problem, gradient):
-        known = "expected one of 'auto', 'bptt', 'autodiff', got"
+        known = "expected one of 'auto', 'bptt', 'autodiff', 'cudnn', got"
         with refuses(ValueError, "Unknown gradient:", known, repr(gradient)):
             lstm_jax.unroll(problem.cell, problem.params, problem.xs, gradient=gradient)
 
