@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import CELLS, assert_close, loss, random_problem
-from hypothesis import given
-from hypothesis import strategies as st
 from jax import lax
 
 import lstm_jax
-from lstm_jax import chunks, loop_weight
-from lstm_jax.chunks import chunk_length, chunk_starts, scan_chunks
+from lstm_jax import loop_weight
+from lstm_jax.chunks import chunk_starts, scan_chunks
+from lstm_jax.loop import CPU, PLATFORMS
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -44,22 +43,11 @@ def test_is_a_scan(x64, steps, reverse):
     np.testing.assert_allclose(differences, 0, atol=1e-14)
 
 
-@given(length=st.integers(1, 5000), batch_size=st.integers(1, 3000))
-def test_length_of_a_chunk(length, batch_size):
-    steps = chunk_length(length, batch_size)
-    aim = max(1, chunks.ROWS // batch_size)
-    assert 1 <= steps <= length
-    assert steps <= max(1, 1.5 * aim)
-    assert steps > aim / 2 - 1 or steps == length
-    near = [n for n in range(aim // 2 + 1, min(length, aim * 3 // 2) + 1) if length % n == 0]
-    assert (length % steps == 0) or not near
-
-
 @pytest.fixture
 def many_chunks(monkeypatch):
     """Chunks of two steps of a batch of two, and every product of the loop from the left."""
     jax.clear_caches()
-    monkeypatch.setattr(chunks, "ROWS", 4)
+    monkeypatch.setitem(PLATFORMS, "cpu", CPU._replace(rows=4))
     monkeypatch.setattr(loop_weight, "LARGE", 0)
     monkeypatch.setattr(loop_weight, "FEWEST_STEPS", 1)
     monkeypatch.setattr(loop_weight, "FEWEST_ROWS", 1)

@@ -11,6 +11,7 @@ from mutants import TARGETS, rnn, rule_with, wrong_versions
 
 import lstm_jax
 from lstm_jax.gradient_check import central_differences
+from lstm_jax.loop import Loop
 from lstm_jax.marks import NONE
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 
@@ -220,7 +221,7 @@ def verdict(name, rule, way=jax.grad):
     cell = problem.cell._replace(rule=rule)
 
     def through_rule(inputs, hs_weights, state_weights):
-        state, hs = unroll_by_hand(cell, False, 1, len(inputs[1]), *inputs, NONE)
+        state, hs = unroll_by_hand(cell, Loop(), len(inputs[1]), *inputs, NONE)
         final = jax.tree.map(lambda v, s: jnp.sum(v * s), state_weights, state)
         return jnp.sum(hs_weights * jnp.sin(hs)) + sum(final)
 

@@ -11,6 +11,7 @@ from comparison import CELLS, assert_close, random_like, random_problem
 import lstm_jax
 from lstm_jax.bptt import Saved, backward_pass, forward_pass, tangent_pass
 from lstm_jax.linear_map import linear_map, linear_map_p
+from lstm_jax.loop import Loop
 from lstm_jax.marks import NONE
 
 
@@ -30,12 +31,14 @@ def test_backward_pass_is_the_transpose_of_tangent_pass(x64, name, time, batch, 
     u = random_like(rng, problem.inputs)
     v = (random_like(rng, problem.state_weights), random_like(rng, problem.hs_weights))
 
+    loop = Loop(reverse)
+
     @jax.jit
     def both_sides(u, v):
-        out, residuals = forward_pass(cell, reverse, 1, params, xs, state0, NONE)
+        out, residuals = forward_pass(cell, loop, params, xs, state0, NONE)
         saved = Saved(params, xs, state0, out[1], residuals, NONE)
-        forward = tangent_pass(cell, reverse, 1, saved, u)
-        backward = backward_pass(cell, reverse, 1, saved, v)
+        forward = tangent_pass(cell, loop, saved, u)
+        backward = backward_pass(cell, loop, saved, v)
         return inner(v, forward), inner(backward, u), forward, jax.tree.map(jnp.shape, out)
 
     left, right, forward, _ = both_sides(u, v)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
-from lstm_jax.chunks import add_to, chunk_length, chunk_starts, scan_chunks, zero_sums
+from lstm_jax.chunks import add_to, chunk_starts, scan_chunks, zero_sums
+from lstm_jax.loop import Loop, divisor_near, loop_here, scan
 from lstm_jax.loop_weight import loop_weights
 from lstm_jax.marks import (
     NONE,
@@ -96,15 +96,9 @@ def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def forward_pass(
-    cell: Cell,
-    reverse: bool,
-    unroll: int,
-    params: PyTree,
-    xs: Array,
-    state0: PyTree,
-    marks: Marks,
+    cell: Cell, loop: Loop, params: PyTree, xs: Array, state0: PyTree, marks: Marks
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
     rule = rule_of(cell)
@@ -117,18 +111,18 @@ def forward_pass(
         state = left(marks, state, before)
         return state, (shown(marks, state.h), without_outputs(residuals, marks))
 
-    state, (hs, residuals) = lax.scan(step, state0, (xs, marks), reverse=reverse, unroll=unroll)
+    state, (hs, residuals) = scan(loop, step, state0, (xs, marks), apart=True)
     return (state, hs), residuals
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def tangent_pass(
-    cell: Cell, reverse: bool, unroll: int, saved: Saved, dots: Gradients
+    cell: Cell, loop: Loop, saved: Saved, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
     params, xs, state0, hs, residuals, marks = saved
     rule = rule_of(cell)
-    residuals = _with_outputs(residuals, state0.h, hs, marks, reverse)
+    residuals = _with_outputs(residuals, state0.h, hs, marks, loop.reverse)
     z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
     def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree, Marks]) -> tuple[PyTree, Array]:
@@ -139,12 +133,12 @@ def tangent_pass(
         state_dot = left(marks, state_dot, before)
         return state_dot, shown(marks, state_dot.h)
 
-    return lax.scan(step, dots.state0, (residuals, z_dots, marks), reverse=reverse, unroll=unroll)
+    return scan(loop, step, dots.state0, (residuals, z_dots, marks), apart=True)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def backward_pass(
-    cell: Cell, reverse: bool, unroll: int, saved: Saved, cotangents: tuple[PyTree, Array | None]
+    cell: Cell, loop: Loop, saved: Saved, cotangents: tuple[PyTree, Array | None]
 ) -> Gradients:
     """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
 
@@ -171,23 +165,22 @@ def backward_pass(
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
         xs, hs, residuals, d_hs, marks = inputs
-        residuals = _with_outputs(residuals, h_start, hs, marks, reverse)
+        residuals = _with_outputs(residuals, h_start, hs, marks, loop.reverse)
         local = rule.local_derivatives(residuals)
-        d_state, d_z = lax.scan(
-            step, d_state, (local, d_hs, marks), reverse=not reverse, unroll=unroll
-        )
+        d_state, d_z = scan(loop.turned, step, d_state, (local, d_hs, marks))
         d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
         d_params = add_to(d_params, d_part)
         return (d_state, d_params), d_xs
 
-    steps = chunk_length(xs.shape[0], xs.size // (xs.shape[0] * xs.shape[-1]))
+    batch_size = xs.size // (xs.shape[0] * xs.shape[-1])
+    steps = divisor_near(xs.shape[0], max(1, loop.platform.rows // batch_size))
     (d_state0, d_params), d_xs = scan_chunks(
         chunk,
         (d_state, zeros),
-        chunk_starts(state0.h, hs, steps, reverse=reverse),
+        chunk_starts(state0.h, hs, steps, reverse=loop.reverse),
         (xs, hs, residuals, d_hs, marks),
         steps,
-        reverse=not reverse,
+        reverse=not loop.reverse,
     )
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)
@@ -202,7 +195,7 @@ def bptt(
     d_hs: Float[Array, "time *batch h"] | None = None,
     d_state: PyTree | None = None,
     reverse: bool = False,
-    unroll: int = 1,
+    unroll: int | str = "auto",
 ) -> Gradients:
     """Every gradient of an unrolled cell by the hand-derived recursion, without autodiff.
 
@@ -216,7 +209,7 @@ def bptt(
         d_hs: ∂L/∂hs with the state held, [T, H] or [T, B, H]; zeros if None.
         d_state: ∂L/∂state, the cotangent of the final state; zeros if None.
         reverse: whether the cell ran from the last step to the first.
-        unroll: steps per iteration of the loop.
+        unroll: steps per iteration of the loop, as for `unroll`.
 
     Returns:
         `Gradients`: ``params`` (``w_x``, ``w_h``, ``b``, …), ``xs`` and ``state0`` (``h`` and, for an
@@ -224,6 +217,7 @@ def bptt(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -235,11 +229,12 @@ def bptt(
         ((4, 16), (4,))
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    (state, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state0, NONE)
+    loop = loop_here(reverse, unroll)
+    (state, hs), residuals = forward_pass(cell, loop, params, xs, state0, NONE)
     dtype = hs.dtype
     d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs
     d_state = jax.tree.map(jnp.zeros_like, state) if d_state is None else d_state
     require_arrays("d_hs", d_hs, hs, dtype)
     require_arrays("d_state", d_state, state, dtype)
     saved = Saved(params, xs, state0, hs, residuals, NONE)
-    return backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))
+    return backward_pass(cell, loop, saved, (d_state, d_hs))

@@ -17,18 +17,6 @@ from jax import lax
 
 from lstm_jax.array_types import Array, PyTree
 
-ROWS = 512
-"""Rows (steps times batch) of a chunk: enough for a matrix product at full rate, few enough for the cache."""
-
-
-def chunk_length(length: int, batch_size: int) -> int:
-    """How many steps a chunk has: about `ROWS` rows, and a divisor of ``length`` if there is one near."""
-    aim = max(1, ROWS // batch_size)
-    for steps in range(min(length, aim * 3 // 2), aim // 2, -1):
-        if length % steps == 0:
-            return steps
-    return min(length, aim)
-
 
 def scan_chunks(
     body: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],

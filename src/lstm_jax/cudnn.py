@@ -32,6 +32,7 @@ from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import RULE, LSTMParams, LSTMState, step
 from lstm_jax.linear_map import linear_map
+from lstm_jax.loop import loop_here
 from lstm_jax.marks import Marks, marks_of, shown, turned
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.varying import vary_over, varying_axes
@@ -246,13 +247,14 @@ def _by_scan(
 ) -> tuple[PyTree, Array]:
     """The same by the loop and the hand-derived rule, for the derivatives that cuDNN does not have."""
     marks = marks_of(xs, lengths, None, None, reverse=False)
+    loop = loop_here(reverse=False, unroll="auto")
     states, ys = [], shown(marks, xs)
     for cells, own, start in zip(kernel.layers, params, state0, strict=True):
         ends, outs = [], []
         for number, cell in enumerate(cells):
             given = turned(lengths, ys) if number else ys
             end, hs = unroll_by_hand(
-                cell, False, 1, len(xs), own[number], given, start[number], marks
+                cell, loop, len(xs), own[number], given, start[number], marks
             )
             ends.append(end)
             outs.append(turned(lengths, hs) if number else hs)

@@ -74,7 +74,8 @@ def run_flax_layer(
         time_major=time_major,
         reverse=layer.reverse if reverse is None else reverse,
         keep_order=layer.keep_order if keep_order is None else keep_order,
-        unroll=layer.unroll,
+        # One step is what Flax's layer has unless told otherwise; here it is left to the platform.
+        unroll="auto" if layer.unroll == 1 else layer.unroll,
         gradient=layer.gradient,
         segments=layer.segments,
     )

@@ -128,7 +128,7 @@ def flax_style(
     time_major: bool = False,
     reverse: bool = False,
     keep_order: bool = False,
-    unroll: int = 1,
+    unroll: int | str = "auto",
     gradient: str = "auto",
     segments: int | str | None = "auto",
 ) -> tuple[PyTree, Array]:
@@ -146,7 +146,7 @@ def flax_style(
         reverse: from each sequence's last own step to its first.
         keep_order: under ``reverse``, whether the outputs stay aligned with the inputs; else they come in
             the order of the loop, padding last.
-        unroll: steps per iteration of the loop.
+        unroll: steps per iteration of the loop, as for `lstm_jax.unroll`.
         gradient: as for `lstm_jax.unroll`.
         segments: as for `lstm_jax.unroll`.
 

@@ -31,6 +31,7 @@ from lstm_jax.bptt import (
 )
 from lstm_jax.cells.cell import Cell
 from lstm_jax.chunks import add_to, scan_chunks, zero_sums
+from lstm_jax.loop import Loop
 from lstm_jax.marks import Marks
 from lstm_jax.validation import require_positive_int
 from lstm_jax.varying import vary_over, varying_axes
@@ -79,11 +80,10 @@ def segment_length(
     return -(-length // min(segments, length))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_segments(
     cell: Cell,
-    reverse: bool,
-    unroll: int,
+    loop: Loop,
     steps: int,
     params: PyTree,
     xs: Array,
@@ -96,34 +96,33 @@ def forward_segments(
         state: PyTree, start: None, inputs: tuple[Array, Marks]
     ) -> tuple[PyTree, tuple[Array, PyTree]]:
         del start
-        (after, hs), _ = forward_pass(cell, reverse, unroll, params, inputs[0], state, inputs[1])
+        (after, hs), _ = forward_pass(cell, loop, params, inputs[0], state, inputs[1])
         return after, (hs, jax.tree.map(lambda s: s[None], state))
 
-    state, (hs, states) = scan_chunks(segment, state0, None, (xs, marks), steps, reverse=reverse)
+    state, (hs, states) = scan_chunks(segment, state0, None, (xs, marks), steps, reverse=loop.reverse)
     return (state, hs), states
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def tangent_segments(
-    cell: Cell, reverse: bool, unroll: int, steps: int, kept: Boundaries, dots: Gradients
+    cell: Cell, loop: Loop, steps: int, kept: Boundaries, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """`tangent_pass`, segment by segment."""
     params, xs, states, marks = kept
 
     def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         xs, xs_dot, marks = inputs
-        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state, marks)
+        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
         saved = Saved(params, xs, state, hs, residuals, marks)
-        return tangent_pass(cell, reverse, unroll, saved, Gradients(dots.params, xs_dot, state_dot))
+        return tangent_pass(cell, loop, saved, Gradients(dots.params, xs_dot, state_dot))
 
-    return scan_chunks(segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=reverse)
+    return scan_chunks(segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=loop.reverse)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def backward_segments(
     cell: Cell,
-    reverse: bool,
-    unroll: int,
+    loop: Loop,
     steps: int,
     kept: Boundaries,
     cotangents: tuple[PyTree, Array | None],
@@ -137,14 +136,14 @@ def backward_segments(
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
         xs, d_hs, marks = inputs
-        (_, hs), residuals = forward_pass(cell, reverse, unroll, params, xs, state, marks)
+        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
         saved = Saved(params, xs, state, hs, residuals, marks)
-        part = backward_pass(cell, reverse, unroll, saved, (d_state, d_hs))
+        part = backward_pass(cell, loop, saved, (d_state, d_hs))
         d_params = add_to(d_params, part.params)
         return (part.state0, d_params), part.xs
 
     (d_state0, d_params), d_xs = scan_chunks(
-        segment, (d_state, zeros), states, (xs, d_hs, marks), steps, reverse=not reverse
+        segment, (d_state, zeros), states, (xs, d_hs, marks), steps, reverse=not loop.reverse
     )
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)

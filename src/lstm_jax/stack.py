@@ -24,6 +24,7 @@ from lstm_jax.cudnn import require_cudnn, unroll_by_cudnn
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
 from lstm_jax.initializers import uniform
+from lstm_jax.loop import steps_asked
 from lstm_jax.marks import Marks, checked_lengths, left, marks_of, shown
 from lstm_jax.unroll import require_no_segments
 from lstm_jax.unroll import unroll as unroll_cell
@@ -319,7 +320,7 @@ def unroll_stack(
     lengths: Any = None,
     resets: Any = None,
     truncate: int | None = None,
-    unroll: int = 1,
+    unroll: int | str = "auto",
     gradient: str = "auto",
     segments: int | str | None = "auto",
 ) -> tuple[tuple[Any, ...], Float[Array, "time *batch out"]]:
@@ -335,7 +336,7 @@ def unroll_stack(
             zero, the output projection's bias included.
         resets: before which steps the state is zero again, as for `unroll`; not with a learned state.
         truncate: cut the gradient every so many steps, as for `unroll`, in each layer.
-        unroll: steps per iteration of the loops.
+        unroll: steps per iteration of the loops, as for `unroll`.
         gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `unroll`. The last runs all
             layers at once where they are alike and nothing happens between them.
         segments: how the hand-derived rule spends memory in each layer, as for `unroll`.
@@ -381,7 +382,7 @@ def unroll_stack(
         "recurrent_dropout": stack.recurrent_dropout,
     }
     if gradient == "cudnn" and _one_kernel(stack, key, resets, truncate):
-        require_positive_int("unroll", unroll)
+        steps_asked(unroll)
         require_no_segments(segments)
         return _by_cudnn(stack, params, shown(valid, xs), state0, lengths, valid)
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))

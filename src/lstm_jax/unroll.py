@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
@@ -19,6 +18,7 @@ from lstm_jax.dropout import (
     zoneout_marks,
     zoneout_rates,
 )
+from lstm_jax.loop import Loop, loop_here, scan
 from lstm_jax.marks import Marks, checked_lengths, dimmed, entered, left, marks_of, shown, turned
 from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
@@ -27,7 +27,6 @@ from lstm_jax.validation import (
     require_bool,
     require_key,
     require_one_of,
-    require_positive_int,
 )
 
 GRADIENTS = ("auto", "bptt", "autodiff", "cudnn")
@@ -40,7 +39,7 @@ def unroll(
     state0: PyTree | None = None,
     *,
     reverse: bool = False,
-    unroll: int = 1,
+    unroll: int | str = "auto",
     gradient: str = "auto",
     segments: int | str | None = "auto",
     lengths: Any = None,
@@ -62,7 +61,8 @@ def unroll(
         state0: the starting state, leaves [H] or [B, H]; zeros if None (a plain step needs one).
         reverse: run from the last step to the first; outputs stay aligned with ``xs``, and the final
             state is the one after the first step.
-        unroll: steps per iteration of the loop; larger is faster to run and slower to compile.
+        unroll: steps per iteration of the loop; more are faster to run and slower to compile. ``"auto"`` takes
+            one on a CPU, and some eight on a GPU (`lstm_jax.loop`).
         gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
@@ -92,7 +92,7 @@ def unroll(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: an unknown ``gradient``, ``"bptt"`` or ``"cudnn"`` for a plain step, ``"cudnn"`` for what
+        ValueError: an unknown ``gradient`` or ``unroll``, ``"bptt"`` or ``"cudnn"`` for a plain step, ``"cudnn"`` for what
             its kernel does not know or where there is none, ``segments`` that is no positive
             integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
             ``truncate`` below 1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} acts
@@ -107,8 +107,8 @@ def unroll(
         ((10, 2, 4), (2, 4))
     """
     require_one_of("gradient", gradient, GRADIENTS)
-    require_positive_int("unroll", unroll)
     require_bool("reverse", reverse)
+    loop = loop_here(reverse, unroll)
     if not isinstance(cell, Cell) and not callable(cell):
         raise TypeError(
             "Cell mismatch: expected a cell or a step function, got a "
@@ -130,7 +130,7 @@ def unroll(
                 "Option mismatch: expected lengths, resets, truncate and noise with a cell, got a plain "
                 "step, whose state nobody here knows how to hold."
             )
-        return _scan(cell, params, xs, state0, reverse, unroll)
+        return _scan(cell, loop, params, xs, state0)
     state0 = check_cell_arguments(cell, params, xs, state0)
     lengths = None if lengths is None else checked_lengths(lengths, xs)
     marks = marks_of(xs, lengths, resets, truncate, reverse=reverse)
@@ -140,14 +140,14 @@ def unroll(
     turn = reverse and lengths is not None
     if turn:
         # From its last own step to its first, each sequence runs forward in time.
-        xs, reverse = turned(lengths, xs), False
+        xs, loop = turned(lengths, xs), loop.turned
     if gradient == "cudnn":
-        state, hs = _by_cudnn(cell, reverse, params, xs, state0, lengths, marks)
+        state, hs = _by_cudnn(cell, loop.reverse, params, xs, state0, lengths, marks)
     elif gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
-        state, hs = _scan_cell(cell, reverse, unroll, params, xs, state0, marks)
+        state, hs = _scan_cell(cell, loop, params, xs, state0, marks)
     else:
         steps = segment_length(segments, cell, params, xs, state0)
-        state, hs = unroll_by_hand(cell, reverse, unroll, steps, params, xs, state0, marks)
+        state, hs = unroll_by_hand(cell, loop, steps, params, xs, state0, marks)
     return state, turned(lengths, hs) if turn else hs
 
 
@@ -196,15 +196,9 @@ def _noise(
     return held, recurrent_factor(key_factor, rate, state0.h, time)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _scan_cell(
-    cell: Cell,
-    reverse: bool,
-    unroll: int,
-    params: PyTree,
-    xs: Array,
-    state0: PyTree,
-    marks: Marks,
+    cell: Cell, loop: Loop, params: PyTree, xs: Array, state0: PyTree, marks: Marks
 ) -> tuple[PyTree, Array]:
     # Under jit, and with the cell static, so that a call outside of jit compiles once and not each time.
     def step(params: PyTree, state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, Array]:
@@ -214,11 +208,11 @@ def _scan_cell(
         after = left(marks, after, before)
         return after, shown(marks, out if marks.held is None else after.h)
 
-    return _scan(step, params, (xs, marks), state0, reverse, unroll)
+    return _scan(step, loop, params, (xs, marks), state0)
 
 
 def _scan(
-    step: Step, params: PyTree, xs: PyTree, state0: PyTree | None, reverse: bool, unroll: int
+    step: Step, loop: Loop, params: PyTree, xs: PyTree, state0: PyTree | None
 ) -> tuple[PyTree, PyTree]:
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
     if state0 is None:
@@ -228,6 +222,4 @@ def _scan(
             "Shape mismatch: expected xs with one leading time axis of at least one step, got "
             f"leading axes {sorted(lengths)}."
         )
-    return lax.scan(
-        lambda state, x: step(params, state, x), state0, xs, reverse=reverse, unroll=unroll
-    )
+    return scan(loop, lambda state, x: step(params, state, x), state0, xs)

@@ -13,15 +13,15 @@ from lstm_jax.array_types import Array, PyTree
 from lstm_jax.bptt import Gradients, Saved, backward_pass, forward_pass, tangent_pass
 from lstm_jax.cells.cell import Cell
 from lstm_jax.linear_map import linear_map
+from lstm_jax.loop import Loop
 from lstm_jax.marks import Marks
 from lstm_jax.segments import Boundaries, backward_segments, forward_segments, tangent_segments
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def unroll_by_hand(
     cell: Cell,
-    reverse: bool,
-    unroll: int,
+    loop: Loop,
     steps: int,
     params: PyTree,
     xs: Array,
@@ -32,23 +32,21 @@ def unroll_by_hand(
 
     Args:
         cell: with a hand-derived rule.
-        reverse: from the last step to the first.
-        unroll: steps per iteration of the loop.
+        loop: its direction, and what is best for the platform.
         steps: steps per segment (`lstm_jax.segments`); the length of the sequence for a single one.
         params: of the cell.
         xs: [T, ..., D].
         state0: the starting state.
         marks: what happens to the state between steps.
     """
-    out, _ = forward_pass(cell, reverse, unroll, params, xs, state0, marks)
+    out, _ = forward_pass(cell, loop, params, xs, state0, marks)
     return out
 
 
 @unroll_by_hand.defjvp
 def _unroll_by_hand_jvp(
     cell: Cell,
-    reverse: bool,
-    unroll: int,
+    loop: Loop,
     steps: int,
     primals: tuple[PyTree, Array, PyTree, Marks],
     tangents: tuple[PyTree, Array, PyTree, Any],
@@ -56,13 +54,13 @@ def _unroll_by_hand_jvp(
     params, xs, state0, marks = primals
     kept: Saved | Boundaries
     if steps >= xs.shape[0]:
-        out, residuals = forward_pass(cell, reverse, unroll, params, xs, state0, marks)
+        out, residuals = forward_pass(cell, loop, params, xs, state0, marks)
         kept = Saved(params, xs, state0, out[1], residuals, marks)
-        tangent = partial(tangent_pass, cell, reverse, unroll)
-        backward = partial(backward_pass, cell, reverse, unroll)
+        tangent = partial(tangent_pass, cell, loop)
+        backward = partial(backward_pass, cell, loop)
     else:
-        out, states = forward_segments(cell, reverse, unroll, steps, params, xs, state0, marks)
+        out, states = forward_segments(cell, loop, steps, params, xs, state0, marks)
         kept = Boundaries(params, xs, states, marks)
-        tangent = partial(tangent_segments, cell, reverse, unroll, steps)
-        backward = partial(backward_segments, cell, reverse, unroll, steps)
+        tangent = partial(tangent_segments, cell, loop, steps)
+        backward = partial(backward_segments, cell, loop, steps)
     return out, linear_map(tangent, backward, kept, Gradients(*tangents[:3]), none_for_zero=True)

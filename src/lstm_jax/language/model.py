@@ -180,7 +180,7 @@ def token_loss(
     *,
     key: Array | None = None,
     weights: Float[Array, "time *batch"] | None = None,
-    unroll: int = 1,
+    unroll: int | str = "auto",
 ) -> tuple[Float[Array, ""], tuple[Any, ...]]:
     """Mean negative log-likelihood of the next token, in nats, and the states after the last one.
 

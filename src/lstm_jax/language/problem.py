@@ -25,7 +25,7 @@ def language_problem(
     init: Callable[[Array], LanguageParams] | None = None,
     loss: str = "mean",
     compute_dtype: Any = float,
-    unroll: int = 1,
+    unroll: int | str = "auto",
 ) -> Problem:
     """A problem whose loss is `token_loss`, and that carries the states from batch to batch.
 
@@ -38,7 +38,7 @@ def language_problem(
             which makes every gradient T times as large: the form that the clipping norms and learning
             rates of Zaremba et al. 2014 are for. What is logged is the mean.
         compute_dtype: that of the states, the same as the run's.
-        unroll: steps per iteration of the loops.
+        unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
 
     Raises:
         ValueError: an unknown ``loss``, or a stack with a learned starting state.
