@@ -8,23 +8,26 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks import jacobians, matmul, memory, report, results
+from benchmarks import jacobians, kernels, matmul, memory, report, results
 from benchmarks.cases import CaseError, select
-from benchmarks.competitors import OURS
+from benchmarks.competitors import NAMES, NETWORKS, OURS
 from benchmarks.config import (
     All,
     Command,
     Jacobians,
+    Kernels,
     Memory,
     Report,
     Timing,
     Unroll,
     check,
+    check_names,
     competitors,
     pace,
     threads,
 )
-from benchmarks.machine import environment
+from benchmarks.deviceless import NoCompiler
+from benchmarks.machine import cores_allowed, environment
 from benchmarks.process import Entrant
 from benchmarks.race import Pace, race
 from gradient_flow.command_line import parse
@@ -63,7 +66,8 @@ def jobs(config: Timing) -> list[Job]:
         for case in select(part.cell, part.shape, part.pass_, quick=config.quick):
             arguments = case.as_json()
             entrants = [
-                Entrant(name, "benchmarks.competitors", arguments) for name in competitors(config)
+                Entrant(name, "benchmarks.competitors", arguments)
+                for name in competitors(part.competitor, NAMES)
             ]
             found.append(Job("unroll", case.title, OURS, arguments, case.flops, entrants, quickly))
     slowly = pace(config, long_calls=True)
@@ -102,6 +106,36 @@ def run(config: Timing) -> int:
     return 0
 
 
+def count(config: Kernels) -> int:
+    """Compile everything that is asked for, writing results after every program; print the tables.
+
+    Raises:
+        CaseError, OutputError: options that fit no case, or a folder that is not free.
+        NoCompiler: JAX's CUDA plugin is missing.
+    """
+    check_names(config.competitor, tuple(NETWORKS))
+    cases = select(config.cell, config.shape, config.pass_, quick=config.quick, gpu=True)
+    names = competitors(config.competitor, tuple(NETWORKS))
+    folder = results.claim(config.out)
+    told = [{"title": case.title, "case": case.as_json(), "entries": {}} for case in cases]
+    found: dict[str, Any] = {"settings": asdict(config), "finished": False, "parts": {}}
+    machine = environment(cores_allowed())
+    with tqdm(total=len(cases) * len(names), unit="program", file=sys.stderr) as bar:
+        for entry in kernels.counted(cases, names):
+            number = entry.pop("case")
+            told[number]["entries"][entry.pop("name")] = entry
+            found["parts"]["kernels"] = told[: number + 1]
+            results.write(folder, found, machine, report.render(found, machine))
+            bar.set_description(cases[number].title)
+            bar.update()
+    found["finished"] = True
+    tables = report.render(found, machine)
+    results.write(folder, found, machine, tables)
+    print(tables)
+    print(f"\nresults:  {folder}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -111,13 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["all", *words]
-    config: Timing | Report = parse(Command, "benchmarks", words)
+    config: Timing | Kernels | Report = parse(Command, "benchmarks", words)
     try:
         if isinstance(config, Report):
             print(report.render(*results.read(config.folder)))
             return 0
-        return run(config)
-    except (CaseError, OutputError) as error:
+        return count(config) if isinstance(config, Kernels) else run(config)
+    except (CaseError, NoCompiler, OutputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

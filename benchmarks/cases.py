@@ -73,6 +73,8 @@ SHAPES = (
     Shape(1000, 16, 64, 512),
 )
 """What the LSTM is timed on; the other cells take the first two."""
+GPU_SHAPES = (Shape(1024, 16, 768, 768), Shape(512, 64, 512, 512))
+"""What the LSTM is run on besides, where a GPU is to have enough to do."""
 QUICK_SHAPES = (Shape(8, 2, 3, 4), Shape(12, 4, 8, 16))
 
 
@@ -92,7 +94,12 @@ def parse_shape(text: str) -> Shape:
 
 
 def select(
-    cell: CellName | None, shapes: Sequence[str], pass_: PassName | None, *, quick: bool
+    cell: CellName | None,
+    shapes: Sequence[str],
+    pass_: PassName | None,
+    *,
+    quick: bool,
+    gpu: bool = False,
 ) -> tuple[Case, ...]:
     """The cases of a run: all, or the part that is named.
 
@@ -101,12 +108,13 @@ def select(
         shapes: ``T,B,D,H`` each; if empty, the standard ones of each cell.
         pass_: one pass, or both if None.
         quick: take tiny shapes in place of the standard ones.
+        gpu: whether the standard shapes are those of a GPU too.
 
     Raises:
         CaseError: a shape that does not parse.
     """
     asked = tuple(parse_shape(text) for text in shapes)
-    standard = QUICK_SHAPES if quick else SHAPES
+    standard = QUICK_SHAPES if quick else SHAPES + GPU_SHAPES * gpu
     return tuple(
         Case(name, shape, kind)
         for name in CELLS

@@ -1,5 +1,6 @@
 """The command line: what a run measures, and for how long."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,24 @@ class Memory(Timing):
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """Count the kernels that unrolls launch on a GPU, by compiling for one; no GPU is needed."""
+
+    out: Path | None = None
+    """New or empty folder for the results; runs/bench-<date> if not given."""
+    cell: CellName | None = None
+    """One cell; all if not given."""
+    shape: tuple[str, ...] = ()
+    """Shapes T,B,D,H, such as 100,32,64,128; the standard ones and two for GPUs if not given."""
+    pass_: Annotated[PassName | None, tyro.conf.arg(name="pass")] = None
+    """Forward alone, or forward and backward; both if not given."""
+    competitor: tuple[str, ...] = ()
+    """Competitors beside lstm_jax, by the names in the tables; all in JAX if not given."""
+    quick: bool = False
+    """Tiny shapes, to see that everything runs."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Print the tables of a run again from its files."""
 
@@ -74,6 +93,7 @@ Command = (
     | Annotated[Unroll, tyro.conf.subcommand("unroll")]
     | Annotated[Jacobians, tyro.conf.subcommand("jacobians")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
+    | Annotated[Kernels, tyro.conf.subcommand("kernels")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
@@ -96,10 +116,19 @@ def check(config: Timing) -> None:
             f"Range mismatch: expected --threads from 1 to {cores}, the cores that this process may "
             f"use, got {config.threads}."
         )
-    for name in config.competitor if isinstance(config, Unroll) else ():
-        if name not in NAMES:
+    check_names(config.competitor if isinstance(config, Unroll) else (), NAMES)
+
+
+def check_names(asked: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse competitors that are not known.
+
+    Raises:
+        CaseError: naming those that are.
+    """
+    for name in asked:
+        if name not in known:
             raise CaseError(
-                f"Name mismatch: expected --competitor from {', '.join(NAMES)}, got {name!r}."
+                f"Name mismatch: expected --competitor from {', '.join(known)}, got {name!r}."
             )
 
 
@@ -129,7 +158,6 @@ def threads(config: Timing) -> int:
     return config.threads or cores_allowed()
 
 
-def competitors(config: Timing) -> tuple[str, ...]:
-    """Who takes part in the unrolls, ours first."""
-    asked = config.competitor if isinstance(config, Unroll) else ()
-    return (OURS, *(name for name in NAMES if name != OURS and (not asked or name in asked)))
+def competitors(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Who takes part in the unrolls, ours first: those asked for, or all."""
+    return (OURS, *(name for name in known if name != OURS and (not asked or name in asked)))

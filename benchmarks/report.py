@@ -28,6 +28,8 @@ def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     for name, title in (("jacobians", "Jacobian norms"), ("memory", "A very long unroll")):
         blocks += [f"## {title}"] * bool(parts.get(name))
         blocks += [_case_table(case) for case in parts.get(name, [])]
+    if parts.get("kernels"):
+        blocks += _kernel_tables(parts["kernels"])
     return "\n\n".join(blocks)
 
 
@@ -118,6 +120,30 @@ def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
         + f"\n\nThe fastest in JAX is chosen anew for each case; {PYTORCH} is not among them. A mean is "
         "over the cases that the competitor has."
     )
+
+
+def _kernel_tables(cases: Sequence[Case]) -> list[str]:
+    names = list(dict.fromkeys(name for case in cases for name in case["entries"]))
+
+    def sheet(title: str, show: Callable[[Case, Mapping[str, Any]], str]) -> str:
+        rows = []
+        for case in cases:
+            row = [case["title"]]
+            for name in names:
+                entry = case["entries"].get(name, {"status": "ok"})
+                row.append(show(case, entry) if "launches" in entry else short_status(entry["status"]))
+            rows.append(row)
+        return f"### {title}\n\n" + table(["cell T,B,D,H pass", *names], rows)
+
+    def a_step(case: Case, entry: Mapping[str, Any]) -> str:
+        return f"{entry['launches'] / case['case']['shape']['time']:.1f}"
+
+    return [
+        "## Kernels, compiled for an H100 without one",
+        sheet("Kernels launched for a time step", a_step),
+        sheet("Temporary memory in MB", lambda case, entry: f"{entry['temporary_mb']:.0f}"),
+        sheet("Seconds to trace and compile", lambda case, entry: f"{entry['compile_s']:.1f}"),
+    ]
 
 
 def _case_table(case: Case) -> str:

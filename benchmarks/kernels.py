@@ -1,0 +1,102 @@
+"""How many kernels a step of each competitor's unroll launches on a GPU, found without one.
+
+``python -m benchmarks.kernels SPEC`` is the process that compiles: SPEC is JSON with the cases and names, and
+every line that it prints is the JSON of one competitor on one case. What it is told about the platform, that it
+is a GPU, is what `lstm_jax` would find there by itself.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+from benchmarks.cases import Case, case_from
+from benchmarks.contestant import NotOffered
+from benchmarks.deviceless import NoCompiler, compiled, launches
+
+
+def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every competitor on every case, compiled for an H100 in a process of its own.
+
+    Yields:
+        ``case`` (a number), ``name``, ``status``, and where that is ``"ok"`` ``launches``, ``temporary_mb`` and
+        ``compile_s``.
+
+    Raises:
+        NoCompiler: JAX's CUDA plugin is missing, or the process died.
+    """
+    spec = {"cases": [case.as_json() for case in cases], "names": list(names)}
+    paths = [path or os.getcwd() for path in sys.path]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.kernels", json.dumps(spec)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    )
+    try:
+        for line in process.stdout or ():
+            told = json.loads(line)
+            if "missing" in told:
+                raise NoCompiler(told["missing"])
+            yield told
+        if process.wait():
+            raise NoCompiler(f"No compiler: the process that compiles ended with {process.wait()}.")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def of_case(case: Case, name: str) -> dict[str, Any]:
+    """One competitor on one case."""
+    import jax
+
+    from benchmarks.competitors import NETWORKS, arrays, loss_of
+
+    try:
+        network = NETWORKS[name](case)
+    except NotOffered as error:
+        return {"status": str(error)}
+    except ModuleNotFoundError as error:
+        return {"status": f"not installed ({error.name})"}
+    xs, weight, _ = arrays(case)
+    inputs = (network.params, xs, network.state0)
+    begun = perf_counter()
+    if case.pass_ == "forward":
+        program = compiled(network.run, *inputs)
+    else:
+        program = compiled(jax.grad(loss_of(network), argnums=(0, 1, 2)), *inputs, weight)
+    return {
+        "status": "ok",
+        "compile_s": perf_counter() - begun,
+        "launches": launches(program.as_text()),
+        "temporary_mb": program.memory_analysis().temp_size_in_bytes / 2**20,
+    }
+
+
+def main() -> int:
+    """Compile what the command line asks for; whatever libraries print goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    from lstm_jax import loop
+
+    loop.PLATFORMS["cpu"] = loop.GPU
+    spec = json.loads(sys.argv[1])
+    for number, case in enumerate(map(case_from, spec["cases"])):
+        for name in spec["names"]:
+            try:
+                told = {"case": number, "name": name, **of_case(case, name)}
+            except NoCompiler as error:
+                replies.write(json.dumps({"missing": str(error)}) + "\n")
+                return 0
+            replies.write(json.dumps(told) + "\n")
+            replies.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
