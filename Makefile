@@ -6,13 +6,18 @@ PYTEST_ARGS ?= -m "not slow"
 # Half of what a test takes is XLA's compiler; .ci/run tests the wheel's programs optimised, as users run them.
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
+KERNELS_ARGS ?=
+# JAX's CUDA plugin, for its compiler alone. Not in $(VENV): there every program would look for a device.
+COMPILER := $(VENV)/cuda-compiler
 
-.PHONY: help demo test gpu bench lint clean
+.PHONY: help demo test gpu kernels compiler-test bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
 	@echo "make test   install and run the quick part of the tests (PYTEST_ARGS= for all of them)"
 	@echo "make gpu    on a CUDA machine: install JAX's CUDA plugin and run what needs a device"
+	@echo "make kernels   without a GPU: count the kernels that unrolls launch on one (KERNELS_ARGS=\"--cell lstm\")"
+	@echo "make compiler-test   without a GPU: compile for an H100 what the tests have for it"
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
@@ -26,6 +31,14 @@ test: $(VENV)/.installed-dev
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet 'jax[cuda12]'
 	LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+
+kernels: $(COMPILER)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	PYTHONPATH=$(COMPILER) JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks kernels $(KERNELS_ARGS)
+
+compiler-test: $(COMPILER)/.installed
+	PYTHONPATH=$(COMPILER) JAX_PLATFORMS=cpu LSTM_JAX_REQUIRE_COMPILER=1 \
+	  $(BIN)/python -m pytest -n auto -m compiler
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
@@ -49,6 +62,12 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(COMPILER)/.installed: $(VENV)/.installed-dev
+	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(COMPILER) \
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
 """XLA's compiler for an NVIDIA H100, on a machine that has none: what a program becomes, not how fast it is.
 
-JAX's CUDA plugin brings the compiler; it needs neither a device nor NVIDIA's libraries. Without a device it
-does not try out variants of a matrix product, so a real compilation may choose others of the same number.
+JAX's CUDA plugin brings the compiler; it needs neither a device nor NVIDIA's libraries. On a device it tries
+out variants of each matrix product, its own and cuBLAS's. Here all are cuBLAS's: where it cannot try, it
+takes some of its own that it then fails to compile.
 
-`launches` counts, in the compiled program, the operations that a device is given one by one, those of a loop as
-often as it goes round. Each costs some microseconds, however little it has to do; a step of a recurrent
+`launches` counts, in the compiled program, the operations that a device is given one by one, those of a loop
+as often as it goes round. Each costs some microseconds, however little it has to do; a step of a recurrent
 network often has less to do than that.
 """
 
@@ -41,6 +42,7 @@ gpu_device_info {
 """
 """The device, in the words of XLA's ``GpuTargetConfigProto``."""
 
+OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 NOT_LAUNCHED = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 OPERATION = re.compile(
@@ -55,7 +57,7 @@ class NoCompiler(Exception):
 
 
 @cache
-def _device() -> Any:
+def h100() -> Any:
     """The H100 of the description.
 
     Raises:
@@ -83,12 +85,13 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     import jax
 
-    place = jax.sharding.SingleDeviceSharding(_device())
+    place = jax.sharding.SingleDeviceSharding(h100())
 
     def described(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    return jax.jit(function).lower(*jax.tree.map(described, arguments)).compile()
+    lowered = jax.jit(function).lower(*jax.tree.map(described, arguments))
+    return lowered.compile(compiler_options=OPTIONS)
 
 
 def launches(text: str) -> int:

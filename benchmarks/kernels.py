@@ -1,8 +1,8 @@
 """How many kernels a step of each competitor's unroll launches on a GPU, found without one.
 
 ``python -m benchmarks.kernels SPEC`` is the process that compiles: SPEC is JSON with the cases and names, and
-every line that it prints is the JSON of one competitor on one case. What it is told about the platform, that it
-is a GPU, is what `lstm_jax` would find there by itself.
+every line that it prints is the JSON of one competitor on one case. It tells `lstm_jax` that the platform
+is a GPU, which on one it would find by itself.
 """
 
 import json
@@ -22,8 +22,8 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
     """Every competitor on every case, compiled for an H100 in a process of its own.
 
     Yields:
-        ``case`` (a number), ``name``, ``status``, and where that is ``"ok"`` ``launches``, ``temporary_mb`` and
-        ``compile_s``.
+        ``case`` (a number), ``name``, ``status``, and where that is ``"ok"`` ``launches``, ``temporary_mb``
+        and ``compile_s``.
 
     Raises:
         NoCompiler: JAX's CUDA plugin is missing, or the process died.
@@ -31,24 +31,23 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
     spec = {"cases": [case.as_json() for case in cases], "names": list(names)}
     paths = [path or os.getcwd() for path in sys.path]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.kernels", json.dumps(spec)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
         text=True,
-    )
-    try:
-        for line in process.stdout or ():
-            told = json.loads(line)
-            if "missing" in told:
-                raise NoCompiler(told["missing"])
-            yield told
-        if process.wait():
-            raise NoCompiler(f"No compiler: the process that compiles ended with {process.wait()}.")
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                told = json.loads(line)
+                if "missing" in told:
+                    raise NoCompiler(told["missing"])
+                yield told
+            if code := process.wait():
+                raise NoCompiler(f"No compiler: the process that compiles ended with {code}.")
+        finally:
+            process.kill()
 
 
 def of_case(case: Case, name: str) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def of_case(case: Case, name: str) -> dict[str, Any]:
     try:
         network = NETWORKS[name](case)
     except NotOffered as error:
-        return {"status": str(error)}
+        return {"status": f"not offered: {error}"}
     except ModuleNotFoundError as error:
         return {"status": f"not installed ({error.name})"}
     xs, weight, _ = arrays(case)

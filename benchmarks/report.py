@@ -131,7 +131,9 @@ def _kernel_tables(cases: Sequence[Case]) -> list[str]:
             row = [case["title"]]
             for name in names:
                 entry = case["entries"].get(name, {"status": "ok"})
-                row.append(show(case, entry) if "launches" in entry else short_status(entry["status"]))
+                row.append(
+                    show(case, entry) if "launches" in entry else short_status(entry["status"])
+                )
             rows.append(row)
         return f"### {title}\n\n" + table(["cell T,B,D,H pass", *names], rows)
 

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -29,8 +30,18 @@ import jax
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-REQUIRE_GPU = os.environ.get("LSTM_JAX_REQUIRE_GPU") == "1"
-REQUIRE_PEERS = os.environ.get("LSTM_JAX_REQUIRE_PEERS") == "1"
+CHECKOUT = Path(__file__).resolve().parents[1]
+# Neither is in the wheel; where they are, they import from the checkout's root.
+collect_ignore = [name for name in ("benchmarks", "experiments") if not (CHECKOUT / name).is_dir()]
+if not collect_ignore and str(CHECKOUT) not in sys.path:
+    sys.path.insert(0, str(CHECKOUT))
+
+REQUIRED = {
+    "compiler": "LSTM_JAX_REQUIRE_COMPILER",
+    "gpu": "LSTM_JAX_REQUIRE_GPU",
+    "peer": "LSTM_JAX_REQUIRE_PEERS",
+}
+"""By the marker of a test that may be left out, the variable by which it must not."""
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
 tests_run = itertools.count(1)
@@ -50,6 +61,13 @@ def pytest_runtest_teardown():
 def x64():
     """Run the test in float64."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """JAX's ordinary promotion, which users have and which Optax and Flax need."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -88,13 +106,15 @@ def published_values(shared_folder):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With LSTM_JAX_REQUIRE_PEERS=1, a comparison that was left out is a failure."""
+    """Where the environment requires it, a test that was left out is a failure."""
     report = yield
-    external = item.get_closest_marker("peer") or "shared_folder" in item.fixturenames
-    if REQUIRE_PEERS and external and report.skipped and not hasattr(report, "wasxfail"):
-        report.outcome = "failed"
-        report.longrepr = f"LSTM_JAX_REQUIRE_PEERS=1, but skipped: {report.longrepr}"
-    if REQUIRE_GPU and item.get_closest_marker("gpu") and report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"LSTM_JAX_REQUIRE_GPU=1, but skipped: {report.longrepr}"
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    marks = {mark.name for mark in item.iter_markers()}
+    if "shared_folder" in item.fixturenames:
+        marks.add("peer")
+    for name, variable in REQUIRED.items():
+        if name in marks and os.environ.get(variable) == "1":
+            report.outcome = "failed"
+            report.longrepr = f"{variable}=1, but skipped: {report.longrepr}"
     return report

@@ -31,13 +31,6 @@ CALLS = {
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
-@pytest.fixture
-def standard_promotion():
-    """Flax itself needs JAX's ordinary promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def linen_layers(kind, **options):
     """Flax's layer and ours, on the same drawn-anew variables."""
     make = partial(getattr(linen, kind), H, param_dtype=jnp.float64)

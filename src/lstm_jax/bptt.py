@@ -116,9 +116,7 @@ def forward_pass(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def tangent_pass(
-    cell: Cell, loop: Loop, saved: Saved, dots: Gradients
-) -> tuple[PyTree, Array]:
+def tangent_pass(cell: Cell, loop: Loop, saved: Saved, dots: Gradients) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
     params, xs, state0, hs, residuals, marks = saved
     rule = rule_of(cell)

@@ -253,9 +253,7 @@ def _by_scan(
         ends, outs = [], []
         for number, cell in enumerate(cells):
             given = turned(lengths, ys) if number else ys
-            end, hs = unroll_by_hand(
-                cell, loop, len(xs), own[number], given, start[number], marks
-            )
+            end, hs = unroll_by_hand(cell, loop, len(xs), own[number], given, start[number], marks)
             ends.append(end)
             outs.append(turned(lengths, hs) if number else hs)
         states.append(tuple(ends))

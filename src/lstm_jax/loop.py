@@ -115,9 +115,9 @@ def scan(
         step: ``step(carry, inputs of a step) -> (carry, outputs)``.
         carry: as in `jax.lax.scan`.
         inputs: pytree of arrays, time leading.
-        apart: whether a step's results are to be there before the next step of the iteration, where the platform
-            asks for it. XLA for a GPU would compute C_t in every later step again, from the pre-activations
-            of all the steps before.
+        apart: whether a step's results are to be there before the next step of the iteration, where the
+            platform asks for it. XLA for a GPU would compute C_t in every later step again, from the
+            pre-activations of all the steps before.
     """
     length = jax.tree.leaves(inputs)[0].shape[0]
     unroll = loop.unroll or divisor_near(length, loop.platform.steps)

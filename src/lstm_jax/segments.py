@@ -99,7 +99,9 @@ def forward_segments(
         (after, hs), _ = forward_pass(cell, loop, params, inputs[0], state, inputs[1])
         return after, (hs, jax.tree.map(lambda s: s[None], state))
 
-    state, (hs, states) = scan_chunks(segment, state0, None, (xs, marks), steps, reverse=loop.reverse)
+    state, (hs, states) = scan_chunks(
+        segment, state0, None, (xs, marks), steps, reverse=loop.reverse
+    )
     return (state, hs), states
 
 
@@ -116,7 +118,9 @@ def tangent_segments(
         saved = Saved(params, xs, state, hs, residuals, marks)
         return tangent_pass(cell, loop, saved, Gradients(dots.params, xs_dot, state_dot))
 
-    return scan_chunks(segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=loop.reverse)
+    return scan_chunks(
+        segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=loop.reverse
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -61,8 +61,8 @@ def unroll(
         state0: the starting state, leaves [H] or [B, H]; zeros if None (a plain step needs one).
         reverse: run from the last step to the first; outputs stay aligned with ``xs``, and the final
             state is the one after the first step.
-        unroll: steps per iteration of the loop; more are faster to run and slower to compile. ``"auto"`` takes
-            one on a CPU, and some eight on a GPU (`lstm_jax.loop`).
+        unroll: steps per iteration of the loop; more are faster to run and slower to compile. ``"auto"``
+            takes one on a CPU, and some eight on a GPU (`lstm_jax.loop`).
         gradient: ``"bptt"`` differentiates by the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
@@ -92,9 +92,9 @@ def unroll(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: an unknown ``gradient`` or ``unroll``, ``"bptt"`` or ``"cudnn"`` for a plain step, ``"cudnn"`` for what
-            its kernel does not know or where there is none, ``segments`` that is no positive
-            integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
+        ValueError: an unknown ``gradient`` or ``unroll``, ``"bptt"`` or ``"cudnn"`` for a plain step,
+            ``"cudnn"`` for what its kernel does not know or where there is none, ``segments`` that is no
+            positive integer, or a number of them where autodiff differentiates; ``lengths`` beyond T or
             ``truncate`` below 1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} acts
             past W_h as well; any of these options for a plain step.
 

@@ -118,3 +118,14 @@ def test_next_free_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = results.claim(None), results.claim(None)
     assert first != second and second.name == f"{first.name}-2" and first.parent.name == "runs"
+
+
+def test_kernels():
+    entry = {"status": "ok", "launches": 24, "temporary_mb": 1.4, "compile_s": 0.26}
+    case = {"shape": {"time": 10}, "pass_": "forward", "cell": "rnn"}
+    absent = {"status": "not installed (equinox)"}
+    told = {"title": "RNN", "case": case, "entries": {"lstm_jax": entry, "equinox": absent}}
+    found = {"settings": {}, "finished": True, "parts": {"kernels": [told]}}
+    text = report.render(found, ENVIRONMENT)
+    for row in ("| RNN | 2.4 |", "| RNN | 1 |", "| RNN | 0.3 |"):
+        assert f"{row} not installed |" in text

@@ -1,21 +1,12 @@
 """The derivation audit: each fault in its place, each correction to 1e-12, the sayings, the command line."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "derivation_audit" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from experiments.derivation_audit import (  # noqa: E402
+from experiments.derivation_audit import (
     chain,
     exercises,
     networks,
@@ -26,19 +17,19 @@ from experiments.derivation_audit import (  # noqa: E402
     sayings,
     word_level,
 )
-from experiments.derivation_audit.clipping import cosine, credit  # noqa: E402
-from experiments.derivation_audit.derivations import audited, derivations  # noqa: E402
-from experiments.derivation_audit.plain_lstm import (  # noqa: E402
+from experiments.derivation_audit.clipping import cosine, credit
+from experiments.derivation_audit.derivations import audited, derivations
+from experiments.derivation_audit.plain_lstm import (
     GATES,
     forward,
     problem,
     softmax_loss,
     step,
 )
-from experiments.running import Mismatch  # noqa: E402
+from experiments.running import Mismatch
 
-from gradient_flow import audit  # noqa: E402
-from lstm_jax import LSTMState, RNNParams  # noqa: E402
+from gradient_flow import audit
+from lstm_jax import LSTMState, RNNParams
 
 WRONG = {
     ("chain", "published"): dict.fromkeys("ifgohc", 2),

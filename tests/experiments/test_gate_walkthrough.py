@@ -1,22 +1,16 @@
 """The classroom LSTM: its numbers to the last digit, the soft cell, the wrong orders, the command line."""
 
 import json
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from experiments.gate_walkthrough import run as walkthrough
+from experiments.gate_walkthrough.plot import redraw
+from experiments.running import Mismatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "gate_walkthrough" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from experiments.gate_walkthrough import run as walkthrough  # noqa: E402
-from experiments.gate_walkthrough.plot import redraw  # noqa: E402
-from experiments.running import Mismatch  # noqa: E402
 
 MEMORY_BEFORE = [0, 0, 3, 3, 7, 7, 7, 0, 6]
 OUTPUT = [0, 0, 0, 0, 0, 7, 0, 0, 6]

@@ -1,29 +1,14 @@
 """The experiment on sequences of different lengths: its reader, a short run, and what it refuses."""
 
 import json
-import sys
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from experiments.japanese_vowels import data
+from experiments.japanese_vowels import run as vowels
+from experiments.running import Refusal
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "japanese_vowels" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from experiments.japanese_vowels import data  # noqa: E402
-from experiments.japanese_vowels import run as vowels  # noqa: E402
-from experiments.running import Refusal  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax needs JAX's ordinary promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def write(folder, sequences, labels):

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.rnn_by_hand import published
+from experiments.rnn_by_hand import run as by_hand
+from experiments.running import Mismatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "rnn_by_hand" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from experiments.rnn_by_hand import published  # noqa: E402
-from experiments.rnn_by_hand import run as by_hand  # noqa: E402
-from experiments.running import Mismatch  # noqa: E402
 
 
 @pytest.fixture(scope="module")

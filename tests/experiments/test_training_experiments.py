@@ -7,37 +7,28 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.char_lm import run as char_lm
+from experiments.char_lm import scratch, settings
+from experiments.long_lag import order, problems, trials
+from experiments.long_lag import run as long_lag
+from experiments.ptb import run as ptb
+
+import lstm_jax
+from lstm_jax import tasks, unroll
+from lstm_jax.language import Batch, language_model, token_loss
+from lstm_jax.stack import stack
+from lstm_jax.training import read_log
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "ptb" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
 
-import jax.numpy as jnp  # noqa: E402
-from experiments.char_lm import run as char_lm  # noqa: E402
-from experiments.char_lm import scratch, settings  # noqa: E402
-from experiments.long_lag import order, problems, trials  # noqa: E402
-from experiments.long_lag import run as long_lag  # noqa: E402
-from experiments.ptb import run as ptb  # noqa: E402
-
-import lstm_jax  # noqa: E402
-from lstm_jax import tasks, unroll  # noqa: E402
-from lstm_jax.language import Batch, language_model, token_loss  # noqa: E402
-from lstm_jax.stack import stack  # noqa: E402
-from lstm_jax.training import read_log  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore:Pass an optional dtype:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """As a user runs them."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    pytest.mark.filterwarnings("ignore:Pass an optional dtype:DeprecationWarning"),
+]
 
 
 def results(out):

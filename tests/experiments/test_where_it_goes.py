@@ -1,27 +1,13 @@
 """The quick run end to end, attention by its definition, and what is refused."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from experiments.where_it_goes import attention, run
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-if not (CHECKOUT / "experiments" / "where_it_goes" / "run.py").is_file():
-    pytest.skip("experiments are not in the wheel", allow_module_level=True)
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
-
-from experiments.where_it_goes import attention, run  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """As a user runs them."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.mark.slow

@@ -9,16 +9,9 @@ from gradient_flow import cli
 from gradient_flow.compare import networks, summarise
 from gradient_flow.horizon import lag_grid
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 SMALL = ["compare", "--lengths", "12", "5", "--hidden-size", "4", "--samples", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    """The command runs in a user's session, where promotion is as JAX sets it."""
-    import jax
-
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")

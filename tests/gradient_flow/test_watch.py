@@ -30,13 +30,6 @@ def itself(params):
     return params, XS
 
 
-@pytest.fixture
-def standard_promotion():
-    """Pictures and optimizers are for a user's session, where promotion is as JAX sets it."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def same(came, expected):
     # To rounding: the same numbers, from a program that was compiled together with another layer's.
     np.testing.assert_allclose(came, expected, rtol=1e-5, atol=1e-7)
