@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from benchmarks import jacobians, kernels, matmul, memory, report, results
 from benchmarks.cases import CaseError, select
-from benchmarks.competitors import NAMES, NETWORKS, OURS
+from benchmarks.competitors import NETWORKS, OURS
 from benchmarks.config import (
     All,
     Command,
@@ -23,6 +23,7 @@ from benchmarks.config import (
     check,
     check_names,
     competitors,
+    names_on,
     pace,
     threads,
 )
@@ -55,29 +56,45 @@ def jobs(config: Timing) -> list[Job]:
     check(config)
     found = []
     if isinstance(config, All | Unroll):
-        quickly, size = pace(config, long_calls=False), 64 if config.quick else 2048
-        product: dict[str, Any] = {"size": size}
-        names = [Entrant(name, matmul.__name__, product) for name in matmul.NAMES]
-        title = f"matrix product, {size} × {size}"
-        found.append(
-            Job("matmul", title, matmul.NAMES[0], product, matmul.flops(size), names, quickly)
-        )
+        quickly, on_gpu = pace(config, long_calls=False), config.device == "gpu"
+        size = 64 if config.quick else 8192 if on_gpu else 2048
+        for precision in config.precision:
+            setting: dict[str, Any] = {"device": config.device, "precision": precision}
+            product: dict[str, Any] = {"size": size, **setting}
+            names = [Entrant(n, matmul.__name__, product, **setting) for n in matmul.NAMES]
+            title = f"matrix product, {size} × {size}, {precision}"
+            work = matmul.flops(size)
+            found.append(Job("matmul", title, matmul.NAMES[0], product, work, names, quickly))
         part = config if isinstance(config, Unroll) else Unroll()
-        for case in select(part.cell, part.shape, part.pass_, quick=config.quick):
+        where: dict[str, Any] = {"gpu": on_gpu, "device": config.device}
+        cases = select(
+            part.cell,
+            part.shape,
+            part.pass_,
+            quick=config.quick,
+            precisions=config.precision,
+            **where,
+        )
+        for case in cases:
             arguments = case.as_json()
             entrants = [
-                Entrant(name, "benchmarks.competitors", arguments)
-                for name in competitors(part.competitor, NAMES)
+                Entrant(name, "benchmarks.competitors", arguments, case.device, case.precision)
+                for name in competitors(part.competitor, names_on(config.device))
             ]
             found.append(Job("unroll", case.title, OURS, arguments, case.flops, entrants, quickly))
     slowly = pace(config, long_calls=True)
     if isinstance(config, All | Jacobians):
-        cases = jacobians.cases(quick=config.quick)
-        found += [Job("jacobians", flops=None, pace=slowly, **case) for case in cases]
+        curves = jacobians.cases(quick=config.quick)
+        found += [Job("jacobians", flops=None, pace=slowly, **_on(config, case)) for case in curves]
     if isinstance(config, All | Memory):
-        cases = memory.cases(quick=config.quick)
-        found += [Job("memory", flops=None, pace=slowly, **case) for case in cases]
+        long = memory.cases(quick=config.quick)
+        found += [Job("memory", flops=None, pace=slowly, **_on(config, case)) for case in long]
     return found
+
+
+def _on(config: Timing, case: dict[str, Any]) -> dict[str, Any]:
+    entrants = [entrant._replace(device=config.device) for entrant in case["entrants"]]
+    return {**case, "entrants": entrants}
 
 
 def run(config: Timing) -> int:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from benchmarks.setting import Device, Precision
+
 CellName = Literal["lstm", "gru", "rnn"]
 PassName = Literal["forward", "gradient"]
 CELLS: tuple[CellName, ...] = get_args(CellName)
@@ -36,11 +38,14 @@ class Case:
     cell: CellName
     shape: Shape
     pass_: PassName
+    precision: Precision = "float32"
+    device: Device = "cpu"
 
     @property
     def title(self) -> str:
-        """``LSTM 100,32,64,128 gradient``."""
-        return f"{self.cell.upper()} {self.shape} {self.pass_}"
+        """``LSTM 100,32,64,128 gradient``, and the precision where it is not float32."""
+        digits = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.cell.upper()} {self.shape} {self.pass_}{digits}"
 
     @property
     def flops(self) -> float:
@@ -61,7 +66,7 @@ class Case:
 
 def case_from(data: dict[str, Any]) -> Case:
     """The case that `Case.as_json` wrote."""
-    return Case(data["cell"], Shape(**data["shape"]), data["pass_"])
+    return Case(**{**data, "shape": Shape(**data["shape"])})
 
 
 SHAPES = (
@@ -100,6 +105,8 @@ def select(
     *,
     quick: bool,
     gpu: bool = False,
+    precisions: Sequence[Precision] = ("float32",),
+    device: Device = "cpu",
 ) -> tuple[Case, ...]:
     """The cases of a run: all, or the part that is named.
 
@@ -109,6 +116,8 @@ def select(
         pass_: one pass, or both if None.
         quick: take tiny shapes in place of the standard ones.
         gpu: whether the standard shapes are those of a GPU too.
+        precisions: with how many digits, one after the other.
+        device: where.
 
     Raises:
         CaseError: a shape that does not parse.
@@ -116,7 +125,8 @@ def select(
     asked = tuple(parse_shape(text) for text in shapes)
     standard = QUICK_SHAPES if quick else SHAPES + GPU_SHAPES * gpu
     return tuple(
-        Case(name, shape, kind)
+        Case(name, shape, kind, precision, device)
+        for precision in precisions
         for name in CELLS
         if cell in (None, name)
         for shape in asked or (standard if name == "lstm" else standard[:2])

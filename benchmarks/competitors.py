@@ -1,6 +1,6 @@
 """The competitors of an unroll in JAX, each in its own ordinary form, jitted as a whole.
 
-    run(params, xs, state0) -> hs          xs[T, B, D], hs[T, B, H], time first, float32
+    run(params, xs, state0) -> hs          xs[T, B, D], hs[T, B, H], time first
     gradient = ∂⟨hs, weight⟩/∂(params, xs, state0)       weight[T, B, H]
 
 Every competitor starts from zeros and draws its parameters itself; what they are does not change the time.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases import Case, case_from
 from benchmarks.contestant import Contestant, NotOffered, jitted
+from benchmarks.setting import dtype_of
 
 OURS = "lstm_jax"
 PYTORCH = "pytorch"
@@ -37,6 +38,45 @@ def lstm_jax_network(case: Case) -> Network:
         return lstm_jax.unroll(cell, params, xs, state0)[1]
 
     return Network(run, cell.init(jax.random.key(0)), cell.initial_state(case.shape.batch))
+
+
+def lstm_jax_cudnn_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by NVIDIA's kernel."""
+    import lstm_jax
+
+    _require_kernel(case)
+    cell = lstm_jax.lstm(case.shape.input_size, case.shape.hidden_size)
+
+    def run(params: Any, xs: Any, state0: Any) -> Any:
+        return lstm_jax.unroll(cell, params, xs, state0, gradient="cudnn")[1]
+
+    return lstm_jax_network(case)._replace(run=run)
+
+
+def jax_kernel_network(case: Case) -> Network:
+    """`jax.experimental.rnn.lstm`, NVIDIA's kernel alone; the batch is its first axis."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import rnn
+
+    _require_kernel(case)
+    s = case.shape
+    sizes = (s.input_size, s.hidden_size, 1)
+    precision = jax.lax.Precision.HIGH if case.precision == "tf32" else jax.lax.Precision.HIGHEST
+    h0 = jnp.zeros((1, s.batch, s.hidden_size))
+    lengths = jnp.full(s.batch, s.time, jnp.int32)
+
+    def run(params: Any, xs: Any, state0: Any) -> Any:
+        xs = jnp.swapaxes(xs, 0, 1)
+        hs = rnn.lstm(xs, *state0, params, lengths, *sizes, 0.0, False, precision)[0]
+        return jnp.swapaxes(hs, 0, 1)
+
+    return Network(run, rnn.init_lstm_weight(jax.random.key(0), *sizes, False), (h0, h0))
+
+
+def _require_kernel(case: Case) -> None:
+    if case.cell != "lstm" or dtype_of(case.precision) != "float32":
+        raise NotOffered("JAX has NVIDIA's kernel for the LSTM in float32 alone")
 
 
 def plain_scan_network(case: Case) -> Network:
@@ -158,19 +198,40 @@ NETWORKS: dict[str, Callable[[Case], Network]] = {
     "haiku": haiku_network,
 }
 JAX_PEERS = tuple(name for name in NETWORKS if name != OURS)
+KERNELS: dict[str, Callable[[Case], Network]] = {
+    "lstm_jax, cudnn": lstm_jax_cudnn_network,
+    "jax.experimental.rnn": jax_kernel_network,
+}
+"""On a GPU alone."""
 NAMES = (*NETWORKS, PYTORCH)
+GPU_NAMES = (OURS, *KERNELS, *JAX_PEERS, PYTORCH)
 
 
 def arrays(case: Case) -> tuple[Any, Any, Any]:
-    """xs[T, B, D] and weight[T, B, H], normal and the same for every competitor; zeros[B, H]."""
+    """In the case's dtype: xs[T, B, D] and weight[T, B, H], normal, the same for everybody; zeros[B, H]."""
     import jax
     import jax.numpy as jnp
 
-    s = case.shape
+    s, dtype = case.shape, jnp.dtype(dtype_of(case.precision))
     keys = jax.random.split(jax.random.key(1))
-    xs = jax.random.normal(keys[0], (s.time, s.batch, s.input_size), jnp.float32)
-    weight = jax.random.normal(keys[1], (s.time, s.batch, s.hidden_size), jnp.float32)
-    return xs, weight, jnp.zeros((s.batch, s.hidden_size), jnp.float32)
+    xs = jax.random.normal(keys[0], (s.time, s.batch, s.input_size), dtype)
+    weight = jax.random.normal(keys[1], (s.time, s.batch, s.hidden_size), dtype)
+    return xs, weight, jnp.zeros((s.batch, s.hidden_size), dtype)
+
+
+def network_of(name: str, case: Case) -> Network:
+    """The competitor's network, its parameters and state in the case's dtype."""
+    import jax
+    import jax.numpy as jnp
+
+    dtype = jnp.dtype(dtype_of(case.precision))
+
+    def cast(leaf: Any) -> Any:
+        floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if floating else leaf
+
+    network = {**NETWORKS, **KERNELS}[name](case)
+    return Network(network.run, *jax.tree.map(cast, network[1:]))
 
 
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
@@ -182,7 +243,7 @@ def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
         return pytorch_contestant(case)
     import jax
 
-    network = NETWORKS[name](case)
+    network = network_of(name, case)
     xs, weight, _ = arrays(case)
     if case.pass_ == "forward":
         return jitted(network.run, network.params, xs, network.state0)

@@ -8,9 +8,10 @@ from typing import Annotated
 import tyro
 
 from benchmarks.cases import CaseError, CellName, PassName
-from benchmarks.competitors import NAMES, OURS
+from benchmarks.competitors import GPU_NAMES, NAMES, OURS
 from benchmarks.machine import cores_allowed
 from benchmarks.race import Pace
+from benchmarks.setting import Device, Precision, has_gpu
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Timing:
     """Cores and threads of each competitor; all that this process may use if not given."""
     seed: int = 0
     """Seed of the order of the turns."""
+    device: Device = "cpu"
+    """Where: cpu, or gpu, which has two large shapes more and NVIDIA's kernel among the competitors."""
+    precision: tuple[Precision, ...] = ("float32",)
+    """Of unrolls and matrix products; several are taken one after the other."""
     quick: bool = False
     """Tiny shapes and two short rounds, to see that everything runs."""
 
@@ -110,13 +115,24 @@ def check(config: Timing) -> None:
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise CaseError(f"Range mismatch: expected --{name} of at least 0, got {value}.")
+    if config.device == "gpu" and not has_gpu():
+        raise CaseError("Device mismatch: expected an NVIDIA device for --device gpu, got none.")
+    if config.device == "cpu" and "tf32" in config.precision:
+        raise CaseError("Device mismatch: expected --device gpu for --precision tf32, got cpu.")
+    if not config.precision:
+        raise CaseError("Range mismatch: expected --precision with at least one value, got none.")
     cores = cores_allowed()
     if config.threads is not None and not 1 <= config.threads <= cores:
         raise CaseError(
             f"Range mismatch: expected --threads from 1 to {cores}, the cores that this process may "
             f"use, got {config.threads}."
         )
-    check_names(config.competitor if isinstance(config, Unroll) else (), NAMES)
+    check_names(config.competitor if isinstance(config, Unroll) else (), names_on(config.device))
+
+
+def names_on(device: Device) -> tuple[str, ...]:
+    """Who competes there."""
+    return GPU_NAMES if device == "gpu" else NAMES
 
 
 def check_names(asked: Sequence[str], known: Sequence[str]) -> None:

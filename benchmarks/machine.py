@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.setting import gpu_name
+
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "equinox", "dm-haiku", "torch", "numpy")
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -24,7 +26,7 @@ def cores_allowed() -> int:
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """The environment variables of every worker.
+    """The environment variables of every worker, beside those of `benchmarks.setting`.
 
     OpenMP's wait policy stays at its default: set to passive it makes PyTorch two to five times slower.
     OpenBLAS, which JAX takes singular values from, has one thread: with more, on small matrices, its threads
@@ -34,8 +36,6 @@ def thread_settings(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
 
 
@@ -58,6 +58,7 @@ def environment(threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
+        "gpu": gpu_name(),
         "cores": os.cpu_count(),
         "cores_allowed": cores_allowed(),
         "load_at_start": os.getloadavg()[0],

@@ -1,10 +1,11 @@
-"""What the machine gives at best: a float32 matrix product of 2048 by 2048, in XLA and in PyTorch."""
+"""What the machine gives at best: one large square matrix product, in XLA and in PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.contestant import Contestant, jitted
 from benchmarks.machine import cores_allowed
+from benchmarks.setting import dtype_of, torch_place
 
 NAMES = ("XLA", "PyTorch")
 
@@ -16,22 +17,26 @@ def flops(size: int) -> float:
 
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
     """One product of two square matrices."""
-    size = arguments["size"]
+    size, setting = arguments["size"], (arguments["device"], arguments["precision"])
     if name == "XLA":
         import jax
         import jax.numpy as jnp
 
         keys = jax.random.split(jax.random.key(0))
-        a, b = (jax.random.normal(key, (size, size), jnp.float32) for key in keys)
+        dtype = jnp.dtype(dtype_of(setting[1]))
+        a, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
         return jitted(lambda a, b: a @ b, a, b)
     import torch
 
     torch.set_num_threads(cores_allowed())
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    place = torch_place(*setting)
+    left, right = torch.randn(size, size, **place), torch.randn(size, size, **place)
 
     def call() -> None:
         with torch.no_grad():
             torch.mm(left, right)
+        if setting[0] == "gpu":
+            torch.cuda.synchronize()
 
     def build() -> Callable[[], None]:
         return call

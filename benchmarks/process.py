@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from benchmarks.machine import thread_settings
+from benchmarks.setting import Device, Precision, jax_settings
 
 DEAD_AFTER = 5.0
 """Seconds that a worker has to end by itself before it is killed."""
@@ -25,11 +26,15 @@ class Entrant(NamedTuple):
         name: the competitor.
         module: where its ``contestant(name, arguments)`` is.
         arguments: what JSON can hold.
+        device: where it computes.
+        precision: with how many digits.
     """
 
     name: str
     module: str
     arguments: dict[str, Any]
+    device: Device = "cpu"
+    precision: Precision = "float32"
 
 
 class WorkerLost(Exception):
@@ -51,7 +56,12 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **thread_settings(threads), "PYTHONPATH": os.pathsep.join(paths)},
+            env={
+                **os.environ,
+                **thread_settings(threads),
+                **jax_settings(entrant.device, entrant.precision),
+                "PYTHONPATH": os.pathsep.join(paths),
+            },
             start_new_session=True,
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.contestant import Contestant
 from benchmarks.machine import cores_allowed
+from benchmarks.setting import torch_place
 
 
 def pytorch_contestant(case: Case) -> Contestant:
@@ -16,12 +17,13 @@ def pytorch_contestant(case: Case) -> Contestant:
     torch.manual_seed(0)
     s = case.shape
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[case.cell]
-    network = kind(s.input_size, s.hidden_size)
+    place = torch_place(case.device, case.precision)
+    network = kind(s.input_size, s.hidden_size, **place)
     differentiated = case.pass_ == "gradient"
-    xs = torch.randn(s.time, s.batch, s.input_size, requires_grad=differentiated)
-    weight = torch.randn(s.time, s.batch, s.hidden_size)
+    xs = torch.randn(s.time, s.batch, s.input_size, requires_grad=differentiated, **place)
+    weight = torch.randn(s.time, s.batch, s.hidden_size, **place)
     started = [
-        torch.zeros(1, s.batch, s.hidden_size, requires_grad=differentiated)
+        torch.zeros(1, s.batch, s.hidden_size, requires_grad=differentiated, **place)
         for _ in range(2 if case.cell == "lstm" else 1)
     ]
     state0: Any = tuple(started) if case.cell == "lstm" else started[0]
@@ -38,6 +40,18 @@ def pytorch_contestant(case: Case) -> Contestant:
         torch.dot(hs.reshape(-1), weight.reshape(-1)).backward()
 
     def build() -> Callable[[], None]:
-        return gradient if differentiated else forward
+        run = gradient if differentiated else forward
+        return _finished(run) if case.device == "gpu" else run
 
     return Contestant(build)
+
+
+def _finished(run: Callable[[], None]) -> Callable[[], None]:
+    """The call, which on a GPU returns before its result is computed, with a wait for it."""
+    import torch
+
+    def call() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return call

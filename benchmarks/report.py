@@ -20,11 +20,11 @@ Case = Mapping[str, Any]
 def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """All tables of a run, finished or not."""
     parts = results["parts"]
-    rate = best_rate(parts.get("matmul", []))
-    blocks = [_heading(results, environment, rate)]
+    rates = best_rates(parts.get("matmul", []))
+    blocks = [_heading(results, environment, rates)]
     unrolls = parts.get("unroll", [])
     if unrolls:
-        blocks += _unroll_tables(unrolls, rate)
+        blocks += _unroll_tables(unrolls, rates)
     for name, title in (("jacobians", "Jacobian norms"), ("memory", "A very long unroll")):
         blocks += [f"## {title}"] * bool(parts.get(name))
         blocks += [_case_table(case) for case in parts.get(name, [])]
@@ -39,18 +39,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def best_rate(matmul: Sequence[Case]) -> float | None:
-    """Operations a second of the fastest matrix product that was timed; None without one."""
-    rates = [
-        case["flops"] / least_seconds(entry["rounds"])
-        for case in matmul
-        for entry in case["entries"].values()
-        if entry["rounds"]
-    ]
-    return max(rates, default=None)
+def best_rates(matmul: Sequence[Case]) -> dict[str, float]:
+    """Operations a second of the fastest matrix product that was timed, by precision."""
+    rates: dict[str, float] = {}
+    for case in matmul:
+        for entry in case["entries"].values():
+            if entry["rounds"]:
+                rate = case["flops"] / least_seconds(entry["rounds"])
+                rates[_precision(case)] = max(rate, rates.get(_precision(case), 0.0))
+    return rates
 
 
-def _heading(results: Mapping[str, Any], environment: Mapping[str, Any], rate: float | None) -> str:
+def _precision(case: Case) -> str:
+    # Results from before there was a choice do not say.
+    return str(case.get("case", {}).get("precision", "float32"))
+
+
+def _heading(
+    results: Mapping[str, Any], environment: Mapping[str, Any], rates: Mapping[str, float]
+) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in environment["packages"].items())
     lines = [
         f"# Benchmarks, {environment['date']}",
@@ -62,8 +69,11 @@ def _heading(results: Mapping[str, Any], environment: Mapping[str, Any], rate: f
     load = environment["load_at_start"]
     if load > 0.5:
         lines += ["", f"**The machine was not idle when this began: its load was {load:.1f}.**"]
-    if rate is not None:
-        lines[2] += f" Best matrix product: {rate / 1e9:.0f} GFLOP/s in float32."
+    if gpu := environment.get("gpu"):
+        lines[2] = f"{gpu}; {lines[2]}"
+    if rates:
+        told = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items())
+        lines[2] += f" Best matrix product: {told}."
     if not results.get("finished"):
         lines += ["", "**Not finished: these are the cases measured so far.**"]
     if results.get("settings", {}).get("quick"):
@@ -71,7 +81,7 @@ def _heading(results: Mapping[str, Any], environment: Mapping[str, Any], rate: f
     return "\n".join(lines)
 
 
-def _unroll_tables(cases: Sequence[Case], rate: float | None) -> list[str]:
+def _unroll_tables(cases: Sequence[Case], rates: Mapping[str, float]) -> list[str]:
     names = list(dict.fromkeys(name for case in cases for name in case["entries"]))
     others = [name for name in names if name != OURS]
 
@@ -89,9 +99,9 @@ def _unroll_tables(cases: Sequence[Case], rate: float | None) -> list[str]:
         _means(cases, others),
         sheet("Milliseconds: median / minimum", names, _cell(_milliseconds)),
         sheet(
-            "GFLOP/s in the matrix products" + (", share of the best product" if rate else ""),
+            "GFLOP/s in the matrix products" + (", share of the best product" if rates else ""),
             names,
-            lambda case, name: _rate(case, case["entries"].get(name), rate),
+            lambda case, name: _rate(case, case["entries"].get(name), rates.get(_precision(case))),
         ),
         sheet("Seconds to trace and compile / of the first run", names, _cell(_compile)),
         sheet(
@@ -105,11 +115,13 @@ def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
     """Geometric means over the cases, by pass: the fastest peer in JAX, and each competitor."""
     columns = ["fastest in JAX", *others]
     rows = []
-    passes = dict.fromkeys(case["case"]["pass_"] for case in cases)
-    for kind in passes:
-        chosen = [case for case in cases if case["case"]["pass_"] == kind]
+    kinds = dict.fromkeys((case["case"]["pass_"], _precision(case)) for case in cases)
+    several = len({precision for _, precision in kinds}) > 1
+    for kind in kinds:
+        chosen = [c for c in cases if (c["case"]["pass_"], _precision(c)) == kind]
         fastest = fastest_over_ours(chosen, JAX_PEERS)
-        row = [kind, NOTHING if fastest is None else f"**{fastest:.2f}**"]
+        name = ", ".join(kind) if several else kind[0]
+        row = [name, NOTHING if fastest is None else f"**{fastest:.2f}**"]
         for name in others:
             values = [ratios(case)[name].median for case in chosen if name in ratios(case)]
             row.append(f"{geometric_mean(values):.2f}" if values else NOTHING)

@@ -5,7 +5,7 @@
     parent  ``compile``
     worker  {"state": "ready", "compile_s": …, "first_s": …, "base_mb": …}
     parent  ``turn``, again and again
-    worker  {"state": "turn", "seconds": […], "peak_mb": …}
+    worker  {"state": "turn", "seconds": […], "peak_mb": …}           of the GPU where there is one
 
 The end of its input ends it. What libraries print goes to standard error, never into the replies.
 """
@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from benchmarks.contestant import Contestant, NotOffered
 from benchmarks.machine import peak_mb, reset_peak, resident_mb, restrict_to
+from benchmarks.setting import device_peak_mb
 
 LONG_CALL = 0.1
 """Seconds from which on a call refills the caches itself, and no call is thrown away before it."""
@@ -70,12 +71,14 @@ def serve(spec: dict[str, Any], commands: TextIO, reply: Callable[..., None]) ->
                 compile_s=max(compile_s - first * contestant.compile_runs, 0.0)
                 * contestant.compile_scale,
                 first_s=first,
-                base_mb=base if resettable else None,
+                base_mb=base if resettable and device_peak_mb() is None else None,
             )
         elif call is not None:
             seconds = turn(call, typical, spec["turn_ms"] / 1e3)
             typical = min(typical, *seconds)
-            reply("turn", seconds=seconds, peak_mb=peak_mb())
+            of_device = device_peak_mb()
+            peak = peak_mb() if of_device is None else of_device
+            reply("turn", seconds=seconds, peak_mb=peak)
 
 
 def main() -> int:

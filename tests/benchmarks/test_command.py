@@ -4,6 +4,7 @@ import json
 
 import pytest
 from benchmarks import __main__ as command
+from benchmarks import setting
 
 
 def test_end_to_end(tmp_path, capsys):
@@ -37,6 +38,7 @@ def test_end_to_end(tmp_path, capsys):
         (["memory", "--seconds", "-1"], "expected --seconds of at least 0"),
         (["memory", "--limit", "nan"], "expected --limit of at least 0"),
         (["jacobians", "--threads", "100000"], "expected --threads from 1 to"),
+        (["unroll", "--precision", "tf32"], "expected --device gpu for --precision tf32, got cpu"),
         (["report", "/nowhere"], "No benchmark: expected results.json"),
     ],
 )
@@ -66,3 +68,29 @@ def test_every_part_has_its_cases():
         "jacobians": 4,
         "memory": 1,
     }
+
+
+def test_on_a_gpu(monkeypatch, tmp_path, capsys):
+    """Its cases, competitors and settings; and the refusal where there is none."""
+    words = "unroll --device gpu --precision float32 tf32 float16".split()
+    monkeypatch.setattr(setting, "CONTROL", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == 2
+    assert "expected an NVIDIA device for --device gpu" in capsys.readouterr().err
+    monkeypatch.setattr(setting, "CONTROL", tmp_path)
+    config = command.Unroll(device="gpu", precision=("float32", "tf32", "float16"), cell="lstm")
+    jobs = command.jobs(config)
+    products, unrolls = jobs[:3], jobs[3:]
+    assert [job.case["precision"] for job in products] == ["float32", "tf32", "float16"]
+    assert len(unrolls) == 3 * 2 * 8
+    assert unrolls[-1].title == "LSTM 512,64,512,512 gradient, float16"
+    names = [entrant.name for entrant in unrolls[-1].entrants]
+    assert names[:3] == ["lstm_jax", "lstm_jax, cudnn", "jax.experimental.rnn"]
+    assert {e.device for job in jobs for e in job.entrants} == {"gpu"}
+    settings = {e.precision: setting.jax_settings(e.device, e.precision) for e in
+                (job.entrants[0] for job in jobs)}  # fmt: skip
+    assert {s["JAX_PLATFORMS"] for s in settings.values()} == {"cuda"}
+    products = {name: s["JAX_DEFAULT_MATMUL_PRECISION"] for name, s in settings.items()}
+    assert products == {"float32": "float32", "tf32": "tensorfloat32", "float16": "float32"}
+    on_cpu = setting.jax_settings("cpu", "bfloat16")
+    assert on_cpu["JAX_PLATFORMS"] == "cpu" and "JAX_DEFAULT_MATMUL_PRECISION" not in on_cpu

@@ -59,6 +59,26 @@ def test_gradients_of_the_right_shapes(name, cell):
     assert matrices == (SHAPE.input_size + SHAPE.hidden_size) * width
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["lstm_jax", "plain scan", "flax linen", "flax nnx"])
+def test_other_dtypes(name, precision):
+    case = Case("lstm", SHAPE, "forward", precision)
+    network = competitors.network_of(name, case)
+    xs, *_ = competitors.arrays(case)
+    assert jax.jit(network.run)(network.params, xs, network.state0).dtype == precision
+
+
+def test_the_kernel_is_offered_for_what_it_knows():
+    for name, make in competitors.KERNELS.items():
+        for case in (Case("gru", SHAPE, "forward"), Case("lstm", SHAPE, "forward", "float16")):
+            with pytest.raises(NotOffered, match="for the LSTM in float32 alone"):
+                make(case)
+        network = competitors.network_of(name, Case("lstm", SHAPE, "forward", "tf32"))
+        weights = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+        # The kernel's own vector has a second bias.
+        assert weights == 4 * 4 * (3 + 4 + (2 if name == "jax.experimental.rnn" else 1))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_ours_is_the_plain_scan(cell):
     case = Case(cell, SHAPE, "gradient")
