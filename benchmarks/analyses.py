@@ -17,15 +17,15 @@ import lstm_jax
 KEY = jax.random.key(0)
 
 
-def problem(cell: lstm_jax.Cell, length: int) -> tuple[Any, ...]:
+def problem(cell: lstm_jax.Cell, length: int, *trials: int) -> tuple[Any, ...]:
     """The cell with fresh weights, from a state of zeros, over noise."""
-    xs = jax.random.normal(jax.random.key(1), (length, cell.input_size))
+    xs = jax.random.normal(jax.random.key(1), (length, *trials, cell.input_size))
     return cell, cell.init(KEY), None, xs
 
 
-def gru(function: Callable[..., Any], **options: Any) -> Any:
+def gru(function: Callable[..., Any], *trials: int, **options: Any) -> Any:
     """Of a GRU of 512 units over 600 steps."""
-    return function(*problem(lstm_jax.gru(64, 512), 600), **options)
+    return function(*problem(lstm_jax.gru(64, 512), 600, *trials), **options)
 
 
 def chrono(function: Callable[..., Any], size: int, length: int, *more: Any, **options: Any) -> Any:
@@ -50,6 +50,9 @@ LONG = 10_000
 MEASUREMENTS: dict[str, Callable[[], Any]] = {
     "lyapunov, GRU-512, 600 steps, all": lambda: gru(gradient_flow.lyapunov_spectrum),
     "lyapunov, GRU-512, 600 steps, ten": lambda: gru(gradient_flow.lyapunov_spectrum, k=10),
+    "lyapunov, GRU-512, 600 steps, all, 100 trials": lambda: gru(
+        gradient_flow.lyapunov_spectrum, 100
+    ),
     "probes, LSTM-1024, 500 steps": lambda: probes(1024),
     "probes, LSTM-4096, 500 steps": lambda: probes(4096),
     "norms, LSTM-64, 10,000 steps": lambda: chrono(gradient_flow.jacobian_norms, 64, LONG),
@@ -73,11 +76,11 @@ def main(arguments: Sequence[str]) -> None:
     chosen = [n for n in MEASUREMENTS if not arguments or any(a in n for a in arguments)]
     if not chosen:
         sys.exit(f"expected a part of one of: {'; '.join(MEASUREMENTS)}")
-    print(f"{'seconds':42} {'first':>7} {'second':>7}")
+    print(f"{'seconds':46} {'first':>7} {'second':>7}")
     for name in chosen:
         first = seconds(MEASUREMENTS[name])
         second = f"{seconds(MEASUREMENTS[name]):.2f}" if first < 60 else "-"
-        print(f"{name:42} {first:7.1f} {second:>7}", flush=True)
+        print(f"{name:46} {first:7.1f} {second:>7}", flush=True)
 
 
 if __name__ == "__main__":
