@@ -264,18 +264,28 @@ def test_two_ways_back_from_one_way_there(kernel):
     assert_close(jacobian("cudnn", inputs[1]), jacobian("bptt", inputs[1]), TOLERANCE)
 
 
-def test_the_kernel_writes_over_a_copy_of_its_notes(cuda_lowering):
+def test_the_kernel_writes_over_its_own_notes(cuda_lowering):
+    """What a compiler makes of it is seen in `tests/benchmarks/test_compiled.py`."""
     net, inputs = NETS["one layer"], problem(NETS["one layer"])
 
     def twice(params, xs, state0):
         out, pull = jax.vjp(partial(run, net, "cudnn", None), params, xs, state0)
         return pull(out), pull(jax.tree.map(lambda a: 2 * a, out))
 
-    # For each way back a choice that depends on what comes back.
-    selects = [line for line in lowered(twice, *inputs).splitlines() if "stablehlo.select" in line]
-    copies = [line for line in selects if "tensor<16xi32>" in line]
-    assert len(copies) == 2
-    assert len({line.split("select")[1].split(",")[0] for line in copies}) == 2
+    # For each way back a number that is set, to what depends on what comes back.
+    lines = lowered(twice, *inputs).splitlines()
+    updates = [line for line in lines if "dynamic_update_slice" in line and "<16xf32>" in line]
+    assert len(updates) == 2
+    assert len({line.split(",")[1] for line in updates}) == 2
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, jnp.inf, jnp.nan])
+def test_the_notes_stay_as_they_are(value):
+    notes = jnp.array([value, 2.0, 3.0], jnp.float32)
+    back = [jnp.array([[1.0, jnp.nan]], jnp.float32), jnp.array(-3.0, jnp.float32)]
+    same = jax.jit(cudnn._to_write_over)(notes, back)
+    bits = [jax.lax.bitcast_convert_type(array, jnp.int32).tolist() for array in (same, notes)]
+    assert bits[0] == bits[1]
 
 
 def test_checkpointed_and_with_one_device_of_a_mesh(kernel):

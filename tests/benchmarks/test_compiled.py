@@ -1,14 +1,18 @@
 """Cells, stacks and measurements compile for an H100, and not only lower, where there is the compiler."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
 from benchmarks import deviceless
 from comparison import CELLS, random_problem
+from jax.experimental import rnn
 from test_lowering import MEASUREMENTS
 
 import lstm_jax
-from lstm_jax import loop
+from lstm_jax import cudnn, loop
 
 T, B, D, H = 24, 3, 8, 16
 
@@ -82,6 +86,64 @@ def test_steps_are_kept_apart(monkeypatch, apart):
     both = f"(f32[{B},{H}]{{1,0}}, f32[{B},{H}]{{1,0}}) fusion("
     # Twelve steps an iteration, and the zeros of the start.
     assert program.count(both) == 13 if apart else program.count(both) < 6
+
+
+RESERVE = 12_345
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """JAX's own way to NVIDIA's kernel, with a stand-in for the sizes that cuDNN would tell."""
+    monkeypatch.setattr(cudnn, "device_refusal", lambda: None)
+    monkeypatch.setattr(
+        rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *settings: (64, RESERVE)
+    )
+
+
+def by_kernel(lengths, params, xs):
+    return lstm_jax.unroll(lstm_jax.lstm(D, H), params, xs, gradient="cudnn", lengths=lengths)
+
+
+def notes_read(text):
+    """What each call of the kernel backwards reads as its notes, and how many copies are made of notes."""
+    calls = [line for line in text.splitlines() if "cudnn_rnn_bwd_ffi" in line and "= (" in line]
+    operands = [line.split("custom-call(")[1].split(")")[0].split(",") for line in calls]
+    copies = [line for line in text.splitlines() if f" = f32[{RESERVE}]{{0}} copy(" in line]
+    return [re.sub(r"/\*.*?\*/", "", call[9]).strip() for call in operands], len(copies)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("lengths", [None, [24, 7, 3]], ids=["whole", "lengths"])
+@pytest.mark.parametrize("known", [False, True], ids=["arguments", "constants"])
+def test_each_way_back_has_the_notes_for_itself(kernel, known, lengths):
+    """The kernel writes over them, which XLA does not know; constants are what it could simplify most."""
+    lengths = None if lengths is None else jnp.array(lengths)
+    params, xs = lstm_jax.lstm(D, H).init(jax.random.key(0)), jnp.ones((T, B, D))
+    state, hs = jax.eval_shape(partial(by_kernel, lengths), params, xs)
+    # Of the outputs nothing comes back: the two differ in the final state alone.
+    first, second = (
+        (jax.tree.map(lambda s: jnp.full(s.shape, v), state), jnp.zeros(hs.shape))  # noqa: B023
+        for v in (1.0, 2.0)
+    )
+
+    def ways(count, params, xs, *back):
+        _, pull = jax.vjp(partial(by_kernel, lengths), params, xs)
+        return [pull(out) for out in ((first, second) if known else back)[:count]]
+
+    inputs = (params, xs) if known else (params, xs, first, second)
+    for count in (1, 2):
+        text = deviceless.compiled(partial(ways, count), *inputs).as_text()
+        read, copies = notes_read(text)
+        assert len(read) == count and len(set(read)) == count
+        assert copies == count - 1  # a single way back writes where the notes are
+
+
+@pytest.mark.compiler
+def test_a_loop_of_ways_back_keeps_the_notes(kernel):
+    params, xs = lstm_jax.lstm(D, H).init(jax.random.key(0)), jnp.ones((T, B, D))
+    jacobian = jax.jacrev(lambda xs: by_kernel(None, params, xs)[1][-1, 0])
+    read, copies = notes_read(deviceless.compiled(jacobian, xs).as_text())
+    assert len(read) == 1 and copies >= 1
 
 
 @pytest.mark.compiler
