@@ -55,7 +55,7 @@ def test_a_gradient(name, dtype):
 
     program = deviceless.compiled(gradient, params, xs)
     # Layer norm has its means and variances, and the projection another product.
-    most = 35 if name == "layer norm" else 15
+    most = 35 if name == "layer norm" else 20
     assert 2 * T < deviceless.launches(program.as_text()) < most * T
 
 
