@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -113,14 +114,8 @@ def run(config: Timing) -> int:
                 results.write(folder, found, machine, report.render(found, machine))
                 bar.update()
     except KeyboardInterrupt:
-        print(f"interrupted; the cases measured so far are in {folder}", file=sys.stderr)
-        return 130
-    found["finished"] = True
-    tables = report.render(found, machine)
-    results.write(folder, found, machine, tables)
-    print(tables)
-    print(f"\nresults:  {folder}")
-    return 0
+        return _interrupted(folder)
+    return _finish(folder, found, machine)
 
 
 def count(config: Kernels) -> int:
@@ -137,14 +132,26 @@ def count(config: Kernels) -> int:
     told = [{"title": case.title, "case": case.as_json(), "entries": {}} for case in cases]
     found: dict[str, Any] = {"settings": asdict(config), "finished": False, "parts": {}}
     machine = environment(cores_allowed())
-    with tqdm(total=len(cases) * len(names), unit="program", file=sys.stderr) as bar:
-        for entry in kernels.counted(cases, names):
-            number = entry.pop("case")
-            told[number]["entries"][entry.pop("name")] = entry
-            found["parts"]["kernels"] = told[: number + 1]
-            results.write(folder, found, machine, report.render(found, machine))
-            bar.set_description(cases[number].title)
-            bar.update()
+    try:
+        with tqdm(total=len(cases) * len(names), unit="program", file=sys.stderr) as bar:
+            for entry in kernels.counted(cases, names):
+                number = entry.pop("case")
+                told[number]["entries"][entry.pop("name")] = entry
+                found["parts"]["kernels"] = told[: number + 1]
+                results.write(folder, found, machine, report.render(found, machine))
+                bar.set_description(cases[number].title)
+                bar.update()
+    except KeyboardInterrupt:
+        return _interrupted(folder)
+    return _finish(folder, found, machine)
+
+
+def _interrupted(folder: Path) -> int:
+    print(f"interrupted; what was found so far is in {folder}", file=sys.stderr)
+    return 130
+
+
+def _finish(folder: Path, found: dict[str, Any], machine: dict[str, Any]) -> int:
     found["finished"] = True
     tables = report.render(found, machine)
     results.write(folder, found, machine, tables)

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
@@ -31,13 +32,16 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
     spec = {"cases": [case.as_json() for case in cases], "names": list(names)}
     paths = [path or os.getcwd() for path in sys.path]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.kernels", json.dumps(spec)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        text=True,
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.kernels", json.dumps(spec)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+        ) as process,
+    ):
         try:
             for line in process.stdout or ():
                 told = json.loads(line)
@@ -45,7 +49,11 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
                     raise NoCompiler(told["missing"])
                 yield told
             if code := process.wait():
-                raise NoCompiler(f"No compiler: the process that compiles ended with {code}.")
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
+                raise NoCompiler(
+                    f"The process that compiles ended with {code}, saying: {said[-1][:200]}"
+                )
         finally:
             process.kill()
 

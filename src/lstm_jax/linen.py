@@ -24,7 +24,8 @@ class RNN(linen.RNN):
     """`flax.linen.RNN` with the hand-derived gradient.
 
     Attributes:
-        cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`.
+        cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`, of
+            which ``unroll=1``, Flax's own, leaves it to the platform.
         gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
         segments: how the rule spends memory, as for `lstm_jax.unroll`.
 

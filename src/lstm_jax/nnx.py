@@ -29,7 +29,7 @@ class RNN(nnx.RNN):
         gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
         segments: how the rule spends memory, as for `lstm_jax.unroll`.
         **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
-            ``unroll``, ``rngs``.
+            ``unroll`` (1, Flax's own, leaves it to the platform), ``rngs``.
 
     Raises:
         ValueError: a cell, or activations, that have no counterpart here.
