@@ -100,3 +100,18 @@ def loss(problem, inputs, gradient, **options):
     params, xs, state0 = inputs
     outputs = lstm_jax.unroll(problem.cell, params, xs, state0, gradient=gradient, **options)
     return weigh(outputs, problem.hs_weights, problem.state_weights)
+
+
+def other_modes(problem, gradient, **options):
+    """Of the loss by the parameters: its Hessian, its gradient in forward mode, and that of two at once."""
+
+    def of_params(params):
+        return loss(problem, problem.inputs._replace(params=params), gradient, **options)
+
+    return jax.jit(
+        lambda params: (
+            jax.hessian(of_params)(params),
+            jax.jacfwd(of_params)(params),
+            jax.vmap(jax.grad(of_params))(jax.tree.map(lambda p: jnp.stack([p, -p]), params)),
+        )
+    )(problem.params)

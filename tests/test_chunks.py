@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, loss, random_problem
+from comparison import CELLS, assert_close, loss, other_modes, random_problem
 from jax import lax
 
 import lstm_jax
@@ -74,19 +74,7 @@ def test_the_gradient_does_not_depend_on_the_chunks(x64, many_chunks, name, reve
 def test_other_modes_do_not_depend_on_the_chunks(x64, many_chunks, name):
     problem = random_problem(name, 3, 2, input_size=2, hidden_size=2)
 
-    def second_order(gradient):
-        of_params = lambda params: loss(  # noqa: E731
-            problem, problem.inputs._replace(params=params), gradient
-        )
-        return jax.jit(
-            lambda params: (
-                jax.hessian(of_params)(params),
-                jax.jacfwd(of_params)(params),
-                jax.vmap(jax.grad(of_params))(jax.tree.map(lambda p: jnp.stack([p, -p]), params)),
-            )
-        )(problem.params)
-
-    assert_close(second_order("bptt"), second_order("autodiff"), 1e-11)
+    assert_close(other_modes(problem, "bptt"), other_modes(problem, "autodiff"), 1e-11)
 
 
 def test_sums_over_many_chunks_keep_their_digits_in_bfloat16(many_chunks):

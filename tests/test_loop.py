@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, loss, random_problem
+from comparison import CELLS, assert_close, loss, other_modes, random_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
@@ -86,7 +86,10 @@ def test_steps_of_an_iteration(monkeypatch, gradient, time, steps):
 
 @pytest.mark.parametrize("batch, time", [(2, 1), (2, 7), (None, 12)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("rnn")) for name in CELLS],
+)
 def test_no_number_depends_on_the_platform(x64, monkeypatch, name, reverse, batch, time):
     problem = random_problem(name, time, batch)
     lengths = None if batch is None else jnp.array([time, time // 2])
@@ -102,24 +105,13 @@ def test_no_number_depends_on_the_platform(x64, monkeypatch, name, reverse, batc
         assert_close(value(gradient), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_other_modes_and_segments_neither(x64, like_a_gpu):
     problem = random_problem("lstm", 7, 2, input_size=2, hidden_size=2)
 
-    def every_mode(gradient, segments):
-        of_params = lambda params: loss(  # noqa: E731
-            problem, problem.inputs._replace(params=params), gradient, segments=segments
-        )
-        return jax.jit(
-            lambda params: (
-                jax.hessian(of_params)(params),
-                jax.jacfwd(of_params)(params),
-                jax.vmap(jax.grad(of_params))(jax.tree.map(lambda p: jnp.stack([p, -p]), params)),
-            )
-        )(problem.params)
-
-    expected = every_mode("autodiff", None)
+    expected = other_modes(problem, "autodiff")
     for segments in (None, 3):
-        assert_close(every_mode("bptt", segments), expected, 1e-11)
+        assert_close(other_modes(problem, "bptt", segments=segments), expected, 1e-11)
 
 
 def test_steps_are_held_apart_where_the_platform_asks_for_it():

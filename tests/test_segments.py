@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from comparison import CELLS, assert_close, loss, random_problem
+from comparison import CELLS, assert_close, loss, other_modes, random_problem
 
 import lstm_jax
 from lstm_jax import segments
@@ -27,25 +27,16 @@ def test_the_gradient_is_unchanged(x64, name, reverse, batch, count):
     assert_close(cut, whole, 1e-12)
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    "reverse",
+    [pytest.param(False, id="forward"), pytest.param(True, id="reverse", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", CELLS)
 def test_every_other_mode_is_unchanged(x64, name, reverse):
     problem = random_problem(name, 5, 2, input_size=2, hidden_size=2)
 
-    def modes(**options):
-        def of_params(params):
-            inputs = problem.inputs._replace(params=params)
-            return loss(problem, inputs, reverse=reverse, **options)
-
-        return jax.jit(
-            lambda params: (
-                jax.hessian(of_params)(params),
-                jax.jacfwd(of_params)(params),
-                jax.vmap(jax.grad(of_params))(jax.tree.map(lambda p: jnp.stack([p, -p]), params)),
-            )
-        )(problem.params)
-
-    assert_close(modes(gradient="bptt", segments=2), modes(gradient="autodiff"), 1e-11)
+    by_segments = other_modes(problem, "bptt", segments=2, reverse=reverse)
+    assert_close(by_segments, other_modes(problem, "autodiff", reverse=reverse), 1e-11)
 
 
 def gradient_memory(cell, length, **options):
