@@ -7,8 +7,9 @@ PYTEST_ARGS ?= -m "not slow"
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
 KERNELS_ARGS ?=
-# JAX's CUDA plugin, for its compiler alone. Not in $(VENV): there every program would look for a device.
-COMPILER := $(VENV)/cuda-compiler
+# JAX's CUDA plugin and libtpu, for their compilers alone. Not in $(VENV): there every program would look for a
+# device.
+COMPILER := $(VENV)/compilers
 
 .PHONY: help demo test gpu kernels compiler-test bench lint clean
 
@@ -17,7 +18,7 @@ help:
 	@echo "make test   install and run the quick part of the tests (PYTEST_ARGS= for all of them)"
 	@echo "make gpu    on a CUDA machine: install JAX's CUDA plugin and run what needs a device"
 	@echo "make kernels   without a GPU: count the kernels that unrolls launch on one (KERNELS_ARGS=\"--cell lstm\")"
-	@echo "make compiler-test   without a GPU: compile for an H100 what the tests have for it"
+	@echo "make compiler-test   without a GPU or a TPU: compile for them what the tests have for it"
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
@@ -63,10 +64,12 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+# Of the versions that the installed JAX asks for.
 $(COMPILER)/.installed: $(VENV)/.installed-dev
-	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(COMPILER) \
-	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
+	  $$($(BIN)/python -c 'import importlib.metadata as m, re; v = m.version("jax"); \
+	    tpu = next(r for r in m.requires("jax") if r.startswith("libtpu")); \
+	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))')
 	@touch $@
 
 clean:

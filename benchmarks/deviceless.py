@@ -1,18 +1,19 @@
-"""XLA's compiler for an NVIDIA H100, on a machine that has none: what a program becomes, not how fast it is.
+"""XLA's compilers for an NVIDIA H100 and a TPU v5e, on a machine that has neither: what a program becomes.
 
-JAX's CUDA plugin brings the compiler; it needs neither a device nor NVIDIA's libraries. On a device it tries
+JAX's CUDA plugin and libtpu bring them; they need neither a device nor NVIDIA's libraries. On a GPU XLA tries
 out variants of each matrix product, its own and cuBLAS's. Here all are cuBLAS's: where it cannot try, it
 takes some of its own that it then fails to compile.
 
-`launches` counts, in the compiled program, the operations that a device is given one by one, those of a loop
-as often as it goes round. Each costs some microseconds, however little it has to do; a step of a recurrent
-network often has less to do than that.
+`launches` counts, in a program compiled for the GPU, the operations that it is given one by one, those of a
+loop as often as it goes round. Each costs some microseconds, however little it has to do; a step of a
+recurrent network often has less to do than that.
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 H100 = """
 platform_name: "CUDA"
@@ -42,7 +43,6 @@ gpu_device_info {
 """
 """The device, in the words of XLA's ``GpuTargetConfigProto``."""
 
-OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 NOT_LAUNCHED = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 OPERATION = re.compile(
@@ -53,49 +53,67 @@ TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class NoCompiler(Exception):
-    """There is no compiler for CUDA here; the message says what is missing."""
+    """There is no compiler for the device here; the message says what is missing."""
+
+
+class Target(NamedTuple):
+    """A device: how JAX is told of it, options of its compiler, and what has to be installed."""
+
+    description: dict[str, str]
+    options: dict[str, str | bool]
+    needs: str
+
+
+TARGETS = {
+    "h100": Target(
+        dict(platform="cuda", topology_name="", topology="1x1x1", target_config=H100),
+        {"xla_gpu_enable_triton_gemm": False},
+        "JAX's CUDA plugin of the same version (jax-cuda12-plugin and jax-cuda12-pjrt)",
+    ),
+    "v5e": Target(dict(platform="tpu", topology_name="v5e:2x2"), {}, "JAX's libtpu"),
+}
 
 
 @cache
-def h100() -> Any:
-    """The H100 of the description.
+def device(name: str) -> Any:
+    """The device of a description.
 
     Raises:
-        NoCompiler: JAX's CUDA plugin is not installed, or cannot do without a device.
+        NoCompiler: what it needs is not installed, or cannot do without a device.
     """
     from jax.experimental import topologies
 
+    # Otherwise libtpu asks a cloud that is not there what machine it is on.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     try:
-        described = topologies.get_topology_desc(
-            platform="cuda", topology_name="", topology="1x1x1", target_config=H100
-        )
+        described = topologies.get_topology_desc(**TARGETS[name].description)
     except (RuntimeError, NotImplementedError, KeyError, AssertionError) as error:
         raise NoCompiler(
-            "No compiler: expected JAX's CUDA plugin of the same version (jax-cuda12-plugin and "
-            f"jax-cuda12-pjrt), got: {' '.join(str(error).split())[:200]}"
+            f"No compiler: expected {TARGETS[name].needs}, got: "
+            f"{' '.join(str(error).split())[:200]}"
         ) from None
     return described.devices[0]
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function compiled for the device, for arguments of these shapes.
+def compiled(function: Callable[..., Any], *arguments: Any, target: str = "h100") -> Any:
+    """The function compiled for a device, for arguments of these shapes.
 
     Raises:
         NoCompiler: there is none here.
     """
     import jax
 
-    place = jax.sharding.SingleDeviceSharding(h100())
+    place = jax.sharding.SingleDeviceSharding(device(target))
 
     def described(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     lowered = jax.jit(function).lower(*jax.tree.map(described, arguments))
-    return lowered.compile(compiler_options=OPTIONS)
+    return lowered.compile(compiler_options=TARGETS[target].options)
 
 
 def launches(text: str) -> int:
-    """How many operations a compiled program launches, in all.
+    """How many operations a program compiled for a GPU launches, in all.
 
     Args:
         text: of the program, in XLA's own form (``compiled(…).as_text()``).

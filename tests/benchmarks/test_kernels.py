@@ -64,14 +64,14 @@ def test_refusals(words, said, tmp_path, capsys, monkeypatch):
 
 def require_compiler():
     try:
-        deviceless.h100()
+        deviceless.device("h100")
     except NoCompiler as missing:
         pytest.skip(str(missing))
 
 
 def test_without_the_compiler(tmp_path, capsys):
     try:
-        deviceless.h100()
+        deviceless.device("h100")
     except NoCompiler:
         words = "kernels --quick --cell rnn --pass forward --competitor haiku --out".split()
         assert command.main([*words, str(tmp_path / "run")]) == 2
