@@ -83,8 +83,9 @@ def device(name: str) -> Any:
     """
     from jax.experimental import topologies
 
-    # Otherwise libtpu asks a cloud that is not there what machine it is on.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Without these libtpu asks a cloud that is not there what machine it is on, and serves one process alone.
+    for name_of_setting in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        os.environ.setdefault(name_of_setting, "1")
     try:
         described = topologies.get_topology_desc(**TARGETS[name].description)
     except (RuntimeError, NotImplementedError, KeyError, AssertionError) as error:
