@@ -34,7 +34,7 @@ gpu: $(VENV)/.installed-dev
 	LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 kernels: $(COMPILER)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(BIN)/python -m pip install --quiet --editable '.[jax-peers]'
 	PYTHONPATH=$(COMPILER) JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks kernels $(KERNELS_ARGS)
 
 compiler-test: $(COMPILER)/.installed
@@ -67,7 +67,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 # Of the versions that the installed JAX asks for.
 $(COMPILER)/.installed: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(COMPILER) \
-	  $$($(BIN)/python -c 'import importlib.metadata as m, re; v = m.version("jax"); \
+	  $$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("jax"); \
 	    tpu = next(r for r in m.requires("jax") if r.startswith("libtpu")); \
 	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))')
 	@touch $@

@@ -143,6 +143,10 @@ def count(config: Kernels) -> int:
                 bar.update()
     except KeyboardInterrupt:
         return _interrupted(folder)
+    except NoCompiler:
+        if not found["parts"]:
+            folder.rmdir()
+        raise
     return _finish(folder, found, machine)
 
 

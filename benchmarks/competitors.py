@@ -15,6 +15,7 @@ from benchmarks.setting import dtype_of
 
 OURS = "lstm_jax"
 PYTORCH = "pytorch"
+JAX_KERNEL = "jax.experimental.rnn"
 
 
 class Network(NamedTuple):
@@ -200,7 +201,7 @@ NETWORKS: dict[str, Callable[[Case], Network]] = {
 JAX_PEERS = tuple(name for name in NETWORKS if name != OURS)
 KERNELS: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, cudnn": lstm_jax_cudnn_network,
-    "jax.experimental.rnn": jax_kernel_network,
+    JAX_KERNEL: jax_kernel_network,
 }
 """On a GPU alone."""
 NAMES = (*NETWORKS, PYTORCH)

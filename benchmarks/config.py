@@ -32,19 +32,25 @@ class Timing:
     """Seed of the order of the turns."""
     device: Device = "cpu"
     """Where: cpu, or gpu, which has two large shapes more and NVIDIA's kernel among the competitors."""
-    precision: tuple[Precision, ...] = ("float32",)
-    """Of unrolls and matrix products; several are taken one after the other."""
     quick: bool = False
     """Tiny shapes and two short rounds, to see that everything runs."""
 
 
 @dataclass(frozen=True)
-class All(Timing):
+class Precise(Timing):
+    """What parts with a choice of digits have besides."""
+
+    precision: tuple[Precision, ...] = ("float32",)
+    """Of unrolls and matrix products; several are taken one after the other."""
+
+
+@dataclass(frozen=True)
+class All(Precise):
     """Time everything; the default."""
 
 
 @dataclass(frozen=True)
-class Unroll(Timing):
+class Unroll(Precise):
     """Time unrolls, forward and with gradient, against other libraries."""
 
     cell: CellName | None = None
@@ -117,9 +123,10 @@ def check(config: Timing) -> None:
             raise CaseError(f"Range mismatch: expected --{name} of at least 0, got {value}.")
     if config.device == "gpu" and not has_gpu():
         raise CaseError("Device mismatch: expected an NVIDIA device for --device gpu, got none.")
-    if config.device == "cpu" and "tf32" in config.precision:
+    precisions = config.precision if isinstance(config, Precise) else ("float32",)
+    if config.device == "cpu" and "tf32" in precisions:
         raise CaseError("Device mismatch: expected --device gpu for --precision tf32, got cpu.")
-    if not config.precision:
+    if not precisions:
         raise CaseError("Range mismatch: expected --precision with at least one value, got none.")
     cores = cores_allowed()
     if config.threads is not None and not 1 <= config.threads <= cores:

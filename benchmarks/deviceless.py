@@ -4,9 +4,9 @@ JAX's CUDA plugin and libtpu bring them; they need neither a device nor NVIDIA's
 out variants of each matrix product, its own and cuBLAS's. Here all are cuBLAS's: where it cannot try, it
 takes some of its own that it then fails to compile.
 
-`launches` counts, in a program compiled for the GPU, the operations that it is given one by one, those of a
-loop as often as it goes round. Each costs some microseconds, however little it has to do; a step of a
-recurrent network often has less to do than that.
+`launches` counts, in a program compiled for the GPU, the operations that it is given, those of a loop as
+often as it goes round. Each has a cost of its own, however little it has to do, and a step of a recurrent
+network often has less to do than that; a smaller one where XLA hands over several as a CUDA graph.
 """
 
 import os
@@ -48,7 +48,7 @@ COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 OPERATION = re.compile(
     r"(?:ROOT )?%[\w.\-]+ = (?:\((?:[^()]|\([^()]*\))*\)|\S+) (?P<name>[\w\-]+)\("
 )
-BODY = re.compile(r"body=%([\w.\-]+)")
+BODY = re.compile(r"(?:body|to_apply)=%([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -140,13 +140,15 @@ def launches(text: str) -> int:
                 continue
             if operation["name"] == "conditional":
                 raise ValueError(f"No number of launches: {name} chooses between programs.")
-            if operation["name"] != "while":
-                total += 1
-                continue
             body, trips = BODY.search(line), TRIPS.search(line)
-            if body is None or trips is None:
+            if operation["name"] == "call" and body is not None:
+                total += count(body[1])
+            elif operation["name"] != "while":
+                total += not operation["name"].endswith("-done")  # the end of one begun before
+            elif body is None or trips is None:
                 raise ValueError(f"No number of launches: the loop in {name} has no known length.")
-            total += int(trips[1]) * count(body[1])
+            else:
+                total += int(trips[1]) * count(body[1])
         return total
 
     return count(entry)

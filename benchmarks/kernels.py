@@ -60,16 +60,25 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
 
 def of_case(case: Case, name: str) -> dict[str, Any]:
     """One competitor on one case."""
-    import jax
-
-    from benchmarks.competitors import NETWORKS, arrays, loss_of
-
     try:
-        network = NETWORKS[name](case)
+        return {"status": "ok", **_compiled(case, name)}
+    except NoCompiler:
+        raise
     except NotOffered as error:
         return {"status": f"not offered: {error}"}
     except ModuleNotFoundError as error:
         return {"status": f"not installed ({error.name})"}
+    except Exception as error:  # whatever goes wrong in a competitor is a line of the table
+        words = " ".join(str(error).split())
+        return {"status": f"failed: {type(error).__name__}: {words[:200]}"}
+
+
+def _compiled(case: Case, name: str) -> dict[str, Any]:
+    import jax
+
+    from benchmarks.competitors import NETWORKS, arrays, loss_of
+
+    network = NETWORKS[name](case)
     xs, weight, _ = arrays(case)
     inputs = (network.params, xs, network.state0)
     begun = perf_counter()
@@ -78,7 +87,6 @@ def of_case(case: Case, name: str) -> dict[str, Any]:
     else:
         program = compiled(jax.grad(loss_of(network), argnums=(0, 1, 2)), *inputs, weight)
     return {
-        "status": "ok",
         "compile_s": perf_counter() - begun,
         "launches": launches(program.as_text()),
         "temporary_mb": program.memory_analysis().temp_size_in_bytes / 2**20,

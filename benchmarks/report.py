@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.competitors import JAX_PEERS, OURS, PYTORCH
+from benchmarks.competitors import JAX_KERNEL, JAX_PEERS, OURS, PYTORCH
 from benchmarks.ratios import (
     Ratio,
     fastest_over_ours,
@@ -69,8 +69,8 @@ def _heading(
     load = environment["load_at_start"]
     if load > 0.5:
         lines += ["", f"**The machine was not idle when this began: its load was {load:.1f}.**"]
-    if gpu := environment.get("gpu"):
-        lines[2] = f"{gpu}; {lines[2]}"
+    if results.get("settings", {}).get("device") == "gpu":
+        lines[2] = f"Computed on a GPU, {environment.get('gpu') or 'unnamed'}. {lines[2]}"
     if rates:
         told = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items())
         lines[2] += f" Best matrix product: {told}."
@@ -105,7 +105,10 @@ def _unroll_tables(cases: Sequence[Case], rates: Mapping[str, float]) -> list[st
         ),
         sheet("Seconds to trace and compile / of the first run", names, _cell(_compile)),
         sheet(
-            "Peak memory in MB / of it beyond what was there before the run", names, _cell(_peak)
+            "Peak memory in MB, of the process / of it beyond what was there before the run; of a GPU, "
+            "all that was taken there",
+            names,
+            _cell(_peak),
         ),
     ]
     return blocks + _failures(cases)
@@ -119,7 +122,7 @@ def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
     several = len({precision for _, precision in kinds}) > 1
     for kind in kinds:
         chosen = [c for c in cases if (c["case"]["pass_"], _precision(c)) == kind]
-        fastest = fastest_over_ours(chosen, JAX_PEERS)
+        fastest = fastest_over_ours(chosen, (*JAX_PEERS, JAX_KERNEL))
         name = ", ".join(kind) if several else kind[0]
         row = [name, NOTHING if fastest is None else f"**{fastest:.2f}**"]
         for name in others:
@@ -155,7 +158,7 @@ def _kernel_tables(cases: Sequence[Case]) -> list[str]:
     return [
         "## Kernels, compiled for an H100 without one",
         sheet("Kernels launched for a time step", a_step),
-        sheet("Temporary memory in MB", lambda case, entry: f"{entry['temporary_mb']:.0f}"),
+        sheet("Temporary memory in MB", lambda case, entry: f"{entry['temporary_mb']:.3g}"),
         sheet("Seconds to trace and compile", lambda case, entry: f"{entry['compile_s']:.1f}"),
     ]
 

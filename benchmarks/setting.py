@@ -42,6 +42,8 @@ def torch_place(device: Device, precision: Precision) -> dict[str, Any]:
     settings: Any = torch.backends
     for backend in (settings.cuda.matmul, settings.cudnn):
         backend.allow_tf32 = precision == "tf32"
+    settings.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    settings.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     return {
         "device": "cuda" if device == "gpu" else "cpu",
         "dtype": getattr(torch, dtype_of(precision)),
@@ -67,7 +69,10 @@ def gpu_name() -> str | None:
 
 
 def device_peak_mb() -> float | None:
-    """Most megabytes (2²⁰ bytes) that this process has taken of the GPU; None without one."""
+    """Most megabytes (2²⁰ bytes) that this process has taken of the GPU; None without one.
+
+    In JAX what compiling tried out is included; in PyTorch it is what its own tensors and workspaces take.
+    """
     if os.environ.get("JAX_PLATFORMS") != "cuda":
         return None
     if (torch := sys.modules.get("torch")) is not None:

@@ -306,16 +306,26 @@ def _to_write_over(reserve: Array, d_out: Sequence[Array]) -> Array:
     see that nothing changes, nor make one of two ways back: n² + n is even for every n, and n is made of the
     notes and of all that comes back.
     """
-    bits = jax.lax.bitcast_convert_type(reserve[:1], jnp.int32)
-    n = bits + sum(_mixed(d) for d in d_out)
+    bits = jax.lax.bitcast_convert_type(reserve[:1], jnp.uint32)
+    n = bits + _mixed(d_out)
     same = jax.lax.bitcast_convert_type(bits + ((n * n + n) & 1), reserve.dtype)
     return jax.lax.dynamic_update_slice(reserve, same, (0,))
 
 
-def _mixed(array: Array) -> Array:
-    """A whole number that depends on every number of an array and on its place."""
-    bits = jax.lax.bitcast_convert_type(array, jnp.int32).ravel()
-    return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.int32) + 1), dtype=jnp.int32)
+def _mixed(arrays: Sequence[Array]) -> Array:
+    """A whole number that differs where a number of any array does, or its place: a sum of hashes.
+
+    The hash is the last part of MurmurHash3 (Appleby), of each number's bits and its place among all.
+    """
+    total, begin = jnp.uint32(0), 0
+    for array in arrays:
+        bits = jax.lax.bitcast_convert_type(array, jnp.uint32).ravel()
+        x = bits + (jnp.arange(bits.size, dtype=jnp.uint32) + begin) * jnp.uint32(0x9E3779B1)
+        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+        total += jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
+        begin += bits.size
+    return total
 
 
 def _settings(kernel: Kernel) -> tuple[int, int, int, float, bool, Any]:

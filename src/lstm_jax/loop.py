@@ -1,4 +1,4 @@
-"""How a loop over time runs: what changes its speed and never its numbers, platform by platform.
+"""How a loop over time runs: what changes its speed, and its numbers by rounding alone, for each platform.
 
     carry, outputs = scan(loop, step, carry, inputs)          `jax.lax.scan`, as the platform likes it
 
@@ -82,13 +82,14 @@ def steps_asked(unroll: int | str) -> int | None:
     Raises:
         ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
     """
-    if isinstance(unroll, str):
-        if unroll == "auto":
-            return None
+    if isinstance(unroll, str) and unroll == "auto":
+        return None
+    try:
+        require_positive_int("unroll", unroll)
+    except ValueError:
         raise ValueError(
-            f'Option mismatch: expected unroll as a positive integer or "auto", got "{unroll}".'
-        )
-    require_positive_int("unroll", unroll)
+            f'Option mismatch: expected unroll as a positive integer or "auto", got {unroll!r}.'
+        ) from None
     return int(unroll)
 
 

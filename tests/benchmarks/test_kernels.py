@@ -34,14 +34,17 @@ ENTRY %main.3 (x: f32[4]) -> f32[4] {
   %k = s32[] constant(0)
   %w.1 = (s32[], f32[4]{0}) while(%t), body=%outer, backend_config={"known_trip_count":{"n":"3"}}
   %bits = f32[2,2]{1,0} bitcast(%x)
+  %called = f32[4]{0} call(%x), to_apply=%fused
+  %begun = (f32[4]{0}, f32[4]{0}) copy-start(%x)
+  %done = f32[4]{0} copy-done(%begun)
   ROOT %f = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused
 }
 """
 
 
 def test_launches_of_a_program():
-    # One fusion; three times a copy and five times a fusion and a product.
-    assert launches(PROGRAM) == 1 + 3 * (1 + 5 * 2)
+    # A fusion, a called negation, a copy; three times a copy and five times a fusion and a product.
+    assert launches(PROGRAM) == 3 + 3 * (1 + 5 * 2)
     with pytest.raises(ValueError, match="the loop in outer has no known length"):
         launches(PROGRAM.replace('"n":"5"', ""))
     with pytest.raises(ValueError, match="inner chooses between programs"):
