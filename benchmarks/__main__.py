@@ -67,14 +67,14 @@ def jobs(config: Timing) -> list[Job]:
             work = matmul.flops(size)
             found.append(Job("matmul", title, matmul.NAMES[0], product, work, names, quickly))
         part = config if isinstance(config, Unroll) else Unroll()
-        where: dict[str, Any] = {"gpu": on_gpu, "device": config.device}
         cases = select(
             part.cell,
             part.shape,
             part.pass_,
             quick=config.quick,
+            gpu=on_gpu,
             precisions=config.precision,
-            **where,
+            device=config.device,
         )
         for case in cases:
             arguments = case.as_json()
@@ -144,7 +144,7 @@ def count(config: Kernels) -> int:
     except KeyboardInterrupt:
         return _interrupted(folder)
     except NoCompiler:
-        if not found["parts"]:
+        if not found["parts"] and config.out is None:  # a folder that was named stays
             folder.rmdir()
         raise
     return _finish(folder, found, machine)

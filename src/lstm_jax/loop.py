@@ -4,7 +4,7 @@
 
 A step of a recurrent network is little work. On a CPU a loop costs next to nothing beside it, one step per
 iteration compiles fastest, and what is added up over time goes chunk by chunk through the cache. On a GPU
-every operation of an iteration is a kernel, whose launch costs more than its work: there the products with
+every operation of an iteration is a kernel to be launched, however little it has to do: the products with
 the inputs of several steps are one kernel, and so are the stores of what several steps leave behind, if an
 iteration has several steps; and a chunk has as many rows as it takes to fill the device.
 """

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from benchmarks import deviceless
-from comparison import CELLS, random_problem
+from comparison import CELLS
 from jax.experimental import rnn
-from test_lowering import MEASUREMENTS
+from test_lowering import MEASUREMENTS, measurement
 
 import lstm_jax
 from lstm_jax import cudnn, loop
@@ -17,22 +17,15 @@ from lstm_jax import cudnn, loop
 T, B, D, H = 24, 3, 8, 16
 
 
-def require_compiler(target):
-    try:
-        deviceless.device(target)
-    except deviceless.NoCompiler as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch, require_compiler):
     """As on a GPU, with the compiler for one."""
     monkeypatch.setitem(loop.PLATFORMS, "cpu", loop.GPU)
     require_compiler("h100")
 
 
 @pytest.fixture(params=deviceless.TARGETS)
-def target(request):
+def target(request, require_compiler):
     """Each device in turn, what is compiled for the GPU being as on one."""
     if request.param == "h100":
         request.getfixturevalue("gpu")
@@ -182,11 +175,5 @@ def test_a_loop_of_ways_back_keeps_the_notes(kernel):
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_a_measurement(target, name):
-    cell_name, measure = MEASUREMENTS[name]
-    problem = random_problem(cell_name, 5, 2)
-
-    def measured(params, state0, xs):
-        return jax.tree.leaves(measure(problem.cell, params, state0, xs))
-
-    arguments = (problem.params, problem.state0, problem.xs)
+    measured, arguments = measurement(name)
     assert "ENTRY" in deviceless.compiled(measured, *arguments, target=target).as_text()

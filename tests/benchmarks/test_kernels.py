@@ -65,13 +65,6 @@ def test_refusals(words, said, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def require_compiler():
-    try:
-        deviceless.device("h100")
-    except NoCompiler as missing:
-        pytest.skip(str(missing))
-
-
 def test_without_the_compiler(tmp_path, capsys):
     try:
         deviceless.device("h100")
@@ -84,8 +77,8 @@ def test_without_the_compiler(tmp_path, capsys):
 
 
 @pytest.mark.compiler
-def test_end_to_end(tmp_path, capsys):
-    require_compiler()
+def test_end_to_end(require_compiler, tmp_path, capsys):
+    require_compiler("h100")
     out = tmp_path / "run"
     words = "kernels --cell lstm --shape 24,2,3,4 --competitor".split()
     assert command.main([*words, "plain scan", "--out", str(out)]) == 0

@@ -47,16 +47,21 @@ MEASUREMENTS = {
 }
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("name", MEASUREMENTS)
-def test_a_measurement_lowers(name, platform):
+def measurement(name):
+    """A measurement of a small problem as a function of arrays, and what it is called with."""
     cell_name, measure = MEASUREMENTS[name]
     problem = random_problem(cell_name, 5, 2)
 
     def measured(params, state0, xs):
         return jax.tree.leaves(measure(problem.cell, params, state0, xs))
 
-    arguments = (problem.params, problem.state0, problem.xs)
+    return measured, (problem.params, problem.state0, problem.xs)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_a_measurement_lowers(name, platform):
+    measured, arguments = measurement(name)
     exported = export.export(jax.jit(measured), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,)
     assert exported.mlir_module_serialized

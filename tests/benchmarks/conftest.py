@@ -1,0 +1,17 @@
+"""What the tests of compiling for devices that are not there begin with."""
+
+import pytest
+
+
+@pytest.fixture
+def require_compiler():
+    """Skip the test where there is no compiler for the device that is named."""
+    from benchmarks import deviceless
+
+    def require(target):
+        try:
+            deviceless.device(target)
+        except deviceless.NoCompiler as missing:
+            pytest.skip(str(missing))
+
+    return require
