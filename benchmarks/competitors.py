@@ -27,7 +27,7 @@ class Network(NamedTuple):
 
 
 def lstm_jax_network(case: Case) -> Network:
-    """`lstm_jax.unroll`, gradient by the hand-derived rule."""
+    """`lstm_jax.unroll`, by the hand-derived rule; on a GPU the LSTM in float32 by NVIDIA's kernel."""
     import jax
 
     import lstm_jax
@@ -41,15 +41,15 @@ def lstm_jax_network(case: Case) -> Network:
     return Network(run, cell.init(jax.random.key(0)), cell.initial_state(case.shape.batch))
 
 
-def lstm_jax_cudnn_network(case: Case) -> Network:
-    """`lstm_jax.unroll` by NVIDIA's kernel."""
+def lstm_jax_loop_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by the loop, where it would take NVIDIA's kernel."""
     import lstm_jax
 
     _require_kernel(case)
     cell = lstm_jax.lstm(case.shape.input_size, case.shape.hidden_size)
 
     def run(params: Any, xs: Any, state0: Any) -> Any:
-        return lstm_jax.unroll(cell, params, xs, state0, gradient="cudnn")[1]
+        return lstm_jax.unroll(cell, params, xs, state0, gradient="bptt")[1]
 
     return lstm_jax_network(case)._replace(run=run)
 
@@ -199,13 +199,13 @@ NETWORKS: dict[str, Callable[[Case], Network]] = {
     "haiku": haiku_network,
 }
 JAX_PEERS = tuple(name for name in NETWORKS if name != OURS)
-KERNELS: dict[str, Callable[[Case], Network]] = {
-    "lstm_jax, cudnn": lstm_jax_cudnn_network,
+ON_GPU: dict[str, Callable[[Case], Network]] = {
+    "lstm_jax, loop": lstm_jax_loop_network,
     JAX_KERNEL: jax_kernel_network,
 }
-"""On a GPU alone."""
+"""On a GPU alone, for what NVIDIA's kernel knows."""
 NAMES = (*NETWORKS, PYTORCH)
-GPU_NAMES = (OURS, *KERNELS, *JAX_PEERS, PYTORCH)
+GPU_NAMES = (OURS, *ON_GPU, *JAX_PEERS, PYTORCH)
 
 
 def arrays(case: Case) -> tuple[Any, Any, Any]:
@@ -231,7 +231,7 @@ def network_of(name: str, case: Case) -> Network:
         floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if floating else leaf
 
-    network = {**NETWORKS, **KERNELS}[name](case)
+    network = {**NETWORKS, **ON_GPU}[name](case)
     return Network(network.run, *jax.tree.map(cast, network[1:]))
 
 

@@ -15,51 +15,20 @@ from comparison import assert_close, random_like
 from jax import export
 from jax.experimental import rnn
 from jax.interpreters import mlir
+from kernel_emulation import emulate
 
 import lstm_jax
-from lstm_jax import cudnn
+from lstm_jax import cudnn, kernel_choice
 
 T, B = 6, 3
 LENGTHS = jnp.array([4, 0, 6], jnp.int32)
 TOLERANCE = 1e-5
 
 
-NOTES = 7.0
-"""What the emulation leaves for the way back."""
-
-
-def outputs(lengths, x, h0, c0, w, *, input_size, hidden_size, num_layers, bidirectional):
-    sizes = (input_size, hidden_size, num_layers)
-    weights = rnn.unpack_lstm_weights(w, *sizes, bidirectional)
-    return rnn.lstm_ref(x, h0, c0, *weights, lengths, *sizes, 0.0, bidirectional)
-
-
-def forward(x, h0, c0, w, lengths, *, dropout, cudnn_allow_tf32, **settings):
-    assert dropout == 0
-    return [*outputs(lengths, x, h0, c0, w, **settings), jnp.full(16, NOTES, jnp.float32)]
-
-
-def backward(
-    d_y, d_h, d_c, x, h0, c0, w, y, reserve, lengths, *, dropout, cudnn_allow_tf32, **settings
-):
-    assert dropout == 0
-    again, pull = jax.vjp(partial(outputs, lengths, **settings), x, h0, c0, w)
-    # As for the kernel, the gradient is that at the outputs that it is given; and its notes are its own.
-    fits = jnp.allclose(again[0], y, atol=1e-5) & (reserve == NOTES).all()
-    return [jnp.where(fits, d, jnp.nan) for d in pull((d_y, d_h, d_c))]
-
-
 @pytest.fixture
 def emulated(monkeypatch):
     """JAX's own primitives, with an emulation for their lowering on a CPU."""
-    sizes = lambda *settings: (8, 16)  # noqa: E731
-    monkeypatch.setattr(
-        rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", sizes, raising=False
-    )
-    monkeypatch.setattr(cudnn, "device_refusal", lambda: None)
-    for primitive, function in ((rnn.rnn_fwd_p, forward), (rnn.rnn_bwd_p, backward)):
-        lowering = mlir.lower_fun(function, multiple_results=True)
-        mlir.register_lowering(primitive, lowering, platform="cpu")
+    emulate(monkeypatch)
 
 
 @pytest.fixture
@@ -96,7 +65,7 @@ def kernel(request):
     """A kernel to run, however it comes."""
     if request.param == "emulated":
         request.getfixturevalue("emulated")
-    elif (reason := cudnn.device_refusal()) is not None:
+    elif (reason := kernel_choice.device_refusal()) is not None:
         pytest.skip(reason)
     else:
         with jax.default_matmul_precision("float32"):
@@ -371,7 +340,7 @@ BOTH = ((lstm(), lstm()),)
     ],
 )  # fmt: skip
 def test_what_the_kernel_knows(layers, dtype, reason):
-    found = cudnn.refusal(layers, jnp.dtype(dtype))
+    found = kernel_choice.refusal(layers, jnp.dtype(dtype))
     assert (found is None) == (reason is None)
     assert reason is None or reason in found
 
@@ -413,12 +382,12 @@ def test_what_is_refused_of_a_stack(emulated, options, message):
 
 def test_a_cell_that_was_changed_is_no_standard_lstm():
     changed = lstm()._replace(step=lambda params, state, x: (state, state.h))
-    assert "expected the standard LSTM" in cudnn.refusal(((changed,),), jnp.float32)
+    assert "expected the standard LSTM" in kernel_choice.refusal(((changed,),), jnp.float32)
 
 
 def test_refused_without_a_device_and_for_a_plain_step():
     params, xs, _ = problem(NETS["one layer"])
-    if cudnn.device_refusal() is not None:
+    if kernel_choice.device_refusal() is not None:
         with pytest.raises(ValueError, match='gradient="cudnn" does not fit: expected'):
             lstm_jax.unroll(lstm(), params.layers[0], xs, gradient="cudnn")
         with pytest.raises(ValueError, match='gradient="cudnn" does not fit: expected'):

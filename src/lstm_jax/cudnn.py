@@ -9,10 +9,11 @@ JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.
     grad       the kernel backwards
     jvp        the loop's tangent: cuDNN has none
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
-    vmap       the kernel, once for each
+    vmap       the kernel, once for each; or the loop, all at once, where either will do
 
-As JAX's plugin is written, each call waits for the lengths to come to the host, and its notes take four times
-the memory that cuDNN asks for. A sharded batch goes through `jax.shard_map`: `jit` cannot split a kernel.
+Which of the two runs a network is decided in `lstm_jax.kernel_choice`. As JAX's plugin is written, each call
+waits for the lengths to come to the host, and its notes take four times the memory that cuDNN asks for. A
+sharded batch goes through `jax.shard_map`: `jit` cannot split a kernel.
 
 w holds, layer after layer and in it direction after direction, W_xᵀ [4H, D] and W_hᵀ [4H, H]; after all of
 these, in the same order, two biases [4H] that are added up. Gates are in the order i, f, g, o, as here.
@@ -20,20 +21,21 @@ these, in the same order, two biases [4H] that are added up. Gates are in the or
 Axes: xs[T, B, D] outside, [B, T, D] in the kernel; states [L · directions, B, H] in the kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells.cell import Cell
-from lstm_jax.cells.lstm import RULE, LSTMParams, LSTMState, step
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.linear_map import linear_map
 from lstm_jax.loop import loop_here
-from lstm_jax.marks import Marks, marks_of, shown, turned
+from lstm_jax.marks import marks_of, shown, turned
+from lstm_jax.segments import segment_length
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.varying import vary_over, varying_axes
 
@@ -47,6 +49,13 @@ PRECISIONS: dict[str | None, jax.lax.Precision] = {
     **dict.fromkeys(("highest", "float32", "F32_F32_F32"), FULL),
 }
 """What cuDNN is told, by what `jax.default_matmul_precision` says."""
+PLATFORM = "cuda"
+"""For which the kernel is there, as JAX calls it where it lowers a program."""
+
+
+def default_precision() -> Any:
+    """What `jax.default_matmul_precision` says."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 class Kernel(NamedTuple):
@@ -55,10 +64,15 @@ class Kernel(NamedTuple):
     Attributes:
         layers: their cells.
         precision: of its products, `TF32` or `FULL`.
+        whole: whether every sequence has all T steps.
+        or_loop: whether the loop takes over where the kernel is not there, or would run one by one: compiled
+            for another platform, and under `vmap`.
     """
 
     layers: Layers
     precision: jax.lax.Precision
+    whole: bool
+    or_loop: bool
 
 
 class Kept(NamedTuple):
@@ -72,76 +86,16 @@ class Kept(NamedTuple):
     reserve: Any
 
 
-def refusal(layers: Layers, dtype: Any) -> str | None:
-    """Why the kernel cannot run these layers: ``"expected …, got …"``; None if it can.
-
-    It knows the standard LSTM in float32, every layer of the same size and in the same directions.
-    """
-    cells = [cell for layer in layers for cell in layer]
-    for cell in cells:
-        if cell.step is not step or cell.rule is not RULE:
-            return f"expected the standard LSTM, got {cell}"
-    sizes = sorted({cell.hidden_size for cell in cells})
-    if len(sizes) > 1:
-        return f"expected layers of one hidden size, got {', '.join(map(str, sizes))}"
-    if len({len(layer) for layer in layers}) > 1:
-        return "expected every layer in one direction or every layer in both, got some of each"
-    if dtype != jnp.float32:
-        return f"expected float32, got {jnp.dtype(dtype).name}"
-    return None
-
-
-def device_refusal() -> str | None:
-    """Why there is no kernel here, likewise: it needs a CUDA device and JAX's plugin for it."""
-    backend = jax.default_backend()
-    if backend != "gpu":
-        return f"expected a CUDA device, got {backend}"
-    try:
-        from jax.experimental import rnn
-
-        known = rnn.gpu_rnn._cuda_rnn is not None
-    except (ImportError, AttributeError):
-        known = False
-    return None if known else "expected JAX's CUDA plugin with cuDNN, got a GPU without it"
-
-
-def precision_refusal() -> str | None:
-    """Why its products cannot have the precision that JAX is set to, likewise."""
-    if (precision := _default_precision()) in PRECISIONS:
-        return None
-    return (
-        'expected a default matmul precision of "float32", "tensorfloat32" or None, got '
-        f"{precision!r}"
-    )
-
-
-def _default_precision() -> Any:
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-
-
-def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
-    """Refuse what NVIDIA's kernel does not know.
-
-    Raises:
-        ValueError: with what was expected and what came.
-    """
-    reason = refusal(layers, dtype) or device_refusal() or precision_refusal()
-    if reason is not None:
-        raise ValueError(f'gradient="cudnn" does not fit: {reason}.')
-    names = ("resets", "truncate", "zoneout", "recurrent_dropout")
-    given = (marks.reset, marks.cut, marks.held, marks.factor)
-    for name in (name for name, mark in zip(names, given, strict=True) if mark is not None):
-        raise ValueError(f'gradient="cudnn" does not fit: expected lengths alone, got {name}.')
-
-
 def unroll_by_cudnn(
     layers: Layers,
     params: tuple[tuple[LSTMParams, ...], ...],
     xs: Float[Array, "time *batch d"],
     state0: tuple[tuple[LSTMState, ...], ...],
     lengths: Int[Array, "*batch"] | None,
+    *,
+    or_loop: bool = False,
 ) -> tuple[tuple[tuple[LSTMState, ...], ...], Float[Array, "time *batch out"]]:
-    """Layers for which there is no `refusal`, by the kernel.
+    """Layers that the kernel knows (`lstm_jax.kernel_choice.refusal`), by the kernel.
 
     Args:
         layers: their cells.
@@ -149,6 +103,7 @@ def unroll_by_cudnn(
         xs: [T, D] or [T, B, D]; what lies past a sequence's length must be finite.
         state0: of each cell, leaves [H] or [B, H].
         lengths: from 0 to T, [B] or a number; all T if None.
+        or_loop: as for `Kernel`.
 
     Returns:
         The final state of each cell, and the last layer's outputs, both directions side by side; where a
@@ -157,10 +112,10 @@ def unroll_by_cudnn(
     if xs.ndim == 2:
         one = jax.tree.map(lambda s: s[None], state0)
         own = None if lengths is None else lengths[None]
-        states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, own)
+        states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, own, or_loop=or_loop)
         return jax.tree.map(lambda s: s[0], states), ys[:, 0]
     # Read once: a gradient may be traced when JAX is set to another precision.
-    kernel = Kernel(layers, PRECISIONS[_default_precision()])
+    kernel = Kernel(layers, PRECISIONS[default_precision()], lengths is None, or_loop)
     if lengths is None:
         full = jnp.full(xs.shape[1], len(xs), jnp.int32)
         (states, ys), _ = _run(kernel, params, xs, state0, full)
@@ -178,8 +133,7 @@ def _run(
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
     h0, c0 = _stacked(state0)
-    forward = sequential_vmap(partial(kernel_forward, kernel))
-    y, h, c, reserve = forward(jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
+    y, h, c, reserve = _there(kernel, jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
     return (_unstacked(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
 
@@ -195,8 +149,8 @@ def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
 
 
 def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
-    by_scan = partial(_by_scan, kernel, lengths=kept.lengths)
-    return jax.jvp(by_scan, (kept.params, kept.xs, kept.state0), dots)[1]
+    primals = (kept.params, kept.xs, kept.state0)
+    return jax.jvp(_by_loop(kernel, kept.lengths), primals, dots)[1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -204,8 +158,8 @@ def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
     d_h, d_c = _stacked(d_out[0])
     h0, c0 = _stacked(kept.state0)
-    backward = sequential_vmap(partial(kernel_backward, kernel))
-    d_x, d_h0, d_c0, d_w = backward(
+    d_x, d_h0, d_c0, d_w = _back(
+        kernel,
         jnp.swapaxes(kept.xs, 0, 1),
         h0,
         c0,
@@ -228,10 +182,10 @@ def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
 def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     kept, d_out = primals
     kept_dot, d_out_dot = tangents
-    by_scan = partial(_by_scan, kernel, lengths=kept.lengths)
+    by_loop = _by_loop(kernel, kept.lengths)
 
     def pulled(params: PyTree, xs: Array, state0: PyTree, d_out: Any) -> Any:
-        return jax.vjp(by_scan, params, xs, state0)[1](d_out)
+        return jax.vjp(by_loop, params, xs, state0)[1](d_out)
 
     # ys and the reserve move with the rest: the loop's own way back has them move inside.
     _, dots = jax.jvp(
@@ -242,23 +196,117 @@ def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     return _backward(kernel, kept, d_out), dots
 
 
-def _by_scan(
-    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+def unroll_by_loop(
+    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array | None
 ) -> tuple[PyTree, Array]:
-    """The same by the loop and the hand-derived rule, for the derivatives that cuDNN does not have."""
+    """What `unroll_by_cudnn` computes, by the loop and the hand-derived rule; xs [T, B, D]."""
     marks = marks_of(xs, lengths, None, None, reverse=False)
     loop = loop_here(reverse=False, unroll="auto")
+
+    def turn(sequence: Array) -> Array:
+        return sequence[::-1] if lengths is None else turned(lengths, sequence)
+
     states, ys = [], shown(marks, xs)
-    for cells, own, start in zip(kernel.layers, params, state0, strict=True):
+    for cells, own, start in zip(layers, params, state0, strict=True):
         ends, outs = [], []
         for number, cell in enumerate(cells):
-            given = turned(lengths, ys) if number else ys
-            end, hs = unroll_by_hand(cell, loop, len(xs), own[number], given, start[number], marks)
+            given = turn(ys) if number else ys
+            steps = segment_length("auto", cell, own[number], given, start[number])
+            end, hs = unroll_by_hand(cell, loop, steps, own[number], given, start[number], marks)
             ends.append(end)
-            outs.append(turned(lengths, hs) if number else hs)
+            outs.append(turn(hs) if number else hs)
         states.append(tuple(ends))
         ys = jnp.concatenate(outs, axis=-1)
     return tuple(states), ys
+
+
+def _by_loop(kernel: Kernel, lengths: Array) -> Callable[[PyTree, Array, PyTree], Any]:
+    known = None if kernel.whole else lengths
+    return partial(unroll_by_loop, kernel.layers, lengths=known)
+
+
+# Under jit, and with the kernel static, so that a call outside of jit compiles once and not each time.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _there(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
+    return _kernel_or_loop(kernel, kernel_forward, _loop_forward)(*arrays)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _back(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
+    return _kernel_or_loop(kernel, kernel_backward, _loop_backward)(*arrays)
+
+
+def _kernel_or_loop(
+    kernel: Kernel, by_kernel: Callable[..., Any], by_loop: Callable[..., Any]
+) -> Callable[..., Any]:
+    """One way through the kernel, as a function of arrays, and what becomes of it where the loop may do."""
+    by_kernel, by_loop = partial(by_kernel, kernel), partial(by_loop, kernel)
+    if not kernel.or_loop:
+        return sequential_vmap(by_kernel)
+
+    @custom_vmap
+    def either(*arrays: Array) -> Any:
+        return jax.lax.platform_dependent(*arrays, default=by_loop, **{PLATFORM: by_kernel})
+
+    @either.def_vmap
+    def many(size: int, batched: Sequence[bool], *arrays: Array) -> Any:
+        axes = tuple(0 if one else None for one in batched)
+        out = jax.vmap(by_loop, in_axes=axes, axis_size=size)(*arrays)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return either
+
+
+def _loop_forward(
+    kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
+) -> tuple[Array, Array, Array, Array]:
+    """What `kernel_forward` computes, by the loop; its notes are NaN, for nobody to read."""
+    y, h, c = _loop(kernel, lengths, x, h0, c0, w)
+    notes = jnp.full(notes_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
+    return vary_over(varying_axes(x, h0, c0, w, lengths), (y, h, c, notes))
+
+
+def _loop_backward(
+    kernel: Kernel,
+    x: Array,
+    h0: Array,
+    c0: Array,
+    w: Array,
+    lengths: Array,
+    y: Array,
+    reserve: Array,
+    d_y: Array,
+    d_h: Array,
+    d_c: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """What `kernel_backward` computes, by the loop, which runs forward once more."""
+    _, pull = jax.vjp(partial(_loop, kernel, lengths), x, h0, c0, w)
+    axes = varying_axes(x, h0, c0, w, lengths, y, reserve, d_y, d_h, d_c)
+    return vary_over(axes, pull((d_y, d_h, d_c)))
+
+
+def _loop(
+    kernel: Kernel, lengths: Array, x: Array, h0: Array, c0: Array, w: Array
+) -> tuple[Array, Array, Array]:
+    params, state0 = unpacked(kernel.layers, w), _unstacked(kernel.layers, h0, c0)
+    states, ys = _by_loop(kernel, lengths)(params, jnp.swapaxes(x, 0, 1), state0)
+    return jnp.swapaxes(ys, 0, 1), *_stacked(states)
+
+
+def notes_size(kernel: Kernel, time: int, batch: int) -> int:
+    """How many numbers of four bytes the kernel notes for the way back."""
+    from jax.experimental import rnn
+
+    inputs, hidden, layers, _, both, _ = _settings(kernel)
+    shapes = [
+        (batch, time, inputs),
+        *[(layers * (1 + both), batch, hidden)] * 2,
+        (rnn.get_num_params_in_lstm(inputs, hidden, layers, both),),
+    ]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    *_, notes = jax.eval_shape(partial(kernel_forward, kernel), *arrays, lengths)
+    return int(notes.size)
 
 
 def kernel_forward(

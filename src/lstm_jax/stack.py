@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, require_cell
-from lstm_jax.cudnn import require_cudnn, unroll_by_cudnn
+from lstm_jax.cudnn import Layers, unroll_by_cudnn
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
 from lstm_jax.initializers import uniform
+from lstm_jax.kernel_choice import auto_takes_kernel, require_cudnn
 from lstm_jax.loop import steps_asked
 from lstm_jax.marks import Marks, checked_lengths, left, marks_of, shown
 from lstm_jax.unroll import require_no_segments
@@ -381,10 +382,15 @@ def unroll_stack(
         "zoneout": stack.zoneout,
         "recurrent_dropout": stack.recurrent_dropout,
     }
-    if gradient == "cudnn" and _one_kernel(stack, key, resets, truncate):
-        steps_asked(unroll)
-        require_no_segments(segments)
-        return _by_cudnn(stack, params, shown(valid, xs), state0, lengths, valid)
+    if gradient in ("auto", "cudnn") and _one_kernel(stack, key, resets, truncate):
+        inputs, layers = (params, shown(valid, xs), state0, lengths, valid), _directions(stack)
+        if gradient == "cudnn":
+            steps_asked(unroll)
+            require_no_segments(segments)
+            require_cudnn(layers, xs.dtype, Marks())
+            return _by_cudnn(layers, *inputs, or_loop=False)
+        if (unroll, segments) == ("auto", "auto") and auto_takes_kernel(layers, xs):
+            return _by_cudnn(layers, *inputs, or_loop=True)
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
     states, ys = [], shown(valid, xs)
     for number, layer in enumerate(stack.layers):
@@ -421,10 +427,15 @@ def _directions(stack: Stack) -> tuple[tuple[Cell, ...], ...]:
 
 
 def _by_cudnn(
-    stack: Stack, params: StackParams, xs: Array, state0: Any, lengths: Any, valid: Marks
+    layers: Layers,
+    params: StackParams,
+    xs: Array,
+    state0: Any,
+    lengths: Any,
+    valid: Marks,
+    *,
+    or_loop: bool,
 ) -> tuple[tuple[Any, ...], Array]:
-    layers = _directions(stack)
-    require_cudnn(layers, xs.dtype, Marks())
     if not len(xs):
         raise ShapeError("Shape mismatch: expected xs of at least one step, got none.")
 
@@ -435,7 +446,7 @@ def _by_cudnn(
         )
 
     ends, ys = unroll_by_cudnn(
-        layers, by_direction(params.layers), xs, by_direction(state0), lengths
+        layers, by_direction(params.layers), xs, by_direction(state0), lengths, or_loop=or_loop
     )
     states = tuple(end[0] if len(end) == 1 else Both(*end) for end in ends)
     return states, shown(valid, _projected(params, ys))

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
-from lstm_jax.cudnn import require_cudnn, unroll_by_cudnn
+from lstm_jax.cudnn import Layers, unroll_by_cudnn
 from lstm_jax.dropout import (
     recurrent_factor,
     require_recurrent_dropout,
     zoneout_marks,
     zoneout_rates,
 )
+from lstm_jax.kernel_choice import auto_takes_kernel, mark_unknown, require_cudnn
 from lstm_jax.loop import Loop, loop_here, scan
 from lstm_jax.marks import Marks, checked_lengths, dimmed, entered, left, marks_of, shown, turned
 from lstm_jax.segments import segment_length
@@ -67,8 +68,10 @@ def unroll(
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
             ``lengths`` and ``reverse`` but no other option, its products in the precision of
-            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` leaves it alone as
-            long as it has not been seen on a device.
+            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` takes it too, where
+            it fits and, in this process, has computed what the rule does (`lstm_jax.kernel_choice`); it
+            never refuses. Under `vmap` it then runs the loop, and that once more forward on the way back,
+            which ``"bptt"`` need not.
         segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
             back. A number keeps the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
@@ -141,8 +144,16 @@ def unroll(
     if turn:
         # From its last own step to its first, each sequence runs forward in time.
         xs, loop = turned(lengths, xs), loop.turned
+    layers, loop_asked = ((cell,),), (unroll, segments) != ("auto", "auto")
     if gradient == "cudnn":
-        state, hs = _by_cudnn(cell, loop.reverse, params, xs, state0, lengths, marks)
+        require_cudnn(layers, xs.dtype, marks)
+        state, hs = _by_cudnn(layers, loop.reverse, params, xs, state0, lengths, or_loop=False)
+    elif (
+        gradient == "auto"
+        and not (loop_asked or mark_unknown(marks))
+        and auto_takes_kernel(layers, xs)
+    ):
+        state, hs = _by_cudnn(layers, loop.reverse, params, xs, state0, lengths, or_loop=True)
     elif gradient == "autodiff" or (gradient == "auto" and cell.rule is None):
         state, hs = _scan_cell(cell, loop, params, xs, state0, marks)
     else:
@@ -165,18 +176,19 @@ def require_no_segments(segments: int | str | None) -> None:
 
 
 def _by_cudnn(
-    cell: Cell,
+    layers: Layers,
     reverse: bool,
     params: PyTree,
     xs: Array,
     state0: PyTree,
     lengths: Any,
-    marks: Marks,
+    *,
+    or_loop: bool,
 ) -> tuple[PyTree, Array]:
-    layers = ((cell,),)
-    require_cudnn(layers, xs.dtype, marks)
     xs = xs[::-1] if reverse else xs
-    (((state,),), hs) = unroll_by_cudnn(layers, ((params,),), xs, ((state0,),), lengths)
+    (((state,),), hs) = unroll_by_cudnn(
+        layers, ((params,),), xs, ((state0,),), lengths, or_loop=or_loop
+    )
     return state, hs[::-1] if reverse else hs
 
 

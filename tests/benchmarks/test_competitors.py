@@ -69,7 +69,7 @@ def test_other_dtypes(name, precision):
 
 
 def test_the_kernel_is_offered_for_what_it_knows():
-    for name, make in competitors.KERNELS.items():
+    for name, make in competitors.ON_GPU.items():
         for case in (Case("gru", SHAPE, "forward"), Case("lstm", SHAPE, "forward", "float16")):
             with pytest.raises(NotOffered, match="for the LSTM in float32 alone"):
                 make(case)
