@@ -133,14 +133,14 @@ def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray
 
 
 def _mark_end_of_autodiff(ax: Axes, norms: np.ndarray, colour: str) -> None:
-    middle = _median(norms)
-    alive = np.flatnonzero(middle > 0)
-    logs = np.log10(middle[alive])
-    ax.plot(alive, logs, color="0.15", linestyle=":", linewidth=1.3)
-    if len(alive) < len(middle):
+    with np.errstate(divide="ignore"):
+        logs = np.median(np.log10(norms), axis=0)  # −inf where half of the samples are 0
+    alive = np.flatnonzero(np.isfinite(logs))
+    ax.plot(alive, logs[alive], color="0.15", linestyle=":", linewidth=1.3)
+    if len(alive) < len(logs):
         ax.plot(
             alive[-1],
-            logs[-1],
+            logs[alive[-1]],
             marker="X",
             markersize=8,
             color=colour,
@@ -250,14 +250,9 @@ def _draw_band(
 ) -> None:
     """Median and 10–90 % band of the curves back from the longest time, [samples, times, lags]."""
     logs = curves[:, -1] / LN10
-    low, high = np.quantile(logs, [0.1, 0.9], axis=0)
+    low, middle, high = np.quantile(logs, [0.1, 0.5, 0.9], axis=0)
     ax.fill_between(lags, low, high, color=colour, alpha=0.15, linewidth=0)
-    ax.plot(lags, _median(logs), color=colour, linestyle=dash, linewidth=width, label=label)
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """The middle sample (the lower of two), so that a curve and its copy by autodiff pick the same one."""
-    return np.quantile(values, 0.5, axis=0, method="lower")
+    ax.plot(lags, middle, color=colour, linestyle=dash, linewidth=width, label=label)
 
 
 def gates(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:

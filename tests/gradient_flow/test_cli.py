@@ -2,10 +2,11 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gradient_flow import cli
+from gradient_flow import cli, figures
 from gradient_flow.compare import networks, summarise
 from gradient_flow.horizon import lag_grid
 
@@ -174,3 +175,31 @@ def test_the_summary_of_a_known_decay():
     assert row["decades_per_100"] == pytest.approx(-100 * np.log10(0.5))
     assert row["horizon"] == pytest.approx(np.log(1e-3) / np.log(0.5), rel=1e-6)
     assert row["autodiff_zero_from"] == 30
+
+
+def test_the_picture_ends_where_the_table_does():
+    """Of an even number of samples the median is no sample."""
+    lags = np.asarray(lag_grid((40,)))
+    rates = np.log([0.3, 0.5, 0.6, 0.9])
+    curve = lags * rates[:, None, None]
+    plain = np.exp(np.arange(41) * rates[:, None])
+    plain[:2, 30:] = 0.0  # in half of them
+    arrays = {"untrained/rnn/curve.hh": curve, "untrained/rnn/autodiff": plain}
+    (row,) = summarise((40,), {"curve.hh": curve, "autodiff": plain})
+    figure = figures.norm_against_lag(
+        {
+            "lags": lags,
+            "config": {"lengths": [40]},
+            "stages": ["untrained"],
+            "networks": {"rnn": "RNN"},
+        },
+        arrays,
+    )
+    (drawn,) = (line for line in figure.axes[0].get_lines() if line.get_label() == "RNN")
+    dotted = next(line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":")
+    plt.close(figure)
+    assert drawn.get_ydata()[-1] == pytest.approx(row["log10_hh"])
+    assert row["log10_hh"] == pytest.approx(40 * np.log10(0.5 * 0.6) / 2)
+    assert row["autodiff_zero_from"] == 30
+    assert dotted.get_xdata()[-1] == 29
+    np.testing.assert_allclose(dotted.get_ydata(), np.arange(30) * np.log10(0.5 * 0.6) / 2)
