@@ -11,7 +11,7 @@ KERNELS_ARGS ?=
 # device.
 COMPILER := $(VENV)/compilers
 
-.PHONY: help demo test gpu kernels compiler-test bench lint clean
+.PHONY: help demo test gpu compilers kernels compiler-test bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
@@ -33,11 +33,11 @@ gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet 'jax[cuda12]'
 	LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
-kernels: $(COMPILER)/.installed
+kernels: compilers
 	$(BIN)/python -m pip install --quiet --editable '.[jax-peers]'
 	PYTHONPATH=$(COMPILER) JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks kernels $(KERNELS_ARGS)
 
-compiler-test: $(COMPILER)/.installed
+compiler-test: compilers
 	PYTHONPATH=$(COMPILER) JAX_PLATFORMS=cpu LSTM_JAX_REQUIRE_COMPILER=1 \
 	  $(BIN)/python -m pytest -n auto -m compiler
 
@@ -64,13 +64,16 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-# Of the versions that the installed JAX asks for.
-$(COMPILER)/.installed: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(COMPILER) \
-	  $$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("jax"); \
+# Of the versions that the installed JAX asks for, whichever that is by now.
+compilers: $(VENV)/.installed-dev
+	@asked=$$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("jax"); \
 	    tpu = next(r for r in m.requires("jax") if r.startswith("libtpu")); \
-	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))')
-	@touch $@
+	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))'); \
+	if [ "$$(cat $(COMPILER)/.installed 2>/dev/null)" != "$$asked" ]; then \
+	  rm -rf $(COMPILER) && \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(COMPILER) $$asked && \
+	  echo "$$asked" > $(COMPILER)/.installed; \
+	fi
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
