@@ -63,12 +63,12 @@ def calls(function, *inputs):
     def within(value):
         if isinstance(value, list | tuple):
             return sum(map(within, value))
-        if hasattr(value, "jaxpr"):
-            return within(value.jaxpr)
-        return sum(
-            within(list(eqn.params.values())) + (eqn.primitive.name == "rnn_fwd")
-            for eqn in getattr(value, "eqns", ())
-        )
+        if hasattr(value, "eqns"):
+            return sum(
+                within(list(eqn.params.values())) + (eqn.primitive.name == "rnn_fwd")
+                for eqn in value.eqns
+            )
+        return within(value.jaxpr) if hasattr(value, "jaxpr") else 0
 
     return within(jax.make_jaxpr(function)(*inputs))
 
@@ -394,6 +394,18 @@ def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         assert calls_of(LSTM, inputs) == 0
+
+
+def test_a_machine_without_cudnn_has_the_loop(monkeypatch):
+    """JAX's plugin is there, and asks for the library at the first call."""
+    emulate(monkeypatch)
+
+    def sizes(*settings):
+        raise RuntimeError("cuDNN could not be found or could not be loaded.")
+
+    monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", sizes)
+    with pytest.warns(RuntimeWarning, match="failed with RuntimeError: cuDNN could not be found"):
+        assert calls_of(LSTM, problem(LSTM)) == 0
 
 
 @pytest.mark.parametrize("way", ["jit", "vmap", "scan", "shard_map", "checkpoint", "x64", "device"])

@@ -116,7 +116,7 @@ def auto_takes_kernel(layers: Layers, xs: Array) -> bool:
         return False
     if jax.config.jax_debug_nans or jax.config.jax_debug_infs:  # type: ignore[attr-defined]
         return False
-    return _on_one_device() and _notes_fit(layers, xs) and trusted()
+    return _on_one_device() and trusted() and _notes_fit(layers, xs)
 
 
 def _on_one_device() -> bool:
