@@ -14,7 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 import lstm_jax
 from lstm_jax import loop
-from lstm_jax.loop import CPU, GPU, Loop, Platform, divisor_near, loop_here
+from lstm_jax.loop import CPU, GPU, Loop, Platform, device_here, divisor_near, loop_here
 
 LIKE_A_GPU = Platform(steps=3, rows=8, apart=True)
 
@@ -50,9 +50,11 @@ def test_the_default_device_comes_first(monkeypatch):
     assert loop_here(False, "auto").platform is GPU
     with jax.default_device(jax.devices()[0]):
         assert loop_here(False, "auto").platform is CPU
+        assert device_here() is jax.devices()[0]
     config = SimpleNamespace(jax_default_device="cpu")
     monkeypatch.setattr(jax, "config", config)
     assert loop_here(False, "auto").platform is CPU
+    assert device_here().platform == "cpu"
 
 
 def iterations(time, **options):

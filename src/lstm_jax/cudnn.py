@@ -9,7 +9,9 @@ JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.
     grad       the kernel backwards
     jvp        the loop's tangent: cuDNN has none
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
-    vmap       the kernel, once for each; or the loop, all at once, where either will do
+    vmap       the kernel, once for each; or the loop, all at once, where either will do: the loop alone if
+               what is mapped is no derivative, else its forward pass twice, because the kernel's notes hold
+               nothing of it
 
 Which of the two runs a network is decided in `lstm_jax.kernel_choice`. As JAX's plugin is written, each call
 waits for the lengths to come to the host, and its notes take four times the memory that cuDNN asks for. A
@@ -27,7 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap, sequential_vmap
+from jax.custom_batching import sequential_vmap
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells.cell import Cell
@@ -36,6 +38,7 @@ from lstm_jax.linear_map import linear_map
 from lstm_jax.loop import loop_here
 from lstm_jax.marks import marks_of, shown, turned
 from lstm_jax.segments import segment_length
+from lstm_jax.stand_in import with_stand_in
 from lstm_jax.unrolled_by_hand import unroll_by_hand
 from lstm_jax.varying import vary_over, varying_axes
 
@@ -66,7 +69,7 @@ class Kernel(NamedTuple):
         precision: of its products, `TF32` or `FULL`.
         whole: whether every sequence has all T steps.
         or_loop: whether the loop takes over where the kernel is not there, or would run one by one: compiled
-            for another platform, and under `vmap`.
+            for another platform or for export, and under `vmap` (`lstm_jax.stand_in`).
     """
 
     layers: Layers
@@ -118,13 +121,34 @@ def unroll_by_cudnn(
     kernel = Kernel(layers, PRECISIONS[default_precision()], lengths is None, or_loop)
     if lengths is None:
         full = jnp.full(xs.shape[1], len(xs), jnp.int32)
-        (states, ys), _ = _run(kernel, params, xs, state0, full)
-        return states, ys
+        return _unrolled(kernel, params, xs, state0, full)
     # A sequence of no step of its own takes one, of which nothing is shown.
-    (states, ys), _ = _run(kernel, params, xs, state0, jnp.maximum(lengths, 1))
+    states, ys = _unrolled(kernel, params, xs, state0, jnp.maximum(lengths, 1))
     begun = lengths[:, None] > 0
     states = jax.tree.map(lambda a, b: jnp.where(begun, a, b), states, state0)
     return states, shown(marks_of(xs, lengths, None, None, reverse=False), ys)
+
+
+# What follows is under jit, and with the kernel static, so that a call outside of jit compiles once and not
+# each time.
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _unrolled(
+    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
+) -> tuple[PyTree, Array]:
+    """``states, ys``; mapped before it is differentiated, all of it is the loop's."""
+
+    def by_kernel(*inputs: Any) -> tuple[PyTree, Array]:
+        return _run(kernel, *inputs)[0]
+
+    def by_loop(params: PyTree, xs: Array, state0: PyTree, lengths: Array) -> tuple[PyTree, Array]:
+        return _by_loop(kernel, lengths)(params, xs, state0)
+
+    inputs = (params, xs, state0, lengths)
+    if not kernel.or_loop:
+        return by_kernel(*inputs)
+    return with_stand_in(by_kernel, by_loop, *inputs, platform=PLATFORM)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -197,11 +221,17 @@ def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
 
 
 def unroll_by_loop(
-    layers: Layers, params: PyTree, xs: Array, state0: PyTree, lengths: Array | None
+    layers: Layers,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    lengths: Array | None,
+    *,
+    unroll: int | str = "auto",
 ) -> tuple[PyTree, Array]:
     """What `unroll_by_cudnn` computes, by the loop and the hand-derived rule; xs [T, B, D]."""
     marks = marks_of(xs, lengths, None, None, reverse=False)
-    loop = loop_here(reverse=False, unroll="auto")
+    loop = loop_here(reverse=False, unroll=unroll)
 
     def turn(sequence: Array) -> Array:
         return sequence[::-1] if lengths is None else turned(lengths, sequence)
@@ -225,45 +255,39 @@ def _by_loop(kernel: Kernel, lengths: Array) -> Callable[[PyTree, Array, PyTree]
     return partial(unroll_by_loop, kernel.layers, lengths=known)
 
 
-# Under jit, and with the kernel static, so that a call outside of jit compiles once and not each time.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _there(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
-    return _kernel_or_loop(kernel, kernel_forward, _loop_forward)(*arrays)
+    return _kernel_or_loop(kernel, kernel_forward, _loop_forward, arrays)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _back(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
-    return _kernel_or_loop(kernel, kernel_backward, _loop_backward)(*arrays)
+    return _kernel_or_loop(kernel, kernel_backward, _loop_backward, arrays)
 
 
 def _kernel_or_loop(
-    kernel: Kernel, by_kernel: Callable[..., Any], by_loop: Callable[..., Any]
-) -> Callable[..., Any]:
-    """One way through the kernel, as a function of arrays, and what becomes of it where the loop may do."""
-    by_kernel, by_loop = partial(by_kernel, kernel), partial(by_loop, kernel)
+    kernel: Kernel,
+    by_kernel: Callable[..., Any],
+    by_loop: Callable[..., Any],
+    arrays: tuple[Array, ...],
+) -> Any:
+    """One way through the kernel, and what becomes of it where the loop may do."""
     if not kernel.or_loop:
-        return sequential_vmap(by_kernel)
-
-    @custom_vmap
-    def either(*arrays: Array) -> Any:
-        return jax.lax.platform_dependent(*arrays, default=by_loop, **{PLATFORM: by_kernel})
-
-    @either.def_vmap
-    def many(size: int, batched: Sequence[bool], *arrays: Array) -> Any:
-        axes = tuple(0 if one else None for one in batched)
-        out = jax.vmap(by_loop, in_axes=axes, axis_size=size)(*arrays)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return either
+        return sequential_vmap(partial(by_kernel, kernel))(*arrays)
+    return with_stand_in(
+        partial(by_kernel, kernel), partial(by_loop, kernel), *arrays, platform=PLATFORM
+    )
 
 
 def _loop_forward(
     kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """What `kernel_forward` computes, by the loop; its notes are NaN, for nobody to read."""
+    """What `kernel_forward` computes, by the loop.
+
+    Its notes are NaN: the loop's way back does not read them, and if another did, it would show.
+    """
     y, h, c = _loop(kernel, lengths, x, h0, c0, w)
-    notes = jnp.full(notes_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
-    return vary_over(varying_axes(x, h0, c0, w, lengths), (y, h, c, notes))
+    return y, h, c, jnp.full(notes_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
 
 
 def _loop_backward(
@@ -281,8 +305,7 @@ def _loop_backward(
 ) -> tuple[Array, Array, Array, Array]:
     """What `kernel_backward` computes, by the loop, which runs forward once more."""
     _, pull = jax.vjp(partial(_loop, kernel, lengths), x, h0, c0, w)
-    axes = varying_axes(x, h0, c0, w, lengths, y, reserve, d_y, d_h, d_c)
-    return vary_over(axes, pull((d_y, d_h, d_c)))
+    return pull((d_y, d_h, d_c))
 
 
 def _loop(

@@ -66,6 +66,12 @@ def platform_name() -> str:
     return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
+def device_here() -> jax.Device:
+    """That device."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
+
+
 def loop_here(reverse: bool, unroll: int | str) -> Loop:
     """The loop for the platform at hand.
 

@@ -69,9 +69,9 @@ def unroll(
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
             ``lengths`` and ``reverse`` but no other option, its products in the precision of
             `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` takes it too, where
-            it fits and, in this process, has computed what the rule does (`lstm_jax.kernel_choice`); it
-            never refuses. Under `vmap` it then runs the loop, and that once more forward on the way back,
-            which ``"bptt"`` need not.
+            it fits and, in this process, has computed what the rule does (`lstm_jax.kernel_choice`), and else
+            the loop, under `vmap` and in programs for export too. A gradient under `vmap` then runs forward
+            twice, which with ``"bptt"`` it need not.
         segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
             back. A number keeps the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does

@@ -103,7 +103,7 @@ RESERVE = 12_345
 def kernel(gpu, monkeypatch):
     """JAX's own way to NVIDIA's kernel, with a stand-in for the sizes that cuDNN would tell."""
     monkeypatch.setattr(kernel_choice, "device_refusal", lambda: None)
-    monkeypatch.setattr(kernel_choice, "trusted", lambda: True)
+    monkeypatch.setattr(kernel_choice, "objection", lambda device: None)
     monkeypatch.setattr(
         rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *settings: (64, RESERVE)
     )
