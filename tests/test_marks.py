@@ -193,6 +193,29 @@ def test_lengths_and_resets_may_be_mapped_and_traced():
     assert_close(mapped(problem.xs, problem.state0, lengths, resets), whole, 1e-6)
 
 
+@pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_alone_may_differ_between_devices(gradient, reverse):
+    """JAX types what differs, and a loop's state has to from its start on; one device is enough to see it."""
+    cell = lstm_jax.lstm(3, 4)
+    params, xs, lengths = cell.init(jax.random.key(0)), jnp.ones((5, 2, 3)), jnp.array([2, 5])
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def total(params, lengths):
+        _, hs = lstm_jax.unroll(
+            cell, params, xs, lengths=lengths, gradient=gradient, reverse=reverse
+        )
+        return jnp.sum(jnp.sin(hs))
+
+    def summed(params, lengths):
+        return jax.lax.psum(total(params, lengths), "b")
+
+    specs = (jax.P(), jax.P("b"))
+    mapped = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=jax.P())
+    found = jax.jit(jax.value_and_grad(mapped))(params, lengths)
+    assert_close(found, jax.value_and_grad(total)(params, lengths), 1e-6)
+
+
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_traced_lengths_beyond_the_sequence_mean_its_end(reverse):
     problem, _ = problem_of("gru")

@@ -29,6 +29,7 @@ from lstm_jax.validation import (
     require_key,
     require_one_of,
 )
+from lstm_jax.varying import vary_over, varying_axes
 
 GRADIENTS = ("auto", "bptt", "autodiff", "cudnn")
 
@@ -139,6 +140,7 @@ def unroll(
     marks = marks_of(xs, lengths, resets, truncate, reverse=reverse)
     held, factor = _noise(cell, zoneout, recurrent_dropout, key, state0, len(xs))
     marks = marks._replace(held=held, factor=factor)
+    state0 = vary_over(varying_axes(marks), state0)
     xs = shown(marks, xs)
     turn = reverse and lengths is not None
     if turn:
