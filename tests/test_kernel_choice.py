@@ -417,7 +417,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", ["weights", "error", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in WRONG if name not in ("weights", "error")
+)])  # fmt: skip
 def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
     functions, message = WRONG[name]
     emulate(monkeypatch, **functions)
@@ -439,9 +441,9 @@ def test_a_machine_without_cudnn_has_the_loop(monkeypatch):
         assert calls_of(LSTM, problem(LSTM)) == 0
 
 
-@pytest.mark.parametrize(
-    "way", ["jit", "vmap", "scan", "shard_map", "checkpoint", "debug_nans", "guard", "leaks", "x64"]
-)
+@pytest.mark.parametrize("way", ["jit", *(pytest.param(way, marks=pytest.mark.slow) for way in (
+    "vmap", "scan", "shard_map", "checkpoint", "debug_nans", "guard", "leaks", "x64"
+))])  # fmt: skip
 def test_it_is_looked_at_wherever_it_is_asked_for(monkeypatch, way):
     """Inside of any trace, and with any setting of JAX for all threads."""
     emulate(monkeypatch)
