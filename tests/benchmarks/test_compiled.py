@@ -96,6 +96,16 @@ def test_steps_are_kept_apart(gpu, monkeypatch, apart):
     assert program.count(both) == 13 if apart else program.count(both) < 6
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("make", [lstm_jax.lstm, lstm_jax.gru, lstm_jax.rnn])
+def test_a_step_forward_is_a_product_and_what_follows_it(gpu, make):
+    """Nothing is copied at a step for the product to write over."""
+    cell = make(64, 64)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((96, 32, 64))
+    program = deviceless.compiled(lambda p, xs: lstm_jax.unroll(cell, p, xs)[1], params, xs)
+    assert 2 * 96 < deviceless.launches(program.as_text()) < 2.6 * 96
+
+
 RESERVE = 12_345
 
 

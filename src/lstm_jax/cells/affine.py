@@ -21,8 +21,10 @@ def pre_activations(
     params: AffineParams, h: Float[Array, "*batch h"], x: Float[Array, "*batch d"]
 ) -> Float[Array, "*batch z"]:
     """z_t = x_t W_x + h_{t−1} W_h + b."""
-    z = x @ params.w_x + h @ params.w_h
-    return z + jnp.broadcast_to(params.b, z.shape)
+    # The bias first: XLA for a GPU has the product with W_h write over what it is added to. With the bias in
+    # it, that comes out of one kernel for several steps; without, it is copied at each of them.
+    z = x @ params.w_x
+    return z + jnp.broadcast_to(params.b, z.shape) + h @ params.w_h
 
 
 def tangent_inputs(
