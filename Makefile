@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet 'jax[cuda12]'
-	LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+	CUDA_VISIBLE_DEVICES=0 LSTM_JAX_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 kernels: compilers
 	$(BIN)/python -m pip install --quiet --editable '.[jax-peers]'
@@ -68,7 +68,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 compilers: $(VENV)/.installed-dev
 	@asked=$$($(BIN)/python -c 'import importlib.metadata as m; v = m.version("jax"); \
 	    tpu = next(r for r in m.requires("jax") if r.startswith("libtpu")); \
-	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))'); \
+	    print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}", tpu.split(";")[0].replace(" ", ""))') && \
 	if [ "$$(cat $(COMPILER)/.installed 2>/dev/null)" != "$$asked" ]; then \
 	  rm -rf $(COMPILER) && \
 	  $(BIN)/python -m pip install --quiet --no-deps --target $(COMPILER) $$asked && \

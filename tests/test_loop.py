@@ -51,7 +51,7 @@ def test_the_default_device_comes_first(monkeypatch):
     with jax.default_device(jax.devices()[0]):
         assert loop_here(False, "auto").platform is CPU
         assert device_here() is jax.devices()[0]
-    config = SimpleNamespace(jax_default_device="cpu")
+    config = SimpleNamespace(jax_default_device="cpu", jax_default_matmul_precision=None)
     monkeypatch.setattr(jax, "config", config)
     assert loop_here(False, "auto").platform is CPU
     assert device_here().platform == "cpu"

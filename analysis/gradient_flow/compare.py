@@ -251,7 +251,7 @@ def summarise(
 
 
 def _zero_from(norms: np.ndarray) -> int | None:
-    """The smallest lag at which plain autodiff returns exactly 0 in half of the samples."""
+    """The smallest lag at which plain autodiff returns exactly 0 in at least half of the samples."""
     zero = np.mean(norms == 0, axis=0) >= 0.5
     return int(np.argmax(zero)) if zero.any() else None
 

@@ -9,9 +9,9 @@ JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.
     grad       the kernel backwards
     jvp        the loop's tangent: cuDNN has none
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
-    vmap       the kernel, once for each; or the loop, all at once, where either will do: the loop alone if
-               what is mapped is no derivative, else its forward pass twice, because the kernel's notes hold
-               nothing of it
+    vmap       the kernel, once for each; where the loop may take over (`Kernel.or_loop`), the loop, all at
+               once. Mapped before it is differentiated, a network runs as by the rule alone. A derivative
+               that is mapped runs forward twice, because the loop leaves no notes as the kernel does
 
 Which of the two runs a network is decided in `lstm_jax.kernel_choice`. As JAX's plugin is written, each call
 waits for the lengths to come to the host, and its notes take four times the memory that cuDNN asks for. A
@@ -37,6 +37,7 @@ from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.linear_map import linear_map
 from lstm_jax.loop import loop_here
 from lstm_jax.marks import marks_of, shown, turned
+from lstm_jax.precision import default_precision
 from lstm_jax.segments import segment_length
 from lstm_jax.stand_in import with_stand_in
 from lstm_jax.unrolled_by_hand import unroll_by_hand
@@ -52,13 +53,9 @@ PRECISIONS: dict[str | None, jax.lax.Precision] = {
     **dict.fromkeys(("highest", "float32", "F32_F32_F32"), FULL),
 }
 """What cuDNN is told, by what `jax.default_matmul_precision` says."""
+
 PLATFORM = "cuda"
 """For which the kernel is there, as JAX calls it where it lowers a program."""
-
-
-def default_precision() -> Any:
-    """What `jax.default_matmul_precision` says."""
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 class Kernel(NamedTuple):
@@ -66,14 +63,14 @@ class Kernel(NamedTuple):
 
     Attributes:
         layers: their cells.
-        precision: of its products, `TF32` or `FULL`.
+        precision: of matrix products, as `jax.default_matmul_precision` said where the network was called.
         whole: whether every sequence has all T steps.
         or_loop: whether the loop takes over where the kernel is not there, or would run one by one: compiled
             for another platform or for export, and under `vmap` (`lstm_jax.stand_in`).
     """
 
     layers: Layers
-    precision: jax.lax.Precision
+    precision: str | None
     whole: bool
     or_loop: bool
 
@@ -117,8 +114,7 @@ def unroll_by_cudnn(
         own = None if lengths is None else lengths[None]
         states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, own, or_loop=or_loop)
         return jax.tree.map(lambda s: s[0], states), ys[:, 0]
-    # Read once: a gradient may be traced when JAX is set to another precision.
-    kernel = Kernel(layers, PRECISIONS[default_precision()], lengths is None, or_loop)
+    kernel = Kernel(layers, default_precision(), lengths is None, or_loop)
     if lengths is None:
         full = jnp.full(xs.shape[1], len(xs), jnp.int32)
         return _unrolled(kernel, params, xs, state0, full)
@@ -157,18 +153,20 @@ def _run(
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
     h0, c0 = _stacked(state0)
-    y, h, c, reserve = _there(kernel, jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
+    y, h, c, reserve = _forth(kernel, jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths)
     return (_unstacked(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
 
 @_run.defjvp
 def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     params, xs, state0, lengths = primals
-    out, reserve = _run(kernel, *primals)
-    kept = Kept(params, xs, state0, lengths, out[1], reserve)
-    out_dot = linear_map(
-        partial(_tangent, kernel), partial(_backward, kernel), kept, tuple(tangents[:3])
-    )
+    # A rule may be traced when JAX is set to another precision.
+    with jax.default_matmul_precision(kernel.precision):
+        out, reserve = _run(kernel, *primals)
+        kept = Kept(params, xs, state0, lengths, out[1], reserve)
+        out_dot = linear_map(
+            partial(_tangent, kernel), partial(_backward, kernel), kept, tuple(tangents[:3])
+        )
     return (out, reserve), (out_dot, jnp.zeros_like(reserve))
 
 
@@ -212,12 +210,13 @@ def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
         return jax.vjp(by_loop, params, xs, state0)[1](d_out)
 
     # ys and the reserve move with the rest: the loop's own way back has them move inside.
-    _, dots = jax.jvp(
-        pulled,
-        (kept.params, kept.xs, kept.state0, d_out),
-        (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
-    )
-    return _backward(kernel, kept, d_out), dots
+    with jax.default_matmul_precision(kernel.precision):
+        _, dots = jax.jvp(
+            pulled,
+            (kept.params, kept.xs, kept.state0, d_out),
+            (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
+        )
+        return _backward(kernel, kept, d_out), dots
 
 
 def unroll_by_loop(
@@ -256,7 +255,7 @@ def _by_loop(kernel: Kernel, lengths: Array) -> Callable[[PyTree, Array, PyTree]
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _there(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
+def _forth(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
     return _kernel_or_loop(kernel, kernel_forward, _loop_forward, arrays)
 
 
@@ -403,7 +402,7 @@ def _settings(kernel: Kernel) -> tuple[int, int, int, float, bool, Any]:
     """Of `jax.experimental.rnn`: sizes, layers, dropout, whether in both directions, precision."""
     layers = kernel.layers
     first, both = layers[0][0], len(layers[0]) == 2
-    precision = (kernel.precision, kernel.precision)
+    precision = (PRECISIONS[kernel.precision],) * 2
     return first.input_size, first.hidden_size, len(layers), 0.0, both, precision
 
 

@@ -3,16 +3,17 @@
 ``gradient="cudnn"`` refuses by name what the kernel does not know. ``gradient="auto"`` takes the kernel where
 all of these hold, and else the loop, which computes the same numbers to rounding:
 
-    device      CUDA with cuDNN; JAX set to a precision of matrix products that cuDNN has, and, when the
-                function is traced, not to look for NaN, which what the kernel notes may look like
+    device      CUDA with cuDNN
+    settings    JAX, when it traces the function, is set to a precision of matrix products that cuDNN has, and
+                not to look for NaN (the kernel's notes may look like it)
     layers      standard LSTMs in float32, of one size, each in the same directions
     options     lengths and reverse alone; ``unroll`` or ``segments`` given ask for the loop
     steps       more than the loop takes in one iteration
-    one device  a kernel cannot be split, so of several devices only inside of `jax.shard_map`; and one
-                process, because each looks at its own device
-    memory      its notes take no more than a sixteenth of the device's
-    agreement   on a small LSTM it computed what the loop did, in full single precision, on this device and
-                in this process
+    one device  a kernel cannot be split: with several devices, or a mesh set, only inside of `jax.shard_map`
+                over all of its axes; and one process, because each looks at its own device
+    memory      its notes take no more than a sixteenth of what JAX may use of the device's
+    agreement   on a small LSTM, in full single precision, it computed what the loop did, on the device on
+                which JAX computes unless told otherwise and in this process
 """
 
 import warnings
@@ -31,19 +32,19 @@ from lstm_jax.cudnn import (
     PRECISIONS,
     Kernel,
     Layers,
-    default_precision,
     notes_size,
     unroll_by_cudnn,
     unroll_by_loop,
 )
-from lstm_jax.loop import GPU, device_here, platform_name
+from lstm_jax.loop import GPU, device_here, divisor_near, platform_name
 from lstm_jax.marks import Marks
+from lstm_jax.precision import default_precision
 
 NOTES_SHARE = 1 / 16
-"""Of the device's memory, for the notes of one call; it works with about as much again, and a network may
-make several."""
+"""Of the memory that JAX may use, for the notes of one call; a network may make several."""
 AGREEMENT = 1e-4
-"""Largest difference from the loop, over the largest number of an array; rounding makes some 1e-6."""
+"""Largest difference from the loop, over the largest number of an array; JAX's emulation on a CPU is within
+1e-6."""
 
 
 def refusal(layers: Layers, dtype: Any) -> str | None:
@@ -119,16 +120,23 @@ def auto_takes_kernel(layers: Layers, xs: Array) -> bool:
     if device_refusal() or refusal(layers, xs.dtype) or precision_refusal():
         return False
     looks_for_nan = jax.config.jax_debug_nans or jax.config.jax_debug_infs  # type: ignore[attr-defined]
-    if looks_for_nan or len(xs) <= GPU.steps or not _on_one_device():
+    no_loop = divisor_near(len(xs), GPU.steps) == len(xs)
+    if looks_for_nan or no_loop or not _stays_whole():
         return False
     device = device_here()
     if (reason := objection(device)) is not None:
-        warnings.warn(f'{reason}; gradient="auto" takes the loop.', RuntimeWarning, stacklevel=3)
+        _warn_once(reason)
         return False
     return _notes_fit(layers, xs, device)
 
 
-def _on_one_device() -> bool:
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f'{reason}; gradient="auto" takes the loop.', RuntimeWarning, stacklevel=4)
+
+
+def _stays_whole() -> bool:
+    """Whether JAX will not split what is traced here over devices."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names:
         alone = set(mesh.manual_axes) == set(mesh.axis_names)
@@ -138,7 +146,7 @@ def _on_one_device() -> bool:
 
 
 def _notes_fit(layers: Layers, xs: Array, device: jax.Device) -> bool:
-    kernel = Kernel(layers, PRECISIONS[default_precision()], whole=True, or_loop=True)
+    kernel = Kernel(layers, default_precision(), whole=True, or_loop=True)
     notes = notes_size(kernel, len(xs), xs.shape[1] if xs.ndim == 3 else 1)
     return 4 * notes <= NOTES_SHARE * _memory(device)
 

@@ -1,4 +1,4 @@
-"""Flax linen layers that are differentiated by the hand-derived rule.
+"""Flax linen layers that run, and are differentiated, as `lstm_jax.unroll` does it.
 
 `RNN` takes the place of `flax.linen.RNN`: the same cells, the same arguments, the same variables under the
 same names, drawn by the same keys. `LSTM` and `GRU` make an `RNN` with its cell.
@@ -21,7 +21,7 @@ from lstm_jax.flax_cells import activation_of, run_flax_layer
 
 
 class RNN(linen.RNN):
-    """`flax.linen.RNN` with the hand-derived gradient.
+    """`flax.linen.RNN`, run by `lstm_jax.unroll`.
 
     Attributes:
         cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`, of

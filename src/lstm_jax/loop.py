@@ -16,6 +16,7 @@ import jax
 from jax import lax
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.precision import default_precision
 from lstm_jax.validation import require_positive_int
 
 
@@ -48,11 +49,13 @@ class Loop(NamedTuple):
         reverse: from the last step to the first.
         unroll: steps of an iteration; the platform's own, or a divisor of T near it, if None.
         platform: what is best on the device.
+        precision: of matrix products, as `jax.default_matmul_precision` said where the loop was asked for.
     """
 
     reverse: bool = False
     unroll: int | None = None
     platform: Platform = CPU
+    precision: str | None = None
 
     @property
     def turned(self) -> "Loop":
@@ -61,13 +64,13 @@ class Loop(NamedTuple):
 
 
 def platform_name() -> str:
-    """Of the device on which JAX computes unless told otherwise."""
+    """The platform of `device_here`."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
 def device_here() -> jax.Device:
-    """That device."""
+    """The device on which JAX computes unless told otherwise."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
 
@@ -79,7 +82,7 @@ def loop_here(reverse: bool, unroll: int | str) -> Loop:
         ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
     """
     platform = PLATFORMS.get(platform_name(), CPU)
-    return Loop(reverse, steps_asked(unroll), platform)
+    return Loop(reverse, steps_asked(unroll), platform, default_precision())
 
 
 def steps_asked(unroll: int | str) -> int | None:

@@ -1,4 +1,4 @@
-"""Flax nnx layers that are differentiated by the hand-derived rule.
+"""Flax nnx layers that run, and are differentiated, as `lstm_jax.unroll` does it.
 
 `RNN` takes the place of `flax.nnx.RNN`: the same cells, the same arguments, the same parameters under the
 same names, so that a model, its checkpoints and its optimizer stay as they are. `LSTM` and `GRU` are an `RNN`
@@ -22,7 +22,7 @@ from lstm_jax.validation import require_one_of
 
 
 class RNN(nnx.RNN):
-    """`flax.nnx.RNN` with the hand-derived gradient.
+    """`flax.nnx.RNN`, run by `lstm_jax.unroll`.
 
     Args:
         cell: an nnx LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.

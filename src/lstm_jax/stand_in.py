@@ -3,11 +3,11 @@
     with_stand_in(f, g, *operands) = f(*operands) = g(*operands)            the same numbers, to rounding
 
     compiled     f where the program is for f's platform and runs here; g for any other, and for export
-    jvp          that of f
-    vmap         of g, for an f that could only run one by one
+    jvp          that of f, on every platform: what in it is for f's alone needs a stand-in of its own
+    vmap         of g, for an f that could only run one by one; of a derivative, what the derivative holds
 
-`jax.lax.platform_dependent` with `jax.custom_batching.custom_vmap` is nearly this, but the one keeps f in a
-program for several platforms, and the other cannot be transposed.
+`jax.lax.platform_dependent` with `jax.custom_batching.custom_vmap` is nearly this, but the first keeps f in
+a program for several platforms, and the second knows no reverse mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.precision import at_this_precision
 from lstm_jax.varying import vary_over, varying_axes
 
 Flat = Callable[..., tuple[Any, ...]]
@@ -36,7 +37,7 @@ def with_stand_in(
 ) -> PyTree:
     """Apply ``function`` on its platform, ``stand_in`` on any other and under `vmap`.
 
-    Call it under `jax.jit`: by itself it applies ``stand_in``.
+    Call it under `jax.jit`: outside of it, it applies ``stand_in``, and its derivative is ``function``'s.
 
     Args:
         function: of ``operands``.
@@ -67,7 +68,7 @@ def with_stand_in(
             out = f(*jax.tree.unflatten(tree, leaves))
             return tuple(vary_over(varying_axes(leaves), jax.tree.leaves(out)))
 
-        return of_leaves
+        return at_this_precision(of_leaves)
 
     out = stand_in_p.bind(
         *leaves, function=flat(function), stand_in=flat(stand_in), platform=platform

@@ -69,10 +69,11 @@ def unroll(
             differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
             ``"cudnn"`` runs NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with
             ``lengths`` and ``reverse`` but no other option, its products in the precision of
-            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` takes it too, where
-            it fits and, in this process, has computed what the rule does (`lstm_jax.kernel_choice`), and else
-            the loop, under `vmap` and in programs for export too. A gradient under `vmap` then runs forward
-            twice, which with ``"bptt"`` it need not.
+            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` takes it too where it
+            fits, no ``unroll`` or ``segments`` is given, and a test on a small LSTM, once in a process,
+            agreed with the rule (`lstm_jax.kernel_choice`). Under `vmap` and in a program for export
+            ``"auto"`` then runs the loop; a gradient that is mapped or exported runs forward twice, which
+            with ``"bptt"`` it need not.
         segments: how the hand-derived rule spends memory. None keeps the gates of every step for the way
             back. A number keeps the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does
@@ -146,7 +147,8 @@ def unroll(
     if turn:
         # From its last own step to its first, each sequence runs forward in time.
         xs, loop = turned(lengths, xs), loop.turned
-    layers, loop_asked = ((cell,),), (unroll, segments) != ("auto", "auto")
+    layers = ((cell,),)
+    loop_asked = (unroll, segments) != ("auto", "auto")
     if gradient == "cudnn":
         require_cudnn(layers, xs.dtype, marks)
         state, hs = _by_cudnn(layers, loop.reverse, params, xs, state0, lengths, or_loop=False)

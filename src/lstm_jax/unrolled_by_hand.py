@@ -39,7 +39,8 @@ def unroll_by_hand(
         state0: the starting state.
         marks: what happens to the state between steps.
     """
-    out, _ = forward_pass(cell, loop, params, xs, state0, marks)
+    with jax.default_matmul_precision(loop.precision):
+        out, _ = forward_pass(cell, loop, params, xs, state0, marks)
     return out
 
 
@@ -50,6 +51,18 @@ def _unroll_by_hand_jvp(
     steps: int,
     primals: tuple[PyTree, Array, PyTree, Marks],
     tangents: tuple[PyTree, Array, PyTree, Any],
+) -> tuple[Any, Any]:
+    # A rule may be traced when JAX is set to another precision.
+    with jax.default_matmul_precision(loop.precision):
+        return _with_tangent(cell, loop, steps, primals, Gradients(*tangents[:3]))
+
+
+def _with_tangent(
+    cell: Cell,
+    loop: Loop,
+    steps: int,
+    primals: tuple[PyTree, Array, PyTree, Marks],
+    dots: Gradients,
 ) -> tuple[Any, Any]:
     params, xs, state0, marks = primals
     kept: Saved | Boundaries
@@ -63,4 +76,4 @@ def _unroll_by_hand_jvp(
         kept = Boundaries(params, xs, states, marks)
         tangent = partial(tangent_segments, cell, loop, steps)
         backward = partial(backward_segments, cell, loop, steps)
-    return out, linear_map(tangent, backward, kept, Gradients(*tangents[:3]), none_for_zero=True)
+    return out, linear_map(tangent, backward, kept, dots, none_for_zero=True)

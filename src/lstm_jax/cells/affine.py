@@ -21,8 +21,8 @@ def pre_activations(
     params: AffineParams, h: Float[Array, "*batch h"], x: Float[Array, "*batch d"]
 ) -> Float[Array, "*batch z"]:
     """z_t = x_t W_x + h_{t−1} W_h + b."""
-    # The bias first: XLA for a GPU has the product with W_h write over what it is added to. With the bias in
-    # it, that comes out of one kernel for several steps; without, it is copied at each of them.
+    # The bias before h W_h, which XLA for a GPU adds in place to the rest. With the bias in it, the rest of
+    # several steps is made by one kernel; without, it is copied at every step.
     z = x @ params.w_x
     return z + jnp.broadcast_to(params.b, z.shape) + h @ params.w_h
 
