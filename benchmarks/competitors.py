@@ -26,7 +26,7 @@ class Network(NamedTuple):
     state0: Any
 
 
-def lstm_jax_network(case: Case) -> Network:
+def lstm_jax_network(case: Case, gradient: str = "auto") -> Network:
     """`lstm_jax.unroll`, by the hand-derived rule; on a GPU the LSTM in float32 by NVIDIA's kernel."""
     import jax
 
@@ -36,22 +36,15 @@ def lstm_jax_network(case: Case) -> Network:
     cell = make[case.cell](case.shape.input_size, case.shape.hidden_size)
 
     def run(params: Any, xs: Any, state0: Any) -> Any:
-        return lstm_jax.unroll(cell, params, xs, state0)[1]
+        return lstm_jax.unroll(cell, params, xs, state0, gradient=gradient)[1]
 
     return Network(run, cell.init(jax.random.key(0)), cell.initial_state(case.shape.batch))
 
 
 def lstm_jax_loop_network(case: Case) -> Network:
     """`lstm_jax.unroll` by the loop, where it would take NVIDIA's kernel."""
-    import lstm_jax
-
     _require_kernel(case)
-    cell = lstm_jax.lstm(case.shape.input_size, case.shape.hidden_size)
-
-    def run(params: Any, xs: Any, state0: Any) -> Any:
-        return lstm_jax.unroll(cell, params, xs, state0, gradient="bptt")[1]
-
-    return lstm_jax_network(case)._replace(run=run)
+    return lstm_jax_network(case, gradient="bptt")
 
 
 def jax_kernel_network(case: Case) -> Network:

@@ -45,7 +45,7 @@ from lstm_jax.varying import vary_over, varying_axes
 
 Layers = tuple[tuple[Cell, ...], ...]
 """The cells of each layer: one, or a forward and a backward one."""
-
+Arrays = tuple[Array, ...]
 
 TF32, FULL = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
 PRECISIONS: dict[str | None, jax.lax.Precision] = {
@@ -125,10 +125,7 @@ def unroll_by_cudnn(
     return states, shown(marks_of(xs, lengths, None, None, reverse=False), ys)
 
 
-# What follows is under jit, and with the kernel static, so that a call outside of jit compiles once and not
-# each time.
-
-
+# Under jit, and with the kernel static, so that a call outside of jit compiles once and not each time.
 @partial(jax.jit, static_argnums=0, inline=True)
 def _unrolled(
     kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
@@ -178,21 +175,9 @@ def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
-    d_h, d_c = _stacked(d_out[0])
-    h0, c0 = _stacked(kept.state0)
-    d_x, d_h0, d_c0, d_w = _back(
-        kernel,
-        jnp.swapaxes(kept.xs, 0, 1),
-        h0,
-        c0,
-        packed(kept.params),
-        kept.lengths,
-        jnp.swapaxes(kept.ys, 0, 1),
-        kept.reserve,
-        jnp.swapaxes(d_out[1], 0, 1),
-        d_h,
-        d_c,
-    )
+    x, y, d_y = (jnp.swapaxes(array, 0, 1) for array in (kept.xs, kept.ys, d_out[1]))
+    saved = (x, *_stacked(kept.state0), packed(kept.params), kept.lengths, y, kept.reserve)
+    d_x, d_h0, d_c0, d_w = _back(kernel, saved, (d_y, *_stacked(d_out[0])))
     return (
         unpacked(kernel.layers, d_w),
         jnp.swapaxes(d_x, 0, 1),
@@ -260,21 +245,21 @@ def _forth(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _back(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
-    return _kernel_or_loop(kernel, kernel_backward, _loop_backward, arrays)
+def _back(kernel: Kernel, saved: Arrays, d_out: Arrays) -> tuple[Array, Array, Array, Array]:
+    return _kernel_or_loop(kernel, kernel_backward, _loop_backward, (saved, d_out))
 
 
 def _kernel_or_loop(
     kernel: Kernel,
     by_kernel: Callable[..., Any],
     by_loop: Callable[..., Any],
-    arrays: tuple[Array, ...],
+    inputs: tuple[Any, ...],
 ) -> Any:
     """One way through the kernel, and what becomes of it where the loop may do."""
     if not kernel.or_loop:
-        return sequential_vmap(partial(by_kernel, kernel))(*arrays)
+        return sequential_vmap(partial(by_kernel, kernel))(*inputs)
     return with_stand_in(
-        partial(by_kernel, kernel), partial(by_loop, kernel), *arrays, platform=PLATFORM
+        partial(by_kernel, kernel), partial(by_loop, kernel), *inputs, platform=PLATFORM
     )
 
 
@@ -290,21 +275,12 @@ def _loop_forward(
 
 
 def _loop_backward(
-    kernel: Kernel,
-    x: Array,
-    h0: Array,
-    c0: Array,
-    w: Array,
-    lengths: Array,
-    y: Array,
-    reserve: Array,
-    d_y: Array,
-    d_h: Array,
-    d_c: Array,
+    kernel: Kernel, saved: Arrays, d_out: Arrays
 ) -> tuple[Array, Array, Array, Array]:
     """What `kernel_backward` computes, by the loop, which runs forward once more."""
-    _, pull = jax.vjp(partial(_loop, kernel, lengths), x, h0, c0, w)
-    return pull((d_y, d_h, d_c))
+    *inputs, lengths, _, _ = saved
+    _, pull = jax.vjp(partial(_loop, kernel, lengths), *inputs)
+    return pull(d_out)
 
 
 def _loop(
@@ -345,22 +321,17 @@ def kernel_forward(
 
 
 def kernel_backward(
-    kernel: Kernel,
-    x: Array,
-    h0: Array,
-    c0: Array,
-    w: Array,
-    lengths: Array,
-    y: Array,
-    reserve: Array,
-    d_y: Array,
-    d_h: Array,
-    d_c: Array,
+    kernel: Kernel, saved: Arrays, d_out: Arrays
 ) -> tuple[Array, Array, Array, Array]:
-    """The kernel backwards: cotangents of x, h_0, C_0 and of the vector of weights."""
+    """The kernel backwards: cotangents of x, h_0, C_0 and of the vector of weights.
+
+    Args:
+        kernel: what it is built for.
+        saved: x, h_0, C_0, the weights, the lengths, y and the notes.
+        d_out: cotangents of y, h_T and C_T.
+    """
     from jax.experimental import rnn
 
-    saved, d_out = (x, h0, c0, w, lengths, y, reserve), (d_y, d_h, d_c)
     axes = varying_axes(saved, d_out)
     (*saved, reserve), d_out = vary_over(axes, saved), vary_over(axes, d_out)
     saved = (*saved, _to_write_over(reserve, d_out))
