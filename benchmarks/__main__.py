@@ -12,6 +12,7 @@ from tqdm import tqdm
 from benchmarks import jacobians, kernels, matmul, memory, report, results
 from benchmarks.cases import CaseError, select
 from benchmarks.competitors import NETWORKS, OURS
+from benchmarks.compile_without_device import NoCompiler
 from benchmarks.config import (
     All,
     Command,
@@ -28,12 +29,11 @@ from benchmarks.config import (
     pace,
     threads,
 )
-from benchmarks.deviceless import NoCompiler
+from benchmarks.interleaved_timing import Pace, race
 from benchmarks.machine import cores_allowed, environment
 from benchmarks.process import Entrant
-from benchmarks.race import Pace, race
-from gradient_flow.command_line import parse
-from gradient_flow.output import OutputError
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.results_folder import OutputError
 
 
 class Job(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from benchmarks.setting import Device, Precision
+from benchmarks.device_and_precision import Device, Precision
 
 CellName = Literal["lstm", "gru", "rnn"]
 PassName = Literal["forward", "gradient"]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.cases import Case, case_from
-from benchmarks.contestant import Contestant, NotOffered, jitted
-from benchmarks.setting import dtype_of
+from benchmarks.device_and_precision import dtype_of
+from benchmarks.timed_program import Contestant, NotOffered, jitted
 
 OURS = "lstm_jax"
 PYTORCH = "pytorch"

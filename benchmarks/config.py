@@ -9,9 +9,9 @@ import tyro
 
 from benchmarks.cases import CaseError, CellName, PassName
 from benchmarks.competitors import GPU_NAMES, NAMES, OURS
+from benchmarks.device_and_precision import Device, Precision, has_gpu
+from benchmarks.interleaved_timing import Pace
 from benchmarks.machine import cores_allowed
-from benchmarks.race import Pace
-from benchmarks.setting import Device, Precision, has_gpu
 
 
 @dataclass(frozen=True)

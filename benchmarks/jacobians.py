@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestant import Contestant
 from benchmarks.process import Entrant
+from benchmarks.timed_program import Contestant
 
 OURS = "gradient_flow"
 SKIPPING = "jacrev, steps skipped"

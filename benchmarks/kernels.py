@@ -15,8 +15,8 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.cases import Case, case_from
-from benchmarks.contestant import NotOffered
-from benchmarks.deviceless import NoCompiler, compiled, launches
+from benchmarks.compile_without_device import NoCompiler, compiled, launches
+from benchmarks.timed_program import NotOffered
 
 
 def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -97,9 +97,9 @@ def main() -> int:
     """Compile what the command line asks for; whatever libraries print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    from lstm_jax import loop
+    from lstm_jax.time_loop import scan
 
-    loop.PLATFORMS["cpu"] = loop.GPU
+    scan.PLATFORMS["cpu"] = scan.GPU
     spec = json.loads(sys.argv[1])
     for number, case in enumerate(map(case_from, spec["cases"])):
         for name in spec["names"]:

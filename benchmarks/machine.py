@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.setting import gpu_name
+from benchmarks.device_and_precision import gpu_name
 
 PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "equinox", "dm-haiku", "torch", "numpy")
 STATUS = Path("/proc/self/status")

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.contestant import Contestant, jitted
+from benchmarks.device_and_precision import dtype_of, torch_place
 from benchmarks.machine import cores_allowed
-from benchmarks.setting import dtype_of, torch_place
+from benchmarks.timed_program import Contestant, jitted
 
 NAMES = ("XLA", "PyTorch")
 

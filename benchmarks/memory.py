@@ -6,8 +6,8 @@ loss = ⟨h_T, v⟩ + ⟨C_T, w⟩,   T = 100,000, B = 1, D = 8, H = 256;   grad
 import inspect
 from typing import Any
 
-from benchmarks.contestant import Contestant, NotOffered, jitted
 from benchmarks.process import Entrant
+from benchmarks.timed_program import Contestant, NotOffered, jitted
 
 OURS = "lstm_jax"
 AUTODIFF = "autodiff of the scan"

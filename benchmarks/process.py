@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
+from benchmarks.device_and_precision import Device, Precision, jax_settings
 from benchmarks.machine import thread_settings
-from benchmarks.setting import Device, Precision, jax_settings
 
 DEAD_AFTER = 5.0
 """Seconds that a worker has to end by itself before it is killed."""

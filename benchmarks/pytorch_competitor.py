@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.cases import Case
-from benchmarks.contestant import Contestant
+from benchmarks.device_and_precision import torch_place
 from benchmarks.machine import cores_allowed
-from benchmarks.setting import torch_place
+from benchmarks.timed_program import Contestant
 
 
 def pytorch_contestant(case: Case) -> Contestant:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradient_flow.output import FINISHED, STAGE, OutputError, claim_folder, write_file, write_json
+from gradient_flow.results_folder import FINISHED, STAGE, OutputError, claim_folder, write_json
+from lstm_jax.atomic_write import write_file
 
 TABLES = "tables.md"
 ENVIRONMENT = "environment.json"

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, TextIO
 
-from benchmarks.contestant import Contestant, NotOffered
+from benchmarks.device_and_precision import device_peak_mb
 from benchmarks.machine import peak_mb, reset_peak, resident_mb, restrict_to
-from benchmarks.setting import device_peak_mb
+from benchmarks.timed_program import Contestant, NotOffered
 
 LONG_CALL = 0.1
 """Seconds from which on a call refills the caches itself, and no call is thrown away before it."""

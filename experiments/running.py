@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from gradient_flow.output import (
+from gradient_flow.results_folder import (
     FINISHED,
     STAGE,
     OutputError,
     environment,
     publish,
     write_arrays,
-    write_file,
     write_json,
 )
+from lstm_jax.atomic_write import write_file
 
 NO_TORCH = "PyTorch is not installed: the comparison with it is left out."
 
@@ -40,7 +40,7 @@ def keep(
     """Write ``arrays.npz``, ``tables.txt`` and ``environment.json``, then ``results.json``.
 
     Args:
-        out: the folder, from `gradient_flow.output.claim_folder`.
+        out: the folder, from `gradient_flow.results_folder.claim_folder`.
         arrays: named arrays of any shape.
         results: what JSON can hold.
         tables: what the run prints.

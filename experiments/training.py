@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.running import Refusal, Stopped, exit_code
-from gradient_flow.output import FINISHED, OutputError, claim_folder
+from gradient_flow.results_folder import FINISHED, OutputError, claim_folder
 from lstm_jax.language import TextError
 from lstm_jax.training import (
     CHECKPOINTS,

@@ -10,7 +10,7 @@ from comparison import assert_close, random_like, random_problem
 
 import lstm_jax
 from lstm_jax.dropout import dropout, zoneout_marks, zoneout_rates
-from lstm_jax.unroll import _noise
+from lstm_jax.unrolling.unroll import _noise
 
 T, B = 5, 4
 KEY = jax.random.key(7)

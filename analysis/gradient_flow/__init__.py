@@ -1,28 +1,32 @@
 """The microscope: where a gradient goes in a recurrent network."""
 
-from gradient_flow.audit import Audit, LeafAudit, audit
-from gradient_flow.autodiff import autodiff_norms
-from gradient_flow.credit import Credit, credit, input_credit
-from gradient_flow.deer import ParallelStates, parallel_states
-from gradient_flow.detours import DetourNorms, detour_norms
-from gradient_flow.diagnose import Diagnosis, diagnose
-from gradient_flow.gate_paths import GatePaths, gate_path_norms
-from gradient_flow.horizon import decades_per_100, half_life, horizon
-from gradient_flow.jacobian_norms import JacobianNorms, PairNorms, all_pairs_norms, jacobian_norms
-from gradient_flow.layers import layer_norms
-from gradient_flow.lyapunov import LyapunovSpectrum, lyapunov_spectrum
-from gradient_flow.parallel import (
+from gradient_flow.measurements.autodiff_norms import autodiff_norms
+from gradient_flow.measurements.by_layer import layer_norms
+from gradient_flow.measurements.credit import Credit, credit, input_credit
+from gradient_flow.measurements.curve_summary import decades_per_100, half_life, horizon
+from gradient_flow.measurements.detours import DetourNorms, detour_norms
+from gradient_flow.measurements.gate_paths import GatePaths, gate_path_norms
+from gradient_flow.measurements.gates import TimeConstants, gate_activations, gate_time_constants
+from gradient_flow.measurements.jacobian_norms import (
+    JacobianNorms,
+    PairNorms,
+    all_pairs_norms,
+    jacobian_norms,
+)
+from gradient_flow.measurements.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradient_flow.measurements.random_probes import ProbeNorms, probe_norms
+from gradient_flow.measurements.singular_spectrum import SingularSpectrum, singular_spectrum
+from gradient_flow.measurements.step_gain import StepGain, step_gain
+from gradient_flow.measurements.training_watch import WatchRecords, flow_watch, read_watch
+from gradient_flow.parallel_in_time.newton_states import ParallelStates, parallel_states
+from gradient_flow.parallel_in_time.products import (
     Cotangents,
     Transitions,
     parallel_cotangents,
     parallel_transitions,
 )
-from gradient_flow.probes import ProbeNorms, probe_norms
-from gradient_flow.singular_values import SingularSpectrum, singular_spectrum
-from gradient_flow.step_gain import StepGain, step_gain
-from gradient_flow.time_constants import TimeConstants, gate_time_constants
-from gradient_flow.trajectory import gate_activations
-from gradient_flow.watch import WatchRecords, flow_watch, read_watch
+from gradient_flow.verdicts.audit import Audit, LeafAudit, audit
+from gradient_flow.verdicts.diagnose import Diagnosis, diagnose
 
 __all__ = [
     "Audit",

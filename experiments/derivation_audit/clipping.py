@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments.derivation_audit.claim import Case, Line, Saying
 from experiments.derivation_audit.networks import (
     LN10,
     Sizes,
@@ -26,7 +27,6 @@ from experiments.derivation_audit.networks import (
     text_loss,
     train,
 )
-from experiments.derivation_audit.saying import Case, Line, Saying
 from lstm_jax import Cell, unroll
 from lstm_jax.language import one_hot
 

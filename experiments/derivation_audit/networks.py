@@ -19,7 +19,7 @@ import optax
 from jax import lax
 
 import gradient_flow
-from gradient_flow.horizon import lag_grid
+from gradient_flow.measurements.curve_summary import lag_grid
 from lstm_jax import Cell, chrono, lstm, orthogonal, rnn, scaled_identity, unroll
 from lstm_jax.array_types import Array
 from lstm_jax.initializers import uniform

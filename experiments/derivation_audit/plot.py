@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.derivation_audit.claim import Saying
 from experiments.derivation_audit.derivations import Derivation
-from experiments.derivation_audit.saying import Saying
 from gradient_flow import Audit
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

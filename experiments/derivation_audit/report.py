@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.derivation_audit.claim import Saying
 from experiments.derivation_audit.derivations import Derivation
 from experiments.derivation_audit.networks import Looks
-from experiments.derivation_audit.saying import Saying
 from experiments.running import table
 from gradient_flow import Audit
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.derivation_audit import chain, exercises, sayings
+from experiments.derivation_audit import chain, claims, exercises
 from experiments.derivation_audit.clipping import clipping
 from experiments.derivation_audit.derivations import audited, derivations
 from experiments.derivation_audit.networks import QUICK, Sizes, look_at_all
@@ -23,8 +23,8 @@ from experiments.derivation_audit.plot import draw
 from experiments.derivation_audit.report import SHOWN_LAGS, Run, recorded, report
 from experiments.running import Mismatch, Refusal, exit_code, keep
 from gradient_flow import Audit
-from gradient_flow.command_line import parse
-from gradient_flow.output import claim_folder
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.results_folder import claim_folder
 
 SPREADS = (1.0, 2.0, 3.0)
 NETWORKS = 30
@@ -82,12 +82,12 @@ def compute(config: Config) -> Run:
         require_digits(digits)
     looks = look_at_all(sizes, config.seed, lambda text: print(f"{text} …", flush=True))
     said = (
-        sayings.constant(looks),
-        sayings.switches(looks),
-        sayings.exceeds(looks),
-        sayings.three_hundred(looks),
-        sayings.closing(looks),
-        sayings.relu(looks, sizes, config.seed),
+        claims.constant(looks),
+        claims.switches(looks),
+        claims.exceeds(looks),
+        claims.three_hundred(looks),
+        claims.closing(looks),
+        claims.relu(looks, sizes, config.seed),
         clipping(sizes, config.seed),
     )
     return Run(chosen, audits, products, digits, looks, said)

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from experiments.japanese_vowels.data import NAMES, find, read, standardized
 from experiments.running import Mismatch, Refusal, exit_code, keep, table
-from gradient_flow.command_line import parse
-from gradient_flow.output import claim_folder
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.results_folder import claim_folder
 from lstm_jax import Stack, StackParams, bidirectional, lstm, stack, unroll_stack
 from lstm_jax.dropout import dropout, require_rate
 from lstm_jax.initializers import uniform

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.long_lag.networks import NAMES
-from gradient_flow.output import write_file
-from gradient_flow.watch import read_watch
+from gradient_flow.measurements.training_watch import read_watch
+from lstm_jax.atomic_write import write_file
 from lstm_jax.training import read_log
 
 LN10 = np.log(10)

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments.long_lag import order
+from experiments.long_lag import temporal_order
 from experiments.long_lag.plot import draw
 from experiments.long_lag.problems import (
     Model,
@@ -33,9 +33,9 @@ from experiments.long_lag.report import report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
 from experiments.training import TrainingConfig, claim_run, training_exit_code
-from gradient_flow.command_line import parse
-from gradient_flow.output import FINISHED, write_json
-from gradient_flow.watch import flow_watch, read_watch
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.measurements.training_watch import flow_watch, read_watch
+from gradient_flow.results_folder import FINISHED, write_json
 from lstm_jax.tasks import adding_floor, copy_floor
 from lstm_jax.training import DivergedError, Fitted, fit
 
@@ -76,7 +76,7 @@ def optimizer(trial: Trial) -> optax.GradientTransformation:
 
 def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitted:
     """One trial with one seed."""
-    made = order.problem(trial) if trial.task == "order" else problem(trial)
+    made = temporal_order.problem(trial) if trial.task == "order" else problem(trial)
     plain = network_of(trial).plain
     sample = examples(trial, jax.random.key(2**31), 1).xs[: trial.length, 0]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.running import table
-from gradient_flow.step_gain import TERMS
+from gradient_flow.measurements.step_gain import TERMS
 
 
 def report(

@@ -34,8 +34,8 @@ from experiments.running import Refusal, exit_code, keep
 from experiments.where_it_goes import attention
 from experiments.where_it_goes.plot import draw
 from experiments.where_it_goes.report import report
-from gradient_flow.command_line import parse
-from gradient_flow.output import claim_folder
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.results_folder import claim_folder
 from lstm_jax.array_types import Array
 from lstm_jax.initializers import uniform
 

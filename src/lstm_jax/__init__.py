@@ -1,7 +1,6 @@
 """Recurrent networks as pure functions, with gradients derived by hand."""
 
 from lstm_jax import interfaces, weights
-from lstm_jax.bptt import Gradients, bptt
 from lstm_jax.cells import (
     Cell,
     GRUParams,
@@ -16,16 +15,17 @@ from lstm_jax.cells import (
     lstm,
     rnn,
 )
-from lstm_jax.gradient_check import GradientReport, LeafErrors, check_gradients
-from lstm_jax.initializers import chrono, orthogonal, scaled_identity, uniform, zeros
-from lstm_jax.rtrl import (
+from lstm_jax.gradients.bptt import Gradients, bptt
+from lstm_jax.gradients.gradient_check import GradientReport, LeafErrors, check_gradients
+from lstm_jax.gradients.rtrl import (
     Influence,
     influence_gradient,
     influence_start,
     influence_step,
     rtrl,
 )
-from lstm_jax.stack import (
+from lstm_jax.initializers import chrono, orthogonal, scaled_identity, uniform, zeros
+from lstm_jax.layers.stack import (
     Backward,
     Bidirectional,
     Both,
@@ -34,9 +34,9 @@ from lstm_jax.stack import (
     backward,
     bidirectional,
     stack,
-    unroll_stack,
 )
-from lstm_jax.unroll import unroll
+from lstm_jax.layers.unroll_stack import unroll_stack
+from lstm_jax.unrolling.unroll import unroll
 from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
 
 __version__ = "0.1.0"

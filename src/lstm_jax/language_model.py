@@ -18,7 +18,7 @@ from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.initializers import uniform
 from lstm_jax.language.text import one_hot, windows
-from lstm_jax.unroll import unroll
+from lstm_jax.unrolling.unroll import unroll
 from lstm_jax.validation import NonFiniteError
 
 

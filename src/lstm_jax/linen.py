@@ -17,7 +17,7 @@ from flax import linen
 from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.flax_cells import activation_of, run_flax_layer
+from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
 
 
 class RNN(linen.RNN):

@@ -16,8 +16,8 @@ from typing import Any
 from flax import nnx
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.flax_cells import activation_of, run_flax_layer
-from lstm_jax.unroll import GRADIENTS
+from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
+from lstm_jax.unrolling.unroll import GRADIENTS
 from lstm_jax.validation import require_one_of
 
 

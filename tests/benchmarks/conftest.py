@@ -6,12 +6,12 @@ import pytest
 @pytest.fixture
 def require_compiler():
     """Skip the test where there is no compiler for the device that is named."""
-    from benchmarks import deviceless
+    from benchmarks import compile_without_device
 
     def require(target):
         try:
-            deviceless.device(target)
-        except deviceless.NoCompiler as missing:
+            compile_without_device.device(target)
+        except compile_without_device.NoCompiler as missing:
             pytest.skip(str(missing))
 
     return require

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from benchmarks.contestant import Contestant, NotOffered
+from benchmarks.timed_program import Contestant, NotOffered
 
 
 def contestant(name, arguments):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import setting
+from benchmarks import device_and_precision
 
 
 def test_end_to_end(tmp_path, capsys):
@@ -73,11 +73,11 @@ def test_every_part_has_its_cases():
 def test_on_a_gpu(monkeypatch, tmp_path, capsys):
     """Its cases, competitors and settings; and the refusal where there is none."""
     words = "unroll --device gpu --precision float32 tf32 float16".split()
-    monkeypatch.setattr(setting, "CONTROL", tmp_path / "none")
+    monkeypatch.setattr(device_and_precision, "CONTROL", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     assert command.main(words) == 2
     assert "expected an NVIDIA device for --device gpu" in capsys.readouterr().err
-    monkeypatch.setattr(setting, "CONTROL", tmp_path)
+    monkeypatch.setattr(device_and_precision, "CONTROL", tmp_path)
     config = command.Unroll(device="gpu", precision=("float32", "tf32", "float16"), cell="lstm")
     jobs = command.jobs(config)
     products, unrolls = jobs[:3], jobs[3:]
@@ -87,10 +87,10 @@ def test_on_a_gpu(monkeypatch, tmp_path, capsys):
     names = [entrant.name for entrant in unrolls[-1].entrants]
     assert names[:3] == ["lstm_jax", "lstm_jax, loop", "jax.experimental.rnn"]
     assert {e.device for job in jobs for e in job.entrants} == {"gpu"}
-    settings = {e.precision: setting.jax_settings(e.device, e.precision) for e in
+    settings = {e.precision: device_and_precision.jax_settings(e.device, e.precision) for e in
                 (job.entrants[0] for job in jobs)}  # fmt: skip
     assert {s["JAX_PLATFORMS"] for s in settings.values()} == {"cuda"}
     products = {name: s["JAX_DEFAULT_MATMUL_PRECISION"] for name, s in settings.items()}
     assert products == {"float32": "float32", "tf32": "tensorfloat32", "float16": "float32"}
-    on_cpu = setting.jax_settings("cpu", "bfloat16")
+    on_cpu = device_and_precision.jax_settings("cpu", "bfloat16")
     assert on_cpu["JAX_PLATFORMS"] == "cpu" and "JAX_DEFAULT_MATMUL_PRECISION" not in on_cpu

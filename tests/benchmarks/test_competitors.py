@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmarks import competitors, jacobians
 from benchmarks.cases import CELLS, Case, Shape
-from benchmarks.contestant import NotOffered
+from benchmarks.timed_program import NotOffered
 
 import gradient_flow
 import lstm_jax

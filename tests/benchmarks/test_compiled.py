@@ -6,13 +6,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from benchmarks import deviceless
+from benchmarks import compile_without_device
 from comparison import CELLS
 from jax.experimental import rnn
 from test_lowering import MEASUREMENTS, measurement
 
 import lstm_jax
-from lstm_jax import kernel_choice, loop
+from lstm_jax.backends import choice
+from lstm_jax.time_loop import scan
 
 T, B, D, H = 24, 3, 8, 16
 
@@ -20,11 +21,11 @@ T, B, D, H = 24, 3, 8, 16
 @pytest.fixture
 def gpu(monkeypatch, require_compiler):
     """As on a GPU, with the compiler for one."""
-    monkeypatch.setitem(loop.PLATFORMS, "cpu", loop.GPU)
+    monkeypatch.setitem(scan.PLATFORMS, "cpu", scan.GPU)
     require_compiler("h100")
 
 
-@pytest.fixture(params=deviceless.TARGETS)
+@pytest.fixture(params=compile_without_device.TARGETS)
 def target(request, require_compiler):
     """Each device in turn, what is compiled for the GPU being as on one."""
     if request.param == "h100":
@@ -59,12 +60,12 @@ def test_a_gradient(target, name, dtype):
         total = lambda params, xs: jnp.sum(lstm_jax.unroll(cell, params, xs, **options)[1])  # noqa: E731
         return jax.grad(total, argnums=(0, 1))(params, xs)
 
-    program = deviceless.compiled(gradient, params, xs, target=target)
+    program = compile_without_device.compiled(gradient, params, xs, target=target)
     if target != "h100":
         return
     # Layer norm has its means and variances, and the projection another product.
     most = 35 if name == "layer norm" else 20
-    assert 2 * T < deviceless.launches(program.as_text()) < most * T
+    assert 2 * T < compile_without_device.launches(program.as_text()) < most * T
 
 
 @pytest.mark.compiler
@@ -78,19 +79,23 @@ def test_a_stack_in_both_directions(target):
     def gradient(params, xs, key):
         return jax.grad(lambda p: jnp.sum(lstm_jax.unroll_stack(net, p, xs, key=key)[1]))(params)
 
-    program = deviceless.compiled(gradient, params, xs, jax.random.key(1), target=target)
+    program = compile_without_device.compiled(
+        gradient, params, xs, jax.random.key(1), target=target
+    )
     # Three unrolls, and what draws the dropout.
-    assert target != "h100" or deviceless.launches(program.as_text()) < 3 * 10 * T
+    assert target != "h100" or compile_without_device.launches(program.as_text()) < 3 * 10 * T
 
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("apart", [True, False])
 def test_steps_are_kept_apart(gpu, monkeypatch, apart):
     """h_t and C_t of a step come out of one kernel; otherwise C_t is computed again in every later step."""
-    monkeypatch.setitem(loop.PLATFORMS, "cpu", loop.GPU._replace(apart=apart))
+    monkeypatch.setitem(scan.PLATFORMS, "cpu", scan.GPU._replace(apart=apart))
     cell = lstm_jax.lstm(D, H)
     params, xs = cell.init(jax.random.key(0)), jnp.ones((T, B, D))
-    program = deviceless.compiled(lambda p, xs: lstm_jax.unroll(cell, p, xs), params, xs).as_text()
+    program = compile_without_device.compiled(
+        lambda p, xs: lstm_jax.unroll(cell, p, xs), params, xs
+    ).as_text()
     both = f"(f32[{B},{H}]{{1,0}}, f32[{B},{H}]{{1,0}}) fusion("
     # Twelve steps an iteration, and the zeros of the start.
     assert program.count(both) == 13 if apart else program.count(both) < 6
@@ -102,8 +107,10 @@ def test_a_step_forward_is_a_product_and_what_follows_it(gpu, make):
     """Nothing is copied at a step for the product to write over."""
     cell = make(64, 64)
     params, xs = cell.init(jax.random.key(0)), jnp.ones((96, 32, 64))
-    program = deviceless.compiled(lambda p, xs: lstm_jax.unroll(cell, p, xs)[1], params, xs)
-    assert 2 * 96 < deviceless.launches(program.as_text()) < 2.6 * 96
+    program = compile_without_device.compiled(
+        lambda p, xs: lstm_jax.unroll(cell, p, xs)[1], params, xs
+    )
+    assert 2 * 96 < compile_without_device.launches(program.as_text()) < 2.6 * 96
 
 
 RESERVE = 12_345
@@ -112,8 +119,8 @@ RESERVE = 12_345
 @pytest.fixture
 def kernel(gpu, monkeypatch):
     """JAX's own way to NVIDIA's kernel, with a stand-in for the sizes that cuDNN would tell."""
-    monkeypatch.setattr(kernel_choice, "device_refusal", lambda: None)
-    monkeypatch.setattr(kernel_choice, "objection", lambda device: None)
+    monkeypatch.setattr(choice, "device_refusal", lambda: None)
+    monkeypatch.setattr(choice, "objection", lambda device: None)
     monkeypatch.setattr(
         rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *settings: (64, RESERVE)
     )
@@ -173,7 +180,9 @@ def test_each_way_back_has_the_notes_for_itself(kernel, name, lengths, gradient)
         return [pull((lstm_jax.LSTMState(h, c), hs)) for hs, h, c in WAYS_BACK[name](a, b)[:count]]
 
     for count in (1, 2):
-        text = deviceless.compiled(partial(ways, count), params, xs, full(0.0), NOTHING).as_text()
+        text = compile_without_device.compiled(
+            partial(ways, count), params, xs, full(0.0), NOTHING
+        ).as_text()
         read, copies = notes_read(text)
         assert len(read) == count and len(set(read)) == count
         assert copies == count - 1  # a single way back writes where the notes are
@@ -183,7 +192,7 @@ def test_each_way_back_has_the_notes_for_itself(kernel, name, lengths, gradient)
 def test_a_loop_of_ways_back_keeps_the_notes(kernel):
     params, xs = lstm_jax.lstm(D, H).init(jax.random.key(0)), jnp.ones((T, B, D))
     jacobian = jax.jacrev(lambda xs: by_kernel("cudnn", None, params, xs)[1][-1, 0])
-    read, copies = notes_read(deviceless.compiled(jacobian, xs).as_text())
+    read, copies = notes_read(compile_without_device.compiled(jacobian, xs).as_text())
     assert len(read) == 1 and copies >= 1
 
 
@@ -199,7 +208,7 @@ def test_what_auto_makes_of_a_stack(kernel):
         return jnp.sum(ys**2) + sum(jnp.sum(s**2) for s in jax.tree.leaves(states))
 
     def calls(function, *inputs):
-        text = deviceless.compiled(function, *inputs).as_text()
+        text = compile_without_device.compiled(function, *inputs).as_text()
         return [text.count(f'custom_call_target="{name}"') for name in KERNELS]
 
     assert calls(loss, params, xs) == [1, 0]
@@ -215,4 +224,4 @@ def test_what_auto_makes_of_a_stack(kernel):
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_a_measurement(target, name):
     measured, arguments = measurement(name)
-    assert "ENTRY" in deviceless.compiled(measured, *arguments, target=target).as_text()
+    assert "ENTRY" in compile_without_device.compiled(measured, *arguments, target=target).as_text()

@@ -5,8 +5,8 @@ import json
 import jax
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import deviceless
-from benchmarks.deviceless import NoCompiler, launches
+from benchmarks import compile_without_device
+from benchmarks.compile_without_device import NoCompiler, launches
 
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
@@ -67,7 +67,7 @@ def test_refusals(words, said, tmp_path, capsys, monkeypatch):
 
 def test_without_the_compiler(tmp_path, capsys):
     try:
-        deviceless.device("h100")
+        compile_without_device.device("h100")
     except NoCompiler:
         words = "kernels --quick --cell rnn --pass forward --competitor haiku --out".split()
         assert command.main([*words, str(tmp_path / "run")]) == 2

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.interleaved_timing import Pace, race
 from benchmarks.process import Entrant, WorkerLost, started
-from benchmarks.race import Pace, race
 
 PACE = Pace(rounds=3, seconds=0.0, limit=60.0, turn_ms=1.0, patience=60.0, threads=1, seed=0)
 

@@ -3,7 +3,7 @@
 import pytest
 from benchmarks import report, results
 
-from gradient_flow.output import OutputError
+from gradient_flow.results_folder import OutputError
 
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",

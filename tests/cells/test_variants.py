@@ -15,7 +15,7 @@ from comparison import Problem, assert_close, loss, random_like, relative_error,
 
 import lstm_jax
 from lstm_jax.cells import GRUResetBeforeParams, LSTMVariantParams, lstm_variants
-from lstm_jax.loop_weight import FEWEST_STEPS
+from lstm_jax.jax_extensions.weight_with_transpose import FEWEST_STEPS
 
 SIZES = (3, 5)
 OPTIONS = ("peepholes", "coupled_gates", "layer_norm", "projection_size")

@@ -8,24 +8,18 @@ import numpy as np
 import pytest
 from experiments.derivation_audit import (
     chain,
+    claim,
+    claims,
     exercises,
     networks,
     recursion,
     report,
     run,
-    saying,
-    sayings,
     word_level,
 )
 from experiments.derivation_audit.clipping import cosine, credit
 from experiments.derivation_audit.derivations import audited, derivations
-from experiments.derivation_audit.plain_lstm import (
-    GATES,
-    forward,
-    problem,
-    softmax_loss,
-    step,
-)
+from experiments.derivation_audit.plain_lstm import GATES, forward, problem, softmax_loss, step
 from experiments.running import Mismatch
 
 from gradient_flow import audit
@@ -166,14 +160,14 @@ def test_a_correction_that_is_wrong_or_a_fault_that_hides_is_refused(audits):
     [((True, True), "true"), ((True, False), "partly true"), ((False, False), "false")],
 )
 def test_a_verdict_is_what_its_cases_say(held, verdict):
-    cases = tuple(saying.Case("a case", 1.0, holds) for holds in held)
-    said = saying.Saying("n", "said", "measure", cases, "instead", (), "x", "y")
+    cases = tuple(claim.Case("a case", 1.0, holds) for holds in held)
+    said = claim.Saying("n", "said", "measure", cases, "instead", (), "x", "y")
     assert said.verdict == verdict
     assert f"“said”: {verdict.upper()}" in report.saying_table(said)
 
 
 def test_what_a_forget_gate_keeps():
-    kept = sayings.kept_share(5.0, 300)
+    kept = claims.kept_share(5.0, 300)
     np.testing.assert_allclose(kept, (1 / (1 + np.exp(-5.0))) ** np.arange(301), rtol=1e-9)
 
 
@@ -318,27 +312,27 @@ def all_looks(look):
 def test_sayings_hold_where_they_are_made_to_hold():
     lags = np.arange(401)
     held = all_looks(seen(np.full(400, 0.99), -0.1 * lags, i=0.01))
-    assert sayings.constant(held).verdict == "true"
-    assert sayings.switches(held).verdict == "true"
-    assert sayings.three_hundred(held).verdict == "true"
-    assert sayings.exceeds(held).verdict == "false"
-    holding = sayings.closing(held).cases
+    assert claims.constant(held).verdict == "true"
+    assert claims.switches(held).verdict == "true"
+    assert claims.three_hundred(held).verdict == "true"
+    assert claims.exceeds(held).verdict == "false"
+    holding = claims.closing(held).cases
     assert all(c.holds and c.value == 1.0 for c in holding if c.what.startswith("share"))
 
 
 def test_sayings_fail_where_they_are_made_to_fail():
     lags = np.arange(401)
     other = all_looks(seen(0.5 + 0.4 * np.sin(lags[:400] / 60), 0.001 * lags, i=0.5))
-    found = sayings.constant(other)
+    found = claims.constant(other)
     assert found.verdict == "false"
     # ∏ of 100 factors at every place, by brute force.
     f = 0.5 + 0.4 * np.sin(lags[:400] / 60)
     products = np.log10([np.prod(f[t : t + 100]) for t in range(301)])
     assert found.cases[0].value == pytest.approx(np.ptp(products), rel=1e-6)
-    assert sayings.switches(other).verdict == "false"
-    assert sayings.three_hundred(other).verdict == "false"
-    assert sayings.exceeds(other).verdict == "true"
-    assert not any(c.holds for c in sayings.closing(other).cases if c.what.startswith("share"))
+    assert claims.switches(other).verdict == "false"
+    assert claims.three_hundred(other).verdict == "false"
+    assert claims.exceeds(other).verdict == "true"
+    assert not any(c.holds for c in claims.closing(other).cases if c.what.startswith("share"))
 
 
 def test_the_credit_of_each_lag_by_numpy_loops():
@@ -375,4 +369,4 @@ def test_sizes_of_states_by_numpy_loops():
             x @ np.float64(params.w_x) + h @ np.float64(params.w_h) + np.float64(params.b), 0
         )
         most.append(np.log10(np.abs(h).max()))
-    np.testing.assert_allclose(sayings.sizes_of_states(cell, params, xs), most, rtol=1e-6)
+    np.testing.assert_allclose(claims.sizes_of_states(cell, params, xs), most, rtol=1e-6)

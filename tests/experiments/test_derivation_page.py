@@ -75,7 +75,7 @@ def test_every_name_is_in_the_files_that_the_section_lists(title, names, files):
 
 
 def test_a_wrong_name_would_be_noticed():
-    files = ["src/lstm_jax/cells/lstm.py", "src/lstm_jax/bptt.py"]
+    files = ["src/lstm_jax/cells/lstm.py", "src/lstm_jax/gradients/bptt.py"]
     assert is_named("lstm.backward_step", files)
     assert is_named("Local.c_i", files)
     assert is_named("d_c * local.c_i", files)

@@ -13,14 +13,14 @@ import optax
 import pytest
 from experiments.char_lm import run as char_lm
 from experiments.char_lm import scratch, settings
-from experiments.long_lag import order, problems, trials
+from experiments.long_lag import problems, temporal_order, trials
 from experiments.long_lag import run as long_lag
 from experiments.ptb import run as ptb
 
 import lstm_jax
 from lstm_jax import tasks, unroll
 from lstm_jax.language import Batch, language_model, token_loss
-from lstm_jax.stack import stack
+from lstm_jax.layers.stack import stack
 from lstm_jax.training import read_log
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -173,7 +173,7 @@ def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_befor
 
 def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     trial = trials.quick(trials.STUDIES["order"][0])
-    model = order.smart_start(jax.random.key(0), jax.random.key(1), trial.hidden_size)
+    model = temporal_order.smart_start(jax.random.key(0), jax.random.key(1), trial.hidden_size)
     given = tasks.temporal_order(jax.random.key(2), 6, 30, form="fractions")
 
     h0 = jnp.zeros((6, trial.hidden_size))
@@ -181,7 +181,9 @@ def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     def value_and_gradient(weight, noise):
         def loss(model):
             amounts = jnp.float32(weight), jnp.float32(noise)
-            return order.penalised_loss(trial, model, given, *amounts, jax.random.key(3), h0)[0]
+            return temporal_order.penalised_loss(
+                trial, model, given, *amounts, jax.random.key(3), h0
+            )[0]
 
         return jax.jit(jax.value_and_grad(loss))(model)
 
@@ -205,7 +207,7 @@ def test_a_gradient_is_clipped_and_then_slowed_down():
 
     def gradient(weight, share):
         def loss(model):
-            model = order.limited(model, jnp.float32(share))
+            model = temporal_order.limited(model, jnp.float32(share))
             # Used twice: the norm is that of the sum.
             return weight * (model.w_y.sum() + model.w_y.sum() + 3 * model.b_y[0])
 
@@ -223,7 +225,7 @@ def test_a_gradient_is_clipped_and_then_slowed_down():
 
 def test_the_rate_and_the_penalty_follow_the_longest_length():
     trial = trials.STUDIES["order"][0]
-    made = order.problem(trials.replace(trial, batch_size=4, hidden_size=4))
+    made = temporal_order.problem(trials.replace(trial, batch_size=4, hidden_size=4))
     model, record = made.init(jax.random.key(0)), made.carry()
     norm = jax.jit(
         lambda record: optax.tree.norm(
@@ -236,8 +238,8 @@ def test_the_rate_and_the_penalty_follow_the_longest_length():
 
 def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     trial = trials.STUDIES["order"][0]
-    record = order.problem(trial).carry()
-    grow = jax.jit(lambda record, loss: order.longer(record, loss, 200))
+    record = temporal_order.problem(trial).carry()
+    grow = jax.jit(lambda record, loss: temporal_order.longer(record, loss, 200))
     for _ in range(999):
         record = grow(record, jnp.float32(0.1))
     assert int(record.longest) == 60
@@ -253,7 +255,7 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
 def test_sequences_go_on_where_one_waited():
     trial = trials.quick(trials.STUDIES["order"][0])
     size = trial.batch_size
-    made = order.problem(trial)
+    made = temporal_order.problem(trial)
     model, record = made.init(jax.random.key(0)), made.carry()
     loss = jax.jit(made.loss)
     _, (after, _) = loss(model, record, (), jax.random.key(1))
@@ -269,13 +271,13 @@ def test_sequences_go_on_where_one_waited():
 
     given = tasks.temporal_order(jax.random.key(2), size, 30, form="fractions")
     on = jnp.arange(size) % 2 == 0
-    changed = order.continued(jax.random.key(3), given, on)
+    changed = temporal_order.continued(jax.random.key(3), given, on)
     np.testing.assert_array_equal(changed.xs[1:], given.xs[1:])
     first = np.argmax(np.asarray(changed.xs[0]), axis=-1)
     assert set(first[1::2]) == {6} and set(first[::2]) <= {0, 1, 2, 3}
 
     zero = jnp.float32(0)
-    _, (_, _, waited) = order.penalised_loss(
+    _, (_, _, waited) = temporal_order.penalised_loss(
         trial, model, given, zero, zero, jax.random.key(4), jnp.zeros_like(after.waited)
     )
     for n in range(size):
@@ -287,16 +289,16 @@ def test_sequences_go_on_where_one_waited():
 @pytest.mark.slow
 def test_batches_have_one_length_within_those_allowed(monkeypatch):
     trial = trials.replace(trials.STUDIES["order"][0], batch_size=2, hidden_size=4)
-    made = order.problem(trial)
+    made = temporal_order.problem(trial)
     model, record = made.init(jax.random.key(0)), made.carry()._replace(longest=jnp.int32(55))
     seen = []
-    plain = order.temporal_order
+    plain = temporal_order.temporal_order
 
     def spy(key, batch_size, steps, **options):
         jax.debug.callback(lambda lengths: seen.append(np.asarray(lengths)), options["lengths"])
         return plain(key, batch_size, steps, **options)
 
-    monkeypatch.setattr(order, "temporal_order", spy)
+    monkeypatch.setattr(temporal_order, "temporal_order", spy)
     loss = jax.jit(made.loss)
     for n in range(40):
         loss(model, record, (), jax.random.key(n))

@@ -8,12 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import DtypeError, ShapeError
-from lstm_jax.language import (
-    TextError,
-    contiguous,
-    contiguous_from_offset,
-    steps_per_epoch,
-)
+from lstm_jax.language import TextError, contiguous, contiguous_from_offset, steps_per_epoch
 
 KEY = jax.random.key(5)
 SIZES = [(50, 3, 4), (15, 3, 4), (16, 1, 15), (41, 8, 2), (23, 4, 1)]

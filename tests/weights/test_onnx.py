@@ -749,7 +749,7 @@ def test_a_write_that_fails_leaves_the_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("lstm_jax.weights.files.os.fsync", fail)
+    monkeypatch.setattr("lstm_jax.atomic_write.os.fsync", fail)
     with pytest.raises(OSError, match="no space"):
         weights.to_onnx(cell, made(cell), path)
     assert path.read_bytes() == b"before"

@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_the_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("lstm_jax.weights.files.os.fsync", fail)
+    monkeypatch.setattr("lstm_jax.atomic_write.os.fsync", fail)
     other = lstm_jax.gru(D, H)
     with pytest.raises(OSError, match="no space"):
         weights.save_safetensors(path, other, params_of(other))

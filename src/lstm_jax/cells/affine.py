@@ -8,10 +8,11 @@ batch stand outside every loop: each is one matrix product over T·B rows.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
-from lstm_jax.cells.cell import sum_of_outer
+from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
 AffineParams = Any
 """Any named tuple with ``w_x``, ``w_h`` and ``b``: `LSTMParams`, `RNNParams`."""
@@ -45,3 +46,32 @@ def parameter_gradient(
         b=jnp.sum(d_z, axis=tuple(range(d_z.ndim - 1))),
     )
     return d_params, d_z @ params.w_x.T
+
+
+def flat_rows(array: Array) -> Array:
+    """Lay time and batch out as the rows of one matrix: [T, ..., n] -> [T·B, n]."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def sum_of_outer(left: Array, right: Array) -> Array:
+    """Σ_t leftᵀ_t right_t over time and batch, as one matrix product: [T, ..., n], [T, ..., m] -> [n, m]."""
+    return flat_rows(left).T @ flat_rows(right)
+
+
+def sum_of_products(left: Array, right: Array) -> Array:
+    """Σ_t left_t ⊙ right_t over time and batch: [T, ..., n] twice -> [n].
+
+    A loop over time where there is a batch: of a product XLA on a CPU sums one column after the other,
+    several times as slowly.
+    """
+    if left.ndim < 3:
+        return jnp.sum(left * right, axis=tuple(range(left.ndim - 1)))
+    # Long sums need more digits than bfloat16 has.
+    dtype = jnp.float32 if left.dtype.itemsize < 4 else left.dtype
+    zero = vary_over(varying_axes(left, right), jnp.zeros(left.shape[1:], dtype))
+
+    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + (pair[0] * pair[1]).astype(dtype), None
+
+    total, _ = jax.lax.scan(add, zero, (left, right))
+    return jnp.sum(total, axis=tuple(range(total.ndim - 1))).astype(left.dtype)

@@ -25,7 +25,8 @@ pre-activations, exact where 1 − tanh² would round to 0:
 
 Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
 not stored twice. A matrix among the params, here and of ``step_jacobian``, may be a
-`lstm_jax.loop_weight.LoopWeight`, which knows ``rows @ w``, ``rows @ w.T`` and `entries` only.
+`lstm_jax.jax_extensions.weight_with_transpose.LoopWeight`, which knows ``rows @ w``, ``rows @ w.T`` and
+`entries` only.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.initializers import Initializer, require_initializers, uniform
+from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
@@ -46,7 +48,6 @@ from lstm_jax.validation import (
     require_same_structure,
     show_shape,
 )
-from lstm_jax.varying import vary_over, varying_axes
 
 Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 """``step(params, state, x) -> (state, out)``, the order of `jax.lax.scan`."""
@@ -168,35 +169,6 @@ def checked_initializers(
     require_initializers(w_x_init=w_x_init, w_h_init=w_h_init, b_init=b_init)
     default = uniform(hidden_size**-0.5)
     return w_x_init or default, w_h_init or default, b_init
-
-
-def flat_rows(array: Array) -> Array:
-    """Lay time and batch out as the rows of one matrix: [T, ..., n] -> [T·B, n]."""
-    return array.reshape(-1, array.shape[-1])
-
-
-def sum_of_outer(left: Array, right: Array) -> Array:
-    """Σ_t leftᵀ_t right_t over time and batch, as one matrix product: [T, ..., n], [T, ..., m] -> [n, m]."""
-    return flat_rows(left).T @ flat_rows(right)
-
-
-def sum_of_products(left: Array, right: Array) -> Array:
-    """Σ_t left_t ⊙ right_t over time and batch: [T, ..., n] twice -> [n].
-
-    A loop over time where there is a batch: of a product XLA on a CPU sums one column after the other,
-    several times as slowly.
-    """
-    if left.ndim < 3:
-        return jnp.sum(left * right, axis=tuple(range(left.ndim - 1)))
-    # Long sums need more digits than bfloat16 has.
-    dtype = jnp.float32 if left.dtype.itemsize < 4 else left.dtype
-    zero = vary_over(varying_axes(left, right), jnp.zeros(left.shape[1:], dtype))
-
-    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + (pair[0] * pair[1]).astype(dtype), None
-
-    total, _ = jax.lax.scan(add, zero, (left, right))
-    return jnp.sum(total, axis=tuple(range(total.ndim - 1))).astype(left.dtype)
 
 
 def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree | None) -> PyTree:

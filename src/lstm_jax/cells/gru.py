@@ -20,25 +20,19 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
+from lstm_jax.cells.affine import sum_of_outer
 from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
     Paths,
     checked_initializers,
     checked_sizes,
-    sum_of_outer,
     zeros_state,
 )
 from lstm_jax.cells.gru_reset_before import reset_before_cell
-from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
-from lstm_jax.initializers import (
-    Chrono,
-    Initializer,
-    require_gate_bias,
-    with_gate_bias,
-    zeros,
-)
-from lstm_jax.loop_weight import entries
+from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
+from lstm_jax.jax_extensions.weight_with_transpose import entries
 from lstm_jax.validation import require_bool, require_key
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
 from lstm_jax.cells.cell import (
     Cell,
@@ -30,15 +31,8 @@ from lstm_jax.cells.cell import (
     zeros_state,
 )
 from lstm_jax.cells.lstm_variants import checked_options, variant_cell
-from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
-from lstm_jax.initializers import (
-    Chrono,
-    Initializer,
-    require_gate_bias,
-    with_gate_bias,
-    zeros,
-)
-from lstm_jax.loop_weight import entries
+from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
+from lstm_jax.jax_extensions.weight_with_transpose import entries
 from lstm_jax.validation import require_key
 
 

@@ -37,18 +37,12 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import (
-    Cell,
-    HandDerived,
-    Paths,
-    sum_of_outer,
-    sum_of_products,
-    zeros_state,
-)
+from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
+from lstm_jax.cells.affine import sum_of_outer, sum_of_products
+from lstm_jax.cells.cell import Cell, HandDerived, Paths, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
-from lstm_jax.cells.slopes import sigmoid_slope, tanh_slope
 from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
-from lstm_jax.loop_weight import entries
+from lstm_jax.jax_extensions.weight_with_transpose import entries
 from lstm_jax.validation import require_bool, require_key, require_positive_int
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.cells.activation_slopes import tanh_slope
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
 from lstm_jax.cells.cell import (
     Cell,
@@ -25,9 +26,8 @@ from lstm_jax.cells.cell import (
     checked_sizes,
     zeros_state,
 )
-from lstm_jax.cells.slopes import tanh_slope
 from lstm_jax.initializers import Initializer, zeros
-from lstm_jax.loop_weight import entries
+from lstm_jax.jax_extensions.weight_with_transpose import entries
 from lstm_jax.validation import require_key, require_one_of
 
 

@@ -1,11 +1,6 @@
 """Language modelling: texts, vocabularies, and how a text is cut into batches."""
 
-from lstm_jax.language.batches import (
-    Batch,
-    contiguous,
-    contiguous_from_offset,
-    steps_per_epoch,
-)
+from lstm_jax.language.batches import Batch, contiguous, contiguous_from_offset, steps_per_epoch
 from lstm_jax.language.corpora import load_corpus
 from lstm_jax.language.generate import Generated, generate
 from lstm_jax.language.model import (
@@ -15,8 +10,8 @@ from lstm_jax.language.model import (
     nats_per_token,
     token_loss,
 )
-from lstm_jax.language.problem import language_problem
 from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_text, windows
+from lstm_jax.language.training_problem import language_problem
 from lstm_jax.language.vocabulary import (
     TextError,
     Vocabulary,

@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_jax.array_types import Array, Int
 from lstm_jax.language.model import LanguageModel, LanguageParams
-from lstm_jax.stack import starting_states
+from lstm_jax.layers.stack import starting_states
 from lstm_jax.validation import ShapeError, require_key, require_positive_int, show_shape
 
 

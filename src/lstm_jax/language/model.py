@@ -24,13 +24,8 @@ from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate
 from lstm_jax.initializers import Initializer, require_initializers, uniform
-from lstm_jax.stack import (
-    Stack,
-    StackParams,
-    require_one_direction,
-    starting_states,
-    unroll_stack,
-)
+from lstm_jax.layers.stack import Stack, StackParams, require_one_direction, starting_states
+from lstm_jax.layers.unroll_stack import unroll_stack
 from lstm_jax.validation import ShapeError, require_bool, require_positive_int, show_shape
 
 

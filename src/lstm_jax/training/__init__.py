@@ -2,9 +2,9 @@
 
 from lstm_jax.training.checkpoints import CheckpointError, Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
-from lstm_jax.training.entries import DivergedError
 from lstm_jax.training.fit import Fitted, InterruptedRun, fit
 from lstm_jax.training.log import LogError, read_log
+from lstm_jax.training.log_entries import DivergedError
 from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (

@@ -24,7 +24,9 @@ from tqdm import tqdm
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoints import Checkpoints, checksums
 from lstm_jax.training.devices import placed
-from lstm_jax.training.entries import (
+from lstm_jax.training.interruption import any_process, signals
+from lstm_jax.training.log import Log
+from lstm_jax.training.log_entries import (
     DivergedError,
     Progress,
     entry_of,
@@ -34,8 +36,6 @@ from lstm_jax.training.entries import (
     row_of,
     shown,
 )
-from lstm_jax.training.interruption import any_process, signals
-from lstm_jax.training.log import Log
 from lstm_jax.training.options import (
     CHECKPOINTS,
     RunError,

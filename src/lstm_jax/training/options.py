@@ -11,14 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lstm_jax.training.log import (
-    EVENTS,
-    NAME,
-    Log,
-    LogError,
-    entries_upto,
-    require_tensorboard,
-)
+from lstm_jax.training.log import EVENTS, NAME, Log, LogError, entries_upto, require_tensorboard
 from lstm_jax.training.watch import Watch
 from lstm_jax.validation import require_positive_int
 

@@ -19,7 +19,7 @@ from lstm_jax.weights.equinox import from_equinox, to_equinox
 from lstm_jax.weights.flax import from_flax, to_flax
 from lstm_jax.weights.haiku import from_haiku, to_haiku
 from lstm_jax.weights.keras import from_keras, to_keras
-from lstm_jax.weights.onnx import from_onnx, to_onnx
+from lstm_jax.weights.onnx.convert import from_onnx, to_onnx
 from lstm_jax.weights.pytorch import from_pytorch, to_pytorch
 from lstm_jax.weights.safetensors import load_safetensors, save_safetensors
 from lstm_jax.weights.tensorflow import from_tensorflow_cell, to_tensorflow_cell

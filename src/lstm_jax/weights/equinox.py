@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, gru, lstm
-from lstm_jax.weights.specification import require_params
+from lstm_jax.weights.cell_specification import require_params
 
 
 def from_equinox(module: Any) -> tuple[Cell, PyTree]:

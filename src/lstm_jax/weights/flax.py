@@ -25,7 +25,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
 from lstm_jax.validation import DtypeError, ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
-from lstm_jax.weights.specification import KINDS, require_options, require_params
+from lstm_jax.weights.cell_specification import KINDS, require_options, require_params
 
 LINEN_LAYERS = {
     "lstm": ("ii", "if", "ig", "io", "hi", "hf", "hg", "ho"),

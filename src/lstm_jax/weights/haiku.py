@@ -19,8 +19,8 @@ from lstm_jax.cells import Cell, RNNParams, gru, rnn
 from lstm_jax.cells.gru_reset_before import GRUResetBeforeParams
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
+from lstm_jax.weights.cell_specification import checked_params, require_options
 from lstm_jax.weights.gate_order import GRU, reorder
-from lstm_jax.weights.specification import checked_params, require_options
 from lstm_jax.weights.tensorflow import merge_kernel, split_kernel
 
 NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}

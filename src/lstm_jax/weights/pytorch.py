@@ -18,10 +18,10 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.cells.lstm_variants import LSTMVariantParams
-from lstm_jax.stack import Backward, Stack, StackParams, stack
+from lstm_jax.layers.stack import Backward, Stack, StackParams, stack
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
-from lstm_jax.weights.specification import (
+from lstm_jax.weights.cell_specification import (
     KINDS,
     Specification,
     checked_params,

@@ -22,8 +22,9 @@ import safetensors
 from safetensors.numpy import save
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.atomic_write import write_whole
 from lstm_jax.cells import Cell
-from lstm_jax.stack import (
+from lstm_jax.layers.stack import (
     Backward,
     Bidirectional,
     Layer,
@@ -35,9 +36,8 @@ from lstm_jax.stack import (
 )
 from lstm_jax.validation import leaf_name
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax
-from lstm_jax.weights.files import write_whole
+from lstm_jax.weights.cell_specification import Specification, checked_params, make_cell, specify
 from lstm_jax.weights.gate_order import GRU, LSTM, PEEPHOLES
-from lstm_jax.weights.specification import Specification, checked_params, make_cell, specify
 
 FORMAT, VERSION = "lstm_jax", "1"
 GATE_ORDER = {

@@ -15,8 +15,8 @@ import numpy as np
 from lstm_jax.cells import Cell, LSTMParams, lstm
 from lstm_jax.validation import ShapeError, require_number, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
+from lstm_jax.weights.cell_specification import checked_params, require_options
 from lstm_jax.weights.gate_order import LSTM, reorder
-from lstm_jax.weights.specification import checked_params, require_options
 
 
 def from_tensorflow_cell(

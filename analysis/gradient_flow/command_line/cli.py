@@ -1,0 +1,237 @@
+"""The command ``gradient-flow``: compare networks, check gradients, draw a run from its files."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from gradient_flow.command_line.comparison import Compare, ConfigError
+from gradient_flow.command_line import comparison as comparison
+from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.measurements.training_watch import record_paths
+from gradient_flow.results_folder import (
+    FINISHED,
+    STAGE,
+    OutputError,
+    claim_folder,
+    environment,
+    publish,
+    read_run,
+    write_arrays,
+    write_json,
+)
+from lstm_jax import check_gradients, gru, language_model, lstm, rnn, unroll
+from lstm_jax.language.text import TextError
+from lstm_jax.validation import NonFiniteError, require_positive_int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check the hand-derived gradients of every cell against autodiff and central differences."""
+
+    length: int = 20
+    """Time steps T."""
+    batch_size: int = 3
+    """Batch B."""
+    input_size: int = 4
+    """Input size D."""
+    hidden_size: int = 6
+    """Hidden size H."""
+    seed: int = 0
+    """Seed of parameters and inputs."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw the pictures of a finished comparison again, or of a training run what was watched."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run."""
+
+
+Command = (
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Draw, tyro.conf.subcommand("draw")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 when done, 1 where gradients differ, 2 for input that cannot be used.
+    """
+    command = parse(Command, "gradient-flow", arguments)
+    try:
+        if isinstance(command, Check):
+            return run_check(command)
+        if isinstance(command, Draw):
+            return run_draw(command)
+        return run_compare(command)
+    except (ConfigError, OutputError, TextError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run_compare(config: Compare) -> int:
+    """Measure, train, measure again; print the table; write results, arrays and pictures."""
+    corpus = comparison.check_config(config)
+    folder = claim_folder(config.out, "compare", overwrite=config.overwrite)
+    key_xs, key_init, key_train = jax.random.split(jax.random.key(config.seed), 3)
+    xs = comparison.inputs(config, corpus, key_xs)
+    nets = comparison.networks(xs.shape[-1], config.hidden_size, max(config.lengths))
+    stages = ["untrained", "trained"] if config.steps else ["untrained"]
+    codes = None if corpus is None else jnp.asarray(corpus.codes)
+    arrays: dict[str, np.ndarray] = {}
+    rows: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
+    losses: dict[str, list[float]] = {}
+
+    total = len(nets) * (len(stages) + bool(config.steps))
+    with tqdm(total=total, unit="part", dynamic_ncols=True, file=sys.stderr) as bar:
+        for n, (name, network) in enumerate(nets.items()):
+            bar.set_description(network.label)
+            model = language_model.init(network.cell, jax.random.fold_in(key_init, n))
+            for stage in stages:
+                if stage == "trained" and codes is not None:
+                    bar.set_postfix_str("training")
+                    model, losses[name] = language_model.train(
+                        network.measured,
+                        model,
+                        codes,
+                        jax.random.fold_in(key_train, n),
+                        comparison.train_config(config),
+                        lambda step, loss: bar.set_postfix_str(
+                            f"training {step}/{config.steps}, {loss / np.log(2):.2f} bits/char",
+                            refresh=step % 100 == 0,
+                        ),
+                    )
+                    bar.update()
+                bar.set_postfix_str(f"measuring, {stage}")
+                found = comparison.measure(network, name, model.cell, xs, config.lengths)
+                arrays |= {f"{stage}/{name}/{key}": value for key, value in found.items()}
+                rows[stage][name] = comparison.summarise(config.lengths, found)
+                bar.update()
+        bar.set_description("done")
+        bar.set_postfix_str("")
+
+    results = {
+        "config": {**asdict(config), "train_steps": config.steps},
+        "text": None if corpus is None else comparison.describe(corpus),
+        "stages": stages,
+        "networks": {name: network.label for name, network in nets.items()},
+        "inside": comparison.INSIDE_NETWORK,
+        "lags": lag_grid(config.lengths),
+        "horizon_factor": comparison.HORIZON_FACTOR,
+        "gate_text": comparison.gate_text(corpus, xs),
+        "bits_per_character": {
+            name: {"first": first, "last": last}
+            for name, (first, last) in comparison.bits(losses).items()
+        },
+        "table": rows,
+    }
+    text = comparison.table(results)
+    # Matplotlib is only needed, and only paid for, from here on.
+    from gradient_flow.pictures.comparison_figures import draw_all
+
+    unfinished = folder / STAGE
+    write_arrays(unfinished / "arrays.npz", arrays)
+    write_json(unfinished / "environment.json", environment())
+    pictures = draw_all(unfinished, results, arrays)
+    write_json(unfinished / FINISHED, results)
+    publish(folder)
+    print(text)
+    print(f"\nnumbers:  {folder / FINISHED}, {folder / 'arrays.npz'}")
+    for picture in pictures:
+        print(f"picture:  {folder / picture.name}  (and .svg)")
+    return 0
+
+
+def run_check(config: Check) -> int:
+    """Print a gradient check of each cell."""
+    comparison.check_seed(config.seed)
+    for name in ("length", "batch_size", "input_size", "hidden_size"):
+        try:
+            require_positive_int(f"--{name.replace('_', '-')}", getattr(config, name))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    agree = True
+    for make in (lstm, gru, rnn):
+        cell = make(config.input_size, config.hidden_size)
+        keys = jax.random.split(jax.random.key(config.seed), 4)
+        shape = (config.length, config.batch_size)
+        state0 = cell.initial_state(config.batch_size)
+        inputs = {
+            "params": cell.init(keys[0]),
+            "xs": jax.random.normal(keys[1], (*shape, config.input_size)),
+            "state0": jax.tree.map(
+                lambda leaf, key=keys[2]: 0.5 * jax.random.normal(key, leaf.shape), state0
+            ),
+        }
+        targets = jax.random.normal(keys[3], (*shape, config.hidden_size))
+
+        def loss(inputs: Any, targets: Any, gradient: str, cell: Any = cell) -> Any:
+            state, hs = unroll(
+                cell, inputs["params"], inputs["xs"], inputs["state0"], gradient=gradient
+            )
+            return jnp.mean((hs - targets) ** 2) + jnp.mean(state[-1] ** 2)
+
+        report = check_gradients(loss, inputs, targets)
+        agree = agree and report.ok
+        print(f"{cell}, T = {config.length}, B = {config.batch_size}\n{report}\n")
+    return 0 if agree else 1
+
+
+def run_draw(config: Draw) -> int:
+    """Draw a run's pictures from its files: a comparison's, or those of a training run with --watch-flow."""
+    records = _records(config.folder)
+    if records is not None:
+        return _draw_records(records)
+    results, arrays = read_run(config.folder)
+    claim_folder(config.folder, "compare", overwrite=True)
+    from gradient_flow.pictures.comparison_figures import draw_all
+
+    try:
+        pictures = draw_all(config.folder / STAGE, results, arrays)
+    except KeyError as error:
+        raise OutputError(
+            f"Unreadable run: expected the results of a comparison in {config.folder}, got none "
+            f"called {error}."
+        ) from None
+    publish(config.folder, finishes=False)
+    for picture in pictures:
+        print(f"picture:  {config.folder / picture.name}  (and .svg)")
+    return 0
+
+
+def _records(folder: Path) -> Path | None:
+    """Where the records of a watched training run are: in its ``flow``, or in the folder itself."""
+    if (folder / "arrays.npz").exists():
+        return None
+    return next((at for at in (folder / "flow", folder) if record_paths(at)), None)
+
+
+def _draw_records(records: Path) -> int:
+    # Training and Matplotlib are only paid for from here on.
+    from gradient_flow.pictures.watch_figures import draw_watch
+    from lstm_jax.training import LogError, read_log
+
+    try:
+        log = read_log(records.parent) if (records.parent / "log.jsonl").exists() else None
+    except LogError as error:
+        raise OutputError(str(error)) from None
+    for picture in draw_watch(records, log):
+        print(f"picture:  {picture}  (and .svg)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

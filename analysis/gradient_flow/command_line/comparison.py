@@ -1,0 +1,322 @@
+"""Vanishing gradients side by side: RNN, LSTM and GRU, before and after a short training run.
+
+For each network and each length L, at random places of a text, the exact log-norms of ∂h_L/∂h_k and ∂C_L/∂C_k
+at many lags; the same by plain autodiff in the session's precision; the map over all pairs (t, k); and the
+gates over time. `measure` computes, `summarise` makes the table; `gradient_flow.pictures.comparison_figures`
+draws from what `gradient_flow.command_line.cli` wrote.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradient_flow.measurements.autodiff_norms import autodiff_norms
+from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
+from gradient_flow.measurements.gates import gate_activations
+from gradient_flow.measurements.jacobian_norms import all_pairs_norms, jacobian_norms
+from lstm_jax import chrono, gru, language_model, lstm, orthogonal, rnn
+from lstm_jax.array_types import Array
+from lstm_jax.cells import Cell
+from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_text, windows
+
+LN10 = float(np.log(10))
+HORIZON_FACTOR = 1e-3
+NOISE_SIZE = 32
+LONGEST = 20_000  # plain autodiff keeps H·T·H numbers a sample
+MAP_LENGTH = 300
+GATE_STEPS = 80
+
+MAP_NETWORKS = ("rnn", "lstm_1")
+INSIDE_NETWORK = "lstm_1"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be run."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare vanishing gradients in RNN, LSTM and GRU, before and after training on text."""
+
+    lengths: tuple[int, ...] = (50, 100, 300, 1000)
+    """Sequence lengths T at which ∂h_T/∂h_0 is reported."""
+    input: Literal["text", "noise"] = "text"
+    """What drives the networks: characters of a text, or white noise (which cannot be trained on)."""
+    text: Path | None = None
+    """A UTF-8 text file; if left out, the language reference that CPython carries."""
+    hidden_size: int = 64
+    """Hidden size H of every network."""
+    samples: int = 8
+    """Sequences measured, taken at random places of the text."""
+    train_steps: int | None = None
+    """Gradient steps of training on the next character; 800 on text if left out, 0 on noise."""
+    learning_rate: float = 5e-3
+    """Adam's learning rate in that training."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: Path | None = None
+    """Folder for the results; if left out, the next free one of runs/compare-001, -002, …"""
+    overwrite: bool = False
+    """Replace the results of a finished run in --out."""
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps, with the default filled in."""
+        if self.train_steps is None:
+            return 800 if self.input == "text" else 0
+        return self.train_steps
+
+
+class Network(NamedTuple):
+    """A network of the comparison.
+
+    Attributes:
+        label: what a reader calls it.
+        cell: with its own initialisation.
+        measured: an equal cell that all networks of a kind share, so that each kind compiles once.
+    """
+
+    label: str
+    cell: Cell
+    measured: Cell
+
+
+def networks(input_size: int, hidden_size: int, t_max: int) -> dict[str, Network]:
+    """The six networks, by short name."""
+    plain = {kind: make(input_size, hidden_size) for kind, make in _KINDS.items()}
+    t_max = max(t_max, 3)
+    return {
+        "rnn": Network("RNN, uniform", plain["rnn"], plain["rnn"]),
+        "rnn_orthogonal": Network(
+            "RNN, orthogonal",
+            rnn(input_size, hidden_size, w_h_init=orthogonal()),
+            plain["rnn"],
+        ),
+        "lstm_0": Network(
+            "LSTM, forget bias 0", lstm(input_size, hidden_size, forget_bias=0.0), plain["lstm"]
+        ),
+        "lstm_1": Network("LSTM, forget bias 1", plain["lstm"], plain["lstm"]),
+        "lstm_chrono": Network(
+            f"LSTM, chrono {t_max}",
+            lstm(input_size, hidden_size, forget_bias=chrono(t_max)),
+            plain["lstm"],
+        ),
+        "gru": Network("GRU", plain["gru"], plain["gru"]),
+    }
+
+
+_KINDS: dict[str, Callable[[int, int], Cell]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+
+
+def check_config(config: Compare) -> Corpus | None:
+    """Refuse what cannot be run, before any long work, and read the text.
+
+    Returns:
+        The text, or None for noise.
+
+    Raises:
+        ConfigError: a setting that makes no sense, with what was expected and what came.
+        TextError: a text file that is missing, empty or undecodable.
+    """
+    if not config.lengths or min(config.lengths) < 1:
+        raise ConfigError(
+            f"Length mismatch: expected --lengths of at least 1 step, got {list(config.lengths)}."
+        )
+    if max(config.lengths) > LONGEST:
+        raise ConfigError(
+            f"Length mismatch: expected --lengths of at most {LONGEST} steps, got "
+            f"{max(config.lengths)}; gradient_flow.jacobian_norms takes longer ones."
+        )
+    check_seed(config.seed)
+    for name, value in (("hidden-size", config.hidden_size), ("samples", config.samples)):
+        if value < 1:
+            raise ConfigError(f"Size mismatch: expected --{name} of at least 1, got {value}.")
+    if config.steps < 0:
+        raise ConfigError(f"Range mismatch: expected --train-steps from 0 on, got {config.steps}.")
+    if not 0 < config.learning_rate < float("inf"):
+        raise ConfigError(
+            f"Range mismatch: expected a positive --learning-rate, got {config.learning_rate}."
+        )
+    if config.input == "noise":
+        if config.text is not None or config.steps:
+            raise ConfigError(
+                "Input mismatch: expected neither --text nor --train-steps with --input noise, "
+                f"got {'--text' if config.text is not None else '--train-steps'}."
+            )
+        return None
+    text, name = (
+        (embedded_text(), "pydoc_data.topics")
+        if config.text is None
+        else (read_text(config.text), config.text.name)
+    )
+    corpus = encode(text, name)
+    needed = max(*config.lengths, train_config(config).length) + 1
+    if len(corpus.codes) < needed:
+        raise ConfigError(
+            f"Length mismatch: expected a text of at least {needed} characters for --lengths "
+            f"{' '.join(map(str, config.lengths))}, got {len(corpus.codes)} in {name}."
+        )
+    return corpus
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is no 32-bit number.
+
+    Raises:
+        ConfigError: with what came.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"Range mismatch: expected --seed from 0 to 2^32 − 1, got {seed}.")
+
+
+def train_config(config: Compare) -> language_model.TrainConfig:
+    """The training run of a comparison."""
+    return language_model.TrainConfig(config.steps, learning_rate=config.learning_rate)
+
+
+def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
+    """The sequences that drive every network: [max length, samples, D]."""
+    length = max(config.lengths)
+    if corpus is None:
+        return jax.random.normal(key, (length, config.samples, NOISE_SIZE))
+    codes = windows(key, jnp.asarray(corpus.codes), length, config.samples)
+    return one_hot(codes, corpus.vocabulary.size, jnp.float32)
+
+
+def measure(
+    network: Network, name: str, params: Any, xs: Array, lengths: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Everything that is recorded of one network: named arrays.
+
+    Returns:
+        ``curve.<block>`` [samples, lengths, lags] of natural-log spectral norms; ``autodiff``
+        [samples, T + 1] of plain norms; and for some networks ``map.hh`` [times, starts] with
+        ``map.times`` and ``map.starts``, and ``gate.<name>`` [steps, H] of the first sample.
+    """
+    cell = network.measured
+    blocks = ("hh", "cc", "total_c", "chain_c", "carousel") if cell.name == "lstm" else ("hh",)
+    flow = jacobian_norms(
+        cell,
+        params,
+        None,
+        xs,
+        times=sorted(set(lengths)),
+        lags=lag_grid(lengths),
+        blocks=blocks,
+        norms=("spectral",),
+    )
+    found = {f"curve.{block}": np.asarray(flow.spectral[block]) for block in blocks}
+    found["autodiff"] = np.asarray(autodiff_norms(cell, params, None, xs))
+    if name in MAP_NETWORKS:
+        part = xs[:MAP_LENGTH, 0]
+        every = max(1, part.shape[0] // 100)
+        pairs = all_pairs_norms(
+            cell, params, None, part, every=every, blocks=("hh",), norms=("spectral",)
+        )
+        found["map.hh"] = np.asarray(pairs.spectral["hh"])
+        found["map.times"], found["map.starts"] = pairs.times, pairs.starts
+    if name == INSIDE_NETWORK:
+        gates = gate_activations(cell, params, None, xs[:GATE_STEPS, 0])
+        found |= {f"gate.{gate}": np.asarray(values) for gate, values in gates.items()}
+    return found
+
+
+def summarise(
+    lengths: tuple[int, ...], arrays: dict[str, np.ndarray]
+) -> list[dict[str, float | int | None]]:
+    """One row for each length: medians over the samples of what `measure` recorded of one network."""
+    lags = np.asarray(lag_grid(lengths))
+    rows: list[dict[str, float | int | None]] = []
+    for n, length in enumerate(sorted(set(lengths))):
+        upto = lags <= length
+        curves = arrays["curve.hh"][:, n, upto]
+        row: dict[str, float | int | None] = {"length": length}
+        for block in ("hh", "cc"):
+            curve = arrays.get(f"curve.{block}")
+            row[f"log10_{block}"] = (
+                None if curve is None else float(np.median(curve[:, n, lags == length]) / LN10)
+            )
+        row["decades_per_100"] = float(np.median(decades_per_100(lags[upto], curves)))
+        row["horizon"] = float(np.median(horizon(lags[upto], curves, HORIZON_FACTOR)))
+        plain = arrays["autodiff"][:, : length + 1]
+        row["autodiff_zero_from"] = _zero_from(plain) if length == max(lengths) else None
+        rows.append(row)
+    return rows
+
+
+def _zero_from(norms: np.ndarray) -> int | None:
+    """The smallest lag at which plain autodiff returns exactly 0 in at least half of the samples."""
+    zero = np.mean(norms == 0, axis=0) >= 0.5
+    return int(np.argmax(zero)) if zero.any() else None
+
+
+def bits(losses: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """Bits per character at the start and the end of training, each a mean of ten steps."""
+    return {
+        name: (float(np.mean(values[:10]) / np.log(2)), float(np.mean(values[-10:]) / np.log(2)))
+        for name, values in losses.items()
+    }
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """What the text was: name, size, vocabulary, checksum of its codes."""
+    return {
+        "name": corpus.name,
+        "characters": len(corpus.codes),
+        "distinct": corpus.vocabulary.size,
+        "sha256_of_codes": hashlib.sha256(corpus.codes.tobytes()).hexdigest(),
+    }
+
+
+def gate_text(corpus: Corpus | None, xs: Array) -> str | None:
+    """The characters whose gates are drawn."""
+    if corpus is None:
+        return None
+    return corpus.vocabulary.decode(np.argmax(np.asarray(xs[:GATE_STEPS, 0]), axis=-1))
+
+
+def table(results: dict[str, Any]) -> str:
+    """The printed table: a line for each network and length, the stages side by side."""
+    stages, names = results["stages"], results["networks"]
+    width = max(len(label) for label in names.values())
+    head = f"{'':{width}}  {'':>6}" + "".join(f"  |  {stage + ' network':^42}" for stage in stages)
+    columns = f"{'log10 dh_T/dh_0':>15}  {'dC_T/dC_0':>9}  {'per 100':>7}  {'horizon':>7}"
+    lines = [
+        "Medians over samples. per 100: decades that |dh_T/dh_k| loses in 100 steps; horizon: lag at "
+        f"which it has fallen to {results['horizon_factor']:g}.",
+        "",
+        head.rstrip(),
+        f"{'network':{width}}  {'T':>6}" + f"  |  {columns}" * len(stages),
+    ]
+    for name, label in names.items():
+        for n, row in enumerate(results["table"][stages[0]][name]):
+            line = f"{label if n == 0 else '':{width}}  {row['length']:>6}"
+            for stage in stages:
+                line += "  |  " + _cells(results["table"][stage][name][n])
+            lines.append(line)
+    plain = {name: results["table"][stages[0]][name][-1]["autodiff_zero_from"] for name in names}
+    gone = [f"{names[n]} from lag {lag}" for n, lag in plain.items() if lag is not None]
+    lines += [
+        "",
+        f"Plain float32 autodiff of the untrained networks returns exactly 0: "
+        f"{'; '.join(gone) if gone else 'nowhere'}.",
+    ]
+    if results["bits_per_character"]:
+        learnt = [
+            f"{names[name]} {value['first']:.2f} to {value['last']:.2f}"
+            for name, value in results["bits_per_character"].items()
+        ]
+        lines += [f"Bits per character over the training run: {'; '.join(learnt)}."]
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> str:
+    c = "-" if row["log10_cc"] is None else f"{row['log10_cc']:.2f}"
+    reach = f"> {row['length']}" if not np.isfinite(row["horizon"]) else f"{row['horizon']:.0f}"
+    return f"{row['log10_hh']:>15.2f}  {c:>9}  {row['decades_per_100']:>7.2f}  {reach:>7}"

@@ -1,0 +1,141 @@
+r"""Matrices times powers of two, so that a product of thousands of them neither under- nor overflows.
+
+    M = matrix · diag(2^exponent)        exponent: int32, one for each column
+
+Scaling by powers of two is exact, and integer exponents add exactly, so the only rounding left is that of
+the products themselves. An exponent for each column is what a product walked back in time needs: columns
+that do not talk to each other may drift apart by any number of decades, and the one that is negligible now
+may be the one that counts a hundred steps earlier. (Rows need none: within a column they are all multiplied
+by the same numbers from then on.) After `total` the largest entry of each column of ``matrix`` is
+between ½ and 1, or the column is exactly zero.
+
+Axes: matrix[*stack, rows, columns], exponent[*stack, columns].
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradient_flow.long_products.spectral_norm import log_largest, log_or_zero
+from lstm_jax.array_types import Array, Float
+
+ZERO_EXPONENT = -(2**30)
+"""Stands for 2^−∞ as the size of a number."""
+
+EMPTY = -(2**29)
+"""The exponent of a column of zeros: below every one that occurs, so that it never sets a scale."""
+
+
+class Scaled(NamedTuple):
+    """``matrix · diag(2^exponent)``."""
+
+    matrix: Any
+    exponent: Any
+
+
+class Level(NamedTuple):
+    """``matrix · 2^exponent``, the largest entry between ½ and 1, or all zero; exponent[*stack]."""
+
+    matrix: Any
+    exponent: Any
+
+
+def scaled(matrix: Array) -> Scaled:
+    """Wrap a stack of matrices."""
+    zeros = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1]), jnp.int32)
+    return total([Scaled(matrix, zeros)])
+
+
+def power_of_two(exponent: Array, dtype: Any) -> Array:
+    """2^exponent, exactly; 0 below the smallest normal number, and never an infinity.
+
+    An exponent too large for the dtype only ever meets zeros, which an infinity would turn into NaN.
+    """
+    limits = jnp.finfo(dtype)
+    integer = jnp.int32 if limits.bits == 32 else jnp.int64
+    biased = jnp.clip(exponent, limits.minexp - 1, limits.maxexp - 1) - (limits.minexp - 1)
+    return lax.bitcast_convert_type(biased.astype(integer) << limits.nmant, dtype)
+
+
+def binary_exponent(size: Array) -> Array:
+    """The int32 e with 2^(e−1) ≤ size < 2^e; `ZERO_EXPONENT` for size 0."""
+    _, exponent = jnp.frexp(size)
+    return jnp.where(size > 0, exponent.astype(jnp.int32), ZERO_EXPONENT)
+
+
+def product(left: Scaled, right: Float[Array, "..."]) -> Scaled:
+    """``left @ right``, where a vector stands for a diagonal matrix.
+
+    The exponents of the columns of ``left`` go into the rows of ``right``, and out of its columns again:
+    right_ij 2^(e_i − e'_j) with e'_j the largest that leaves every entry at most 1.
+
+    Args:
+        left: [*stack, r, n].
+        right: [n, c], the same for the whole stack; or [n], a diagonal.
+    """
+    matrix, exponent = left
+    sizes = binary_exponent(jnp.abs(jax.lax.stop_gradient(right)))
+    if right.ndim == 1:
+        exponent = exponent + jnp.broadcast_to(sizes, exponent.shape)
+        shrunk = right * power_of_two(-sizes, right.dtype)
+        return Scaled(matrix * jnp.broadcast_to(shrunk, matrix.shape), exponent)
+    shape = (*exponent.shape, right.shape[-1])
+    from_rows = jnp.broadcast_to(exponent[..., None], shape)
+    top = jnp.max(from_rows + jnp.broadcast_to(sizes, shape), axis=-2)
+    shift = from_rows - jnp.broadcast_to(top[..., None, :], shape)
+    factor = jnp.broadcast_to(right, shape) * power_of_two(shift, right.dtype)
+    return Scaled(matrix @ factor, top)
+
+
+def total(terms: Sequence[Scaled]) -> Scaled:
+    """The sum of several scaled matrices, each column brought to a common exponent.
+
+    A term that is smaller than another by more than the precision rounds away, as in any sum; a column
+    that stands alone keeps all its digits, however small it is.
+    """
+    top = column_tops(terms[0])
+    for term in terms[1:]:
+        top = jnp.maximum(top, column_tops(term))
+    parts = [with_exponent(term, top) for term in terms]
+    return Scaled(sum(parts[1:], start=parts[0]), top)
+
+
+def column_tops(m: Scaled) -> Array:
+    """The binary exponent of each column's largest entry; `EMPTY` for a column of zeros."""
+    sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(m.matrix), axis=-2))
+    return jnp.where(sizes == 0, EMPTY, m.exponent + binary_exponent(sizes))
+
+
+def with_exponent(m: Scaled, exponent: Array) -> Array:
+    """The matrix that stands for ``m`` with other exponents: each [*stack, columns], or [*stack, 1]."""
+    shift = power_of_two(m.exponent - jnp.broadcast_to(exponent, m.exponent.shape), m.matrix.dtype)
+    return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
+
+
+def level(m: Scaled) -> Level:
+    """The same with one exponent; a column too small beside the largest one rounds to zero."""
+    top = jnp.max(column_tops(m), axis=-1, keepdims=True)
+    return Level(with_exponent(m, top), top[..., 0])
+
+
+def log_value(log_mantissa: Array, exponent: Array) -> Array:
+    """log(m · 2^e) from log m and e."""
+    return log_mantissa + exponent.astype(log_mantissa.dtype) * jnp.log(
+        jnp.asarray(2.0, log_mantissa.dtype)
+    )
+
+
+def log_frobenius(m: Level) -> Array:
+    """Natural log of the Frobenius norm; −∞ for a matrix that is exactly zero."""
+    # Row sums as a product: XLA sums in order on a CPU, one number after another.
+    ones = jnp.ones((*m.matrix.shape[:-2], m.matrix.shape[-1], 1), m.matrix.dtype)
+    squares = jnp.sum(m.matrix**2 @ ones, axis=(-2, -1))
+    return log_value(log_or_zero(squares) / 2, m.exponent)
+
+
+def log_spectral(m: Level) -> Array:
+    """Natural log of the largest singular value; −∞ for a matrix that is exactly zero."""
+    return log_value(log_largest(m.matrix), m.exponent)

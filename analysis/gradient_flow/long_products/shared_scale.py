@@ -1,0 +1,263 @@
+r"""Several walks together, some steps at a time, with one scale for all of them.
+
+`gradient_flow.long_products.transition` holds each column of each block of each walk with its own power of
+two. That is exact, and it makes every walk multiply by its own version of J, entry by entry. Nearly always
+the columns of all walks stand in about the same proportions, and keep to them for a few steps. Then one
+similarity serves all:
+
+    P_w = 2^{a_w} M_w D       D = diag(2^d), the same for all walks w and for some steps
+    P_w J = 2^{a_w} (M_w J') D       J' = D J D⁻¹
+
+J' is formed once for all walks, and their product with it is one large matrix product.
+
+What must hold for this to lose nothing is checked:
+
+- the entries of D differ by 2^100 at most, so that J' is computed without clipping;
+- at the start and after every step, no column of any M_w is outside of 2^±40, and none is zero but for
+  those of a walk that is just beginning. What was flushed to zero, in float32 2^−126 at most, then is
+  below 2^−86 of the largest entry of its column, and what was lost of J' below 2^−126 · 2^40 in a sum of
+  2^−40 or more: all of it far below the rounding of the same products.
+
+Where the check fails, the steps are done again, each walk for itself.
+
+Axes: a matrix of the stack of walks [walks, rows, columns]; the rows of all parts of the state that are asked
+for lie one below the other.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradient_flow.long_products.scaled_matrix import (
+    EMPTY,
+    Scaled,
+    column_tops,
+    power_of_two,
+    with_exponent,
+)
+from gradient_flow.long_products.transition import Walk, chain_gain
+from gradient_flow.step_jacobians.state_layout import Blocks
+from lstm_jax.array_types import Array, Bool
+
+REACH = 40
+"""Binary orders of magnitude that a column may be away from its scale, up or down."""
+
+SPREAD = 100
+"""Binary orders of magnitude that the columns' scales may be apart."""
+
+Rows = tuple[tuple[Scaled, ...], ...]
+"""``rows[row][column]``: blocks of P, each a `Scaled` with leading axis walks; () in a row not asked for."""
+
+
+class Scale(NamedTuple):
+    """The scale of some steps.
+
+    Attributes:
+        columns: d, an int32 vector [n_column] for each part of the state.
+        walks: a, int32 [walks] for each row of blocks; None for a row not asked for.
+    """
+
+    columns: Any
+    walks: Any
+
+
+class Stack(NamedTuple):
+    """M of all walks: ``parts[column]`` is [walks, rows, n_column]; and whether nothing was lost so far."""
+
+    parts: Any
+    exact: Any
+
+
+class Together(NamedTuple):
+    """What `Walk` is, walks stacked; None in place of what nobody asked for."""
+
+    rows: Any
+    chain: Any
+
+
+def gather(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[Together, Together]:
+    """Bring walks to one scale.
+
+    Args:
+        walk: with a leading axis walks.
+        begun: which of them count; the others become zero.
+
+    Returns:
+        The stacks, and their scales.
+    """
+    rows = _gather(walk.rows, begun) if any(walk.rows) else (None, None)
+    chain = (None, None) if walk.chain is None else _gather(((walk.chain,),), begun)
+    return Together(rows[0], chain[0]), Together(rows[1], chain[1])
+
+
+def similar(scales: Together, jacobian: Blocks, h_c: Any) -> Together:
+    """J' = D J D⁻¹ of the rows, and that of G of the chain; ``h_c`` is D_k of an LSTM."""
+    rows = None if scales.rows is None else _similar(scales.rows, jacobian)
+    chain = None
+    if scales.chain is not None:
+        chain = _similar(scales.chain, ((chain_gain(jacobian, h_c),),))
+    return Together(rows, chain)
+
+
+def step_back(
+    stacks: Together,
+    scales: Together,
+    factors: Together,
+    walking: Bool[Array, "walks"],
+    begins: Bool[Array, "walks"],
+) -> Together:
+    """P_{t,k} from P_{t,k+1} for all walks.
+
+    Args:
+        stacks: from `gather` or from the step before.
+        scales: from `gather`.
+        factors: J_{k+1}', from `similar`.
+        walking: t > k.
+        begins: t = k: these get the identity.
+    """
+    return Together(
+        *(
+            None if stack is None else _advance(stack, scale, factor, walking, begins)
+            for stack, scale, factor in zip(stacks, scales, factors, strict=True)
+        )
+    )
+
+
+def as_walk(stacks: Together, scales: Together, parts: int) -> Walk:
+    """The blocks of a state of that many parts."""
+    rows: Rows = ((),) * parts if stacks.rows is None else _blocks_of(stacks.rows, scales.rows)
+    chain = None if stacks.chain is None else _blocks_of(stacks.chain, scales.chain)[0][0]
+    return Walk(rows, chain)
+
+
+def nothing_lost(stacks: Together) -> Bool[Array, ""]:
+    """Whether all steps since `gather` were exact to rounding."""
+    return jnp.all(jnp.stack([stack.exact for stack in stacks if stack is not None]))
+
+
+def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
+    """`gather`, of rows of blocks."""
+    asked = [line for line in rows if line]
+    # The size of each column relative to the largest of its row of blocks.
+    tops = [jnp.concatenate([column_tops(block) for block in line], axis=-1) for line in asked]
+    levels = [jnp.max(top, axis=-1) for top in tops]
+    relative = [top - level[:, None] for top, level in zip(tops, levels, strict=True)]
+    counted = [(top > EMPTY // 2) & begun[:, None] for top in tops]
+    d = jnp.max(
+        jnp.stack([jnp.where(c, r, EMPTY) for c, r in zip(counted, relative, strict=True)]),
+        axis=(0, 1),
+    )
+    near = [jnp.all(~c | (r >= d[None, :] - REACH)) for c, r in zip(counted, relative, strict=True)]
+    # Where there is nothing yet, a column has the size of the largest.
+    d = jnp.where(d > EMPTY // 2, d, 0)
+    # A walk that has not begun will begin with ones on its diagonal.
+    levels = [jnp.where(begun, level, jnp.max(-d)) for level in levels]
+    columns = _split(d, [block.matrix.shape[-1] for block in asked[0]])
+    parts = tuple(
+        jnp.concatenate(
+            [
+                jnp.where(
+                    begun[:, None, None],
+                    with_exponent(line[n], level[:, None] + column[None, :]),
+                    0,
+                )
+                for line, level in zip(asked, levels, strict=True)
+            ],
+            axis=1,
+        )
+        for n, column in enumerate(columns)
+    )
+    of_rows = iter(levels)
+    walks = tuple(next(of_rows) if line else None for line in rows)
+    exact = (jnp.max(d) - jnp.min(d) <= SPREAD) & jnp.all(jnp.stack(near))
+    return Stack(parts, exact), Scale(columns, walks)
+
+
+def _similar(scale: Scale, jacobian: Blocks) -> Blocks:
+    d = scale.columns
+
+    def shift(block: Array, row: Array, column: Array) -> Array:
+        # A vector stands for a diagonal matrix.
+        return row - column if block.ndim == 1 else row[:, None] - column[None, :]
+
+    return tuple(
+        tuple(
+            block * power_of_two(shift(block, row, column), block.dtype)
+            for block, column in zip(line, d, strict=True)
+        )
+        for line, row in zip(jacobian, d, strict=True)
+    )
+
+
+def _advance(
+    stack: Stack,
+    scale: Scale,
+    factor: Blocks,
+    walking: Bool[Array, "walks"],
+    begins: Bool[Array, "walks"],
+) -> Stack:
+    numbers = range(len(stack.parts))
+    new = []
+    for n in numbers:
+        terms = [_times(stack.parts[m], factor[m][n]) for m in numbers]
+        new.append(sum(terms[1:], start=terms[0]) + _beginnings(stack, scale, n, begins))
+    moved = stack._replace(parts=tuple(new))
+    return moved._replace(exact=stack.exact & _in_reach(moved, scale, walking))
+
+
+def _times(part: Array, factor: Array) -> Array:
+    return part * jnp.broadcast_to(factor, part.shape) if factor.ndim == 1 else part @ factor
+
+
+def _in_reach(stack: Stack, scale: Scale, walking: Array) -> Bool[Array, ""]:
+    low, high = 2.0**-REACH, 2.0**REACH
+    found = []
+    for line in _blocks_of(stack, scale):
+        for block in line:
+            size = jnp.max(jnp.abs(jax.lax.stop_gradient(block.matrix)), axis=-2)
+            found.append(jnp.all(~walking[:, None] | ((size >= low) & (size <= high))))
+    return jnp.all(jnp.stack(found))
+
+
+def _beginnings(stack: Stack, scale: Scale, n: int, begins: Array) -> Array:
+    """The identity of the walks that begin, in one part's columns, zeros elsewhere."""
+    shape = stack.parts[n].shape
+    offset = 0
+    for number, level in enumerate(scale.walks):
+        if level is None:
+            continue
+        if number == n:
+            ones = power_of_two(-scale.columns[n][None, :] - level[:, None], stack.parts[n].dtype)
+            row = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+            column = jax.lax.broadcasted_iota(jnp.int32, shape, 2)
+            here = (row == column + offset) & jnp.broadcast_to(begins[:, None, None], shape)
+            return jnp.where(here, jnp.broadcast_to(ones[:, None, :], shape), 0)
+        offset += len(scale.columns[number])
+    return jnp.zeros(shape, stack.parts[n].dtype)
+
+
+def _blocks_of(stack: Stack, scale: Scale) -> Rows:
+    """The rows of blocks that a stack stands for."""
+    sizes = [len(column) for column in scale.columns]
+    rows: list[tuple[Scaled, ...]] = []
+    offset = 0
+    for number, level in enumerate(scale.walks):
+        if level is None:
+            rows.append(())
+            continue
+        here = slice(offset, offset + sizes[number])
+        rows.append(
+            tuple(
+                Scaled(part[:, here], column[None, :] + level[:, None])
+                for part, column in zip(stack.parts, scale.columns, strict=True)
+            )
+        )
+        offset += sizes[number]
+    return tuple(rows)
+
+
+def _split(vector: Array, sizes: Sequence[int]) -> tuple[Array, ...]:
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    return tuple(vector[end - size : end] for end, size in zip(ends, sizes, strict=True))

@@ -1,0 +1,286 @@
+r"""Credit: how much of a loss at the last step goes back to each step before it, from one backward pass.
+
+    δs_T = ∂ℓ_T/∂s_T,      δs_{k−1} = δs_k J_k,      δx_k = δs_k ∂s_k/∂x_k
+
+    ∂ℓ_T/∂W = Σ_k G_k,     G_k = δs_k ∂s_k/∂W          step k's own part of the gradient, all else held
+
+The scan back is rescaled by a power of two at every step, so that a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
+Norms are Euclidean (of a matrix Frobenius), returned as natural logarithms. The share of step k in ∂ℓ_T/∂W is
+
+    ⟨G_k, G⟩ / ⟨G, G⟩,     G = Σ_k G_k
+
+what it adds along the gradient's own direction; the shares sum to 1, and one is negative where a step pulls
+the other way. With cells of `lstm_jax` the parts of W are the gates: their columns of W_x, W_h and b.
+
+Axes: states [T + 1], by k from 0; inputs and weights [T], by k from 1; a batch leads.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradient_flow.long_products.scaled_matrix import (
+    EMPTY,
+    binary_exponent,
+    log_value,
+    power_of_two,
+)
+from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.step_jacobians.checked_arguments import (
+    checked_run,
+    require_finite_states,
+    with_samples,
+)
+from gradient_flow.step_jacobians.state_layout import Layout
+from gradient_flow.step_jacobians.trajectory import run
+from gradient_flow.step_jacobians.vector_products import step_vjp
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.cells import Cell, Step
+from lstm_jax.layers.stack import Stack
+from lstm_jax.validation import ShapeError, leaf_name, require_finite, show_shape
+
+
+class Credit(NamedTuple):
+    """Where the gradient of a loss at the last step goes; natural logs of norms, a batch leading.
+
+    Attributes:
+        states: of ∂ℓ_T/∂h_k, ∂ℓ_T/∂C_k, … by the part's name, [T + 1], k = 0 … T; the other parts held.
+        inputs: of ∂ℓ_T/∂x_k, [T], k = 1 … T; ``inputs[k − 1]`` is that of x_k.
+        weights: of G_k, by gate (or other parameter), [T].
+        shares: ⟨G_k, G⟩ / ⟨G, G⟩, numbers and no logs, [T]; they sum to 1, or are 0 where G is 0.
+    """
+
+    states: dict[str, Array]
+    inputs: Any
+    weights: dict[str, Array]
+    shares: dict[str, Array]
+
+
+def credit(
+    cell_or_step: Cell | Stack | Step,
+    params: PyTree,
+    state0: PyTree | None,
+    xs: PyTree,
+    loss: Callable[[PyTree], Array],
+    *,
+    batched: bool | None = None,
+) -> Credit:
+    """How much of the gradient of a loss at the last step each state, input and weight gets, step by step.
+
+    Args:
+        cell_or_step: a cell of `lstm_jax`, a stack in one direction, or any
+            ``step(params, state, x) -> (state, out)``.
+        params: of the cell; any pytree for a step.
+        state0: the starting state of one sample, or of B; zeros if None (a step needs one).
+        xs: [T, D] or [T, B, D]; for a step any pytree of floating arrays with time leading.
+        loss: ``loss(state) -> number`` of the state after the last step; with a batch, of the states of all
+            samples.
+        batched: whether a step's xs and state0 have a batch axis.
+
+    Returns:
+        `Credit`; ``result.states["h"][k]`` is log ‖∂ℓ_T/∂h_k‖.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other, or a
+            loss that is no number.
+        NonFiniteError: a NaN or an infinity in the arguments, in the states, or in the loss's own gradient.
+
+    Example:
+        >>> import jax, lstm_jax, gradient_flow
+        >>> cell = lstm_jax.lstm(3, 8)
+        >>> params = cell.init(jax.random.key(0))
+        >>> xs = jax.random.normal(jax.random.key(1), (400, 3))
+        >>> found = gradient_flow.credit(cell, params, None, xs, lambda state: state.h.sum())
+        >>> found.states["c"].shape, sorted(found.weights)
+        ((401,), ['f', 'g', 'i', 'o'])
+        >>> bool(found.inputs[0] < -50)  # what the first input still gets
+        True
+    """
+    given = checked_run(cell_or_step, params, state0, xs, batched)
+    require_finite_states(cell_or_step, params, given, xs)
+    states0, samples = with_samples(given.batched, given.state0, xs)
+    states = _states(cell_or_step, params, states0, samples)
+    last = jax.tree.map(lambda leaf: leaf[-1] if given.batched else leaf[-1, 0], states)
+    d_last = _gradient(loss, last)
+    require_finite("the loss's gradient", d_last)
+    parts = [
+        jnp.asarray(leaf) if given.batched else jnp.asarray(leaf)[None]
+        for leaf, moves in zip(jax.tree.leaves(d_last), given.layout.moving, strict=True)
+        if moves
+    ]
+    found = _credit(cell_or_step, given.layout, params, states, samples, parts)
+    return found if given.batched else jax.tree.map(lambda leaf: leaf[0], found)
+
+
+def input_credit(
+    function: Callable[[PyTree], PyTree], xs: PyTree, loss: Callable[[PyTree], Array]
+) -> Float[Array, "*batch time"]:
+    """How much of a loss's gradient each input gets, of any sequence function, recurrent or not.
+
+    Not rescaled: what the function's own derivative returns as 0 comes out as −∞.
+
+    Args:
+        function: ``function(xs) -> ys``, such as a causal self-attention layer.
+        xs: [T, D] or [T, B, D].
+        loss: ``loss(ys) -> number``; ``lambda ys: ys[-1].sum()`` asks for the last output's.
+
+    Returns:
+        log ‖∂ℓ/∂x_k‖, [T] or [B, T], k = 1 … T.
+
+    Raises:
+        ShapeError: xs of another rank, or without a step.
+        TypeError: a loss that is no number.
+        NonFiniteError: a NaN or an infinity in xs or in the gradient.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, gradient_flow
+        >>> xs = jax.random.normal(jax.random.key(0), (50, 4))
+        >>> average = lambda xs: jnp.cumsum(xs, 0) / jnp.arange(1, 51)[:, None]
+        >>> found = gradient_flow.input_credit(average, xs, lambda ys: ys[-1].sum())
+        >>> found.shape, bool(jnp.ptp(found) < 1e-6)  # every step gets the same
+        ((50,), True)
+    """
+    if jnp.ndim(xs) not in (2, 3) or 0 in jnp.shape(xs):
+        raise ShapeError(
+            f"Shape mismatch: expected xs [T, D] or [T, B, D], got {show_shape(jnp.shape(xs))}."
+        )
+    require_finite("xs", xs, time_axis=True)
+    d_xs = _gradient(lambda xs: loss(function(xs)), xs)
+    require_finite("the gradient by xs", d_xs, time_axis=True)
+    rows = d_xs.reshape(-1, d_xs.shape[-1])
+    return jnp.moveaxis(jax.vmap(_norm_of)(rows).reshape(d_xs.shape[:-1]), 0, -1)
+
+
+def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
+    shape = jax.eval_shape(loss, at)
+    if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise TypeError(f"Loss mismatch: expected a loss that returns a number, got {shape}.")
+    return jax.jit(jax.grad(loss, allow_int=True))(at)
+
+
+@partial(jax.jit, static_argnums=0)
+def _states(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
+    """s_0 … s_T of all samples, [T + 1, B, …]."""
+    of_sample = jax.vmap(lambda s, x: run(cell, params, s, x).states, in_axes=(0, 1), out_axes=1)
+    return of_sample(state0, xs)
+
+
+class _Carried(NamedTuple):
+    """Some arrays on one scale: each ``array · 2^exponent``."""
+
+    arrays: Any
+    exponent: Any
+
+
+def _rescaled(arrays: list[Array], exponent: Array) -> _Carried:
+    top = jnp.max(jnp.stack([jnp.max(jnp.abs(array), initial=0.0) for array in arrays]))
+    more = jnp.where(top > 0, binary_exponent(top), 0)
+    return _Carried([a * power_of_two(-more, a.dtype) for a in arrays], exponent + more)
+
+
+def _plus(a: _Carried, b: _Carried) -> _Carried:
+    top = jnp.maximum(a.exponent, b.exponent)
+    scales = [power_of_two(term.exponent - top, a.arrays[0].dtype) for term in (a, b)]
+    sums = [x * scales[0] + y * scales[1] for x, y in zip(a.arrays, b.arrays, strict=True)]
+    return _rescaled(sums, top)
+
+
+def _parts_of_weights(cell: Cell | Stack | Step, d_params: PyTree) -> dict[str, list[Array]]:
+    """What belongs to each gate, or other parameter by its name."""
+    named = {
+        leaf_name(path) or "params": leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(d_params)[0]
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    if not (isinstance(cell, Cell) and cell.paths):
+        return {name: [leaf] for name, leaf in named.items()}
+    gates = cell.paths.names
+    parts: dict[str, list[Array]] = {gate: [] for gate in gates}
+    for name, leaf in named.items():
+        if name in ("w_x", "w_h", "b"):
+            for gate, columns in zip(gates, jnp.split(leaf, len(gates), axis=-1), strict=True):
+                parts[gate].append(columns)
+        else:  # b_hn is the candidate's second bias; the rest belongs to no single gate
+            parts.setdefault("n" if name == "b_hn" else name, []).append(leaf)
+    return parts
+
+
+def _norm_of(tree: PyTree) -> Array:
+    """Log ‖·‖ of all floating leaves together, without underflow of the squares."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in leaves]))
+    by = jnp.where(top > 0, top, jnp.ones_like(top))
+    squares = sum(jnp.sum((leaf / jnp.broadcast_to(by, leaf.shape)) ** 2) for leaf in leaves)
+    return log_or_zero(top) + log_or_zero(jnp.asarray(squares)) / 2
+
+
+def _inner(a: list[Array], b: list[Array]) -> Array:
+    return jnp.asarray(sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True)))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _credit(
+    cell: Cell | Stack | Step,
+    layout: Layout,
+    params: PyTree,
+    states: PyTree,
+    xs: PyTree,
+    d_last: list[Array],
+) -> Credit:
+    pull = step_vjp(cell, layout)
+    before = jax.tree.map(lambda leaf: leaf[:-1], states)
+
+    def of_sample(before: PyTree, xs: PyTree, d_last: list[Array]) -> Credit:
+        def norms(carried: _Carried) -> dict[str, Array]:
+            logs = map(_norm_of, carried.arrays)
+            return {
+                name: log_value(log, carried.exponent)
+                for name, log in zip(layout.names, logs, strict=True)
+            }
+
+        def back(carry: tuple[_Carried, dict[str, _Carried]], at: tuple[PyTree, PyTree]) -> Any:
+            (d_state, exponent), sums = carry
+            d_params, d_before, d_x = pull(params, *at, d_state)
+            weights = _parts_of_weights(cell, d_params)
+            sums = {
+                name: _plus(sums[name], _rescaled(part, exponent)) for name, part in weights.items()
+            }
+            after = _rescaled(d_before, exponent)
+            logs = ({name: _norm_of(part) for name, part in weights.items()}, _norm_of(d_x))
+            logs = jax.tree.map(lambda log: log_value(log, exponent), logs)
+            return (after, sums), (norms(after), *logs)
+
+        def share(
+            sums: dict[str, _Carried], carried: _Carried, at: tuple[PyTree, PyTree]
+        ) -> tuple[_Carried, dict[str, Array]]:
+            arrays, exponent = carried
+            d_params, d_before, _ = pull(params, *at, arrays)
+            weights = _parts_of_weights(cell, d_params)
+            found = {}
+            for name, (whole, scale) in sums.items():
+                size = _inner(whole, whole)
+                part = _inner(weights[name], whole) / jnp.where(size > 0, size, 1)
+                found[name] = part * power_of_two(exponent - scale, part.dtype)
+            return _rescaled(d_before, exponent), found
+
+        begin = _rescaled(d_last, jnp.int32(0))
+        at = (before, xs)
+        state, x = jax.tree.map(lambda leaf: leaf[0], at)
+        shapes = jax.eval_shape(
+            lambda d: _parts_of_weights(cell, pull(params, state, x, d)[0]), d_last
+        )
+        empty = {
+            name: _Carried([jnp.zeros(a.shape, a.dtype) for a in part], jnp.int32(EMPTY))
+            for name, part in shapes.items()
+        }
+        (_, sums), (earlier, weights, inputs) = lax.scan(back, (begin, empty), at, reverse=True)
+        # G is known only now: a second way back sets each G_k beside it, where storing all would fill memory.
+        _, shares = lax.scan(lambda *carry_at: share(sums, *carry_at), begin, at, reverse=True)
+        of_states = jax.tree.map(lambda rows, row: jnp.append(rows, row), earlier, norms(begin))
+        return Credit(of_states, inputs, weights, shares)
+
+    return jax.vmap(of_sample, in_axes=(1, 1, 0))(before, xs, d_last)

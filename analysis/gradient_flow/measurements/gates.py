@@ -1,0 +1,135 @@
+r"""Gate time constants: how long each unit's own path keeps what it has, without any way through other units.
+
+    ∏_{j=k+1}^{t} f_j = exp(−(t − k) / τ),      τ = −1 / mean log f        effective, over a run
+
+For a gate that stays the same, τ = −1 / log f, which is 1/(1 − f) − ½ for f near 1; 1/(1 − mean f) is the
+number that is usually quoted. Of a gate that moves, mean log f ≤ log mean f: it keeps less than that.
+
+How it relates to the curves: with τ the longest of all units, the carousel's norm falls as e^(−lag/τ),
+
+    half-life  τ log 2      decades per 100 steps  100 / (τ log 10)      horizon at a thousandth  τ log 1000
+
+Axes: every array [H], a batch leads.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradient_flow.step_jacobians.checked_arguments import (
+    checked_run,
+    require_finite_states,
+    with_samples,
+)
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.cells import Cell
+from lstm_jax.cells.cell import check_cell_arguments, require_cell
+from lstm_jax.validation import require_finite_arguments
+
+MEMORY_GATES = {"lstm": "f", "gru": "u"}
+"""The gate that keeps the state, by the first word of a cell's name."""
+
+
+class TimeConstants(NamedTuple):
+    """Time constants in steps, by unit: [H] or [B, H].
+
+    Attributes:
+        effective: −1 / mean log f over the run; ∞ for a gate that was 1 throughout.
+        at_mean: 1 / (1 − mean f).
+        shortest: 1 / (1 − f) of the step at which the gate was furthest closed.
+        longest: 1 / (1 − f) of the step at which it was furthest open.
+    """
+
+    effective: Any
+    at_mean: Any
+    shortest: Any
+    longest: Any
+
+
+def gate_time_constants(
+    cell: Cell, params: PyTree, state0: PyTree | None, xs: Float[Array, "time *batch d"]
+) -> TimeConstants:
+    """How long each unit's gate keeps its state, over a run.
+
+    Args:
+        cell: from `lstm_jax.lstm` (the forget gate) or `gru` (the update gate, which keeps), or a variant.
+        params: of the cell.
+        state0: the starting state; zeros if None.
+        xs: [T, D] or [T, B, D].
+
+    Raises:
+        ValueError: a vanilla cell, which has no gate.
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        NonFiniteError: a NaN or an infinity in the arguments, or in the states, with its step.
+
+    Example:
+        >>> import jax, lstm_jax
+        >>> from gradient_flow import gate_time_constants
+        >>> cell = lstm_jax.lstm(3, 8, forget_bias=lstm_jax.chrono(1000))
+        >>> params = cell.init(jax.random.key(0))
+        >>> xs = jax.random.normal(jax.random.key(1), (200, 3))
+        >>> found = gate_time_constants(cell, params, None, xs)
+        >>> found.effective.shape, bool((found.effective <= found.at_mean).all())
+        ((8,), True)
+    """
+    require_cell(cell)
+    gate = MEMORY_GATES.get(cell.name.split("_")[0])
+    if gate is None:
+        raise ValueError(f"Cell mismatch: expected a cell with gates, lstm or gru, got {cell!r}.")
+    given = checked_run(cell, params, state0, xs, None)
+    require_finite_states(cell, params, given, xs)
+    states, samples = with_samples(given.batched, given.state0, xs)
+    found = _time_constants(cell, gate, params, states, samples)
+    return found if given.batched else jax.tree.map(lambda a: a[0], found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _time_constants(
+    cell: Cell, gate: str, params: PyTree, state0: PyTree, xs: Array
+) -> TimeConstants:
+    def keep(state: PyTree, x: Array) -> tuple[PyTree, Array]:
+        return cell.step(params, state, x)[0], cell.gates(params, state, x)[gate]
+
+    _, f = lax.scan(keep, state0, xs)
+    return TimeConstants(
+        effective=-1 / jnp.mean(jnp.log(f), axis=0),
+        at_mean=1 / (1 - jnp.mean(f, axis=0)),
+        shortest=1 / (1 - jnp.min(f, axis=0)),
+        longest=1 / (1 - jnp.max(f, axis=0)),
+    )
+
+
+def gate_activations(
+    cell: Cell, params: PyTree, state0: PyTree | None, xs: Array
+) -> dict[str, Array]:
+    """The activation of each gate at each step.
+
+    Args:
+        cell: from `lstm_jax.lstm` (i, f, g, o), `gru` (r, u, n) or `rnn` (its slope φ').
+        params: of the cell.
+        state0: the starting state; zeros if None.
+        xs: [T, D] or [T, B, D].
+
+    Returns:
+        ``{name: [T, H] or [T, B, H]}``.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        NonFiniteError: a NaN or an infinity in the arguments.
+    """
+    state0 = check_cell_arguments(cell, params, xs, state0)
+    require_finite_arguments(params, state0, xs)
+
+    return _gates(cell, params, state0, xs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _gates(cell: Cell, params: PyTree, state0: PyTree, xs: Array) -> dict[str, Array]:
+    def keep(state: PyTree, x: Array) -> tuple[PyTree, dict[str, Array]]:
+        after, _ = cell.step(params, state, x)
+        return after, cell.gates(params, state, x)
+
+    return lax.scan(keep, state0, xs)[1]

@@ -1,0 +1,265 @@
+"""The pictures of a comparison, drawn from what it recorded; nothing is computed here but medians.
+
+Colours are those of Okabe & Ito (2008), told apart by colour-blind readers, and every line has a dash of
+its own as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gradient_flow.pictures.saved_figures import LN10, save_all
+
+matplotlib.use("Agg")
+FLOAT32_END = float(np.log10(np.finfo(np.float32).tiny))
+
+STYLES: dict[str, tuple[str, Any]] = {
+    "rnn": ("#D55E00", "-"),
+    "rnn_orthogonal": ("#E69F00", (0, (6, 2))),
+    "lstm_0": ("#56B4E9", (0, (4, 1.5, 1, 1.5))),
+    "lstm_1": ("#0072B2", "-"),
+    "lstm_chrono": ("#009E73", (0, (8, 2))),
+    "gru": ("#CC79A7", (0, (3, 1.2))),
+}
+# Where curves coincide, the wide ones show from under the narrow: each is thinner than the one before.
+INSIDE: dict[str, tuple[str, Any, str]] = {
+    "carousel": ("#009E73", "-", "carousel: product of forget gates"),
+    "cc": ("#56B4E9", "-", r"cc: $\partial C_T/\partial C_k$, $h_k$ held"),
+    "chain_c": (
+        "#D55E00",
+        (0, (4, 2)),
+        r"chain_c: product of one-step $\partial C_{j+1}/\partial C_j$",
+    ),
+    "total_c": ("#000000", (0, (1, 2)), r"total_c: $dC_T/dC_k$, $h_k$ follows $C_k$"),
+    "hh": ("#CC79A7", "-", r"hh: $\partial h_T/\partial h_k$"),
+}
+STAGES = {"untrained": "before training", "trained": "after training"}
+
+
+def draw_all(
+    folder: Path, results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> list[Path]:
+    """Draw every figure of a comparison as PNG and SVG.
+
+    Args:
+        folder: where the pictures go.
+        results: what ``results.json`` holds.
+        arrays: what ``arrays.npz`` holds.
+
+    Returns:
+        The paths of the PNG files.
+    """
+    figures: dict[str, Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Figure]] = {
+        "norm_against_lag": norm_against_lag,
+        "pair_maps": pair_maps,
+        "inside_lstm": inside_lstm,
+        "gates": gates,
+    }
+    return save_all(
+        folder, {name: partial(draw, results, arrays) for name, draw in figures.items()}
+    )
+
+
+def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
+    """log10 ‖∂h_T/∂h_k‖ against the lag for every network, with plain autodiff beside it."""
+    lags = np.asarray(results["lags"])
+    length = max(results["config"]["lengths"])
+    figure, axes = _stage_panels(results, height=5.4)
+    for ax, stage in zip(axes, results["stages"], strict=True):
+        for name, label in results["networks"].items():
+            colour, dash = STYLES[name]
+            _draw_band(ax, lags, arrays[f"{stage}/{name}/curve.hh"], colour, dash, label)
+            _mark_end_of_autodiff(ax, arrays[f"{stage}/{name}/autodiff"], colour)
+        ax.axhline(FLOAT32_END, color="0.45", linewidth=0.8)
+        ax.set_xlim(0, length)
+    axes[0].annotate(
+        "smallest normal float32",
+        (1, FLOAT32_END),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        color="0.35",
+        fontsize=8,
+    )
+    axes[0].set_ylabel(
+        r"$\log_{10}\,\Vert\partial h_T/\partial h_k\Vert$  (median, 10–90 % of samples)"
+    )
+    axes[0].set_ylim(bottom=_floor(arrays, results), top=5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    handles.append(
+        plt.Line2D([], [], color="0.2", linestyle=":", marker="X", markersize=7, linewidth=1.4)
+    )
+    labels.append("plain float32 autodiff, × where it becomes 0")
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(f"How far back a gradient reaches, T = {length}")
+    return figure
+
+
+def _mark_end_of_autodiff(ax: Axes, norms: np.ndarray, colour: str) -> None:
+    with np.errstate(divide="ignore"):
+        logs = np.median(np.log10(norms), axis=0)  # −inf where half of the samples are 0
+    alive = np.flatnonzero(np.isfinite(logs))
+    ax.plot(alive, logs[alive], color="0.15", linestyle=":", linewidth=1.3)
+    if len(alive) < len(logs):
+        ax.plot(
+            alive[-1],
+            logs[alive[-1]],
+            marker="X",
+            markersize=8,
+            color=colour,
+            markeredgecolor="0.15",
+            zorder=5,
+            clip_on=False,
+        )
+
+
+def _floor(arrays: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> float:
+    """The deepest median, but no deeper than what leaves the other curves legible."""
+    finals = [
+        np.median(arrays[f"{stage}/{name}/curve.hh"][:, -1, -1]) / LN10
+        for stage in results["stages"]
+        for name in results["networks"]
+    ]
+    return float(max(min([*finals, FLOAT32_END - 10]) * 1.05, -160.0))
+
+
+def pair_maps(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
+    """‖∂h_t/∂h_k‖ over all pairs (t, k), RNN and LSTM side by side."""
+    stage = results["stages"][-1]
+    names = [name for name in results["networks"] if f"{stage}/{name}/map.hh" in arrays]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(11, 5.0), sharey=True, layout="constrained", squeeze=False
+    )
+    image: Any = None
+    for ax, name in zip(axes[0], names, strict=True):
+        logs = arrays[f"{stage}/{name}/map.hh"] / LN10
+        times = arrays[f"{stage}/{name}/map.times"]
+        starts = arrays[f"{stage}/{name}/map.starts"]
+        every = int(times[1] - times[0]) if len(times) > 1 else 1
+        image = ax.pcolormesh(
+            _edges(starts, every),
+            _edges(times, every),
+            logs,
+            cmap="viridis",
+            vmin=-40,
+            vmax=0,
+            rasterized=True,
+        )
+        ax.set_title(results["networks"][name])
+        ax.set_xlabel("k, the earlier step")
+        ax.set_aspect("equal")
+    axes[0][0].set_ylabel("t, the later step")
+    figure.colorbar(
+        image,
+        ax=axes[0].tolist(),
+        label=r"$\log_{10}\,\Vert\partial h_t/\partial h_k\Vert$",
+        extend="both",
+        shrink=0.85,
+    )
+    figure.suptitle(f"What each step still feels of each earlier one, {STAGES[stage]}")
+    return figure
+
+
+def _edges(centres: np.ndarray, every: int) -> np.ndarray:
+    return np.append(centres - every / 2, centres[-1] + every / 2)
+
+
+def inside_lstm(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
+    """The paths inside one LSTM against the lag: hh, cc, total_c, chain_c and carousel."""
+    name, lags = results["inside"], np.asarray(results["lags"])
+    figure, axes = _stage_panels(results, height=5.2)
+    for ax, stage in zip(axes, results["stages"], strict=True):
+        for n, (block, (colour, dash, label)) in enumerate(INSIDE.items()):
+            curves = arrays[f"{stage}/{name}/curve.{block}"]
+            _draw_band(ax, lags, curves, colour, dash, label, width=7.0 - 1.3 * n)
+        ax.set_xlim(0, lags[-1])
+    axes[0].set_ylabel(r"$\log_{10}$ norm  (median, 10–90 % of samples)")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    figure.suptitle(f"Which path carries the gradient: {results['networks'][name]}")
+    return figure
+
+
+def _stage_panels(results: Mapping[str, Any], height: float) -> tuple[Figure, Sequence[Axes]]:
+    """One panel for each stage, side by side on one scale."""
+    stages = results["stages"]
+    figure, axes = plt.subplots(
+        1,
+        len(stages),
+        figsize=(2.5 + 4.4 * len(stages), height),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, stage in zip(axes[0], stages, strict=True):
+        ax.set_title(STAGES[stage].capitalize())
+        ax.set_xlabel(r"lag $T-k$ (steps)")
+    return figure, list(axes[0])
+
+
+def _draw_band(
+    ax: Axes,
+    lags: np.ndarray,
+    curves: np.ndarray,
+    colour: str,
+    dash: Any,
+    label: str,
+    width: float = 1.8,
+) -> None:
+    """Median and 10–90 % band of the curves back from the longest time, [samples, times, lags]."""
+    logs = curves[:, -1] / LN10
+    low, middle, high = np.quantile(logs, [0.1, 0.5, 0.9], axis=0)
+    ax.fill_between(lags, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(lags, middle, color=colour, linestyle=dash, linewidth=width, label=label)
+
+
+def gates(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
+    """The activation of every unit's gates over the first steps of one sequence."""
+    stage, name = results["stages"][-1], results["inside"]
+    words = {"i": "input gate i", "f": "forget gate f", "g": "candidate g", "o": "output gate o"}
+    held = arrays[f"{stage}/{name}/gate.f"].mean(axis=0)
+    order = np.argsort(-held)
+    figure, axes = plt.subplots(4, 1, figsize=(11, 8.4), sharex=True, layout="constrained")
+    for ax, (gate, label) in zip(axes, words.items(), strict=True):
+        values = arrays[f"{stage}/{name}/gate.{gate}"][:, order].T
+        signed = gate == "g"
+        image = ax.imshow(
+            values,
+            aspect="auto",
+            interpolation="nearest",
+            origin="upper",
+            cmap="PuOr" if signed else "cividis",
+            vmin=-1 if signed else 0,
+            vmax=1,
+            extent=(0.5, values.shape[1] + 0.5, values.shape[0] + 0.5, 0.5),
+        )
+        ax.set_ylabel("unit")
+        ax.set_title(label, loc="left", fontsize=10)
+        figure.colorbar(image, ax=ax, pad=0.01, ticks=[-1, 0, 1] if signed else [0, 0.5, 1])
+    text = results.get("gate_text")
+    steps = arrays[f"{stage}/{name}/gate.f"].shape[0]
+    if text:
+        shown = [{"\n": "↵", "\t": "→", " ": "␣"}.get(character, character) for character in text]
+        axes[-1].set_xticks(range(1, steps + 1), shown[:steps], fontsize=8, family="monospace")
+        axes[-1].tick_params(length=0)
+        axes[-1].set_xlabel("character read")
+    else:
+        axes[-1].set_xlabel("step")
+    figure.suptitle(
+        f"Which units hold on: {results['networks'][name]}, {STAGES[stage]}, "
+        "units in order of their mean forget gate"
+    )
+    return figure

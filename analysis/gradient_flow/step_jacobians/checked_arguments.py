@@ -1,0 +1,207 @@
+"""What a measurement is given, checked where it enters and before any long work.
+
+A cell, a stack or any ``step(params, state, x) -> (state, out)``; its parameters; a starting state of one
+sample or of B; a sequence xs[T, D] or xs[T, B, D], for a step any pytree with time leading.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gradient_flow.step_jacobians.state_layout import (
+    JOINT,
+    LSTM_PATHS,
+    Layout,
+    layout_of,
+    moving_parts,
+)
+from gradient_flow.step_jacobians.step_jacobian import require_stable_state
+from gradient_flow.step_jacobians.trajectory import is_lstm, step_of
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell, Step
+from lstm_jax.cells.cell import check_cell_arguments
+from lstm_jax.layers.stack import Stack, require_one_direction
+from lstm_jax.layers.unroll_stack import check_stack_arguments
+from lstm_jax.validation import (
+    ShapeError,
+    require_arrays,
+    require_finite,
+    require_finite_arguments,
+    require_names,
+    require_same_structure,
+    show_shape,
+)
+
+
+class Run(NamedTuple):
+    """A run that can be measured.
+
+    Attributes:
+        state0: the starting state, of one sample or of B.
+        batched: whether xs has a batch axis after time and state0 one in front.
+        length: T.
+        layout: the parts of one sample's state.
+    """
+
+    state0: Any
+    batched: bool
+    length: int
+    layout: Layout
+
+
+def checked_run(
+    cell: Cell | Stack | Step,
+    params: PyTree,
+    state0: PyTree | None,
+    xs: PyTree,
+    batched: bool | None,
+) -> Run:
+    """Refuse arguments that do not fit the cell, the step or each other, or that are not finite.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit; a step that cannot be hashed, or that
+            changes its state's shape.
+        NonFiniteError: a NaN or an infinity in the arguments; of xs, with its step.
+    """
+    try:
+        hash(cell)
+    except TypeError:
+        raise TypeError(
+            "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
+            f"{type(cell).__name__}; wrap it in a function."
+        ) from None
+    if isinstance(cell, Stack):
+        require_one_direction(cell)
+    if isinstance(cell, (Cell, Stack)):
+        check: Any = check_cell_arguments if isinstance(cell, Cell) else check_stack_arguments
+        state0 = check(cell, params, xs, state0)
+        if batched is not None and batched != (jnp.ndim(xs) == 3):
+            raise ShapeError(
+                f"Shape mismatch: expected xs of rank {3 if batched else 2} with batched={batched}, "
+                f"got rank {jnp.ndim(xs)}."
+            )
+        batched = jnp.ndim(xs) == 3
+    else:
+        batched = bool(batched)
+        if state0 is None:
+            raise TypeError("State mismatch: expected a starting state for a plain step, got None.")
+    axes = {jnp.shape(leaf)[: 1 + batched] for leaf in jax.tree.leaves(xs)}
+    length = min((axis[0] for axis in axes if axis), default=0)
+    if len(axes) != 1 or length == 0 or len(next(iter(axes))) != 1 + batched:
+        what = "time axis of at least one step" + (" and then one batch axis" if batched else "")
+        raise ShapeError(f"Shape mismatch: expected xs with one leading {what}, got {axes}.")
+    batch_shape = next(iter(axes))[1:]
+    for leaf in jax.tree.leaves(state0):
+        if jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
+            raise ShapeError(
+                f"Shape mismatch: expected state0 with one leading batch axis of {batch_shape[0]}, "
+                f"got {show_shape(jnp.shape(leaf))}."
+            )
+    require_finite_arguments(params, state0, xs)
+    first = jax.tree.map(lambda leaf: leaf[0], xs)
+    sample, x = (
+        jax.tree.map(lambda leaf: leaf[0], tree) if batched else tree for tree in (state0, first)
+    )
+    if not isinstance(cell, (Cell, Stack)):
+        require_stable_state(cell, params, sample, x)
+    return Run(state0, batched, length, layout_of(sample))
+
+
+def checked_blocks(
+    cell: Cell | Stack | Step, layout: Layout, blocks: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The names of blocks and paths asked for; all but ``ss`` if None.
+
+    Raises:
+        TypeError, ValueError: what is no list of names, or names that do not exist.
+    """
+    names = (*layout.places(), *(LSTM_PATHS if is_lstm(cell) else ()))
+    return names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
+
+
+def require_cotangents(
+    name: str, given: Run, cotangents: PyTree, length: int | None = None
+) -> None:
+    """Refuse cotangents of the state, or of ``length`` states, of another shape, or not finite.
+
+    What belongs to leaves of the state that are not floating is not looked at.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: naming the part.
+        NonFiniteError: a NaN or an infinity; of several states, with its step.
+    """
+    require_same_structure(name, cotangents, given.state0)
+    names, time = given.layout.names, () if length is None else (length,)
+    parts = dict(zip(names, moving_parts(given.layout, cotangents), strict=True))
+    expected = {
+        part: jax.ShapeDtypeStruct((*time, *jnp.shape(like)), given.layout.dtype)
+        for part, like in zip(names, moving_parts(given.layout, given.state0), strict=True)
+    }
+    require_arrays(name, parts, expected, given.layout.dtype)
+    require_finite(name, parts, time_axis=length is not None)
+
+
+def require_finite_states(
+    cell: Cell | Stack | Step, params: PyTree, given: Run, xs: PyTree
+) -> None:
+    """Run once, and refuse a NaN or an infinity in the states; under `jit` nothing can be seen.
+
+    Raises:
+        NonFiniteError: naming the state's leaf and the step.
+    """
+    arguments = (params, given.state0, xs)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        states = _states(step_of(cell), given.batched, *arguments)
+        require_finite("states", states, time_axis=True)
+
+
+def whole_numbers(name: str, values: Sequence[int], lowest: int, highest: int) -> list[int]:
+    """Refuse what is not a list of whole numbers from ``lowest`` to ``highest``, at least one of them.
+
+    Raises:
+        TypeError: no list.
+        ValueError: an empty one, or a number that is not whole or out of range.
+    """
+    if isinstance(values, (jax.Array, np.ndarray)) and values.ndim == 1:
+        values = values.tolist()
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"Type mismatch: expected {name} as a list of numbers, got {values!r}.")
+    numbers = list(values)
+    for value in numbers:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or not lowest <= value <= highest:
+            raise ValueError(
+                f"Range mismatch: expected {name} from {lowest} to {highest}, got {value!r}."
+            )
+    if not numbers:
+        raise ValueError(f"Range mismatch: expected at least one of {name}, got none.")
+    return [int(value) for value in numbers]
+
+
+def with_samples(batched: bool, state0: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """The same with a batch axis, [B, …] and [T, B, …]: of one sample where there was none."""
+    if batched:
+        return jax.tree.map(jnp.asarray, (state0, xs))
+    return (
+        jax.tree.map(lambda a: jnp.asarray(a)[None], state0),
+        jax.tree.map(lambda a: jnp.asarray(a)[:, None], xs),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _states(step: Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
+    one = partial(_later_states, step, params)
+    return jax.vmap(one, in_axes=(0, 1), out_axes=1)(state0, xs) if batched else one(state0, xs)
+
+
+def _later_states(step: Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
+    def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+        state, _ = step(params, state, x)
+        return state, state
+
+    return lax.scan(keep, state0, xs)[1]

@@ -1,0 +1,291 @@
+r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
+
+After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
+at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Four
+things are added, and two are changed:
+
+    lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
+               comes below 0.2
+    waiting    four of five sequences begin not at h = 0 with E but where one of the batch before stood ahead
+               of its first symbol: a network that has only ever waited for 40 steps holds both symbols for
+               ever and forgets, after some 100 steps, that it is waiting
+    noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
+               steps of it, one that is drawn back to where it was is not
+    average    what is tested is the exponential average of the weights, over some 1,000 updates
+    α Ω        α = 4 until L grows for the first time, then 0.1, and from L = 120 on 0.02: Ω asks every step
+               to keep the gradient's norm, which a memory that is drawn back cannot
+    rate       0.01, 0.003 and 0.001 in the same three stages
+
+What is carried from batch to batch is L, the states that waited, the average and the record of the last 2,000
+sequences. No gradient passes from one batch to another.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.long_lag.problems import RECENT, SIZES, Model, errors, read_out, recorded, right
+from experiments.long_lag.trials import Trial
+from lstm_jax import RNNParams, RNNState, rnn, unroll
+from lstm_jax.tasks import Examples, temporal_order
+from lstm_jax.training import Problem
+from lstm_jax.training.gradient_penalty import state_cotangents, vanishing_penalty
+
+Array = jax.Array
+
+SHORTEST = 50
+"""Of the lengths that are trained on."""
+
+FIRST, MORE = 60, 10
+"""The longest length at the beginning, and how much longer it grows at a time."""
+
+BATCHES, LEARNED = 1_000, 0.2
+"""It grows when the mean loss of so many batches is below this."""
+
+NOISE = 0.02
+"""σ."""
+
+LATE = 120
+"""L from which the last of three stages is; the second one is from its first growth on."""
+
+PENALTIES = (1.0, 0.025, 0.005)
+"""α in each stage, over that of the beginning."""
+
+RATES = (1.0, 0.3, 0.1)
+"""The rate in each stage, likewise."""
+
+CLIP = 1.0
+"""Largest norm of the gradient."""
+
+AVERAGED = 1e-3
+"""What each update adds to the average of the weights."""
+
+WAITS_ON = 0.8
+"""How many sequences begin in a state that has waited."""
+
+FIRST_SYMBOL = slice(4, 6)
+"""Of an input: X and Y."""
+
+
+class Record(NamedTuple):
+    """What is carried from batch to batch.
+
+    Attributes:
+        errors: as of `problems.Record`, and so ``seen`` and ``solved``.
+        seen: sequences trained on.
+        solved: how many it had been when the last 2,000 were all right for the first time; 0 before.
+        longest: L.
+        batches: since the mean loss was last looked at.
+        total: their losses summed.
+        average: of the model.
+        waited: h of each sequence of the last batch, ahead of its first symbol, [B, H].
+    """
+
+    errors: Any
+    seen: Any
+    solved: Any
+    longest: Any
+    batches: Any
+    total: Any
+    average: Any
+    waited: Any
+
+
+def problem(trial: Trial) -> Problem:
+    """The trial's problem; its ``penalty`` is α of the beginning, its ``length`` the last L."""
+    shortest, first = min(SHORTEST, trial.length), min(FIRST, trial.length)
+    # Padded to one of four lengths: a short batch takes no more steps than it must.
+    padded = sorted({shortest + round((trial.length - shortest) * n / 4) for n in (1, 2, 3, 4)})
+
+    def init(key: Array) -> Model:
+        key_cell, key_y = jax.random.split(key)
+        return smart_start(key_cell, key_y, trial.hidden_size)
+
+    def loss(
+        model: Model, record: Record, given: tuple[()], key: Array
+    ) -> tuple[Array, tuple[Record, dict[str, Array]]]:
+        del given
+        key_length, key_examples, key_noise = jax.random.split(key, 3)
+        length = jax.random.randint(key_length, (), shortest, record.longest + 1)
+        stage = jnp.where(record.longest >= LATE, 2, (record.longest > first).astype(jnp.int32))
+        weight = trial.penalty * jnp.asarray(PENALTIES)[stage]
+        model = limited(model, jnp.asarray(RATES)[stage])
+        on = (record.seen > 0) & jax.random.bernoulli(
+            jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,)
+        )
+        h0 = jnp.where(on[:, None], record.waited, 0.0)
+
+        def at(steps: int, model: Model) -> tuple[Array, tuple[Array, Array, Array]]:
+            lengths = jnp.full(trial.batch_size, length)
+            drawn = temporal_order(
+                key_examples, trial.batch_size, steps, form="fractions", lengths=lengths
+            )
+            drawn = continued(key_examples, drawn, on)
+            return penalised_loss(trial, model, drawn, weight, jnp.float32(NOISE), key_noise, h0)
+
+        branch = jnp.searchsorted(jnp.asarray(padded, jnp.int32), length)
+        branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
+        value, found = jax.lax.switch(branch, branches, model)
+        omega, wrong, waited = jax.lax.stop_gradient(found)
+        # At the beginning the mean of all so far.
+        share = jnp.maximum(AVERAGED, trial.batch_size / (record.seen + trial.batch_size))
+        average = jax.tree.map(
+            lambda a, b: a + share * (b - a), record.average, jax.lax.stop_gradient(model)
+        )
+        record = recorded(trial, record, wrong)._replace(waited=waited, average=average)
+        record = longer(record, jax.lax.stop_gradient(value), trial.length)
+        more = {
+            "wrong": 1 - right(trial, wrong).mean(),
+            "penalty": omega,
+            "longest": record.longest.astype(jnp.float32),
+            "solved": record.solved.astype(jnp.float32),
+        }
+        return value, (record, more)
+
+    return Problem(
+        init=init,
+        loss=loss,
+        # Which lengths may be drawn is known from what is carried: the examples are drawn in the loss.
+        batch=lambda data, step, key: (),
+        carry=lambda: Record(
+            jnp.full(RECENT, jnp.inf),
+            jnp.int32(0),
+            jnp.int32(0),
+            jnp.int32(first),
+            jnp.int32(0),
+            jnp.float32(0),
+            jax.tree.map(jnp.zeros_like, init(jax.random.key(0))),
+            jnp.zeros((trial.batch_size, trial.hidden_size)),
+        ),
+        batch_axes=None,
+        carry_axes=None,
+    )
+
+
+def longer(record: Record, loss: Array, most: int) -> Record:
+    """The record with one batch more, and with a longer L if the last thousand were learned."""
+    batches, total = record.batches + 1, record.total + loss
+    looked = batches == BATCHES
+    learned = looked & (total < LEARNED * BATCHES)
+    return record._replace(
+        longest=jnp.where(learned, jnp.minimum(record.longest + MORE, most), record.longest),
+        batches=jnp.where(looked, 0, batches),
+        total=jnp.where(looked, 0, total),
+    )
+
+
+def continued(key: Array, given: Examples, on: Array) -> Examples:
+    """The examples, those of ``on`` [B] with another a, b, c or d in the place of E."""
+    drawn = jax.nn.one_hot(jax.random.randint(jax.random.fold_in(key, 1), on.shape, 0, 4), 8)
+    return given._replace(xs=given.xs.at[0].set(jnp.where(on[:, None], drawn, given.xs[0])))
+
+
+def penalised_loss(
+    trial: Trial,
+    model: Model,
+    given: Examples,
+    weight: Array,
+    noise: Array,
+    key: Array,
+    h0: Array,
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The loss, whose gradient by W_h has the penalty's on top; and what is found beside it.
+
+    Args:
+        trial: of temporal order.
+        model: its parameters.
+        given: the sequences.
+        weight: α.
+        noise: σ.
+        key: of the noise.
+        h0: where each sequence begins, [B, H].
+
+    Returns:
+        The loss; and Ω, which answers are wrong [B], and h ahead of each first symbol [B, H].
+    """
+    size = trial.hidden_size
+    # The noise enters as H inputs more, each to one unit.
+    cell = rnn(SIZES["order"][0] + size, size)
+    shape = (*given.xs.shape[:2], size)
+    noisy = jnp.concatenate([given.xs, jax.random.normal(key, shape)], axis=-1)
+
+    def run(cell_params: RNNParams) -> tuple[RNNState, Array, RNNParams]:
+        wide = cell_params._replace(w_x=jnp.concatenate([cell_params.w_x, noise * jnp.eye(size)]))
+        state, hs = unroll(cell, wide, noisy, RNNState(h0), lengths=given.lengths)
+        return state, hs, wide
+
+    def readout(w_y: Array, b_y: Array, h: Array) -> tuple[Array, Array]:
+        scores = read_out(Model(None, w_y, b_y), h)
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, given.targets)
+        return losses.mean(), scores
+
+    state, hs, wide = run(model.cell)
+    value, scores = readout(model.w_y, model.b_y, state.h)
+    held, held_hs, held_wide = jax.lax.stop_gradient((model, hs, wide))
+    d_h = jax.grad(lambda h: readout(held.w_y, held.b_y, h)[0])(jax.lax.stop_gradient(state.h))
+    d_totals = state_cotangents(
+        cell, held_wide, held_hs, d_state=RNNState(d_h), lengths=given.lengths
+    )
+    # Squared norms, as in the program behind the paper's results.
+    found = vanishing_penalty(cell, held_wide, held_hs, d_totals, squared=True)
+    # A number whose value is 0 and whose gradient by W_h is the penalty's immediate one.
+    extra = jnp.vdot(model.cell.w_h - held.cell.w_h, found.d_w_h)
+    first = jnp.argmax(given.xs[..., FIRST_SYMBOL].any(-1), axis=0)
+    waited = hs[first - 1, jnp.arange(len(first))]
+    return value + weight * extra, (found.omega, errors(trial, scores, given), waited)
+
+
+@jax.custom_vjp
+def limited(model: Model, share: Array) -> Model:
+    """The model; its gradient clipped by its norm and then multiplied by ``share``.
+
+    Here and not in the optimizer, which does not know what is carried, and so not how far L has grown.
+    """
+    return model
+
+
+def _limited_forward(model: Model, share: Array) -> tuple[Model, Array]:
+    return model, share
+
+
+def _limited_backward(share: Array, d_model: Model) -> tuple[Model, Array]:
+    norm = optax.tree.norm(d_model)
+    factor = share * jnp.minimum(1.0, CLIP / norm)
+    # A gradient that overflowed says nothing of where to go.
+    factor = jnp.where(jnp.isfinite(norm), factor, 0.0)
+    kept = jax.tree.map(lambda d: jnp.where(jnp.isfinite(norm), factor * d, 0.0), d_model)
+    return kept, jnp.zeros_like(share)
+
+
+limited.defvjp(_limited_forward, _limited_backward)
+
+
+def smart_start(key: Array, key_y: Array, size: int) -> Model:
+    """Pascanu et al.'s start: 15 connections a unit, spectral radius 0.95, the rest from N(0, 0.01²)."""
+    keys = jax.random.split(key, 3)
+    connections = min(15, size)
+    w_h = jax.random.normal(keys[0], (size, size))
+    places = jnp.argsort(jax.random.uniform(keys[1], (size, size)), axis=1)
+    w_h = jnp.where(places < connections, w_h, 0.0)
+    inputs, outputs = SIZES["order"]
+    w_x = 0.01 * jax.random.normal(keys[2], (inputs, size))
+    w_y = 0.01 * jax.random.normal(key_y, (size, outputs))
+    # By the growth of powers: `eigvals` is not for every device.
+    w_h = w_h * (0.95 / _spectral_radius(w_h))
+    return Model(RNNParams(w_x, w_h, jnp.zeros(size)), w_y, jnp.zeros(outputs))
+
+
+def _spectral_radius(w: Array) -> Array:
+    """‖Wⁿ‖^(1/n) at n = 2¹², by repeated squaring, rescaled at every step."""
+
+    def square(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        power, log_scale = carry
+        power = power @ power
+        norm = jnp.linalg.norm(power)
+        return (power / norm, 2 * log_scale + jnp.log(norm)), None
+
+    norm = jnp.linalg.norm(w)
+    (_, log_scale), _ = jax.lax.scan(square, (w / norm, jnp.log(norm)), None, length=12)
+    return jnp.exp(log_scale / 2**12)

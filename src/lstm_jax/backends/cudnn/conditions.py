@@ -1,0 +1,74 @@
+"""What NVIDIA's kernel cannot run, each with its reason."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from lstm_jax.backends.cudnn.kernel_call import PRECISIONS, Layers
+from lstm_jax.cells.lstm import RULE, step
+from lstm_jax.jax_extensions.matmul_precision import default_precision
+from lstm_jax.time_loop.scan import platform_name
+from lstm_jax.time_loop.step_masks import Marks
+
+
+def refusal(layers: Layers, dtype: Any) -> str | None:
+    """Why the kernel cannot run these layers: ``"expected …, got …"``; None if it can.
+
+    It knows the standard LSTM in float32, every layer of the same size and in the same directions.
+    """
+    cells = [cell for layer in layers for cell in layer]
+    for cell in cells:
+        if cell.step is not step or cell.rule is not RULE:
+            return f"expected the standard LSTM, got {cell}"
+    sizes = sorted({cell.hidden_size for cell in cells})
+    if len(sizes) > 1:
+        return f"expected layers of one hidden size, got {', '.join(map(str, sizes))}"
+    if len({len(layer) for layer in layers}) > 1:
+        return "expected every layer in one direction or every layer in both, got some of each"
+    if dtype != jnp.float32:
+        return f"expected float32, got {jnp.dtype(dtype).name}"
+    return None
+
+
+def device_refusal() -> str | None:
+    """Why there is no kernel here, likewise: it needs a CUDA device and JAX's plugin for it."""
+    platform = platform_name()
+    if platform not in ("gpu", "cuda"):
+        return f"expected a CUDA device, got {platform}"
+    try:
+        from jax.experimental import rnn
+
+        known = rnn.gpu_rnn._cuda_rnn is not None
+    except (ImportError, AttributeError):
+        known = False
+    return None if known else "expected JAX's CUDA plugin with cuDNN, got a GPU without it"
+
+
+def precision_refusal() -> str | None:
+    """Why its products cannot have the precision that JAX is set to, likewise."""
+    if (precision := default_precision()) in PRECISIONS:
+        return None
+    return (
+        'expected a default matmul precision of "float32", "tensorfloat32" or None, got '
+        f"{precision!r}"
+    )
+
+
+def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
+    """Refuse what NVIDIA's kernel does not know.
+
+    Raises:
+        ValueError: with what was expected and what came.
+    """
+    reason = refusal(layers, dtype) or device_refusal() or precision_refusal()
+    if reason is not None:
+        raise ValueError(f'gradient="cudnn" does not fit: {reason}.')
+    if name := mark_unknown(marks):
+        raise ValueError(f'gradient="cudnn" does not fit: expected lengths alone, got {name}.')
+
+
+def mark_unknown(marks: Marks) -> str | None:
+    """What happens to the state between steps that the kernel does not know, by its name in `unroll`."""
+    names = ("resets", "truncate", "zoneout", "recurrent_dropout")
+    given = (marks.reset, marks.cut, marks.held, marks.factor)
+    return next((n for n, mark in zip(names, given, strict=True) if mark is not None), None)

@@ -1,0 +1,238 @@
+r"""Back-propagation through time, derived by hand.
+
+With δs_t the total cotangent of the state s_t and ∂ℓ_t/∂h_t what the loss adds at step t, for t = T … 1:
+
+    δh_t         += ∂ℓ_t/∂h_t
+    δs_{t−1}, δz_t = backward_step(δs_t)                     one step, elementwise and one δz W_hᵀ
+    ∂L/∂W_x, ∂L/∂W_h, ∂L/∂b, ∂L/∂x = parameter_gradient(δz)          for many steps, one product each
+
+Forward mode runs the same factors in the other order: ż for all t at once, then the loop.
+
+Axes: xs[T, ..., D], hs[T, ..., H]; params and states as in `lstm_jax.cells`. docs/derivation.md derives every
+line. `bptt` is the plain function; `lstm_jax.gradients.custom_derivative` makes it the derivative of the
+unrolled cell in every mode that JAX knows.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
+from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
+from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
+from lstm_jax.time_loop.chunked_scan import add_to, chunk_starts, scan_chunks, zero_sums
+from lstm_jax.time_loop.scan import Loop, divisor_near, loop_here, scan
+from lstm_jax.time_loop.step_masks import (
+    NONE,
+    Marks,
+    dimmed,
+    entered,
+    entered_tangent,
+    left,
+    left_transposed,
+    returned,
+    shown,
+)
+from lstm_jax.validation import require_arrays
+
+
+class Gradients(NamedTuple):
+    """The gradient with respect to everything that an unrolled cell depends on."""
+
+    params: Any
+    xs: Any
+    state0: Any
+
+
+def rule_of(cell: Cell) -> HandDerived:
+    """A cell's hand-derived derivative.
+
+    Raises:
+        ValueError: a cell that has none.
+    """
+    if cell.rule is None:
+        raise ValueError(
+            f'{cell} has no hand-derived rule: expected gradient="autodiff" or "auto", got "bptt".'
+        )
+    return cell.rule
+
+
+class Saved(NamedTuple):
+    """What the derivative needs of the forward pass; ``residuals``, ``hs`` and ``marks`` [T, ...]."""
+
+    params: Any
+    xs: Any
+    state0: Any
+    hs: Any
+    residuals: Any
+    marks: Any
+
+
+def without_outputs(residuals: Any, marks: Marks = NONE) -> Any:
+    """The residuals less what ``hs`` holds already: h_t and h_{t−1}."""
+    held = marks.held
+    # Where a unit keeps its state, its h_t is not the step's, but then nothing comes back through the step;
+    # where it keeps a part of it, the step's own h_t is needed.
+    known = {"h_prev"} if held is not None and held.h.dtype != bool else {"h", "h_prev"}
+    return residuals._replace(**dict.fromkeys(known & set(residuals._fields)))
+
+
+def _with_outputs(residuals: Any, h_start: Array, hs: Array, marks: Marks, reverse: bool) -> Any:
+    """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
+    parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
+    h_prev = entered(marks, jnp.concatenate(parts))
+    h_prev = h_prev if marks.factor is None else h_prev * marks.factor
+    outputs = {"h": hs} if getattr(residuals, "h", hs) is None else {}
+    return residuals._replace(h_prev=h_prev, **outputs)
+
+
+def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
+    """A cotangent with zeros in place of None."""
+    return type(like)(
+        *(jnp.zeros_like(b) if a is None else a for a, b in zip(cotangent, like, strict=True))
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def forward_pass(
+    cell: Cell, loop: Loop, params: PyTree, xs: Array, state0: PyTree, marks: Marks
+) -> tuple[tuple[PyTree, Array], PyTree]:
+    """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
+    rule = rule_of(cell)
+    weights = loop_weights(params, xs.shape[0])
+
+    def step(state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, tuple[Array, PyTree]]:
+        x, marks = at
+        before = entered(marks, state)
+        state, residuals = rule.forward_step(weights, dimmed(marks, before), x)
+        state = left(marks, state, before)
+        return state, (shown(marks, state.h), without_outputs(residuals, marks))
+
+    state, (hs, residuals) = scan(loop, step, state0, (xs, marks), apart=True)
+    return (state, hs), residuals
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def tangent_pass(cell: Cell, loop: Loop, saved: Saved, dots: Gradients) -> tuple[PyTree, Array]:
+    """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
+    params, xs, state0, hs, residuals, marks = saved
+    rule = rule_of(cell)
+    residuals = _with_outputs(residuals, state0.h, hs, marks, loop.reverse)
+    z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
+
+    def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree, Marks]) -> tuple[PyTree, Array]:
+        residuals_t, z_dot, marks = inputs
+        local = rule.local_derivatives(residuals_t)
+        before = entered_tangent(marks, state_dot)
+        state_dot = rule.tangent_step(params, local, dimmed(marks, before), z_dot)
+        state_dot = left(marks, state_dot, before)
+        return state_dot, shown(marks, state_dot.h)
+
+    return scan(loop, step, dots.state0, (residuals, z_dots, marks), apart=True)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def backward_pass(
+    cell: Cell, loop: Loop, saved: Saved, cotangents: tuple[PyTree, Array | None]
+) -> Gradients:
+    """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
+
+    None stands for a cotangent that is zero.
+
+    Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
+    go step by step, then the sums over the chunk's δz, each one product.
+    """
+    params, xs, state0, hs, residuals, marks = saved
+    d_state, d_hs = cotangents
+    d_state = with_zeros(d_state, state0)
+    rule = rule_of(cell)
+    weights = loop_weights(params, xs.shape[0])
+    zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
+
+    def step(d_state: PyTree, inputs: tuple[PyTree, Array | None, Marks]) -> tuple[PyTree, PyTree]:
+        local, d_out, marks = inputs
+        if d_out is not None:
+            d_state = d_state._replace(h=d_state.h + shown(marks, d_out))
+        d_before, d_z = rule.backward_step(weights, local, returned(marks, d_state))
+        d_before = left_transposed(marks, dimmed(marks, d_before), d_state)
+        return entered_tangent(marks, d_before), shown(marks, d_z)
+
+    def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
+        d_state, d_params = carry
+        xs, hs, residuals, d_hs, marks = inputs
+        residuals = _with_outputs(residuals, h_start, hs, marks, loop.reverse)
+        local = rule.local_derivatives(residuals)
+        d_state, d_z = scan(loop.turned, step, d_state, (local, d_hs, marks))
+        d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
+        d_params = add_to(d_params, d_part)
+        return (d_state, d_params), d_xs
+
+    batch_size = xs.size // (xs.shape[0] * xs.shape[-1])
+    steps = divisor_near(xs.shape[0], max(1, loop.platform.rows // batch_size))
+    (d_state0, d_params), d_xs = scan_chunks(
+        chunk,
+        (d_state, zeros),
+        chunk_starts(state0.h, hs, steps, reverse=loop.reverse),
+        (xs, hs, residuals, d_hs, marks),
+        steps,
+        reverse=not loop.reverse,
+    )
+    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
+    return Gradients(d_params, d_xs, d_state0)
+
+
+def bptt(
+    cell: Cell,
+    params: PyTree,
+    xs: Float[Array, "time *batch d"],
+    state0: PyTree | None = None,
+    *,
+    d_hs: Float[Array, "time *batch h"] | None = None,
+    d_state: PyTree | None = None,
+    reverse: bool = False,
+    unroll: int | str = "auto",
+) -> Gradients:
+    """Every gradient of an unrolled cell by the hand-derived recursion, without autodiff.
+
+    For a loss L of ``state, hs = unroll(cell, params, xs, state0)``.
+
+    Args:
+        cell: from `lstm`, `gru` or `rnn`.
+        params: of the cell.
+        xs: [T, D] or [T, B, D].
+        state0: the starting state, [H] or [B, H] leaves; zeros if None.
+        d_hs: ∂L/∂hs with the state held, [T, H] or [T, B, H]; zeros if None.
+        d_state: ∂L/∂state, the cotangent of the final state; zeros if None.
+        reverse: whether the cell ran from the last step to the first.
+        unroll: steps per iteration of the loop, as for `unroll`.
+
+    Returns:
+        `Gradients`: ``params`` (``w_x``, ``w_h``, ``b``, …), ``xs`` and ``state0`` (``h`` and, for an
+        LSTM, ``c``), each shaped as what it belongs to.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
+        ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> cell = lstm_jax.lstm(3, 4)
+        >>> params = cell.init(jax.random.key(0))
+        >>> xs = jnp.ones((5, 3))
+        >>> gradients = lstm_jax.bptt(cell, params, xs, d_hs=jnp.ones((5, 4)))
+        >>> gradients.params.w_h.shape, gradients.state0.c.shape
+        ((4, 16), (4,))
+    """
+    state0 = check_cell_arguments(cell, params, xs, state0)
+    loop = loop_here(reverse, unroll)
+    (state, hs), residuals = forward_pass(cell, loop, params, xs, state0, NONE)
+    dtype = hs.dtype
+    d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs
+    d_state = jax.tree.map(jnp.zeros_like, state) if d_state is None else d_state
+    require_arrays("d_hs", d_hs, hs, dtype)
+    require_arrays("d_state", d_state, state, dtype)
+    saved = Saved(params, xs, state0, hs, residuals, NONE)
+    return backward_pass(cell, loop, saved, (d_state, d_hs))

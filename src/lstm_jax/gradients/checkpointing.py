@@ -1,0 +1,153 @@
+r"""The derivative of an unrolled cell from the states at segment boundaries alone.
+
+Back-propagation needs the gates of every step. Instead of keeping them all, keep the state at which each of
+some √T segments begins, and run each segment forward once more when the derivative gets to it (Chen et al.
+2016, "Training deep nets with sublinear memory cost"):
+
+    memory   T · residuals   ->   segments · state + (T / segments) · residuals
+    time     one more forward pass
+
+Each pass below is the one of `lstm_jax.bptt` inside of a scan over segments, so it computes the same numbers.
+
+Axes: boundaries[⌈T / steps⌉, ..., H]; the rest as in `lstm_jax.bptt`.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.cells.cell import Cell
+from lstm_jax.gradients.bptt import (
+    Gradients,
+    Saved,
+    backward_pass,
+    forward_pass,
+    rule_of,
+    tangent_pass,
+    with_zeros,
+    without_outputs,
+)
+from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
+from lstm_jax.time_loop.chunked_scan import add_to, scan_chunks, zero_sums
+from lstm_jax.time_loop.scan import Loop
+from lstm_jax.time_loop.step_masks import Marks
+from lstm_jax.validation import require_positive_int
+
+LARGE = 2**29
+"""Bytes of residuals from which on ``segments="auto"`` recomputes them."""
+
+
+class Boundaries(NamedTuple):
+    """What the derivative keeps of the forward pass: the state that each segment starts from."""
+
+    params: Any
+    xs: Any
+    states: Any
+    marks: Any
+
+
+def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int:
+    """What back-propagation through time would keep of the whole sequence."""
+    one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
+    leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
+    return xs.shape[0] * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def segment_length(
+    segments: int | str | None, cell: Cell, params: PyTree, xs: Array, state0: PyTree
+) -> int:
+    """How many steps a segment has; all of them where nothing is to be recomputed.
+
+    Raises:
+        ValueError: ``segments`` is no positive integer, ``"auto"`` or None.
+    """
+    length = xs.shape[0]
+    if segments is None:
+        return length
+    if segments == "auto":
+        if residual_bytes(cell, params, xs, state0) <= LARGE:
+            return length
+        segments = math.isqrt(length)
+    if isinstance(segments, str):
+        raise ValueError(
+            f'Option mismatch: expected segments as a positive integer, "auto" or None, got "{segments}".'
+        )
+    require_positive_int("segments", segments)
+    return -(-length // min(segments, length))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def forward_segments(
+    cell: Cell,
+    loop: Loop,
+    steps: int,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    marks: Marks,
+) -> tuple[tuple[PyTree, Array], PyTree]:
+    """Run the cell and keep the boundaries: ``((state, hs), states)``."""
+
+    def segment(
+        state: PyTree, start: None, inputs: tuple[Array, Marks]
+    ) -> tuple[PyTree, tuple[Array, PyTree]]:
+        del start
+        (after, hs), _ = forward_pass(cell, loop, params, inputs[0], state, inputs[1])
+        return after, (hs, jax.tree.map(lambda s: s[None], state))
+
+    state, (hs, states) = scan_chunks(
+        segment, state0, None, (xs, marks), steps, reverse=loop.reverse
+    )
+    return (state, hs), states
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def tangent_segments(
+    cell: Cell, loop: Loop, steps: int, kept: Boundaries, dots: Gradients
+) -> tuple[PyTree, Array]:
+    """`tangent_pass`, segment by segment."""
+    params, xs, states, marks = kept
+
+    def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
+        xs, xs_dot, marks = inputs
+        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
+        saved = Saved(params, xs, state, hs, residuals, marks)
+        return tangent_pass(cell, loop, saved, Gradients(dots.params, xs_dot, state_dot))
+
+    return scan_chunks(
+        segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=loop.reverse
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def backward_segments(
+    cell: Cell,
+    loop: Loop,
+    steps: int,
+    kept: Boundaries,
+    cotangents: tuple[PyTree, Array | None],
+) -> Gradients:
+    """`backward_pass`, segment by segment."""
+    params, xs, states, marks = kept
+    d_state, d_hs = cotangents
+    d_state = with_zeros(d_state, jax.tree.map(lambda s: s[0], states))
+    zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
+
+    def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
+        d_state, d_params = carry
+        xs, d_hs, marks = inputs
+        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
+        saved = Saved(params, xs, state, hs, residuals, marks)
+        part = backward_pass(cell, loop, saved, (d_state, d_hs))
+        d_params = add_to(d_params, part.params)
+        return (part.state0, d_params), part.xs
+
+    (d_state0, d_params), d_xs = scan_chunks(
+        segment, (d_state, zeros), states, (xs, d_hs, marks), steps, reverse=not loop.reverse
+    )
+    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
+    return Gradients(d_params, d_xs, d_state0)

@@ -1,0 +1,12 @@
+"""The same networks under the signatures that PyTorch and Flax have made familiar.
+
+Start with `flax_signature` and `torch_signature`: thin functions around `unroll` and `unroll_stack`.
+`flax_cells` reads Flax's own cells, for `lstm_jax.nnx` and `lstm_jax.linen`, whose RNN layers replace Flax's.
+
+May import: every room up to `layers`, and `weights`.
+"""
+
+from lstm_jax.interfaces.flax_signature import flax_style
+from lstm_jax.interfaces.torch_signature import torch_style
+
+__all__ = ["flax_style", "torch_style"]

@@ -1,0 +1,114 @@
+r"""A cell under the signature of Flax's ``RNN``.
+
+    flax_style     carry, outputs               carry is (c, h) for an lstm, else h; batch before time
+
+A thin function around `lstm_jax.unroll`, whose gradient it has.
+
+Axes: inputs[*batch, T, D] (or [T, *batch, D] with time_major), carry [*batch, H].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.cells import Cell, LSTMState
+from lstm_jax.time_loop.step_masks import checked_lengths, turned
+from lstm_jax.unrolling.unroll import unroll as unroll_cell
+from lstm_jax.validation import ShapeError, require_same_structure, show_shape
+
+
+def carry_of(state: PyTree) -> PyTree:
+    """A cell's state as Flax carries it: (c, h) for an LSTM, else h."""
+    return (state.c, state.h) if isinstance(state, LSTMState) else state.h
+
+
+def state_of(cell: Cell, carry: PyTree) -> PyTree:
+    """A Flax carry as the cell's state.
+
+    Raises:
+        TypeError: a carry of another structure.
+    """
+    like = jax.eval_shape(cell.initial_state)
+    require_same_structure("carry", carry, carry_of(like))
+    return type(like)(h=carry[1], c=carry[0]) if isinstance(like, LSTMState) else type(like)(carry)
+
+
+def flax_style(
+    cell: Cell,
+    params: PyTree,
+    inputs: Array,
+    *,
+    initial_carry: PyTree | None = None,
+    seq_lengths: Any = None,
+    time_major: bool = False,
+    reverse: bool = False,
+    keep_order: bool = False,
+    unroll: int | str = "auto",
+    gradient: str = "auto",
+    segments: int | str | None = "auto",
+) -> tuple[PyTree, Array]:
+    """A cell as Flax's ``RNN(cell, return_carry=True)`` returns it: ``carry, outputs``.
+
+    One thing differs: past a sequence's length the outputs are zero, where Flax's go on with the padding.
+
+    Args:
+        cell: from `lstm`, `gru` or `rnn`.
+        params: of the cell.
+        inputs: [*batch, T, D], or [T, *batch, D] with ``time_major``; any number of batch axes.
+        initial_carry: (c, h) for an LSTM, else h, [*batch, H]; zeros if None.
+        seq_lengths: how many steps of each sequence are its own, [*batch].
+        time_major: whether time is the first axis, of inputs and outputs.
+        reverse: from each sequence's last own step to its first.
+        keep_order: under ``reverse``, whether the outputs stay aligned with the inputs; else they come in
+            the order of the loop, padding last.
+        unroll: steps per iteration of the loop, as for `lstm_jax.unroll`.
+        gradient: as for `lstm_jax.unroll`.
+        segments: as for `lstm_jax.unroll`.
+
+    Returns:
+        The carry after the last step taken, and the outputs.
+
+    Raises:
+        ShapeError, DtypeError, TypeError, ValueError: as `lstm_jax.unroll`; inputs of rank 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lstm_jax
+        >>> from lstm_jax.interfaces import flax_style
+        >>> cell = lstm_jax.gru(3, 4)
+        >>> params = cell.init(jax.random.key(0))
+        >>> carry, outputs = flax_style(cell, params, jnp.ones((2, 10, 3)))
+        >>> carry.shape, outputs.shape
+        ((2, 4), (2, 10, 4))
+    """
+    rank = jnp.ndim(inputs)
+    if rank < 2:
+        raise ShapeError(
+            f"Shape mismatch: expected inputs [*batch, T, D], got {show_shape(jnp.shape(inputs))}."
+        )
+    xs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
+    batch = xs.shape[1:-1]
+    state0 = None if initial_carry is None else state_of(cell, initial_carry)
+    lengths = seq_lengths
+    if len(batch) > 1:  # `unroll` knows one batch axis
+        xs = xs.reshape(len(xs), -1, xs.shape[-1])
+        state0 = jax.tree.map(lambda s: s.reshape(-1, s.shape[-1]), state0)
+        lengths = None if lengths is None else jnp.asarray(lengths).reshape(-1)
+    state, hs = unroll_cell(
+        cell,
+        params,
+        xs,
+        state0,
+        reverse=reverse,
+        lengths=lengths,
+        unroll=unroll,
+        gradient=gradient,
+        segments=segments,
+    )
+    if reverse and not keep_order:
+        hs = jnp.flip(hs, 0) if lengths is None else turned(checked_lengths(lengths, xs), hs)
+    if len(batch) > 1:
+        hs = hs.reshape(len(hs), *batch, hs.shape[-1])
+        state = jax.tree.map(lambda s: s.reshape(*batch, s.shape[-1]), state)
+    return carry_of(state), hs if time_major else jnp.moveaxis(hs, 0, -2)

@@ -1,0 +1,184 @@
+"""A cell in words: its kind, its sizes, and the options that make its function another one.
+
+What a converter asks of a cell before it writes, and what a file says of the cell that it holds. It is read
+from the shapes of the cell's parameters, so that initialisers, which a trained cell has no more use for, are
+not part of it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.cells import Cell, GRUState, LSTMState, gru, lstm, rnn
+from lstm_jax.layers.stack import Backward, Bidirectional, Both, Layer, Stack
+from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
+
+KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
+"""What a cell is, by its number of gates."""
+
+
+class Specification(NamedTuple):
+    """What sets a cell apart.
+
+    Attributes:
+        kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
+        input_size: D.
+        hidden_size: H.
+        activation: of a vanilla network; else ``"tanh"``.
+        reset_after: of a GRU, whether the reset gate acts after the product with W_hn.
+        peepholes: of an LSTM, whether the gates see the memory.
+        coupled_gates: of an LSTM, whether i = 1 − f.
+        layer_norm: of an LSTM, whether it normalises.
+        projection_size: of an LSTM, the size of its projected output; None without one.
+    """
+
+    kind: str
+    input_size: int
+    hidden_size: int
+    activation: str = "tanh"
+    reset_after: bool = True
+    peepholes: bool = False
+    coupled_gates: bool = False
+    layer_norm: bool = False
+    projection_size: int | None = None
+
+    @property
+    def gates(self) -> str:
+        """The gates in their order here, one letter each."""
+        if self.kind == "lstm":
+            return "fgo" if self.coupled_gates else "ifgo"
+        return "run" if self.kind == "gru" else "h"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the cell's maker takes, where they are not its defaults."""
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if name in self._field_defaults and value != self._field_defaults[name]
+        }
+
+
+def specify(cell: Cell) -> Specification:
+    """Read a cell's specification from the shapes of its parameters.
+
+    Raises:
+        ValueError: a cell of none of the three kinds.
+
+    Example:
+        >>> import lstm_jax
+        >>> from lstm_jax.weights.cell_specification import specify
+        >>> specify(lstm_jax.rnn(3, 4, activation="relu")).options
+        {'activation': 'relu'}
+    """
+    params = jax.eval_shape(cell.init, jax.random.key(0))
+    state = jax.eval_shape(cell.initial_state)
+    sizes = (cell.input_size, cell.hidden_size)
+    if cell.name.startswith("rnn_"):
+        return Specification("rnn", *sizes, activation=cell.name.removeprefix("rnn_"))
+    if isinstance(state, GRUState):
+        return Specification("gru", *sizes, reset_after=hasattr(params, "b_hn"))
+    if not isinstance(state, LSTMState):
+        raise ValueError(f"Cell mismatch: expected a cell from lstm, gru or rnn, got {cell}.")
+    w_r = getattr(params, "w_r", None)
+    return Specification(
+        "lstm",
+        *sizes,
+        peepholes=getattr(params, "p", None) is not None,
+        coupled_gates=params.w_x.shape[1] == 3 * cell.hidden_size,
+        layer_norm=getattr(params, "norm_x", None) is not None,
+        projection_size=None if w_r is None else w_r.shape[1],
+    )
+
+
+def make_cell(specification: Specification) -> Cell:
+    """The cell of a specification, with its default initialisers."""
+    make: Any = {"lstm": lstm, "gru": gru, "rnn": rnn}[specification.kind]
+    sizes = (specification.input_size, specification.hidden_size)
+    return make(*sizes, **specification.options)
+
+
+REFUSED = {
+    "reset_before": "the reset gate before the product (reset_after=False)",
+    "peepholes": "peepholes",
+    "coupled_gates": "coupled gates",
+    "layer_norm": "layer normalisation",
+    "projection": "a projection of h (projection_size)",
+    "identity": "the activation identity",
+}
+
+
+def require_options(framework: str, cell: Cell, known: tuple[str, ...] = ()) -> Specification:
+    """Refuse, by name, an option of a cell that a framework does not have.
+
+    Args:
+        framework: what the message calls it.
+        cell: any.
+        known: which of the names in `REFUSED` the framework has.
+
+    Returns:
+        The cell's specification.
+
+    Raises:
+        ValueError: the first option that the framework does not know.
+    """
+    specification = specify(cell)
+    has = {
+        "reset_before": not specification.reset_after,
+        "peepholes": specification.peepholes,
+        "coupled_gates": specification.coupled_gates,
+        "layer_norm": specification.layer_norm,
+        "projection": specification.projection_size is not None,
+        "identity": specification.activation == "identity",
+    }
+    for option, words in REFUSED.items():
+        if has[option] and option not in known:
+            raise ValueError(
+                f"Option mismatch: expected a cell that {framework} has, got {cell} with {words}."
+            )
+    return specification
+
+
+def require_params(net: Layer | Stack, params: PyTree) -> None:
+    """Refuse parameters that are not those of the cell, layer or stack.
+
+    Raises:
+        TypeError: parameters of another structure.
+        ShapeError: a wrong shape.
+        DtypeError: parameters that are not all of one floating dtype.
+    """
+    if not isinstance(net, (Cell, Bidirectional, Backward, Stack)):
+        raise TypeError(
+            f"Cell mismatch: expected a cell, a layer or a stack, got {type(net).__name__}."
+        )
+    expected = jax.eval_shape(net.init, jax.random.key(0))
+    require_same_structure("params", params, expected)
+    dtype = jax.tree.leaves(params)[0].dtype
+    if not jax.numpy.issubdtype(dtype, np.floating):
+        raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype}.")
+    require_arrays("params", params, expected, dtype)
+
+
+def checked_params(net: Layer | Stack, params: PyTree) -> PyTree:
+    """The parameters as NumPy arrays, after `require_params`."""
+    require_params(net, params)
+    return jax.tree.map(np.asarray, params)
+
+
+def directions(layer: Layer, params: PyTree) -> list[tuple[Cell, PyTree]]:
+    """A layer's cells with their parameters: one, or the forward one and then the backward one."""
+    if isinstance(layer, Cell):
+        return [(layer, params)]
+    if isinstance(layer, Backward):
+        return [(layer.cell, params)]
+    return list(zip(layer, params, strict=True))
+
+
+def joined(pairs: list[tuple[Cell, PyTree]]) -> tuple[Cell | Bidirectional, PyTree]:
+    """The inverse of `directions`, for a layer that does not run backward alone."""
+    if len(pairs) == 1:
+        return pairs[0]
+    (forward, own), (backward, other) = pairs
+    return Bidirectional(forward, backward), Both(own, other)
