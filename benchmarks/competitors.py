@@ -26,7 +26,7 @@ class Network(NamedTuple):
     state0: Any
 
 
-def lstm_jax_network(case: Case, gradient: str = "auto") -> Network:
+def lstm_jax_network(case: Case, backend: str = "auto") -> Network:
     """`lstm_jax.unroll`, by the hand-derived rule; on a GPU the LSTM in float32 by NVIDIA's kernel."""
     import jax
 
@@ -36,7 +36,7 @@ def lstm_jax_network(case: Case, gradient: str = "auto") -> Network:
     cell = make[case.cell](case.shape.input_size, case.shape.hidden_size)
 
     def run(params: Any, xs: Any, state0: Any) -> Any:
-        return lstm_jax.unroll(cell, params, xs, state0, gradient=gradient)[1]
+        return lstm_jax.unroll(cell, params, xs, state0, backend=backend)[1]
 
     return Network(run, cell.init(jax.random.key(0)), cell.initial_state(case.shape.batch))
 
@@ -44,7 +44,7 @@ def lstm_jax_network(case: Case, gradient: str = "auto") -> Network:
 def lstm_jax_loop_network(case: Case) -> Network:
     """`lstm_jax.unroll` by the loop, where it would take NVIDIA's kernel."""
     _require_kernel(case)
-    return lstm_jax_network(case, gradient="bptt")
+    return lstm_jax_network(case, backend="loop")
 
 
 def jax_kernel_network(case: Case) -> Network:

@@ -3,11 +3,10 @@
 loss = ⟨h_T, v⟩ + ⟨C_T, w⟩,   T = 100,000, B = 1, D = 8, H = 256;   gradient by parameters and starting state
 """
 
-import inspect
 from typing import Any
 
 from benchmarks.process import Entrant
-from benchmarks.timed_program import Contestant, NotOffered, jitted
+from benchmarks.timed_program import Contestant, jitted
 
 OURS = "lstm_jax"
 AUTODIFF = "autodiff of the scan"
@@ -38,10 +37,8 @@ def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
     options: dict[str, Any] = {}
     if name == AUTODIFF:
         options["gradient"] = "autodiff"
-    elif "segments" in inspect.signature(lstm_jax.unroll).parameters:
-        options["segments"] = "auto" if name == SEGMENTS else None
-    elif name == SEGMENTS:
-        raise NotOffered("not available: this lstm_jax.unroll takes no segments")
+    else:
+        options["backend"] = lstm_jax.Loop(segments="auto" if name == SEGMENTS else None)
     hidden = arguments["hidden_size"]
     cell = lstm_jax.lstm(arguments["input_size"], hidden)
     keys = jax.random.split(jax.random.key(0), 4)

@@ -95,10 +95,40 @@ def weigh(outputs, hs_weights, state_weights):
     return jnp.sum(hs_weights * jnp.sin(hs)) + sum(jax.tree.leaves(final))
 
 
+def grouped(**flat):
+    """The arguments of `unroll` from one flat table of options; ``gradient="cudnn"`` names the kernel.
+
+    ``"bptt"`` asks for the loop, so that a comparison with the kernel compares two things.
+    """
+    arguments = {}
+    for name, group in (
+        ("sequences", lstm_jax.Sequences),
+        ("noise", lstm_jax.Noise),
+        ("backend", lstm_jax.Loop),
+    ):
+        given = {key: flat.pop(key) for key in group._fields if key in flat}
+        if given:
+            arguments[name] = group(**given)
+    gradient = flat.pop("gradient", "auto")
+    if gradient == "cudnn":
+        arguments["backend"] = "cudnn"
+    else:
+        arguments["gradient"] = gradient
+        if gradient == "bptt":
+            arguments.setdefault("backend", "loop")
+    return arguments | flat
+
+
+def grouped_for_stack(key=None, **flat):
+    """The arguments of `unroll_stack`, likewise; its key is an argument of its own."""
+    return grouped(**flat) | {"key": key}
+
+
 def loss(problem, inputs, gradient, **options):
     """`weigh` of the unrolled cell."""
     params, xs, state0 = inputs
-    outputs = lstm_jax.unroll(problem.cell, params, xs, state0, gradient=gradient, **options)
+    options = grouped(gradient=gradient, **options)
+    outputs = lstm_jax.unroll(problem.cell, params, xs, state0, **options)
     return weigh(outputs, problem.hs_weights, problem.state_weights)
 
 

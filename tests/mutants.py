@@ -48,7 +48,7 @@ TARGETS = (
     Target("rnn_tanh", rnn, "tangent_step"),
     Target("rnn_tanh", affine, "parameter_gradient", (("xs", "d_z"),)),
     Target("rnn_tanh", affine, "tangent_inputs", (("xs", "xs_dot"), ("params", "params_dot"))),
-    Target("rnn_tanh", cell, "sum_of_outer", (("left", "right"),)),
+    Target("rnn_tanh", affine, "sum_of_outer", (("left", "right"),)),
 )
 
 # The fields that an attribute of each of these names may be taken for.

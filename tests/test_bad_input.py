@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, random_problem
+from comparison import CELLS, grouped, random_problem
 
 import lstm_jax
 from lstm_jax import DtypeError, NonFiniteError, ShapeError
@@ -25,7 +25,7 @@ def refuses(error, *pieces):
 
 def by_unroll(gradient):
     def run(cell, params, xs, state0=None):
-        return lstm_jax.unroll(cell, params, xs, state0, gradient=gradient)
+        return lstm_jax.unroll(cell, params, xs, state0, **grouped(gradient=gradient))
 
     return run
 
@@ -159,18 +159,31 @@ class TestCotangents:
 class TestOptions:
     @pytest.mark.parametrize("gradient", ["hand", "", None, "BPTT"])
     def test_gradient(self, problem, gradient):
-        known = "expected one of 'auto', 'bptt', 'autodiff', 'cudnn', got"
+        known = "expected one of 'auto', 'bptt', 'autodiff', got"
         with refuses(ValueError, "Unknown gradient:", known, repr(gradient)):
-            lstm_jax.unroll(problem.cell, problem.params, problem.xs, gradient=gradient)
+            lstm_jax.unroll(problem.cell, problem.params, problem.xs, **grouped(gradient=gradient))
 
     @pytest.mark.parametrize("unroll", [0, -1, 2.0, True, None, "2"])
     def test_unroll(self, problem, unroll):
-        for run in (lstm_jax.unroll, lstm_jax.bptt):
-            with refuses(ValueError, f'positive integer or "auto", got {unroll!r}'):
-                run(problem.cell, problem.params, problem.xs, unroll=unroll)
+        given = problem.cell, problem.params, problem.xs
+        with refuses(ValueError, f'positive integer or "auto", got {unroll!r}'):
+            lstm_jax.unroll(*given, backend=lstm_jax.Loop(unroll=unroll))
+        with refuses(ValueError, f'positive integer or "auto", got {unroll!r}'):
+            lstm_jax.bptt(*given, unroll=unroll)
+
+    @pytest.mark.parametrize("backend", ["gpu", "", None, "LOOP", 3])
+    def test_backend(self, problem, backend, without_type_checker):
+        known = "expected one of 'auto', 'loop', 'cudnn', 'lstm_jax.Loop(...)', got"
+        with refuses(ValueError, "Unknown backend:", known, repr(backend)):
+            lstm_jax.unroll(problem.cell, problem.params, problem.xs, backend=backend)
+
+    def test_autodiff_of_the_kernel(self, problem):
+        given = problem.cell, problem.params, problem.xs
+        with refuses(ValueError, 'expected gradient="auto" or "bptt" with backend="cudnn"'):
+            lstm_jax.unroll(*given, gradient="autodiff", backend="cudnn")
 
     def test_a_plain_step_has_no_rule(self, problem):
-        with refuses(ValueError, 'expected gradient="autodiff" or "auto", got "bptt"'):
+        with refuses(ValueError, 'expected gradient and backend as "auto", got gradient="bptt"'):
             lstm_jax.unroll(problem.cell.step, *problem.inputs, gradient="bptt")
 
     def test_a_plain_step_needs_a_state(self, problem):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, random_like, random_problem
+from comparison import assert_close, grouped, random_like, random_problem
 
 import lstm_jax
-from lstm_jax.dropout import dropout, zoneout_marks, zoneout_rates
-from lstm_jax.unrolling.unroll import _noise
+from lstm_jax.dropout import dropout, zoneout_masks, zoneout_rates
+from lstm_jax.time_loop.step_masks import Noise, noise_masks
 
 T, B = 5, 4
 KEY = jax.random.key(7)
@@ -32,14 +32,7 @@ def noise_of(name, cell):
 
 def by_loop(noise, lengths, reverse, cell, params, xs, state):
     """The definitions, a step at a time, with the masks that `unroll` draws."""
-    held, factor = _noise(
-        cell,
-        noise.get("zoneout", 0.0),
-        noise.get("recurrent_dropout", 0.0),
-        noise.get("key"),
-        state,
-        T,
-    )
+    held, factor = noise_masks(cell, Noise(**noise), state, T)
     outs = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
         seen = state if factor is None else state._replace(h=factor[t] * state.h)
@@ -87,7 +80,7 @@ def test_noise_is_its_definition_step_by_step(x64, name, noise, reverse, lengths
     def both():
         expected = weighed(partial(by_loop, noise, lengths, reverse), problem)
         return expected, [
-            weighed(partial(lstm_jax.unroll, **noise, **asked, **options), problem)
+            weighed(partial(lstm_jax.unroll, **grouped(**noise, **asked, **options)), problem)
             for options in ({}, {"gradient": "autodiff"}, {"segments": 3})
         ]
 
@@ -112,7 +105,7 @@ def test_every_mode_under_everything_at_once(x64):
     def modes(**options):
         def of_params(params):
             state, hs = lstm_jax.unroll(
-                problem.cell, params, problem.xs, problem.state0, **asked, **options
+                problem.cell, params, problem.xs, problem.state0, **grouped(**asked, **options)
             )
             return jnp.sum(jnp.sin(hs)) + jnp.sum(state.c**2)
 
@@ -126,18 +119,19 @@ def test_without_rates_and_without_a_key_nothing_happens():
     plain = lstm_jax.unroll(problem.cell, *problem.inputs)
     run = partial(lstm_jax.unroll, problem.cell, *problem.inputs)
     for noise in ({"key": KEY}, {"recurrent_dropout": 0.5}, {"zoneout": 0.0, "key": KEY}):
-        assert_close(run(**noise), plain, 0.0)
-    assert not np.allclose(run(recurrent_dropout=0.5, key=KEY)[1], plain[1])
+        assert_close(run(noise=Noise(**noise)), plain, 0.0)
+    noise = Noise(recurrent_dropout=0.5, key=KEY)
+    assert not np.allclose(run(noise=noise)[1], plain[1])
 
 
 def test_masks_have_their_rates_and_differ_between_samples_units_steps_and_leaves():
     state = lstm_jax.LSTMState(jnp.zeros((20, 30)), jnp.zeros((20, 30)))
-    held = zoneout_marks(KEY, zoneout_rates(lstm_jax.LSTMState(0.1, 0.6), state), state, 50)
+    held = zoneout_masks(KEY, zoneout_rates(lstm_jax.LSTMState(0.1, 0.6), state), state, 50)
     assert held.h.shape == (50, 20, 30)
     assert abs(held.h.mean() - 0.1) < 0.01 and abs(held.c.mean() - 0.6) < 0.01
     for axis in range(3):
         assert 0 < float(jnp.std(held.c.astype(float), axis=axis).min())
-    _, factor = _noise(lstm_jax.lstm(3, 30), 0.0, 0.25, KEY, state, 50)
+    _, factor = noise_masks(lstm_jax.lstm(3, 30), Noise(0.0, 0.25, KEY), state, 50)
     np.testing.assert_array_equal(factor, np.broadcast_to(factor[0], factor.shape))
     assert abs(float((factor[0] == 0).mean()) - 0.25) < 0.06
     assert abs(float(factor.max()) - 4 / 3) < 1e-6
@@ -155,7 +149,10 @@ def test_dropout_keeps_the_mean(variational):
 
 def test_refusals(without_type_checker):
     problem = random_problem("gru", T, B)
-    run = partial(lstm_jax.unroll, problem.cell, *problem.inputs)
+
+    def run(**noise):
+        return lstm_jax.unroll(problem.cell, *problem.inputs, noise=Noise(**noise))
+
     with pytest.raises(ValueError, match="expected zoneout of h from 0 to below 1, got 1"):
         run(zoneout=1.0)
     with pytest.raises(ValueError, match="expected recurrent_dropout from 0 to below 1, got -0.1"):
@@ -168,7 +165,9 @@ def test_refusals(without_type_checker):
         run(zoneout=0.1, key=3)
     with pytest.raises(TypeError, match="expected one key"):
         dropout(None, 0.1, problem.xs)
+    with pytest.raises(TypeError, match=r"expected noise as Noise\(...\), got float"):
+        lstm_jax.unroll(problem.cell, *problem.inputs, noise=0.1)
     with pytest.raises(
         ValueError, match="expected lengths, resets, truncate and noise with a cell"
     ):
-        lstm_jax.unroll(problem.cell.step, *problem.inputs, zoneout=0.1)
+        lstm_jax.unroll(problem.cell.step, *problem.inputs, noise=lstm_jax.Noise(zoneout=0.1))

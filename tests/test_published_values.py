@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import grouped
 
 import lstm_jax
 
@@ -68,7 +69,7 @@ def test_cs231n_lstm_forward(published_values, gradient):
     cell, params, a = cs231n_lstm(entry)
     state0 = lstm_jax.LSTMState(a["h0"], jnp.zeros_like(a["h0"]))
     xs = jnp.swapaxes(a["x"], 0, 1)
-    _, hs = lstm_jax.unroll(cell, params, xs, state0, gradient=gradient)
+    _, hs = lstm_jax.unroll(cell, params, xs, state0, **grouped(gradient=gradient))
     assert_printed(jnp.swapaxes(hs, 0, 1), entry["expected_h"])
 
 
@@ -84,7 +85,7 @@ def test_cs231n_rnn_forward(published_values, gradient):
     entry = published_values["cs231n_rnn_forward"]
     cell, params, a = cs231n_rnn(entry)
     xs, state0 = jnp.swapaxes(a["x"], 0, 1), lstm_jax.RNNState(a["h0"])
-    _, hs = lstm_jax.unroll(cell, params, xs, state0, gradient=gradient)
+    _, hs = lstm_jax.unroll(cell, params, xs, state0, **grouped(gradient=gradient))
     assert_printed(jnp.swapaxes(hs, 0, 1), entry["expected_h"])
 
 
@@ -134,7 +135,7 @@ def test_dlai_lstm_cell_backward(published_values):
 
     def pull_back(gradient):
         def final(inputs):
-            return lstm_jax.unroll(dlai.cell, *inputs, gradient=gradient)[0]
+            return lstm_jax.unroll(dlai.cell, *inputs, **grouped(gradient=gradient))[0]
 
         inputs = lstm_jax.Gradients(dlai.params, dlai.xs, dlai.state0)
         return jax.vjp(final, inputs)[1](d_state)[0]

@@ -14,7 +14,7 @@ from gradient_flow.measurements.jacobian_norms import (
     jacobian_norms,
 )
 from gradient_flow.measurements.lyapunov import LyapunovSpectrum, lyapunov_spectrum
-from gradient_flow.measurements.random_probes import ProbeNorms, probe_norms
+from gradient_flow.measurements.random_probes import ProbeNorms, Probes, probe_norms
 from gradient_flow.measurements.singular_spectrum import SingularSpectrum, singular_spectrum
 from gradient_flow.measurements.step_gain import StepGain, step_gain
 from gradient_flow.measurements.training_watch import WatchRecords, flow_watch, read_watch
@@ -41,6 +41,7 @@ __all__ = [
     "PairNorms",
     "ParallelStates",
     "ProbeNorms",
+    "Probes",
     "SingularSpectrum",
     "StepGain",
     "TimeConstants",

@@ -23,7 +23,7 @@ from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch
 from gradient_flow.pictures.watch_figures import draw_watch
 from lstm_jax.language import Corpus, LanguageParams, generate, load_corpus, nats_per_token
-from lstm_jax.training import Fitted, Watch, fit, read_log
+from lstm_jax.training import Computation, Fitted, Watch, fit, read_log
 
 Name = Literal["scratch", "scratch_uniform", "library", "two_layers", "book"]
 
@@ -122,13 +122,15 @@ def train(
         seed=config.seed,
         data=parts.train,
         folder=out,
-        settings={"setting": dataclasses.asdict(setting), "corpus": config.corpus},
-        options=options,
-        unit=("tokens", setting.batch_size * setting.length),
-        evaluate=evaluate,
-        best=None if evaluate is None else "valid_bits",
-        mesh=mesh,
-        watches=[] if config.watch_flow is None else [watch(config.watch_flow, parts, made)],
+        options=dataclasses.replace(
+            options,
+            settings={"setting": dataclasses.asdict(setting), "corpus": config.corpus},
+            unit=("tokens", setting.batch_size * setting.length),
+            evaluate=evaluate,
+            best=None if evaluate is None else "valid_bits",
+            watches=[] if config.watch_flow is None else [watch(config.watch_flow, parts, made)],
+        ),
+        computation=Computation(mesh=mesh),
     )
 
 

@@ -26,7 +26,7 @@ from experiments.japanese_vowels.data import NAMES, find, read, standardized
 from experiments.running import Mismatch, Refusal, exit_code, keep, table
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
-from lstm_jax import Stack, StackParams, bidirectional, lstm, stack, unroll_stack
+from lstm_jax import Sequences, Stack, StackParams, bidirectional, lstm, stack, unroll_stack
 from lstm_jax.dropout import dropout, require_rate
 from lstm_jax.initializers import uniform
 from lstm_jax.validation import require_number, require_positive_int
@@ -111,7 +111,7 @@ def logits(
     if key is not None:
         key_noise, key_drop = jax.random.split(key)
         xs = xs + config.noise * jax.random.normal(key_noise, xs.shape, xs.dtype)
-    _, ys = unroll_stack(net, model.layer, xs, lengths=lengths)
+    _, ys = unroll_stack(net, model.layer, xs, sequences=Sequences(lengths=lengths))
     # Past a sequence's length its outputs are zero, and add nothing to the sum.
     mean = ys.sum(0) / lengths[:, None].astype(ys.dtype)
     if key is not None:

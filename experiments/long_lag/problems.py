@@ -14,7 +14,7 @@ import optax
 
 from experiments.long_lag.networks import Network, network
 from experiments.long_lag.trials import Trial
-from lstm_jax import unroll
+from lstm_jax import Sequences, unroll
 from lstm_jax.initializers import uniform
 from lstm_jax.tasks import Examples, adding, copy_memory, temporal_order
 from lstm_jax.training import Problem
@@ -73,7 +73,7 @@ def predict(trial: Trial, model: Model, given: Examples) -> Array:
     cell = network_of(trial).cell
     if trial.task == "copy":
         return read_out(model, unroll(cell, model.cell, given.xs)[1])
-    state, _ = unroll(cell, model.cell, given.xs, lengths=given.lengths)
+    state, _ = unroll(cell, model.cell, given.xs, sequences=Sequences(lengths=given.lengths))
     return read_out(model, state.h)
 
 

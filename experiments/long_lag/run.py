@@ -93,16 +93,21 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
         trial.steps,
         seed=seed,
         folder=folder,
-        settings={"trial": asdict(trial)},
-        # What an entry of the log is the mean of decides where a trial ends.
-        options=replace(options, log_every=min(100, trial.steps // 4)),
-        unit=("sequences", trial.batch_size),
-        until=until,
-        watches=[
-            flow_watch(
-                plain, lambda model: (model.cell, sample), every=config.watch_flow or trial.watch
-            )
-        ],
+        options=replace(
+            options,
+            settings={"trial": asdict(trial)},
+            # What an entry of the log is the mean of decides where a trial ends.
+            log_every=min(100, trial.steps // 4),
+            unit=("sequences", trial.batch_size),
+            until=until,
+            watches=[
+                flow_watch(
+                    plain,
+                    lambda model: (model.cell, sample),
+                    every=config.watch_flow or trial.watch,
+                )
+            ],
+        ),
     )
 
 

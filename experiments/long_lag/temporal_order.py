@@ -28,7 +28,7 @@ import optax
 
 from experiments.long_lag.problems import RECENT, SIZES, Model, errors, read_out, recorded, right
 from experiments.long_lag.trials import Trial
-from lstm_jax import RNNParams, RNNState, rnn, unroll
+from lstm_jax import RNNParams, RNNState, Sequences, rnn, unroll
 from lstm_jax.tasks import Examples, temporal_order
 from lstm_jax.training import Problem
 from lstm_jax.training.gradient_penalty import state_cotangents, vanishing_penalty
@@ -213,7 +213,9 @@ def penalised_loss(
 
     def run(cell_params: RNNParams) -> tuple[RNNState, Array, RNNParams]:
         wide = cell_params._replace(w_x=jnp.concatenate([cell_params.w_x, noise * jnp.eye(size)]))
-        state, hs = unroll(cell, wide, noisy, RNNState(h0), lengths=given.lengths)
+        state, hs = unroll(
+            cell, wide, noisy, RNNState(h0), sequences=Sequences(lengths=given.lengths)
+        )
         return state, hs, wide
 
     def readout(w_y: Array, b_y: Array, h: Array) -> tuple[Array, Array]:

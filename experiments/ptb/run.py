@@ -8,6 +8,7 @@ r"""Word-level language models of the Penn Treebank as in Zaremba, Sutskever & V
 Test perplexity is taken over the whole test text read as one sequence.
 """
 
+import dataclasses
 import math
 import sys
 import time
@@ -38,7 +39,7 @@ from lstm_jax.language import (
     steps_per_epoch,
     words,
 )
-from lstm_jax.training import Fitted, fit, step_decay
+from lstm_jax.training import Computation, Fitted, fit, step_decay
 
 
 class Size(NamedTuple):
@@ -158,19 +159,23 @@ def train(
         seed=config.seed,
         data=corpus.train,
         folder=out,
-        settings={
-            "size": size._asdict(),
-            "batch_size": config.batch_size,
-            "corpus": corpus.name,
-            "quick": config.quick,
-        },
-        options=config.run_options(evaluate_every=epoch),
-        accumulate=config.accumulate,
-        compute_dtype=None if config.compute_dtype == "float32" else config.compute_dtype,
-        mesh=mesh,
-        unit=("tokens", config.batch_size * size.length),
-        evaluate=evaluate,
-        best="valid_perplexity",
+        options=dataclasses.replace(
+            config.run_options(evaluate_every=epoch),
+            settings={
+                "size": size._asdict(),
+                "batch_size": config.batch_size,
+                "corpus": corpus.name,
+                "quick": config.quick,
+            },
+            unit=("tokens", config.batch_size * size.length),
+            evaluate=evaluate,
+            best="valid_perplexity",
+        ),
+        computation=Computation(
+            config.accumulate,
+            None if config.compute_dtype == "float32" else config.compute_dtype,
+            mesh,
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """Recurrent networks as pure functions, with gradients derived by hand."""
 
 from lstm_jax import interfaces, weights
+from lstm_jax.backends.loop import Loop
 from lstm_jax.cells import (
     Cell,
     GRUParams,
@@ -36,6 +37,7 @@ from lstm_jax.layers.stack import (
     stack,
 )
 from lstm_jax.layers.unroll_stack import unroll_stack
+from lstm_jax.time_loop.step_masks import Noise, Sequences
 from lstm_jax.unrolling.unroll import unroll
 from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
 
@@ -57,9 +59,12 @@ __all__ = [
     "LSTMState",
     "LSTMVariantParams",
     "LeafErrors",
+    "Loop",
+    "Noise",
     "NonFiniteError",
     "RNNParams",
     "RNNState",
+    "Sequences",
     "ShapeError",
     "Stack",
     "StackParams",

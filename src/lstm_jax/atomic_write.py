@@ -1,39 +1,39 @@
-"""A file appears whole or not at all."""
+"""A file appears whole or not at all, on a full disk and when the process is killed as well."""
 
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+PARTIAL = ".partial-"
+"""How the name of a file begins that is not whole yet; a killed process leaves it behind."""
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file by way of a temporary one in the same folder, which then takes its name.
+
+def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path`` with the same ending, which then takes its name.
 
     Raises:
         OSError: a folder that is not there or cannot be written to; the file is as before.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        write(Path(name))
+        with open(name, "rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes it readable by its owner only; other files are as the umask says.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(name)
         raise
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path`` with the same ending, then rename it into place."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """`write_file` with what the file is to hold."""
+    write_file(path, lambda partial: partial.write_bytes(content))

@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.cells.cell import Cell
-from lstm_jax.cells.gru import GRUState
 from lstm_jax.validation import require_key, require_same_structure
 
 
@@ -68,20 +66,6 @@ def dropout(
     return jnp.where(kept, xs / (1 - rate), jnp.zeros_like(xs))
 
 
-def require_recurrent_dropout(cell: Cell, rate: Any) -> None:
-    """Refuse a rate that is none, and recurrent dropout where h_{t−1} does not act through W_h alone.
-
-    Raises:
-        ValueError: with what came.
-    """
-    require_rate("recurrent_dropout", rate)
-    if rate and isinstance(jax.eval_shape(cell.initial_state), GRUState):
-        raise ValueError(
-            "Option mismatch: expected recurrent_dropout with a cell in which h_{t-1} acts through W_h "
-            f"alone (rnn, lstm), got {cell}; zoneout works with any."
-        )
-
-
 def recurrent_factor(
     key: Array, rate: float, h: Float[Array, "*batch h"], time: int
 ) -> Float[Array, "time *batch h"]:
@@ -106,7 +90,7 @@ def zoneout_rates(zoneout: Any, state: PyTree) -> PyTree:
     return zoneout
 
 
-def zoneout_marks(key: Array | None, rates: PyTree, state: PyTree, time: int) -> PyTree:
+def zoneout_masks(key: Array | None, rates: PyTree, state: PyTree, time: int) -> PyTree:
     """Which units keep their state at which step: booleans [T, ..., H], or the rates without a key."""
     if key is None:
         return type(state)(

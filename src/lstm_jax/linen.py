@@ -17,6 +17,7 @@ from flax import linen
 from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.loop import Loop
 from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
 
 
@@ -26,8 +27,8 @@ class RNN(linen.RNN):
     Attributes:
         cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`, of
             which ``unroll=1``, Flax's own, leaves it to the platform.
-        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
-        segments: how the rule spends memory, as for `lstm_jax.unroll`.
+        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
 
     Raises:
         ValueError: when run: a cell, or activations, that have no counterpart here.
@@ -43,7 +44,7 @@ class RNN(linen.RNN):
     """
 
     gradient: str = "auto"
-    segments: int | str | None = "auto"
+    backend: str | Loop = "auto"
 
     def __call__(
         self,
@@ -91,7 +92,7 @@ _LAYER = (
     "keep_order",
     "unroll",
     "gradient",
-    "segments",
+    "backend",
     "name",
     "parent",
 )

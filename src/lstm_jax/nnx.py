@@ -16,9 +16,9 @@ from typing import Any
 from flax import nnx
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.choice import check_choice
+from lstm_jax.backends.loop import Loop
 from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
-from lstm_jax.unrolling.unroll import GRADIENTS
-from lstm_jax.validation import require_one_of
 
 
 class RNN(nnx.RNN):
@@ -26,8 +26,8 @@ class RNN(nnx.RNN):
 
     Args:
         cell: an nnx LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
-        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `lstm_jax.unroll`.
-        segments: how the rule spends memory, as for `lstm_jax.unroll`.
+        gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
+        backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
         **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
             ``unroll`` (1, Flax's own, leaves it to the platform), ``rngs``.
 
@@ -48,14 +48,14 @@ class RNN(nnx.RNN):
         cell: Any,
         *,
         gradient: str = "auto",
-        segments: int | str | None = "auto",
+        backend: str | Loop = "auto",
         **options: Any,
     ) -> None:
         activation_of(cell)
-        require_one_of("gradient", gradient, GRADIENTS)
+        check_choice(gradient, backend)
         super().__init__(cell, **options)
         self.gradient = gradient
-        self.segments = segments
+        self.backend = backend
 
     def __call__(
         self,
@@ -99,7 +99,7 @@ _LAYER = (
     "state_axes",
     "broadcast_rngs",
     "gradient",
-    "segments",
+    "backend",
 )
 
 

@@ -49,6 +49,15 @@ def require_bool(name: str, value: Any) -> None:
         raise ValueError(f"Option mismatch: expected {name} as True or False, got {value!r}.")
 
 
+def require_type(name: str, value: Any, expected: type) -> None:
+    """Refuse what is not of a type of this package."""
+    if not isinstance(value, expected):
+        raise TypeError(
+            f"Type mismatch: expected {name} as {expected.__name__}(...), got "
+            f"{type(value).__name__}."
+        )
+
+
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones."""
     if value not in choices:

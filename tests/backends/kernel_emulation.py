@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import rnn
 from jax.interpreters import mlir
 
-from lstm_jax.backends import choice
+from lstm_jax.backends.cudnn import conditions
 
 NOTES = 7.0
 """What the emulation leaves for the way back."""
@@ -42,7 +42,7 @@ def emulate(monkeypatch, forward=forward, backward=backward):
         lambda *settings: (8, 16),
         raising=False,
     )
-    monkeypatch.setattr(choice, "device_refusal", lambda: None)
+    monkeypatch.setattr(conditions, "device_refusal", lambda: None)
     for primitive, function in ((rnn.rnn_fwd_p, forward), (rnn.rnn_bwd_p, backward)):
         lowering = mlir.lower_fun(function, multiple_results=True)
         mlir.register_lowering(primitive, lowering, platform="cpu")

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, random_like
+from comparison import assert_close, grouped, grouped_for_stack, random_like
 from jax import export
 from jax.experimental import rnn
 from kernel_emulation import backward, emulate, forward
 
 import lstm_jax
 from lstm_jax.backends import choice
-from lstm_jax.backends.cudnn import kernel_derivatives
+from lstm_jax.backends.cudnn import agreement, conditions, kernel_call
 
 T, B = 13, 3
 LENGTHS = jnp.array([7, 0, 13], jnp.int32)
@@ -23,18 +23,18 @@ LSTM = lstm_jax.lstm(3, 4)
 @pytest.fixture(autouse=True)
 def untried():
     """No verdict of another test."""
-    for cached in (choice.objection, choice._warn_once):
+    for cached in (agreement.objection, choice._warn_once):
         cached.cache_clear()
     yield
-    choice.objection.cache_clear()
+    agreement.objection.cache_clear()
 
 
 @pytest.fixture
 def emulated(monkeypatch):
     """A device whose kernel "auto" trusts, with an emulation in the place of the kernel."""
     emulate(monkeypatch)
-    monkeypatch.setattr(kernel_derivatives, "PLATFORM", "cpu")
-    monkeypatch.setattr(choice, "objection", lambda device: None)
+    monkeypatch.setattr(kernel_call, "PLATFORM", "cpu")
+    monkeypatch.setattr(agreement, "objection", lambda device: None)
 
 
 @pytest.fixture(
@@ -45,7 +45,7 @@ def kernel(request):
     if request.param == "emulated":
         request.getfixturevalue("emulated")
         yield
-    elif (reason := choice.device_refusal()) is not None:
+    elif (reason := conditions.device_refusal()) is not None:
         pytest.skip(reason)
     else:
         with jax.default_matmul_precision("float32"):
@@ -67,7 +67,7 @@ def calls(function, *inputs):
             return sum(map(within, value))
         if hasattr(value, "eqns"):
             return sum(
-                within(list(eqn.params.values())) + (eqn.primitive.name == "stand_in")
+                within(list(eqn.params.values())) + (eqn.primitive.name == "platform_switch")
                 for eqn in value.eqns
             )
         return within(value.jaxpr) if hasattr(value, "jaxpr") else 0
@@ -76,7 +76,7 @@ def calls(function, *inputs):
 
 
 def calls_of(cell, inputs, **options):
-    return calls(lambda *inputs: lstm_jax.unroll(cell, *inputs, **options), *inputs)
+    return calls(lambda *inputs: lstm_jax.unroll(cell, *inputs, **grouped(**options)), *inputs)
 
 
 OPTIONS = {
@@ -156,7 +156,14 @@ STACKS = {
 def test_by_the_stack(emulated, name):
     net, options, number = STACKS[name]
     params, xs = problem(net)
-    assert calls(lambda p, xs: lstm_jax.unroll_stack(net, p, xs, **options), params, xs) == number
+    assert (
+        calls(
+            lambda p, xs: lstm_jax.unroll_stack(net, p, xs, **grouped_for_stack(**options)),
+            params,
+            xs,
+        )
+        == number
+    )
 
 
 @pytest.mark.parametrize(("time", "taken"), [(8, False), (12, False), (13, True)])
@@ -197,17 +204,17 @@ def test_not_where_jax_looks_for_nans(emulated, setting):
 
 
 def test_not_without_a_device():
-    if choice.device_refusal() is None:
+    if conditions.device_refusal() is None:
         pytest.skip("there is one")
     assert calls_of(LSTM, problem(LSTM)) == 0
 
 
 def test_the_device_is_that_on_which_jax_computes(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert choice.device_refusal() == "expected a CUDA device, got tpu"
+    assert conditions.device_refusal() == "expected a CUDA device, got tpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_device(jax.devices("cpu")[0]):
-        assert choice.device_refusal() == "expected a CUDA device, got cpu"
+        assert conditions.device_refusal() == "expected a CUDA device, got cpu"
 
 
 def test_of_several_devices_only_inside_of_shard_map(emulated, monkeypatch):
@@ -232,7 +239,7 @@ def test_of_several_devices_only_inside_of_shard_map(emulated, monkeypatch):
 @pytest.mark.parametrize(("notes", "taken"), [(250, True), (251, False)])
 def test_by_the_memory(emulated, monkeypatch, notes, taken):
     monkeypatch.setattr(choice, "_memory", lambda device: 16_000.0)
-    monkeypatch.setattr(choice, "notes_size", lambda kernel, time, batch: notes)
+    monkeypatch.setattr(choice, "workspace_size", lambda kernel, time, batch: notes)
     assert calls_of(LSTM, problem(LSTM)) == taken
 
 
@@ -245,8 +252,8 @@ def test_the_size_of_the_notes_is_what_cudnn_says(emulated, monkeypatch):
 
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", sizes)
     layers = ((LSTM, LSTM), (lstm_jax.lstm(8, 4),) * 2)
-    kernel = kernel_derivatives.Kernel(layers, "float32", whole=True, or_loop=True)
-    assert kernel_derivatives.notes_size(kernel, 17, 2) == 1234
+    kernel = kernel_call.Kernel(layers, "float32", whole=True, or_loop=True)
+    assert kernel_call.workspace_size(kernel, 17, 2) == 1234
     # Input and hidden size, layers, batch, time, dropout, both directions, TF32.
     assert asked == [(3, 4, 2, 2, 17, 0.0, True, False)]
 
@@ -259,7 +266,7 @@ NETS = {
 
 def weighed(net, gradient, lengths, params, xs):
     """A loss that treats no number of the result like another."""
-    out = lstm_jax.unroll_stack(net, params, xs, lengths=lengths, gradient=gradient)
+    out = lstm_jax.unroll_stack(net, params, xs, **grouped(lengths=lengths, gradient=gradient))
     rng = np.random.default_rng(1)
     return sum(jnp.vdot(w, jnp.sin(a)) for w, a in zip(
         jax.tree.leaves(random_like(rng, out)), jax.tree.leaves(out), strict=True
@@ -309,9 +316,9 @@ def test_many_ways_back_from_one_way_through_the_kernel(kernel):
     params, xs = problem(LSTM)
 
     def jacobian(gradient, xs):
-        return jax.jacrev(lambda xs: lstm_jax.unroll(LSTM, params, xs, gradient=gradient)[1][-1])(
-            xs
-        )
+        return jax.jacrev(
+            lambda xs: lstm_jax.unroll(LSTM, params, xs, **grouped(gradient=gradient))[1][-1]
+        )(xs)
 
     assert calls(partial(jacobian, "auto"), xs) == 1
     found = jax.jit(partial(jacobian, "auto"))(xs)
@@ -321,7 +328,9 @@ def test_many_ways_back_from_one_way_through_the_kernel(kernel):
 def test_without_jit_and_without_a_batch(kernel):
     params, xs = problem(LSTM, batch=None)
     of = lambda gradient: jax.value_and_grad(  # noqa: E731
-        lambda params: jnp.sum(jnp.sin(lstm_jax.unroll(LSTM, params, xs, gradient=gradient)[1]))
+        lambda params: jnp.sum(
+            jnp.sin(lstm_jax.unroll(LSTM, params, xs, **grouped(gradient=gradient))[1])
+        )
     )(params)
     assert calls_of(LSTM, (params, xs)) == 1
     assert_close(of("auto"), of("bptt"), 1e-5)
@@ -348,7 +357,7 @@ def test_a_stack_mapped_over_devices(emulated, lengths):
 
 
 def test_a_program_for_export_has_no_kernel(emulated, monkeypatch):
-    monkeypatch.setattr(kernel_derivatives, "PLATFORM", "cuda")
+    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
     net = NETS["one layer"]
     inputs = problem(net)
     gradient = jax.jit(jax.grad(partial(weighed, net, "auto", LENGTHS), (0, 1)))
@@ -372,7 +381,7 @@ def test_compiled_for_another_platform_it_is_the_loop(emulated, monkeypatch):
         return jax.jit(jax.grad(partial(weighed, net, gradient, LENGTHS), (0, 1)))(params, xs)
 
     assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(of("auto")))
-    monkeypatch.setattr(kernel_derivatives, "PLATFORM", "cuda")
+    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
     jax.clear_caches()
     assert_close(of("auto"), of("bptt"), 1e-5)
 
@@ -383,13 +392,15 @@ def test_compiled_for_another_platform_it_is_the_loop(emulated, monkeypatch):
 )
 def test_the_precision_is_that_where_it_was_called(emulated, monkeypatch, gradient, way):
     """Whatever JAX is set to when the function is mapped, transposed or compiled for another platform."""
-    monkeypatch.setattr(kernel_derivatives, "PLATFORM", "cuda")
+    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
     params, xs = problem(LSTM)
 
     @jax.jit
     def total(params, xs):
         with jax.default_matmul_precision("float32"):
-            return jnp.sum(jnp.sin(lstm_jax.unroll(LSTM, params, xs, gradient=gradient)[1]))
+            return jnp.sum(
+                jnp.sin(lstm_jax.unroll(LSTM, params, xs, **grouped(gradient=gradient))[1])
+            )
 
     ways = {
         "mapped": jax.vmap(total, (None, 0)),
@@ -407,8 +418,8 @@ def test_the_precision_is_that_where_it_was_called(emulated, monkeypatch, gradie
 
 def test_a_kernel_that_agrees_is_trusted(monkeypatch):
     emulate(monkeypatch)
-    assert choice.disagreement() < 1e-5
-    assert choice.objection(jax.devices()[0]) is None
+    assert agreement.disagreement() < 1e-5
+    assert agreement.objection(jax.devices()[0]) is None
 
 
 def swapped(x, h0, c0, w, lengths, **settings):
@@ -469,7 +480,7 @@ def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
     with pytest.warns(RuntimeWarning, match=f'NVIDIA.s kernel .*{message}.*"auto" takes the loop'):
         assert calls_of(LSTM, inputs) == 0
     assert calls_of(LSTM, inputs) == 0  # and not said again
-    assert choice.objection.cache_info().misses == 1
+    assert agreement.objection.cache_info().misses == 1
 
 
 def test_a_machine_without_cudnn_has_the_loop(monkeypatch):
@@ -505,7 +516,7 @@ def test_it_is_looked_at_wherever_it_is_asked_for(monkeypatch, way):
         name, value, before = settings[way]
         jax.config.update(name, value)
         try:
-            assert choice.objection(jax.devices()[0]) is None
+            assert agreement.objection(jax.devices()[0]) is None
         finally:
             jax.config.update(name, before)
         return
@@ -517,17 +528,17 @@ def test_it_is_looked_at_wherever_it_is_asked_for(monkeypatch, way):
         jax.grad(lambda xs: jnp.sum(jax.checkpoint(run)(xs)))(xs)
     elif way == "debug_nans":
         with jax.debug_nans(True):
-            assert choice.objection(jax.devices()[0]) is None
+            assert agreement.objection(jax.devices()[0]) is None
     else:
         (jax.jit if way == "jit" else jax.vmap)(run)(xs if way == "jit" else xs[None])
-    assert choice.objection.cache_info().misses == 1
-    assert choice.objection(jax.devices()[0]) is None
+    assert agreement.objection.cache_info().misses == 1
+    assert agreement.objection(jax.devices()[0]) is None
 
 
 @pytest.mark.gpu
 def test_the_devices_own_kernel_is_trusted():
-    if (reason := choice.device_refusal()) is not None:
+    if (reason := conditions.device_refusal()) is not None:
         pytest.skip(reason)
-    assert choice.disagreement() <= choice.AGREEMENT
-    assert choice.objection(jax.devices()[0]) is None
+    assert agreement.disagreement() <= agreement.AGREEMENT
+    assert agreement.objection(jax.devices()[0]) is None
     assert calls_of(LSTM, problem(LSTM)) == 1

@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, random_like
+from comparison import assert_close, grouped, random_like
 from jax import export
 from jax.experimental import rnn
 from jax.interpreters import mlir
 from kernel_emulation import emulate
 
 import lstm_jax
-from lstm_jax.backends import choice
-from lstm_jax.backends.cudnn import kernel_derivatives
+from lstm_jax.backends.cudnn import conditions, kernel_call
 
 T, B = 6, 3
 LENGTHS = jnp.array([4, 0, 6], jnp.int32)
@@ -66,7 +65,7 @@ def kernel(request):
     """A kernel to run, however it comes."""
     if request.param == "emulated":
         request.getfixturevalue("emulated")
-    elif (reason := choice.device_refusal()) is not None:
+    elif (reason := conditions.device_refusal()) is not None:
         pytest.skip(reason)
     else:
         with jax.default_matmul_precision("float32"):
@@ -102,7 +101,9 @@ def problem(net, batch=B, seed=0):
 
 
 def run(net, gradient, lengths, params, xs, state0):
-    return lstm_jax.unroll_stack(net, params, xs, state0, lengths=lengths, gradient=gradient)
+    return lstm_jax.unroll_stack(
+        net, params, xs, state0, **grouped(lengths=lengths, gradient=gradient)
+    )
 
 
 def weighed(net, gradient, lengths, *inputs):
@@ -143,7 +144,9 @@ def test_a_cell_alone_in_either_direction(kernel, batch, lengths, reverse):
     def everything(gradient, *inputs):
         def of(*inputs):
             state, hs = lstm_jax.unroll(
-                cell, *inputs, gradient=gradient, lengths=lengths, reverse=reverse
+                cell,
+                *inputs,
+                **grouped(lengths=lengths, reverse=reverse, gradient=gradient),
             )
             weights = jnp.arange(hs.size, dtype=hs.dtype).reshape(hs.shape)
             return jnp.vdot(weights, jnp.sin(hs)) + jnp.sum(state.c), (state, hs)
@@ -212,7 +215,7 @@ def test_dropout_between_layers_takes_them_one_by_one(cuda_lowering):
     params, xs, state0 = problem(net)
 
     def of(gradient, key, params):
-        return lstm_jax.unroll_stack(net, params, xs, state0, key=key, gradient=gradient)
+        return lstm_jax.unroll_stack(net, params, xs, state0, key=key, **grouped(gradient=gradient))
 
     key = jax.random.key(3)
     assert_close(of("cudnn", key, params), of("bptt", key, params), TOLERANCE)
@@ -253,7 +256,7 @@ def test_ways_back_that_differ_are_told_apart():
     whole = [jnp.full(2**16, value, jnp.float32) for value in (0.0, 0.5, 1.0, 2.0, jnp.inf)]
     pairs = [(a, zero), (zero, a), (a, a), (a[::-1], zero), (-a, zero)]
     pairs += [(array, zero) for array in (*one, *whole)]
-    numbers = [int(kernel_derivatives._mixed(pair)) for pair in pairs]
+    numbers = [int(kernel_call._hash_of(pair)) for pair in pairs]
     assert len(set(numbers)) == len(pairs)
 
 
@@ -261,7 +264,7 @@ def test_ways_back_that_differ_are_told_apart():
 def test_the_notes_stay_as_they_are(value):
     notes = jnp.array([value, 2.0, 3.0], jnp.float32)
     back = [jnp.array([[1.0, jnp.nan]], jnp.float32), jnp.array(-3.0, jnp.float32)]
-    same = jax.jit(kernel_derivatives._to_write_over)(notes, back)
+    same = jax.jit(kernel_call._fresh_workspace)(notes, back)
     bits = [jax.lax.bitcast_convert_type(array, jnp.int32).tolist() for array in (same, notes)]
     assert bits[0] == bits[1]
 
@@ -302,7 +305,7 @@ def test_the_vector_of_weights_is_jaxs_own(name):
     )
     both = len(layers[0]) == 2
     params = tuple(tuple(own) if both else (own,) for own in params)
-    vector = kernel_derivatives.packed(params)
+    vector = kernel_call.packed(params)
     sizes = (3, 4, len(layers))
     assert vector.shape == (rnn.get_num_params_in_lstm(*sizes, both),)
     each = [own for layer in params for own in layer]
@@ -315,8 +318,8 @@ def test_the_vector_of_weights_is_jaxs_own(name):
         np.testing.assert_array_equal(b, each[number].b)
         assert not other.any()
     d = random_like(np.random.default_rng(2), vector)
-    (expected,) = jax.linear_transpose(kernel_derivatives.packed, params)(d)
-    assert_close(kernel_derivatives.unpacked(layers, d), expected, 0)
+    (expected,) = jax.linear_transpose(kernel_call.packed, params)(d)
+    assert_close(kernel_call.unpacked(layers, d), expected, 0)
 
 
 PLAIN = ((lstm(),),)
@@ -341,7 +344,7 @@ BOTH = ((lstm(), lstm()),)
     ],
 )  # fmt: skip
 def test_what_the_kernel_knows(layers, dtype, reason):
-    found = choice.refusal(layers, jnp.dtype(dtype))
+    found = conditions.refusal(layers, jnp.dtype(dtype))
     assert (found is None) == (reason is None)
     assert reason is None or reason in found
 
@@ -356,20 +359,18 @@ def test_what_the_kernel_knows(layers, dtype, reason):
             {"recurrent_dropout": 0.1, "key": jax.random.key(0)},
             "expected lengths alone, got recurrent_dropout",
         ),
-        ({"segments": 2}, "Segments need the hand-derived rule"),
     ],
 )
 def test_what_is_refused(emulated, options, message):
     params, xs, state0 = problem(NETS["one layer"])
     with pytest.raises(ValueError, match=message):
-        lstm_jax.unroll(lstm(), params.layers[0], xs, state0[0], gradient="cudnn", **options)
+        given = grouped(**options) | {"backend": "cudnn"}
+        lstm_jax.unroll(lstm(), params.layers[0], xs, state0[0], **given)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"segments": 2}, "Segments need the hand-derived rule"),
-        ({"unroll": 0}, "unroll"),
         ({"xs": jnp.ones((0, B, 3))}, "at least one step"),
         ({"resets": jnp.zeros((T, B), bool)}, "expected lengths alone, got resets"),
     ],
@@ -378,25 +379,25 @@ def test_what_is_refused_of_a_stack(emulated, options, message):
     params, xs, state0 = problem(NETS["two layers"])
     given = {"xs": xs, "state0": state0, "gradient": "cudnn"} | options
     with pytest.raises(ValueError, match=message):
-        lstm_jax.unroll_stack(NETS["two layers"], params, **given)
+        lstm_jax.unroll_stack(NETS["two layers"], params, **grouped(**given))
 
 
 def test_a_cell_that_was_changed_is_no_standard_lstm():
     changed = lstm()._replace(step=lambda params, state, x: (state, state.h))
-    assert "expected the standard LSTM" in choice.refusal(((changed,),), jnp.float32)
+    assert "expected the standard LSTM" in conditions.refusal(((changed,),), jnp.float32)
 
 
 def test_refused_without_a_device_and_for_a_plain_step():
     params, xs, _ = problem(NETS["one layer"])
-    if choice.device_refusal() is not None:
-        with pytest.raises(ValueError, match='gradient="cudnn" does not fit: expected'):
-            lstm_jax.unroll(lstm(), params.layers[0], xs, gradient="cudnn")
-        with pytest.raises(ValueError, match='gradient="cudnn" does not fit: expected'):
+    if conditions.device_refusal() is not None:
+        with pytest.raises(ValueError, match='backend="cudnn" does not fit: expected'):
+            lstm_jax.unroll(lstm(), params.layers[0], xs, backend="cudnn")
+        with pytest.raises(ValueError, match='backend="cudnn" does not fit: expected'):
             lstm_jax.unroll_stack(
-                NETS["two layers"], problem(NETS["two layers"])[0], xs, gradient="cudnn"
+                NETS["two layers"], problem(NETS["two layers"])[0], xs, backend="cudnn"
             )
-    with pytest.raises(ValueError, match="neither a hand-derived rule nor a kernel"):
-        lstm_jax.unroll(lambda p, s, x: (s, x), None, xs, jnp.zeros(4), gradient="cudnn")
+    with pytest.raises(ValueError, match="no hand-derived rule and no kernel"):
+        lstm_jax.unroll(lambda p, s, x: (s, x), None, xs, jnp.zeros(4), backend="cudnn")
 
 
 def test_a_training_step_lowers_to_one_kernel_each_way_and_no_loop(cuda_lowering):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from benchmarks import compile_without_device
-from comparison import CELLS
+from comparison import CELLS, grouped
 from jax.experimental import rnn
 from test_lowering import MEASUREMENTS, measurement
 
 import lstm_jax
-from lstm_jax.backends import choice
+from lstm_jax.backends.cudnn import agreement, conditions
 from lstm_jax.time_loop import scan
 
 T, B, D, H = 24, 3, 8, 16
@@ -57,7 +57,9 @@ def test_a_gradient(target, name, dtype):
     xs = jnp.ones((T, B, D), dtype)
 
     def gradient(params, xs):
-        total = lambda params, xs: jnp.sum(lstm_jax.unroll(cell, params, xs, **options)[1])  # noqa: E731
+        def total(params, xs):
+            return jnp.sum(lstm_jax.unroll(cell, params, xs, **grouped(**options))[1])
+
         return jax.grad(total, argnums=(0, 1))(params, xs)
 
     program = compile_without_device.compiled(gradient, params, xs, target=target)
@@ -119,15 +121,20 @@ RESERVE = 12_345
 @pytest.fixture
 def kernel(gpu, monkeypatch):
     """JAX's own way to NVIDIA's kernel, with a stand-in for the sizes that cuDNN would tell."""
-    monkeypatch.setattr(choice, "device_refusal", lambda: None)
-    monkeypatch.setattr(choice, "objection", lambda device: None)
+    monkeypatch.setattr(conditions, "device_refusal", lambda: None)
+    monkeypatch.setattr(agreement, "objection", lambda device: None)
     monkeypatch.setattr(
         rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *settings: (64, RESERVE)
     )
 
 
 def by_kernel(gradient, lengths, params, xs):
-    return lstm_jax.unroll(lstm_jax.lstm(D, H), params, xs, gradient=gradient, lengths=lengths)
+    return lstm_jax.unroll(
+        lstm_jax.lstm(D, H),
+        params,
+        xs,
+        **grouped(lengths=lengths, gradient=gradient),
+    )
 
 
 KERNELS = ("cudnn_rnn_ffi", "cudnn_rnn_bwd_ffi")
@@ -204,7 +211,9 @@ def test_what_auto_makes_of_a_stack(kernel):
     xs, lengths = jnp.ones((T, B, D)), jnp.array([24, 7, 0])
 
     def loss(params, xs):
-        states, ys = lstm_jax.unroll_stack(net, params, xs, lengths=lengths)
+        states, ys = lstm_jax.unroll_stack(
+            net, params, xs, sequences=lstm_jax.Sequences(lengths=lengths)
+        )
         return jnp.sum(ys**2) + sum(jnp.sum(s**2) for s in jax.tree.leaves(states))
 
     def calls(function, *inputs):

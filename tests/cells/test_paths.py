@@ -45,7 +45,7 @@ def plus(*jacobians):
 def test_the_parts_make_the_whole(name):
     cell, params, state, x = problem(name)
     direct = cell.paths.direct(params, state, x)
-    each = [cell.paths.through(params, state, x, kept) for kept in jnp.eye(len(cell.paths.names))]
+    each = [cell.paths.through(params, state, x, kept) for kept in jnp.eye(len(cell.gate_names))]
     assert_close(plus(direct, *each), dense(cell.step_jacobian(params, state, x)), 1e-13)
 
 
@@ -65,7 +65,7 @@ def weakened(params, state, x, kept):
 @pytest.mark.parametrize("name", [*CELLS, "peepholes", "coupled", "projected"])
 def test_weights_scaled_at_the_same_pre_activations_scale_their_paths(name):
     cell, params, state, x = problem(name)
-    kept = jnp.asarray(np.random.default_rng(3).uniform(0, 2, len(cell.paths.names)))
+    kept = jnp.asarray(np.random.default_rng(3).uniform(0, 2, len(cell.gate_names)))
     found = plus(cell.paths.direct(params, state, x), cell.paths.through(params, state, x, kept))
     other = weakened(params, state, x, kept)
     assert_close(cell.step(other, state, x)[1], cell.step(params, state, x)[1], 1e-13)
@@ -76,7 +76,7 @@ def test_weights_scaled_at_the_same_pre_activations_scale_their_paths(name):
 @pytest.mark.parametrize("name", ["norm", "all"])
 def test_with_layer_norm_only_h_passes_through_the_recurrent_weights(name):
     cell, params, state, x = problem(name)
-    kept = jnp.zeros(len(cell.paths.names))
+    kept = jnp.zeros(len(cell.gate_names))
     nothing = jax.tree.map(jnp.any, cell.paths.through(params, state, x, kept))
     assert not any(jax.tree.leaves(nothing))
     direct = dense(cell.paths.direct(params, state, x))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import Problem, assert_close, loss, random_like, relative_error, weigh
+from comparison import Problem, assert_close, grouped, loss, random_like, relative_error, weigh
 
 import lstm_jax
 from lstm_jax.cells import GRUResetBeforeParams, LSTMVariantParams, lstm_variants
@@ -66,7 +66,7 @@ def by_hand_and_autodiff(cell, reverse, problem):
 
     def of(gradient):
         def outputs_and_loss(inputs):
-            outputs = lstm_jax.unroll(cell, *inputs, gradient=gradient, reverse=reverse)
+            outputs = lstm_jax.unroll(cell, *inputs, **grouped(reverse=reverse, gradient=gradient))
             return weigh(outputs, problem.hs_weights, problem.state_weights), outputs
 
         return jax.grad(outputs_and_loss, has_aux=True)(problem.inputs)
@@ -156,7 +156,7 @@ def test_forward_mode_and_a_hessian_vector_product_agree(x64, name):
     @partial(jax.jit, static_argnames="gradient")
     def derivatives(inputs, gradient):
         def run(inputs):
-            return lstm_jax.unroll(problem.cell, *inputs, gradient=gradient)
+            return lstm_jax.unroll(problem.cell, *inputs, **grouped(gradient=gradient))
 
         def slope(inputs):
             return jax.grad(loss, argnums=1)(problem, inputs, gradient)

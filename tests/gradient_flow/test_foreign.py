@@ -11,7 +11,7 @@ from comparison import random_problem
 
 import gradient_flow
 from gradient_flow import foreign
-from lstm_jax.interfaces import carry_of
+from lstm_jax.interfaces.flax_signature import carry_of
 from lstm_jax.weights.equinox import to_equinox
 from lstm_jax.weights.flax import to_flax
 

@@ -29,7 +29,9 @@ MEASUREMENTS = {
     "gate_time_constants": ("lstm", lambda *problem: gradient_flow.gate_time_constants(*problem)),
     "probe_norms": (
         "lstm",
-        lambda *problem: gradient_flow.probe_norms(*problem, KEY, probes=4, spectral_lags=[2]),
+        lambda *problem: gradient_flow.probe_norms(
+            *problem, KEY, probes=gradient_flow.Probes(number=4, spectral_lags=[2])
+        ),
     ),
     "lyapunov_spectrum": ("gru", lambda *problem: gradient_flow.lyapunov_spectrum(*problem)),
     "singular_spectrum": (

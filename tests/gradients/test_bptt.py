@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 def by_hand_and_autodiff(cell, reverse, problem):
     """Outputs and gradients both ways, in one program: ``((outputs, …), (outputs, …))``."""
     problem = problem._replace(cell=cell)
-    unroll = partial(lstm_jax.unroll, cell, *problem.inputs, reverse=reverse)
+    unroll = partial(
+        lstm_jax.unroll, cell, *problem.inputs, sequences=lstm_jax.Sequences(reverse=reverse)
+    )
     state, hs = unroll(gradient="bptt")
     direct = lstm_jax.bptt(
         cell,

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from comparison import CELLS, assert_close, loss, other_modes, random_problem
+from comparison import CELLS, assert_close, grouped, loss, other_modes, random_problem
 
 import lstm_jax
 from lstm_jax.gradients import checkpointing
@@ -35,7 +35,7 @@ def test_the_gradient_is_unchanged(x64, name, reverse, batch, count):
 def test_every_other_mode_is_unchanged(x64, name, reverse):
     problem = random_problem(name, 5, 2, input_size=2, hidden_size=2)
 
-    by_segments = other_modes(problem, "bptt", checkpointing=2, reverse=reverse)
+    by_segments = other_modes(problem, "bptt", segments=2, reverse=reverse)
     assert_close(by_segments, other_modes(problem, "autodiff", reverse=reverse), 1e-11)
 
 
@@ -45,7 +45,7 @@ def gradient_memory(cell, length, **options):
     xs = jnp.zeros((length, cell.input_size))
 
     def of_params(params):
-        state, _ = lstm_jax.unroll(cell, params, xs, **options)
+        state, _ = lstm_jax.unroll(cell, params, xs, **grouped(**options))
         return jnp.sum(state.h)
 
     compiled = jax.jit(jax.grad(of_params)).lower(params).compile()
@@ -93,16 +93,28 @@ class TestChoice:
     @pytest.mark.parametrize("count", [0, -1, 1.5, True, "many"])
     def test_refusals(self, count, without_type_checker):
         with pytest.raises(ValueError, match="expected segments (to be|as) a positive integer"):
-            lstm_jax.unroll(self.CELL, self.PARAMS, jnp.ones((4, 3)), checkpointing=count)
+            lstm_jax.unroll(
+                self.CELL, self.PARAMS, jnp.ones((4, 3)), backend=lstm_jax.Loop(segments=count)
+            )
 
     @pytest.mark.parametrize("gradient", ["autodiff", "auto"])
     def test_refused_where_autodiff_differentiates(self, gradient):
         cell = self.CELL if gradient == "autodiff" else self.CELL._replace(rule=None)
         with pytest.raises(ValueError, match=r"Segments need the hand-derived rule.*segments=3"):
-            lstm_jax.unroll(cell, self.PARAMS, jnp.ones((4, 3)), gradient=gradient, checkpointing=3)
+            lstm_jax.unroll(
+                cell,
+                self.PARAMS,
+                jnp.ones((4, 3)),
+                gradient=gradient,
+                backend=lstm_jax.Loop(segments=3),
+            )
         for harmless in ("auto", None):
             lstm_jax.unroll(
-                cell, self.PARAMS, jnp.ones((4, 3)), gradient=gradient, checkpointing=harmless
+                cell,
+                self.PARAMS,
+                jnp.ones((4, 3)),
+                gradient=gradient,
+                backend=lstm_jax.Loop(segments=harmless),
             )
 
 
@@ -115,7 +127,7 @@ def test_a_loss_on_a_part_of_the_outputs(x64, name, options):
     def parts(**options):
         def of(read):
             return jax.grad(
-                lambda inputs: read(*lstm_jax.unroll(problem.cell, *inputs, **options))
+                lambda inputs: read(*lstm_jax.unroll(problem.cell, *inputs, **grouped(**options)))
             )(problem.inputs)
 
         return [
@@ -133,4 +145,4 @@ def test_a_loss_on_a_part_of_the_outputs(x64, name, options):
 def test_a_loss_on_the_final_state_keeps_nothing_of_the_sequence():
     cell = CELLS["lstm"](2, 64)
     one_array = 4096 * 64 * 4
-    assert gradient_memory(cell, 4096, checkpointing=64) < one_array
+    assert gradient_memory(cell, 4096, segments=64) < one_array

@@ -12,8 +12,8 @@ from mutants import TARGETS, rnn, rule_with, wrong_versions
 import lstm_jax
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.gradients.gradient_check import central_differences
-from lstm_jax.time_loop.scan import Loop
-from lstm_jax.time_loop.step_masks import NONE
+from lstm_jax.time_loop.scan import ScanSettings
+from lstm_jax.time_loop.step_masks import NO_MASKS
 
 
 def checked(problem, **options):
@@ -221,7 +221,7 @@ def verdict(name, rule, way=jax.grad):
     cell = problem.cell._replace(rule=rule)
 
     def through_rule(inputs, hs_weights, state_weights):
-        state, hs = unroll_by_hand(cell, Loop(), len(inputs[1]), *inputs, NONE)
+        state, hs = unroll_by_hand(cell, ScanSettings(), len(inputs[1]), *inputs, NO_MASKS)
         final = jax.tree.map(lambda v, s: jnp.sum(v * s), state_weights, state)
         return jnp.sum(hs_weights * jnp.sin(hs)) + sum(final)
 

@@ -8,7 +8,7 @@ from comparison import assert_close
 
 import lstm_jax
 from lstm_jax import bidirectional, gru, lstm, rnn, stack
-from lstm_jax.interfaces import flax_style, torch_style
+from lstm_jax.interfaces import FlaxOrder, flax_style, torch_style
 
 B, T, D, H = 3, 6, 2, 4
 NETS = {
@@ -38,7 +38,9 @@ def test_torch_style_is_the_unrolled_stack(name, given, batch_first):
             states,
             is_leaf=lambda s: hasattr(s, "h"),
         )
-    expected, ys = lstm_jax.unroll_stack(net, params, xs, states, lengths=jnp.array([6, 2, 4]))
+    expected, ys = lstm_jax.unroll_stack(
+        net, params, xs, states, sequences=lstm_jax.Sequences(lengths=jnp.array([6, 2, 4]))
+    )
     output, final = torch_style(
         net,
         params,
@@ -78,14 +80,15 @@ def test_flax_style_without_a_batch_and_with_two_axes():
     cell = lstm(D, H)
     params = cell.init(jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (2, B, T, D))
-    (c, h), outputs = flax_style(cell, params, xs, time_major=False)
+    (c, h), outputs = flax_style(cell, params, xs, order=FlaxOrder(time_major=False))
     for n in range(2):
         for b in range(B):
             state, hs = lstm_jax.unroll(cell, params, xs[n, b])
             assert_close((c[n, b], h[n, b], outputs[n, b]), (state.c, state.h, hs), 1e-6)
             assert_close(flax_style(cell, params, xs[n, b]), ((state.c, state.h), hs), 0.0)
     turned, order = (
-        flax_style(cell, params, xs, reverse=True, keep_order=keep)[1] for keep in (False, True)
+        flax_style(cell, params, xs, order=FlaxOrder(reverse=True, keep_order=keep))[1]
+        for keep in (False, True)
     )
     np.testing.assert_array_equal(turned, order[:, :, ::-1])
 

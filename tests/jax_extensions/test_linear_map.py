@@ -11,8 +11,8 @@ from comparison import CELLS, assert_close, random_like, random_problem
 import lstm_jax
 from lstm_jax.gradients.bptt import Saved, backward_pass, forward_pass, tangent_pass
 from lstm_jax.jax_extensions.linear_map import linear_map, linear_map_p
-from lstm_jax.time_loop.scan import Loop
-from lstm_jax.time_loop.step_masks import NONE
+from lstm_jax.time_loop.scan import ScanSettings
+from lstm_jax.time_loop.step_masks import NO_MASKS
 
 
 def inner(left, right):
@@ -31,12 +31,12 @@ def test_backward_pass_is_the_transpose_of_tangent_pass(x64, name, time, batch, 
     u = random_like(rng, problem.inputs)
     v = (random_like(rng, problem.state_weights), random_like(rng, problem.hs_weights))
 
-    loop = Loop(reverse)
+    loop = ScanSettings(reverse)
 
     @jax.jit
     def both_sides(u, v):
-        out, residuals = forward_pass(cell, loop, params, xs, state0, NONE)
-        saved = Saved(params, xs, state0, out[1], residuals, NONE)
+        out, residuals = forward_pass(cell, loop, params, xs, state0, NO_MASKS)
+        saved = Saved(params, xs, state0, out[1], residuals, NO_MASKS)
         forward = tangent_pass(cell, loop, saved, u)
         backward = backward_pass(cell, loop, saved, v)
         return inner(v, forward), inner(backward, u), forward, jax.tree.map(jnp.shape, out)
@@ -44,7 +44,9 @@ def test_backward_pass_is_the_transpose_of_tangent_pass(x64, name, time, batch, 
     left, right, forward, _ = both_sides(u, v)
     np.testing.assert_allclose(left, right, rtol=1e-12)
     _, expected = jax.jvp(
-        lambda inputs: lstm_jax.unroll(cell, *inputs, reverse=reverse, gradient="autodiff"),
+        lambda inputs: lstm_jax.unroll(
+            cell, *inputs, sequences=lstm_jax.Sequences(reverse=reverse), gradient="autodiff"
+        ),
         (problem.inputs,),
         (u,),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from lstm_jax.jax_extensions.platform_switch import with_stand_in
+from lstm_jax.jax_extensions.platform_switch import on_platform
 
 XS = jnp.arange(1.0, 7.0, dtype=jnp.float32).reshape(2, 3)
 N = jnp.array([2, 3], jnp.int32)
@@ -22,7 +22,7 @@ def scaled(factor, operands, n):
 
 def either(x, z=1.0, n=N, *, platform="cpu"):
     function, stand_in = partial(scaled, 10.0), partial(scaled, 1.0)
-    return with_stand_in(function, stand_in, (x, jnp.float32(z)), n, platform=platform)
+    return on_platform(function, stand_in, (x, jnp.float32(z)), n, platform=platform)
 
 
 def y(x, **options):

@@ -7,14 +7,14 @@ import pytest
 from jax import export, lax
 
 from lstm_jax.jax_extensions import weight_with_transpose
-from lstm_jax.jax_extensions.weight_with_transpose import LoopWeight, loop_weights
+from lstm_jax.jax_extensions.weight_with_transpose import WeightWithTranspose, with_transposes
 
 
 @pytest.fixture(params=[0, 2**40], ids=["from the left", "from the right"])
 def weight(request, x64, monkeypatch):
     monkeypatch.setattr(weight_with_transpose, "LARGE", request.param)
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5)))
-    return LoopWeight(matrix, matrix.T)
+    return WeightWithTranspose(matrix, matrix.T)
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3), (8, 3), (2, 8, 3)], ids=str)
@@ -32,7 +32,7 @@ def test_is_open_to_every_transformation(weight):
     rows = jnp.asarray(rng.standard_normal((8, 3)))
 
     def through(rows, matrix, wrap):
-        used = LoopWeight(matrix, matrix.T) if wrap else matrix
+        used = WeightWithTranspose(matrix, matrix.T) if wrap else matrix
         _, out = lax.scan(lambda c, x: (c, jnp.sin(x @ used)), None, rows[None])
         return jnp.sum(out**2)
 
@@ -58,6 +58,6 @@ def test_lowers_for_every_platform(weight):
 
 def test_short_loops_keep_the_plain_parameters():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    assert loop_weights(params, weight_with_transpose.FEWEST_STEPS - 1) is params
-    wrapped = loop_weights(params, weight_with_transpose.FEWEST_STEPS)
-    assert isinstance(wrapped["w"], LoopWeight) and wrapped["b"] is params["b"]
+    assert with_transposes(params, weight_with_transpose.FEWEST_STEPS - 1) is params
+    wrapped = with_transposes(params, weight_with_transpose.FEWEST_STEPS)
+    assert isinstance(wrapped["w"], WeightWithTranspose) and wrapped["b"] is params["b"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, random_like
+from comparison import assert_close, grouped, random_like
 
 import lstm_jax
 from lstm_jax import Both, backward, bidirectional, gru, lstm, rnn, stack, unroll_stack
@@ -100,7 +100,7 @@ def test_a_stack_is_its_layers_one_by_one(x64, name, given):
         def reference(params, xs, state0=None):
             return one_by_one(net, params, xs, state0, lengths=LENGTHS)
 
-        run = partial(unroll_stack, net, lengths=jnp.array(LENGTHS))
+        run = partial(unroll_stack, net, sequences=lstm_jax.Sequences(lengths=jnp.array(LENGTHS)))
         return weighed(reference, *arguments), [
             weighed(partial(run, **options), *arguments)
             for options in ({}, {"gradient": "autodiff"}, {"segments": 2})
@@ -134,7 +134,7 @@ def test_everything_at_once_by_hand_and_by_autodiff(x64, key):
     @jax.jit
     def both():
         return [
-            weighed(partial(unroll_stack, NOISE, gradient=gradient, **asked), params, xs)
+            weighed(partial(unroll_stack, NOISE, **grouped(gradient=gradient, **asked)), params, xs)
             for gradient in ("bptt", "autodiff")
         ]
 
@@ -157,7 +157,11 @@ def test_padding_counts_for_nothing_under_a_projection():
     params, xs, state0 = problem_of(net)
     valid = (np.arange(T)[:, None] < np.array(LENGTHS))[..., None]
     run = jax.jit(
-        lambda xs: weighed(partial(unroll_stack, net, lengths=jnp.array(LENGTHS)), params, xs)
+        lambda xs: weighed(
+            partial(unroll_stack, net, sequences=lstm_jax.Sequences(lengths=jnp.array(LENGTHS))),
+            params,
+            xs,
+        )
     )
     filled, clean = run(jnp.where(valid, xs, np.nan)), run(xs)
     for ours, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(clean), strict=True):
@@ -184,7 +188,7 @@ def test_resets_and_carried_states(x64):
     end, rest = unroll_stack(net, params, xs[2:], middle)
     assert_close((end, jnp.concatenate([first, rest])), whole, 1e-12)
     resets = jnp.zeros((T, B), bool).at[3].set(True)
-    _, ys = unroll_stack(net, params, xs, state0, resets=resets)
+    _, ys = unroll_stack(net, params, xs, state0, sequences=lstm_jax.Sequences(resets=resets))
     _, tail = unroll_stack(net, params, xs[3:])
     assert_close(ys, jnp.concatenate([whole[1][:3], tail]), 1e-12)
 
@@ -237,7 +241,7 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
     net = STACKS["learned"]
     params, xs, state0 = problem_of(net)
     with pytest.raises(ValueError, match="expected resets with a starting state of zeros"):
-        unroll_stack(net, params, xs, resets=jnp.zeros((T, B), bool))
+        unroll_stack(net, params, xs, sequences=lstm_jax.Sequences(resets=jnp.zeros((T, B), bool)))
     with pytest.raises(TypeError, match="expected stack params as"):
         unroll_stack(net, params._replace(state0=None), xs)
     with pytest.raises(
@@ -253,7 +257,11 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
     with pytest.raises(TypeError, match="got a Stack; a stack runs by unroll_stack"):
         lstm_jax.unroll(net, params, xs)
     with pytest.raises(ValueError, match="expected reverse as True or False, got 'no'"):
-        lstm_jax.unroll(net.layers[1], params.layers[1], xs, reverse="no")
+        unroll_stack(net, params, xs, sequences=lstm_jax.Sequences(reverse="no"))
+    with pytest.raises(ValueError, match="expected sequences without reverse, got reverse=True"):
+        unroll_stack(net, params, xs, sequences=lstm_jax.Sequences(reverse=True))
+    with pytest.raises(TypeError, match=r"expected sequences as Sequences\(...\), got list"):
+        unroll_stack(net, params, xs, sequences=[3, 2, 1, 1])
     with pytest.raises(TypeError, match="expected a stack, got Cell"):
         unroll_stack(net.layers[1], params, xs)
     with pytest.raises(TypeError, match="step by step, got a bidirectional layer 1"):

@@ -7,14 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, loss, other_modes, random_problem
+from comparison import CELLS, assert_close, grouped, loss, other_modes, random_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 import lstm_jax
 from lstm_jax.time_loop import scan
-from lstm_jax.time_loop.scan import CPU, GPU, Loop, Platform, device_here, divisor_near, loop_here
+from lstm_jax.time_loop.scan import (
+    CPU,
+    GPU,
+    Platform,
+    ScanSettings,
+    device_here,
+    divisor_near,
+    scan_settings,
+)
 
 LIKE_A_GPU = Platform(steps=3, rows=8, apart=True)
 
@@ -41,19 +49,19 @@ def test_a_divisor_near(length, aim):
 )
 def test_the_platform_chooses(monkeypatch, name, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: name)
-    assert loop_here(True, "auto") == Loop(True, None, expected)
-    assert loop_here(False, 5) == Loop(False, 5, expected)
+    assert scan_settings(True, "auto") == ScanSettings(True, None, expected)
+    assert scan_settings(False, 5) == ScanSettings(False, 5, expected)
 
 
 def test_the_default_device_comes_first(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert loop_here(False, "auto").platform is GPU
+    assert scan_settings(False, "auto").platform is GPU
     with jax.default_device(jax.devices()[0]):
-        assert loop_here(False, "auto").platform is CPU
+        assert scan_settings(False, "auto").platform is CPU
         assert device_here() is jax.devices()[0]
     config = SimpleNamespace(jax_default_device="cpu", jax_default_matmul_precision=None)
     monkeypatch.setattr(jax, "config", config)
-    assert loop_here(False, "auto").platform is CPU
+    assert scan_settings(False, "auto").platform is CPU
     assert device_here().platform == "cpu"
 
 
@@ -63,7 +71,7 @@ def iterations(time, **options):
     xs = jnp.ones((time, 2))
 
     def total(params):
-        return jnp.sum(lstm_jax.unroll(cell, params, xs, **options)[1])
+        return jnp.sum(lstm_jax.unroll(cell, params, xs, **grouped(**options))[1])
 
     program = jax.make_jaxpr(jax.grad(total))(cell.init(jax.random.key(0)))
     return [eqn.params["unroll"] for eqn in loops(program.jaxpr)]
@@ -122,13 +130,17 @@ def test_steps_are_held_apart_where_the_platform_asks_for_it():
 
     def barriers(platform, **options):
         program = jax.make_jaxpr(
-            lambda xs: scan.scan(Loop(platform=platform), step, jnp.zeros(()), xs, **options)
+            lambda xs: scan.scan(
+                ScanSettings(platform=platform), step, jnp.zeros(()), xs, **options
+            )
         )(jnp.ones(6))
         return str(program).count("optimization_barrier")
 
     assert barriers(LIKE_A_GPU, apart=True) == 1
     assert barriers(LIKE_A_GPU) == 0
     assert barriers(CPU, apart=True) == 0
-    total, before = scan.scan(Loop(platform=GPU), step, jnp.zeros(()), jnp.arange(20.0), apart=True)
+    total, before = scan.scan(
+        ScanSettings(platform=GPU), step, jnp.zeros(()), jnp.arange(20.0), apart=True
+    )
     assert float(total) == 190
     np.testing.assert_array_equal(before, np.cumsum(np.arange(20.0)) - np.arange(20.0))

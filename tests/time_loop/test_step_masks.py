@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, random_like, random_problem
+from comparison import CELLS, assert_close, grouped, random_like, random_problem
 
 import lstm_jax
 from lstm_jax.time_loop import step_masks
@@ -78,7 +78,11 @@ def test_a_padded_batch_is_its_sequences_one_by_one(x64, name, reverse, with_res
         asked["resets"] = resets_of(np.random.default_rng(1))
     expected = weighed(partial(one_by_one, **asked), problem, weights)
     lengths = jnp.array(LENGTHS)
-    ours = weighed(partial(lstm_jax.unroll, lengths=lengths, **asked, **options), problem, weights)
+    ours = weighed(
+        partial(lstm_jax.unroll, **grouped(lengths=lengths, **asked, **options)),
+        problem,
+        weights,
+    )
     assert_close(ours, expected, 1e-12)
 
 
@@ -90,7 +94,9 @@ def test_resets_alone(x64, name, reverse):
     expected = weighed(partial(one_by_one, lengths=(T,) * B, **asked), problem, weights)
     for options in ({"gradient": "autodiff"}, {}, {"segments": 2}):
         assert_close(
-            weighed(partial(lstm_jax.unroll, **asked, **options), problem, weights), expected, 1e-12
+            weighed(partial(lstm_jax.unroll, **grouped(**asked, **options)), problem, weights),
+            expected,
+            1e-12,
         )
 
 
@@ -103,7 +109,12 @@ def test_what_the_padding_holds_changes_nothing(name, reverse, filling):
     valid = np.arange(T)[:, None] < np.array(LENGTHS)
     filled = problem._replace(xs=jnp.where(valid[..., None], problem.xs, filling))
     run, clean = (
-        partial(lstm_jax.unroll, lengths=lengths, reverse=reverse, resets=jnp.asarray(resets))
+        partial(
+            lstm_jax.unroll,
+            sequences=lstm_jax.Sequences(
+                lengths=lengths, resets=jnp.asarray(resets), reverse=reverse
+            ),
+        )
         for resets in (~valid, np.zeros_like(valid))
     )
     for ours, expected in zip(
@@ -128,7 +139,12 @@ def in_pieces(cell, params, xs, state, *, truncate, reverse=False, resets=None):
             state = jax.lax.stop_gradient(state)
         part = slice(begin, end)
         state, hs = lstm_jax.unroll(
-            cell, params, xs[part], state, reverse=reverse, gradient="autodiff"
+            cell,
+            params,
+            xs[part],
+            state,
+            sequences=lstm_jax.Sequences(reverse=reverse),
+            gradient="autodiff",
         )
         pieces.append(hs)
     return state, jnp.concatenate(pieces[::-1] if reverse else pieces)
@@ -143,9 +159,13 @@ def test_truncation_is_stop_gradient_between_pieces(x64, name, reverse, truncate
     expected = weighed(partial(in_pieces, **asked), problem, weights)
     for options in ({"gradient": "autodiff"}, {}, {"segments": 4}):
         assert_close(
-            weighed(partial(lstm_jax.unroll, **asked, **options), problem, weights), expected, 1e-12
+            weighed(partial(lstm_jax.unroll, **grouped(**asked, **options)), problem, weights),
+            expected,
+            1e-12,
         )
-    whole = weighed(partial(lstm_jax.unroll, reverse=reverse), problem, weights)
+    whole = weighed(
+        partial(lstm_jax.unroll, sequences=lstm_jax.Sequences(reverse=reverse)), problem, weights
+    )
     differs = not np.allclose(whole[1][2].h, expected[1][2].h)
     assert differs == (truncate < T)
 
@@ -164,7 +184,7 @@ def test_all_three_at_once_and_every_mode(x64, reverse):
     def modes(**options):
         def of_params(params):
             state, hs = lstm_jax.unroll(
-                problem.cell, params, problem.xs, problem.state0, **asked, **options
+                problem.cell, params, problem.xs, problem.state0, **grouped(**asked, **options)
             )
             return jnp.sum(jnp.sin(hs)) + jnp.sum(state.c**2)
 
@@ -184,11 +204,21 @@ def test_lengths_and_resets_may_be_mapped_and_traced():
     lengths, resets = jnp.array(LENGTHS), resets_of(np.random.default_rng(1))
 
     def one(x, state, length, reset):
-        return lstm_jax.unroll(problem.cell, problem.params, x, state, lengths=length, resets=reset)
+        return lstm_jax.unroll(
+            problem.cell,
+            problem.params,
+            x,
+            state,
+            sequences=lstm_jax.Sequences(lengths=length, resets=reset),
+        )
 
     mapped = jax.jit(jax.vmap(one, in_axes=(1, 0, 0, 1), out_axes=(0, 1)))
     whole = lstm_jax.unroll(
-        problem.cell, problem.params, problem.xs, problem.state0, lengths=lengths, resets=resets
+        problem.cell,
+        problem.params,
+        problem.xs,
+        problem.state0,
+        sequences=lstm_jax.Sequences(lengths=lengths, resets=resets),
     )
     assert_close(mapped(problem.xs, problem.state0, lengths, resets), whole, 1e-6)
 
@@ -203,7 +233,10 @@ def test_lengths_alone_may_differ_between_devices(gradient, reverse):
 
     def total(params, lengths):
         _, hs = lstm_jax.unroll(
-            cell, params, xs, lengths=lengths, gradient=gradient, reverse=reverse
+            cell,
+            params,
+            xs,
+            **grouped(lengths=lengths, reverse=reverse, gradient=gradient),
         )
         return jnp.sum(jnp.sin(hs))
 
@@ -219,7 +252,11 @@ def test_lengths_alone_may_differ_between_devices(gradient, reverse):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_traced_lengths_beyond_the_sequence_mean_its_end(reverse):
     problem, _ = problem_of("gru")
-    run = jax.jit(lambda lengths: lstm_jax.unroll(*problem[:4], lengths=lengths, reverse=reverse))
+    run = jax.jit(
+        lambda lengths: lstm_jax.unroll(
+            *problem[:4], sequences=lstm_jax.Sequences(lengths=lengths, reverse=reverse)
+        )
+    )
     beyond = jnp.array(LENGTHS).at[0].set(T + 3).at[3].set(-2)
     for ours, expected in zip(
         jax.tree.leaves(run(beyond)), jax.tree.leaves(run(jnp.array(LENGTHS))), strict=True
@@ -231,12 +268,16 @@ def test_states_carried_across_calls_are_one_long_sequence(x64):
     problem, _ = problem_of("lstm")
     cell, params, xs, state0, *_ = problem
     lengths = jnp.array(LENGTHS)
-    whole_state, whole = lstm_jax.unroll(cell, params, xs, state0, lengths=lengths)
+    whole_state, whole = lstm_jax.unroll(
+        cell, params, xs, state0, sequences=lstm_jax.Sequences(lengths=lengths)
+    )
     state, pieces = state0, []
     for begin in range(0, T, 4):
         piece = xs[begin : begin + 4]
         left = jnp.clip(lengths - begin, 0, len(piece))
-        state, hs = lstm_jax.unroll(cell, params, piece, state, lengths=left)
+        state, hs = lstm_jax.unroll(
+            cell, params, piece, state, sequences=lstm_jax.Sequences(lengths=left)
+        )
         pieces.append(hs)
     assert_close((state, jnp.concatenate(pieces)), (whole_state, whole), 1e-14)
 
@@ -245,11 +286,11 @@ def test_turning_is_its_own_inverse():
     rng = np.random.default_rng(0)
     xs = jnp.asarray(rng.standard_normal((T, B, 2)))
     lengths = jnp.array(LENGTHS, jnp.int32)
-    once = step_masks.turned(lengths, xs)
+    once = step_masks.reverse_sequences(lengths, xs)
     for b, length in enumerate(LENGTHS):
         np.testing.assert_array_equal(once[:length, b], xs[:length, b][::-1])
         np.testing.assert_array_equal(once[length:, b], xs[length:, b])
-    np.testing.assert_array_equal(step_masks.turned(lengths, once), xs)
+    np.testing.assert_array_equal(step_masks.reverse_sequences(lengths, once), xs)
 
 
 BAD = {
@@ -285,11 +326,15 @@ BAD = {
 def test_bad_input(options, error, message):
     problem, _ = problem_of("lstm")
     with pytest.raises(error, match=message):
-        lstm_jax.unroll(problem.cell, problem.params, problem.xs, problem.state0, **options)
+        lstm_jax.unroll(
+            problem.cell, problem.params, problem.xs, problem.state0, **grouped(**options)
+        )
 
 
 @pytest.mark.parametrize("option", [{"lengths": 3}, {"resets": True}, {"truncate": 3}], ids=str)
 def test_a_plain_step_has_none_of_it(option):
     problem, _ = problem_of("lstm")
-    with pytest.raises(ValueError, match="got a plain step"):
-        lstm_jax.unroll(problem.cell.step, problem.params, problem.xs, problem.state0, **option)
+    with pytest.raises(ValueError, match="got them with a plain step"):
+        lstm_jax.unroll(
+            problem.cell.step, problem.params, problem.xs, problem.state0, **grouped(**option)
+        )

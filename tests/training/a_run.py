@@ -1,5 +1,6 @@
 """A run in a process of its own: ``python a_run.py '{"steps": 40, "folder": ...}'``; its end as JSON."""
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -44,6 +45,7 @@ def main(words):
         return False
 
     watches = [] if words.get("mesh") else [training.Watch("norms", 4, look)]
+    options = dataclasses.replace(options, settings={"rate": 0.01}, watches=watches, until=until)
     try:
         fitted = training.fit(
             recurrent(dropout=words.get("dropout", 0.3)),
@@ -52,11 +54,8 @@ def main(words):
             seed=tuple(seed) if isinstance(seed, list) else seed,
             data=DATA,
             folder=Path(words["folder"]) if words.get("folder") else None,
-            settings={"rate": 0.01},
             options=options,
-            mesh=mesh,
-            watches=watches,
-            until=until,
+            computation=training.Computation(mesh=mesh),
         )
     except (RuntimeError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -1,12 +1,14 @@
 """Small problems that the tests of training share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import lstm_jax
-from lstm_jax.training import Problem, RunOptions, fit
+from lstm_jax.training import Computation, Problem, RunOptions, fit
 
 T, B, D, H = 5, 8, 3, 4
 
@@ -63,5 +65,20 @@ line = Problem(
 TARGETS = np.ones((4, 3), np.float32)
 
 
-def run(steps=20, problem=line, optimizer=None, data=TARGETS, options=OPTIONS, **more):
-    return fit(problem, optimizer or optax.sgd(0.1), steps, data=data, options=options, **more)
+def fit_flat(*arguments, options=OPTIONS, **words):
+    """`fit` with the fields of `RunOptions` and `Computation` as arguments of their own."""
+    ours = {name: words.pop(name) for name in OF_OPTIONS if name in words}
+    computation = {name: words.pop(name) for name in Computation._fields if name in words}
+    return fit(
+        *arguments,
+        options=dataclasses.replace(options, **ours),
+        computation=Computation(**computation),
+        **words,
+    )
+
+
+OF_OPTIONS = [field.name for field in dataclasses.fields(RunOptions)]
+
+
+def run(steps=20, problem=line, optimizer=None, data=TARGETS, **more):
+    return fit_flat(problem, optimizer or optax.sgd(0.1), steps, data=data, **more)

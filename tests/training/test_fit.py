@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.problems import DATA, OPTIONS, B, leaves, line, numbers, recurrent, run
+from training.problems import DATA, OPTIONS, B, fit_flat, leaves, line, numbers, recurrent, run
 
 from lstm_jax import training
-from lstm_jax.training import RunOptions, Watch, fit, init_state, read_log, train_step
+from lstm_jax.training import RunOptions, Watch, init_state, read_log, train_step
 
 
 def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
     problem, optimizer = recurrent(), optax.adam(0.01)
-    fitted = fit(
+    fitted = fit_flat(
         problem, optimizer, 10, data=DATA, options=OPTIONS, folder=tmp_path, unit=("samples", B)
     )
     step, state = jax.jit(train_step(problem, optimizer)), init_state(problem, optimizer, 0)
@@ -41,7 +41,7 @@ def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
 def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
     problem, optimizer = recurrent(dropout=0.3), optax.adam(0.01)
     words = {"data": DATA, "options": OPTIONS, "settings": {"rate": 0.01}}
-    whole = fit(problem, optimizer, 17, folder=tmp_path / "whole", **words)
+    whole = fit_flat(problem, optimizer, 17, folder=tmp_path / "whole", **words)
 
     def stop(params):
         looks.append(asked)
@@ -53,7 +53,7 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
     with pytest.raises(
         training.InterruptedRun, match=f"by {asked.name} after step 2 of 17; .*/2 with"
     ):
-        fit(
+        fit_flat(
             problem,
             optimizer,
             17,
@@ -63,7 +63,7 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
         )
     assert signal.getsignal(asked) is before
     words["options"] = RunOptions(log_every=4, checkpoint_every=6, progress=False, resume=True)
-    cut = fit(problem, optimizer, 17, folder=tmp_path / "cut", **words)
+    cut = fit_flat(problem, optimizer, 17, folder=tmp_path / "cut", **words)
     assert numbers(cut.log) == numbers(whole.log)
     for came, wanted in zip(leaves(cut.state), leaves(whole.state), strict=True):
         np.testing.assert_array_equal(came, wanted)

@@ -55,7 +55,11 @@ def of_problem(name, batch, lengths, time=6):
         )
 
     state, hs = lstm_jax.unroll(
-        problem.cell, problem.params, problem.xs, problem.state0, lengths=lengths
+        problem.cell,
+        problem.params,
+        problem.xs,
+        problem.state0,
+        sequences=lstm_jax.Sequences(lengths=lengths),
     )
     return problem, hs, loss, jax.grad(loss, argnums=(0, 1))(state, hs)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, loss, random_like, random_problem, weigh
+from comparison import CELLS, assert_close, grouped, loss, random_like, random_problem, weigh
 from jax import export
 
 import lstm_jax
@@ -148,7 +148,7 @@ def test_jacobians_of_the_outputs_agree(x64, name, jacobian):
 
     def outputs(gradient):
         def run(inputs):
-            return lstm_jax.unroll(problem.cell, *inputs, gradient=gradient)
+            return lstm_jax.unroll(problem.cell, *inputs, **grouped(gradient=gradient))
 
         return jax.jit(jacobian(run))(problem.inputs)
 
@@ -163,7 +163,7 @@ def test_equals_stepping_in_a_loop(x64, name, gradient, reverse):
     outs = [None] * 5
     for t in reversed(range(5)) if reverse else range(5):
         state, outs[t] = cell.step(params, state, xs[t])
-    unrolled = lstm_jax.unroll(cell, *problem.inputs, gradient=gradient, reverse=reverse)
+    unrolled = lstm_jax.unroll(cell, *problem.inputs, **grouped(reverse=reverse, gradient=gradient))
     assert_close(unrolled, (state, jnp.stack(outs)), 1e-14)
 
 
@@ -195,7 +195,7 @@ def test_a_missing_starting_state_is_zeros(x64, name, batch):
     cell, params, xs, state0, *_ = random_problem(name, 4, batch)
     zeros = jax.tree.map(jnp.zeros_like, state0)
     for gradient in ("auto", "bptt", "autodiff"):
-        run = partial(lstm_jax.unroll, cell, params, xs, gradient=gradient)
+        run = partial(lstm_jax.unroll, cell, params, xs, **grouped(gradient=gradient))
         assert_close(run(), run(zeros), 0.0)
     d_hs = jnp.ones((4, *([] if batch is None else [batch]), 5))
     bptt = partial(lstm_jax.bptt, cell, params, xs, d_hs=d_hs)
@@ -256,8 +256,10 @@ class TestPlainStep:
     def test_a_cells_step_runs_as_a_plain_one(self, x64, reverse):
         problem = random_problem("gru", 5, 2)
         options = {"reverse": reverse, "unroll": 2}
-        plain = lstm_jax.unroll(problem.cell.step, *problem.inputs, **options)
-        assert_close(plain, lstm_jax.unroll(problem.cell, *problem.inputs, **options), 1e-14)
+        plain = lstm_jax.unroll(problem.cell.step, *problem.inputs, **grouped(**options))
+        assert_close(
+            plain, lstm_jax.unroll(problem.cell, *problem.inputs, **grouped(**options)), 1e-14
+        )
 
     def test_auto_is_autodiff(self, x64):
         problem = random_problem("rnn_tanh", 4)
@@ -273,7 +275,7 @@ class TestDtype:
     @pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
     def test_bfloat16_follows_the_parameters(self, name, gradient):
         problem = random_problem(name, 6, 2, dtype=jnp.bfloat16)
-        state, hs = lstm_jax.unroll(problem.cell, *problem.inputs[:2], gradient=gradient)
+        state, hs = lstm_jax.unroll(problem.cell, *problem.inputs[:2], **grouped(gradient=gradient))
         gradients = jax.grad(loss, argnums=1)(problem, problem.inputs, gradient)
         assert {x.dtype for x in jax.tree.leaves((state, hs, gradients))} == {
             jnp.dtype(jnp.bfloat16)

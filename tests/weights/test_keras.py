@@ -123,11 +123,21 @@ def test_layer(name, ways, bias):
         if ways == "both":
             net = lstm_jax.stack(cell)
             states, ys = lstm_jax.unroll_stack(
-                net, lstm_jax.StackParams((params,)), xs, (state0,), lengths=LENGTHS
+                net,
+                lstm_jax.StackParams((params,)),
+                xs,
+                (state0,),
+                sequences=lstm_jax.Sequences(lengths=LENGTHS),
             )
         else:
             reverse = ways == "backward"
-            states, ys = lstm_jax.unroll(cell, params, xs, state0, lengths=LENGTHS, reverse=reverse)
+            states, ys = lstm_jax.unroll(
+                cell,
+                params,
+                xs,
+                state0,
+                sequences=lstm_jax.Sequences(lengths=LENGTHS, reverse=reverse),
+            )
         return weighed(ys, jax.tree.leaves(states)), (states, ys)
 
     gradient = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2), has_aux=True))

@@ -103,7 +103,9 @@ def test_onnxruntime(name):
     for lengths, start in ((None, None), (LENGTHS, None), (LENGTHS, state0)):
         feed = {"xs": xs} if lengths is None else {"xs": xs, "lengths": lengths}
         feed |= {} if start is None else states_of(start, "state0")
-        states, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), start, lengths=lengths)
+        states, ys = lstm_jax.unroll_stack(
+            net, params, jnp.asarray(xs), start, sequences=lstm_jax.Sequences(lengths=lengths)
+        )
         expected = {"ys": np.asarray(ys)} | states_of(states, "states")
         assert_close(run(runner, model, feed), expected, 3e-6)
 
@@ -207,7 +209,9 @@ def test_nodes_of_others(kind, inputs, attributes, ragged):
     xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
     lengths = LENGTHS if ragged else np.full(B, T, np.int32)
     theirs, final = session(model).run(None, {"X": xs, "lengths": lengths})
-    states, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=lengths)
+    states, ys = lstm_jax.unroll_stack(
+        net, params, jnp.asarray(xs), sequences=lstm_jax.Sequences(lengths=lengths)
+    )
     assert_close(np.asarray(ys), theirs.swapaxes(1, 2).reshape(T, B, 2 * H), 3e-6)
     assert_close(np.stack([states[0].forward.h, states[0].backward.h]), final, 3e-6)
 
@@ -459,7 +463,9 @@ def test_the_same_lengths_are_followed():
     xs = np.random.default_rng(1).standard_normal((T, B, D)).astype(np.float32)
     feed = {"X": xs, "lengths": LENGTHS, "others": LENGTHS}
     (theirs,) = session(model).run(None, feed)
-    _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=LENGTHS)
+    _, ys = lstm_jax.unroll_stack(
+        net, params, jnp.asarray(xs), sequences=lstm_jax.Sequences(lengths=LENGTHS)
+    )
     assert_close(np.asarray(ys), theirs, 3e-6)
 
 
@@ -521,7 +527,9 @@ def test_packed_by_torch(masked, tmp_path):
         )
     net, params = weights.from_onnx(path)
     lengths = longest_first.numpy()
-    _, ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), lengths=lengths)
+    _, ys = lstm_jax.unroll_stack(
+        net, params, jnp.asarray(xs), sequences=lstm_jax.Sequences(lengths=lengths)
+    )
     assert_close(np.asarray(ys), module(xs, own).detach().numpy(), 3e-6)
 
 

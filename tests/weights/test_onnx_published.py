@@ -69,7 +69,9 @@ def hold(case):
         leaves = [leaf.swapaxes(0, 1) if batch_first else leaf for leaf in leaves]
         state0 = (type(zeros)(*(jnp.asarray(leaf[0]) for leaf in leaves)),)
     lengths = values.get("sequence_lens")
-    (state,), ys = lstm_jax.unroll_stack(net, params, jnp.asarray(xs), state0, lengths=lengths)
+    (state,), ys = lstm_jax.unroll_stack(
+        net, params, jnp.asarray(xs), state0, sequences=lstm_jax.Sequences(lengths=lengths)
+    )
     both = state if isinstance(state, lstm_jax.Both) else [state]
     ours = {"Y_h": np.stack([s.h for s in both])}
     if hasattr(both[0], "c"):

@@ -87,7 +87,9 @@ def test_module(name, layers, both, bias, ragged):
     state_weights = random_like(rng, net.initial_state(B))
 
     def loss(params, xs, state0):
-        states, ys = lstm_jax.unroll_stack(net, params, xs, state0, lengths=jnp.asarray(lengths))
+        states, ys = lstm_jax.unroll_stack(
+            net, params, xs, state0, sequences=lstm_jax.Sequences(lengths=jnp.asarray(lengths))
+        )
         held = jax.tree.map(lambda v, s: jnp.sum(v * s), state_weights, states)
         return jnp.sum(ys_weights * jnp.sin(ys)) + sum(jax.tree.leaves(held)), (states, ys)
 

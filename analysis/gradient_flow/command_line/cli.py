@@ -1,6 +1,7 @@
 """The command ``gradient-flow``: compare networks, check gradients, draw a run from its files."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
-from gradient_flow.command_line import comparison as comparison
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.measurements.training_watch import record_paths
@@ -28,7 +29,8 @@ from gradient_flow.results_folder import (
     write_arrays,
     write_json,
 )
-from lstm_jax import check_gradients, gru, language_model, lstm, rnn, unroll
+from lstm_jax import Cell, check_gradients, gru, lstm, rnn, unroll
+from lstm_jax.language import Corpus
 from lstm_jax.language.text import TextError
 from lstm_jax.validation import NonFiniteError, require_positive_int
 
@@ -57,6 +59,9 @@ class Draw:
     """The folder of the run."""
 
 
+KINDS = ("rnn", "lstm", "gru")
+"""Of the comparison's networks; those of a kind are trained together."""
+
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Check, tyro.conf.subcommand("check")]
@@ -83,62 +88,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_compare(config: Compare) -> int:
-    """Measure, train, measure again; print the table; write results, arrays and pictures."""
+    """Measure, train, measure again; print the table as it comes; write results, arrays and pictures."""
     corpus = comparison.check_config(config)
     folder = claim_folder(config.out, "compare", overwrite=config.overwrite)
-    key_xs, key_init, key_train = jax.random.split(jax.random.key(config.seed), 3)
+    key_xs, key_init = jax.random.split(jax.random.key(config.seed))
     xs = comparison.inputs(config, corpus, key_xs)
     nets = comparison.networks(xs.shape[-1], config.hidden_size, max(config.lengths))
+    labels = {name: network.label for name, network in nets.items()}
     stages = ["untrained", "trained"] if config.steps else ["untrained"]
-    codes = None if corpus is None else jnp.asarray(corpus.codes)
     arrays: dict[str, np.ndarray] = {}
     rows: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
-    losses: dict[str, list[float]] = {}
+    bits: dict[str, dict[str, float]] = {}
 
-    total = len(nets) * (len(stages) + bool(config.steps))
-    with tqdm(total=total, unit="part", dynamic_ncols=True, file=sys.stderr) as bar:
+    with Progress(len(nets) * len(stages) + (len(KINDS) if config.steps else 0)) as progress:
+
+        def look(stage: str, name: str, params: Any) -> None:
+            progress.begin(f"measuring {labels[name]}")
+            cell = comparison.shared_cell(nets[name].cell)
+            last = stage == stages[-1]
+            found = comparison.measure(name, cell, params, xs, config.lengths, last=last)
+            arrays.update({f"{stage}/{name}/{key}": value for key, value in found.items()})
+            rows[stage][name] = comparison.summarise(config.lengths, found)
+            table = comparison.lines(
+                labels[name], rows[stage][name], labels.values(), bits.get(name)
+            )
+            progress.done("\n".join(table))
+
+        progress.show(comparison.LEGEND + "\n")
+        progress.show(comparison.heading("untrained", config, labels.values()))
         for n, (name, network) in enumerate(nets.items()):
-            bar.set_description(network.label)
-            model = language_model.init(network.cell, jax.random.fold_in(key_init, n))
-            for stage in stages:
-                if stage == "trained" and codes is not None:
-                    bar.set_postfix_str("training")
-                    model, losses[name] = language_model.train(
-                        network.measured,
-                        model,
-                        codes,
-                        jax.random.fold_in(key_train, n),
-                        comparison.train_config(config),
-                        lambda step, loss: bar.set_postfix_str(
-                            f"training {step}/{config.steps}, {loss / np.log(2):.2f} bits/char",
-                            refresh=step % 100 == 0,
-                        ),
-                    )
-                    bar.update()
-                bar.set_postfix_str(f"measuring, {stage}")
-                found = comparison.measure(network, name, model.cell, xs, config.lengths)
-                arrays |= {f"{stage}/{name}/{key}": value for key, value in found.items()}
-                rows[stage][name] = comparison.summarise(config.lengths, found)
-                bar.update()
-        bar.set_description("done")
-        bar.set_postfix_str("")
+            look("untrained", name, network.cell.init(jax.random.fold_in(key_init, n)))
+        progress.show("\n" + comparison.autodiff_line(rows["untrained"], labels))
+        if corpus is not None and config.steps:
+            progress.show("\n" + comparison.heading("trained", config, labels.values()))
+            for kind in KINDS:
+                names = [name for name, network in nets.items() if network.cell.kind == kind]
+                ends = _trained(config, corpus, kind, [nets[name].cell for name in names], progress)
+                for name, end in zip(names, ends, strict=True):
+                    bits[name] = comparison.bits(end)
+                    look("trained", name, end.params)
 
     results = {
         "config": {**asdict(config), "train_steps": config.steps},
         "text": None if corpus is None else comparison.describe(corpus),
         "stages": stages,
-        "networks": {name: network.label for name, network in nets.items()},
+        "networks": labels,
         "inside": comparison.INSIDE_NETWORK,
         "lags": lag_grid(config.lengths),
         "horizon_factor": comparison.HORIZON_FACTOR,
         "gate_text": comparison.gate_text(corpus, xs),
-        "bits_per_character": {
-            name: {"first": first, "last": last}
-            for name, (first, last) in comparison.bits(losses).items()
-        },
+        "bits_per_character": bits,
         "table": rows,
     }
-    text = comparison.table(results)
     # Matplotlib is only needed, and only paid for, from here on.
     from gradient_flow.pictures.comparison_figures import draw_all
 
@@ -148,11 +149,68 @@ def run_compare(config: Compare) -> int:
     pictures = draw_all(unfinished, results, arrays)
     write_json(unfinished / FINISHED, results)
     publish(folder)
-    print(text)
     print(f"\nnumbers:  {folder / FINISHED}, {folder / 'arrays.npz'}")
     for picture in pictures:
         print(f"picture:  {folder / picture.name}  (and .svg)")
     return 0
+
+
+def _trained(
+    config: Compare, corpus: Corpus, kind: str, cells: list[Cell], progress: "Progress"
+) -> list[short_training.Trained]:
+    """The networks of a kind after training."""
+    progress.begin(f"training {len(cells)} {kind.upper()}")
+
+    def report(step: int, value: float) -> None:
+        progress.note(f"step {step} of {config.steps}, {value:.2f} bits/char")
+
+    ends = short_training.train(
+        cells, corpus.codes, config.steps, config.learning_rate, config.seed, report
+    )
+    progress.done()
+    return ends
+
+
+class Progress:
+    """What is being done: on a terminal one line that changes, else a line for each part that is done.
+
+    Args:
+        parts: how many there are.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=parts, unit="part", dynamic_ncols=True, disable=not self._terminal)
+        self._name, self._begun = "", time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.close()
+
+    def begin(self, name: str) -> None:
+        """Name the part that begins."""
+        self._name, self._begun = name, time.perf_counter()
+        self._bar.set_description(name)
+
+    def note(self, words: str) -> None:
+        """Say how far the part is, on a terminal."""
+        self._bar.set_postfix_str(words)
+
+    def done(self, text: str = "") -> None:
+        """End the part, and show what came out of it."""
+        self._bar.set_postfix_str("", refresh=False)
+        self._bar.update()
+        if not self._terminal:
+            print(f"{self._name}: {time.perf_counter() - self._begun:.1f} s", file=sys.stderr)
+        if text:
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print to the standard output, above the line that changes."""
+        with self._bar.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
 
 
 def run_check(config: Check) -> int:

@@ -1,13 +1,13 @@
 """Vanishing gradients side by side: RNN, LSTM and GRU, before and after a short training run.
 
-For each network and each length L, at random places of a text, the exact log-norms of ∂h_L/∂h_k and ∂C_L/∂C_k
-at many lags; the same by plain autodiff in the session's precision; the map over all pairs (t, k); and the
-gates over time. `measure` computes, `summarise` makes the table; `gradient_flow.pictures.comparison_figures`
-draws from what `gradient_flow.command_line.cli` wrote.
+For each network and each length L, at random places of a text, the exact log-norms of ∂h_L/∂h_k and
+∂C_L/∂C_k at many lags; the same by plain autodiff in the session's precision; and, in the last stage, the map
+over all pairs (t, k) and the gates over time. `measure` computes, `summarise` makes the table's rows;
+`gradient_flow.pictures.comparison_figures` draws from what `gradient_flow.command_line.cli` wrote.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradient_flow.command_line.short_training import RATE, Trained, shortest_text
 from gradient_flow.measurements.autodiff_norms import autodiff_norms
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
 from gradient_flow.measurements.gates import gate_activations
 from gradient_flow.measurements.jacobian_norms import all_pairs_norms, jacobian_norms
-from lstm_jax import chrono, gru, language_model, lstm, orthogonal, rnn
+from lstm_jax import chrono, gru, lstm, orthogonal, rnn
 from lstm_jax.array_types import Array
 from lstm_jax.cells import Cell
 from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_text, windows
@@ -34,6 +35,10 @@ GATE_STEPS = 80
 
 MAP_NETWORKS = ("rnn", "lstm_1")
 INSIDE_NETWORK = "lstm_1"
+PATHS = ("cc", "total_c", "chain_c", "carousel")
+
+Row = dict[str, float | int | None]
+"""A line of the table: one network at one length."""
 
 
 class ConfigError(ValueError):
@@ -56,7 +61,7 @@ class Compare:
     """Sequences measured, taken at random places of the text."""
     train_steps: int | None = None
     """Gradient steps of training on the next character; 800 on text if left out, 0 on noise."""
-    learning_rate: float = 5e-3
+    learning_rate: float = RATE
     """Adam's learning rate in that training."""
     seed: int = 0
     """Seed of everything random."""
@@ -79,39 +84,29 @@ class Network(NamedTuple):
     Attributes:
         label: what a reader calls it.
         cell: with its own initialisation.
-        measured: an equal cell that all networks of a kind share, so that each kind compiles once.
     """
 
     label: str
     cell: Cell
-    measured: Cell
 
 
 def networks(input_size: int, hidden_size: int, t_max: int) -> dict[str, Network]:
-    """The six networks, by short name."""
-    plain = {kind: make(input_size, hidden_size) for kind, make in _KINDS.items()}
-    t_max = max(t_max, 3)
+    """The six networks, by short name; those of a kind follow each other."""
+    sizes, t_max = (input_size, hidden_size), max(t_max, 3)
     return {
-        "rnn": Network("RNN, uniform", plain["rnn"], plain["rnn"]),
-        "rnn_orthogonal": Network(
-            "RNN, orthogonal",
-            rnn(input_size, hidden_size, w_h_init=orthogonal()),
-            plain["rnn"],
-        ),
-        "lstm_0": Network(
-            "LSTM, forget bias 0", lstm(input_size, hidden_size, forget_bias=0.0), plain["lstm"]
-        ),
-        "lstm_1": Network("LSTM, forget bias 1", plain["lstm"], plain["lstm"]),
-        "lstm_chrono": Network(
-            f"LSTM, chrono {t_max}",
-            lstm(input_size, hidden_size, forget_bias=chrono(t_max)),
-            plain["lstm"],
-        ),
-        "gru": Network("GRU", plain["gru"], plain["gru"]),
+        "rnn": Network("RNN, uniform", rnn(*sizes)),
+        "rnn_orthogonal": Network("RNN, orthogonal", rnn(*sizes, w_h_init=orthogonal())),
+        "lstm_0": Network("LSTM, forget bias 0", lstm(*sizes, forget_bias=0.0)),
+        "lstm_1": Network("LSTM, forget bias 1", lstm(*sizes)),
+        "lstm_chrono": Network(f"LSTM, chrono {t_max}", lstm(*sizes, forget_bias=chrono(t_max))),
+        "gru": Network("GRU", gru(*sizes)),
     }
 
 
-_KINDS: dict[str, Callable[[int, int], Cell]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+def shared_cell(cell: Cell) -> Cell:
+    """The cell by which all networks of a kind are measured, so that each kind compiles once."""
+    make: dict[str, Callable[[int, int], Cell]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+    return make[cell.kind](cell.input_size, cell.hidden_size)
 
 
 def check_config(config: Compare) -> Corpus | None:
@@ -156,7 +151,7 @@ def check_config(config: Compare) -> Corpus | None:
         else (read_text(config.text), config.text.name)
     )
     corpus = encode(text, name)
-    needed = max(*config.lengths, train_config(config).length) + 1
+    needed = max(*config.lengths, shortest_text(config.steps)) + 1
     if len(corpus.codes) < needed:
         raise ConfigError(
             f"Length mismatch: expected a text of at least {needed} characters for --lengths "
@@ -175,11 +170,6 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"Range mismatch: expected --seed from 0 to 2^32 − 1, got {seed}.")
 
 
-def train_config(config: Compare) -> language_model.TrainConfig:
-    """The training run of a comparison."""
-    return language_model.TrainConfig(config.steps, learning_rate=config.learning_rate)
-
-
 def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
     """The sequences that drive every network: [max length, samples, D]."""
     length = max(config.lengths)
@@ -190,17 +180,25 @@ def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
 
 
 def measure(
-    network: Network, name: str, params: Any, xs: Array, lengths: tuple[int, ...]
+    name: str, cell: Cell, params: Any, xs: Array, lengths: tuple[int, ...], *, last: bool
 ) -> dict[str, np.ndarray]:
-    """Everything that is recorded of one network: named arrays.
+    """What the table and the pictures need of one network: named arrays.
+
+    Args:
+        name: of the network.
+        cell: of its kind.
+        params: of the cell.
+        xs: the inputs, [T, samples, D].
+        lengths: at which ∂h_T/∂h_k is reported.
+        last: whether this is the last stage of the run, from which the maps and the gates are drawn.
 
     Returns:
-        ``curve.<block>`` [samples, lengths, lags] of natural-log spectral norms; ``autodiff``
-        [samples, T + 1] of plain norms; and for some networks ``map.hh`` [times, starts] with
+        ``curve.<block>`` [samples, lengths, lags] of natural-log spectral norms; ``autodiff`` [samples, T +
+        1] of plain norms; and of some networks, in the last stage, ``map.hh`` [times, starts] with
         ``map.times`` and ``map.starts``, and ``gate.<name>`` [steps, H] of the first sample.
     """
-    cell = network.measured
-    blocks = ("hh", "cc", "total_c", "chain_c", "carousel") if cell.name == "lstm" else ("hh",)
+    more = PATHS if name == INSIDE_NETWORK else PATHS[:1] if cell.kind == "lstm" else ()
+    blocks = ("hh", *more)
     flow = jacobian_norms(
         cell,
         params,
@@ -213,7 +211,7 @@ def measure(
     )
     found = {f"curve.{block}": np.asarray(flow.spectral[block]) for block in blocks}
     found["autodiff"] = np.asarray(autodiff_norms(cell, params, None, xs))
-    if name in MAP_NETWORKS:
+    if last and name in MAP_NETWORKS:
         part = xs[:MAP_LENGTH, 0]
         every = max(1, part.shape[0] // 100)
         pairs = all_pairs_norms(
@@ -221,22 +219,20 @@ def measure(
         )
         found["map.hh"] = np.asarray(pairs.spectral["hh"])
         found["map.times"], found["map.starts"] = pairs.times, pairs.starts
-    if name == INSIDE_NETWORK:
+    if last and name == INSIDE_NETWORK:
         gates = gate_activations(cell, params, None, xs[:GATE_STEPS, 0])
         found |= {f"gate.{gate}": np.asarray(values) for gate, values in gates.items()}
     return found
 
 
-def summarise(
-    lengths: tuple[int, ...], arrays: dict[str, np.ndarray]
-) -> list[dict[str, float | int | None]]:
+def summarise(lengths: tuple[int, ...], arrays: dict[str, np.ndarray]) -> list[Row]:
     """One row for each length: medians over the samples of what `measure` recorded of one network."""
     lags = np.asarray(lag_grid(lengths))
-    rows: list[dict[str, float | int | None]] = []
+    rows: list[Row] = []
     for n, length in enumerate(sorted(set(lengths))):
         upto = lags <= length
         curves = arrays["curve.hh"][:, n, upto]
-        row: dict[str, float | int | None] = {"length": length}
+        row: Row = {"length": length}
         for block in ("hh", "cc"):
             curve = arrays.get(f"curve.{block}")
             row[f"log10_{block}"] = (
@@ -256,11 +252,12 @@ def _zero_from(norms: np.ndarray) -> int | None:
     return int(np.argmax(zero)) if zero.any() else None
 
 
-def bits(losses: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
-    """Bits per character at the start and the end of training, each a mean of ten steps."""
+def bits(trained: Trained) -> dict[str, float]:
+    """Bits per character: of the first and last ten steps, and on held-out text."""
     return {
-        name: (float(np.mean(values[:10]) / np.log(2)), float(np.mean(values[-10:]) / np.log(2)))
-        for name, values in losses.items()
+        "first": float(np.mean(trained.bits[:10])),
+        "last": float(np.mean(trained.bits[-10:])),
+        "held_out": trained.held_out,
     }
 
 
@@ -281,42 +278,47 @@ def gate_text(corpus: Corpus | None, xs: Array) -> str | None:
     return corpus.vocabulary.decode(np.argmax(np.asarray(xs[:GATE_STEPS, 0]), axis=-1))
 
 
-def table(results: dict[str, Any]) -> str:
-    """The printed table: a line for each network and length, the stages side by side."""
-    stages, names = results["stages"], results["networks"]
-    width = max(len(label) for label in names.values())
-    head = f"{'':{width}}  {'':>6}" + "".join(f"  |  {stage + ' network':^42}" for stage in stages)
-    columns = f"{'log10 dh_T/dh_0':>15}  {'dC_T/dC_0':>9}  {'per 100':>7}  {'horizon':>7}"
-    lines = [
-        "Medians over samples. per 100: decades that |dh_T/dh_k| loses in 100 steps; horizon: lag at "
-        f"which it has fallen to {results['horizon_factor']:g}.",
-        "",
-        head.rstrip(),
-        f"{'network':{width}}  {'T':>6}" + f"  |  {columns}" * len(stages),
-    ]
-    for name, label in names.items():
-        for n, row in enumerate(results["table"][stages[0]][name]):
-            line = f"{label if n == 0 else '':{width}}  {row['length']:>6}"
-            for stage in stages:
-                line += "  |  " + _cells(results["table"][stage][name][n])
-            lines.append(line)
-    plain = {name: results["table"][stages[0]][name][-1]["autodiff_zero_from"] for name in names}
-    gone = [f"{names[n]} from lag {lag}" for n, lag in plain.items() if lag is not None]
-    lines += [
-        "",
+def heading(stage: str, config: Compare, labels: Iterable[str]) -> str:
+    """The head of a stage's table."""
+    width = max(map(len, labels))
+    after = f"after {config.steps} training steps" if stage == "trained" else "before training"
+    bits = f"  {'bits/char':>9}  {'held-out':>8}" if stage == "trained" else ""
+    return (
+        f"{after}\n{'network':{width}}  {'T':>6}  {'log10 dh_T/dh_0':>15}  {'dC_T/dC_0':>9}  "
+        f"{'per 100':>7}  {'horizon':>7}{bits}"
+    )
+
+
+def lines(
+    label: str, rows: Sequence[Row], labels: Iterable[str], found: dict[str, float] | None = None
+) -> list[str]:
+    """A network's lines of the table, one for each length; its bits stand in the last one."""
+    width = max(map(len, labels))
+    text = []
+    for n, row in enumerate(rows):
+        c = "-" if row["log10_cc"] is None else f"{row['log10_cc']:.2f}"
+        far: Any = row["horizon"]
+        reach = f"{far:.0f}" if np.isfinite(far) else f"> {row['length']}"
+        line = (
+            f"{label if n == 0 else '':{width}}  {row['length']:>6}  {row['log10_hh']:>15.2f}  {c:>9}  "
+            f"{row['decades_per_100']:>7.2f}  {reach:>7}"
+        )
+        if found is not None and n == len(rows) - 1:
+            line += f"  {found['last']:>9.2f}  {found['held_out']:>8.2f}"
+        text.append(line)
+    return text
+
+
+LEGEND = f"""\
+Medians over the samples. log10 dh_T/dh_0, dC_T/dC_0: of the norm, over all T steps. per 100: decades that
+|dh_T/dh_k| loses in 100 steps. horizon: lag at which it has fallen to {HORIZON_FACTOR:g}."""
+
+
+def autodiff_line(rows: dict[str, list[Row]], labels: dict[str, str]) -> str:
+    """From which lag on plain autodiff returns 0."""
+    plain = {name: rows[name][-1]["autodiff_zero_from"] for name in labels}
+    gone = [f"{labels[name]} from lag {lag}" for name, lag in plain.items() if lag is not None]
+    return (
         f"Plain float32 autodiff of the untrained networks returns exactly 0: "
-        f"{'; '.join(gone) if gone else 'nowhere'}.",
-    ]
-    if results["bits_per_character"]:
-        learnt = [
-            f"{names[name]} {value['first']:.2f} to {value['last']:.2f}"
-            for name, value in results["bits_per_character"].items()
-        ]
-        lines += [f"Bits per character over the training run: {'; '.join(learnt)}."]
-    return "\n".join(lines)
-
-
-def _cells(row: dict[str, Any]) -> str:
-    c = "-" if row["log10_cc"] is None else f"{row['log10_cc']:.2f}"
-    reach = f"> {row['length']}" if not np.isfinite(row["horizon"]) else f"{row['horizon']:.0f}"
-    return f"{row['log10_hh']:>15.2f}  {c:>9}  {row['decades_per_100']:>7.2f}  {reach:>7}"
+        f"{'; '.join(gone) if gone else 'nowhere'}."
+    )

@@ -17,12 +17,12 @@ from jax import lax
 from gradient_flow.long_products import qr_transition, shared_scale, transition
 from gradient_flow.long_products.qr_product import log_smallest
 from gradient_flow.long_products.scaled_matrix import (
-    Level,
-    Scaled,
-    level,
+    EvenlyScaled,
+    ScaledMatrix,
+    evenly_scaled,
     log_frobenius,
     log_spectral,
-    total,
+    scaled_sum,
 )
 from gradient_flow.step_jacobians.checked_arguments import with_samples
 from gradient_flow.step_jacobians.state_layout import Layout
@@ -30,7 +30,7 @@ from gradient_flow.step_jacobians.step_jacobian import block_jacobian
 from gradient_flow.step_jacobians.trajectory import Trajectory, run
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.layers.stack import Stack
 
 LogNorms = dict[str, Float[Array, "..."]]
@@ -165,7 +165,7 @@ def way_back(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) 
     length = jax.tree.leaves(xs)[0].shape[1]
     if isinstance(cell, (Cell, Stack)):
         # The closed forms read transposes of the weights, made once here.
-        params = loop_weights(params, length)
+        params = with_transposes(params, length)
 
     def at(tree: PyTree, n: Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[:, n], tree)
@@ -245,16 +245,16 @@ def _walk_back(
 
 def _plain_steps(
     plan: Plan, way: Way, times: Array, walk: transition.Walk, ks: Int[Array, "chunk"]
-) -> tuple[transition.Walk, dict[str, Level]]:
+) -> tuple[transition.Walk, dict[str, EvenlyScaled]]:
     """Some steps of the plain products, {name: [chunk, samples, m, ...]}: together if that is exact."""
     names = [name for name in plan.blocks if name in plan.matrices("plain")]
     if not names:
         return walk, {}
     layout = plan.layout
 
-    def read(walk: transition.Walk, k: Array) -> dict[str, Level]:
-        def one(walk: transition.Walk, h_c: Any) -> dict[str, Level]:
-            return {name: level(transition.read(walk, name, layout, h_c)) for name in names}
+    def read(walk: transition.Walk, k: Array) -> dict[str, EvenlyScaled]:
+        def one(walk: transition.Walk, h_c: Any) -> dict[str, EvenlyScaled]:
+            return {name: evenly_scaled(transition.read(walk, name, layout, h_c)) for name in names}
 
         return jax.vmap(jax.vmap(one, in_axes=(0, None)))(walk, way.h_c(k))
 
@@ -265,27 +265,27 @@ def _plain_steps(
         walk = jax.tree.map(lambda new, old: _chosen(times > k, new, old), moved, walk)
         return walk, read(walk, k)
 
-    def one_by_one(walk: transition.Walk) -> tuple[transition.Walk, dict[str, Level]]:
+    def one_by_one(walk: transition.Walk) -> tuple[transition.Walk, dict[str, EvenlyScaled]]:
         return lax.scan(each_for_itself, walk, ks, reverse=True)
 
     def with_one_scale(
         walk: transition.Walk,
-    ) -> tuple[tuple[transition.Walk, dict[str, Level]], Bool[Array, ""]]:
+    ) -> tuple[tuple[transition.Walk, dict[str, EvenlyScaled]], Bool[Array, ""]]:
         begun = times > ks[-1]
-        state, scales = jax.vmap(shared_scale.gather, in_axes=(0, None))(walk, begun)
+        state, scales = jax.vmap(shared_scale.to_shared_scale, in_axes=(0, None))(walk, begun)
 
-        def as_walk(state: shared_scale.Together) -> transition.Walk:
+        def as_walk(state: shared_scale.SharedWalks) -> transition.Walk:
             parts = len(layout.sizes)
             return jax.vmap(partial(shared_scale.as_walk, parts=parts))(state, scales)
 
         # [chunk, samples, ...]
         factors = jax.vmap(
-            lambda k: jax.vmap(shared_scale.similar)(scales, way.jacobian(k), way.h_c(k))
+            lambda k: jax.vmap(shared_scale.similar_jacobian)(scales, way.jacobian(k), way.h_c(k))
         )(ks)
 
         def move(
-            state: shared_scale.Together, at: tuple[Array, shared_scale.Together]
-        ) -> tuple[shared_scale.Together, dict[str, Level]]:
+            state: shared_scale.SharedWalks, at: tuple[Array, shared_scale.SharedWalks]
+        ) -> tuple[shared_scale.SharedWalks, dict[str, EvenlyScaled]]:
             k, factor = at
             state = jax.vmap(shared_scale.step_back, in_axes=(0, 0, 0, None, None))(
                 state, scales, factor, times > k, times == k
@@ -294,9 +294,9 @@ def _plain_steps(
 
         state, values = lax.scan(move, state, (ks, factors), reverse=True)
         moved = jax.tree.map(
-            lambda block: total([block]),
+            lambda block: scaled_sum([block]),
             as_walk(state),
-            is_leaf=lambda node: isinstance(node, Scaled),
+            is_leaf=lambda node: isinstance(node, ScaledMatrix),
         )
         # A walk that has not begun holds the identity, as it did before.
         moved = jax.tree.map(lambda new, old: _chosen(times >= ks[0], new, old), moved, walk)
@@ -319,8 +319,8 @@ def _other_steps(
     names = [name for name in plan.blocks if name in plan.matrices("graded")]
     carousel = "carousel" in plan.blocks
 
-    def smallest(walk: qr_transition.GradedWalk, k: Array) -> LogNorms:
-        def one(walk: qr_transition.GradedWalk, h_c: Any) -> LogNorms:
+    def smallest(walk: qr_transition.QRWalk, k: Array) -> LogNorms:
+        def one(walk: qr_transition.QRWalk, h_c: Any) -> LogNorms:
             return {
                 name: log_smallest(qr_transition.read(walk, name, layout, h_c)) for name in names
             }
@@ -359,7 +359,7 @@ def _chosen(which: Bool[Array, "m"], new: Array, old: Array) -> Array:
     return jnp.where(which.reshape(1, -1, *[1] * (new.ndim - 2)), new, old)
 
 
-def _norms(function: Callable[[Level], Array], read: dict[str, Level]) -> LogNorms:
+def _norms(function: Callable[[EvenlyScaled], Array], read: dict[str, EvenlyScaled]) -> LogNorms:
     """Apply a norm to all matrices of one shape as one stack: large batches fill the machine."""
     shapes: dict[tuple[int, ...], list[str]] = {}
     for name, m in read.items():
@@ -372,11 +372,11 @@ def _norms(function: Callable[[Level], Array], read: dict[str, Level]) -> LogNor
 
 
 def _recorded_norms(
-    plan: Plan, most: int, read: dict[str, Level], recorded: Bool[Array, "chunk"]
+    plan: Plan, most: int, read: dict[str, EvenlyScaled], recorded: Bool[Array, "chunk"]
 ) -> dict[str, LogNorms]:
     """{norm: {block: [chunk, samples, m]}} of a chunk, NaN where nothing is recorded."""
 
-    def measure(read: dict[str, Level]) -> dict[str, LogNorms]:
+    def measure(read: dict[str, EvenlyScaled]) -> dict[str, LogNorms]:
         functions = {"spectral": log_spectral, "frobenius": log_frobenius}
         return {norm: _norms(functions[norm], read) for norm in functions if norm in plan.norms}
 
@@ -401,8 +401,8 @@ def _if(wanted: Bool[Array, ""], function: Callable[..., PyTree], *operands: PyT
     return lax.cond(wanted, function, partial(_nothing, function), *operands)
 
 
-def _add(total: tuple[Array, Array], term: Array) -> tuple[Array, Array]:
+def _add(scaled_sum: tuple[Array, Array], term: Array) -> tuple[Array, Array]:
     """A running sum with what its roundings lost: of thousands of logs in float32, 1e-4 otherwise."""
-    value, lost = total
+    value, lost = scaled_sum
     after = value + term
     return after, lost + ((value - after) + term)

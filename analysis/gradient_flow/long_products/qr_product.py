@@ -27,7 +27,7 @@ from gradient_flow.long_products.scaled_matrix import (
 from lstm_jax.array_types import Array, Float
 
 
-class Graded(NamedTuple):
+class QRProduct(NamedTuple):
     """``q @ diag(2^exponents) @ y``."""
 
     q: Any
@@ -35,13 +35,13 @@ class Graded(NamedTuple):
     y: Any
 
 
-def identity(n: int, dtype: Any) -> Graded:
+def identity(n: int, dtype: Any) -> QRProduct:
     """The n × n identity."""
     eye = jnp.eye(n, dtype=dtype)
-    return Graded(eye, jnp.zeros(n, jnp.int32), eye)
+    return QRProduct(eye, jnp.zeros(n, jnp.int32), eye)
 
 
-def multiply(factor: Float[Array, "c n"], product: Graded) -> Graded:
+def multiply(factor: Float[Array, "c n"], product: QRProduct) -> QRProduct:
     """``factor @ product``, factorised anew into min(c, n) rows of ``y``."""
     b = factor @ product.q
     # Falling order of ‖column‖ · 2^exponent, compared by whole powers of two.
@@ -56,10 +56,10 @@ def multiply(factor: Float[Array, "c n"], product: Graded) -> Graded:
     y = (r * power_of_two(exponents[None, :] - top[:, None], r.dtype)) @ y
     shift = binary_exponent(jnp.max(jnp.abs(y), axis=1))
     exponents = jnp.where(shift > EMPTY // 2, top + shift, EMPTY)
-    return Graded(q, exponents, y * power_of_two(-shift, r.dtype)[:, None])
+    return QRProduct(q, exponents, y * power_of_two(-shift, r.dtype)[:, None])
 
 
-def log_smallest(product: Graded) -> Float[Array, ""]:
+def log_smallest(product: QRProduct) -> Float[Array, ""]:
     """Natural log of the smallest singular value (of min(rows, columns) many); −∞ where it is zero.
 
     With Pᵀ = Q diag(2^e) Y, Q leaves singular values alone. Yᵀ diag(2^e) is factorised once more, into
@@ -69,7 +69,7 @@ def log_smallest(product: Graded) -> Float[Array, ""]:
     # Twice at most: a product with more columns than rows needs a second turn to become square.
     while v is product.y or v.shape[0] != v.shape[1]:
         eye = jnp.eye(v.shape[0], dtype=v.dtype)
-        _, w, v = multiply(v.T, Graded(eye, w, eye))
+        _, w, v = multiply(v.T, QRProduct(eye, w, eye))
     lowest = jnp.min(w)
     inverse = jnp.linalg.solve(v, jnp.diag(power_of_two(lowest - w, v.dtype)))
     size = jnp.linalg.svd(inverse, compute_uv=False)[0]

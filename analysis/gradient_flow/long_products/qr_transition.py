@@ -10,45 +10,44 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gradient_flow.long_products import qr_product
-from gradient_flow.long_products.qr_product import Graded
+from gradient_flow.long_products.qr_product import QRProduct
 from gradient_flow.long_products.transition import chain_gain
-from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout
+from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout, part_slices
 from gradient_flow.step_jacobians.step_jacobian import dense
 
 
-class GradedWalk(NamedTuple):
+class QRWalk(NamedTuple):
     """What is carried back from t to k: Pᵀ and chain_cᵀ as graded products, None where not asked for."""
 
     whole: Any
     chain: Any
 
 
-def start(layout: Layout, names: frozenset[str]) -> GradedWalk:
+def start(layout: Layout, names: frozenset[str]) -> QRWalk:
     """The identities at k = t."""
     whole = qr_product.identity(sum(layout.sizes), layout.dtype) if names - {"chain_c"} else None
     chain = qr_product.identity(layout.sizes[1], layout.dtype) if "chain_c" in names else None
-    return GradedWalk(whole, chain)
+    return QRWalk(whole, chain)
 
 
-def step_back(walk: GradedWalk, jacobian: Blocks, h_c: Any) -> GradedWalk:
+def step_back(walk: QRWalk, jacobian: Blocks, h_c: Any) -> QRWalk:
     """Multiply by J_{k+1}; ``h_c`` is D_k of an LSTM."""
     whole, chain = walk
     if whole is not None:
         whole = qr_product.multiply(dense(jacobian).T, whole)
     if chain is not None:
         chain = qr_product.multiply(chain_gain(jacobian, h_c).T, chain)
-    return GradedWalk(whole, chain)
+    return QRWalk(whole, chain)
 
 
-def read(walk: GradedWalk, name: str, layout: Layout, h_c: Any) -> Graded:
+def read(walk: QRWalk, name: str, layout: Layout, h_c: Any) -> QRProduct:
     """One named matrix, transposed; ``h_c`` is D_k of an LSTM."""
     if name == "chain_c":
         return walk.chain
     if name == JOINT:
         return walk.whole
-    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
-    eye = jnp.eye(ends[-1], dtype=layout.dtype)
-    parts = [slice(end - size, end) for end, size in zip(ends, layout.sizes, strict=True)]
+    parts = part_slices(layout)
+    eye = jnp.eye(parts[-1].stop, dtype=layout.dtype)
     if name == "total_c":
         row, pick = (
             1,

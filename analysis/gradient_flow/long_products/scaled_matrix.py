@@ -6,7 +6,7 @@ Scaling by powers of two is exact, and integer exponents add exactly, so the onl
 the products themselves. An exponent for each column is what a product walked back in time needs: columns
 that do not talk to each other may drift apart by any number of decades, and the one that is negligible now
 may be the one that counts a hundred steps earlier. (Rows need none: within a column they are all multiplied
-by the same numbers from then on.) After `total` the largest entry of each column of ``matrix`` is
+by the same numbers from then on.) After `scaled_sum` the largest entry of each column of ``matrix`` is
 between ½ and 1, or the column is exactly zero.
 
 Axes: matrix[*stack, rows, columns], exponent[*stack, columns].
@@ -29,24 +29,24 @@ EMPTY = -(2**29)
 """The exponent of a column of zeros: below every one that occurs, so that it never sets a scale."""
 
 
-class Scaled(NamedTuple):
+class ScaledMatrix(NamedTuple):
     """``matrix · diag(2^exponent)``."""
 
     matrix: Any
     exponent: Any
 
 
-class Level(NamedTuple):
+class EvenlyScaled(NamedTuple):
     """``matrix · 2^exponent``, the largest entry between ½ and 1, or all zero; exponent[*stack]."""
 
     matrix: Any
     exponent: Any
 
 
-def scaled(matrix: Array) -> Scaled:
+def as_scaled(matrix: Array) -> ScaledMatrix:
     """Wrap a stack of matrices."""
     zeros = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1]), jnp.int32)
-    return total([Scaled(matrix, zeros)])
+    return scaled_sum([ScaledMatrix(matrix, zeros)])
 
 
 def power_of_two(exponent: Array, dtype: Any) -> Array:
@@ -66,7 +66,7 @@ def binary_exponent(size: Array) -> Array:
     return jnp.where(size > 0, exponent.astype(jnp.int32), ZERO_EXPONENT)
 
 
-def product(left: Scaled, right: Float[Array, "..."]) -> Scaled:
+def scaled_product(left: ScaledMatrix, right: Float[Array, "..."]) -> ScaledMatrix:
     """``left @ right``, where a vector stands for a diagonal matrix.
 
     The exponents of the columns of ``left`` go into the rows of ``right``, and out of its columns again:
@@ -81,16 +81,16 @@ def product(left: Scaled, right: Float[Array, "..."]) -> Scaled:
     if right.ndim == 1:
         exponent = exponent + jnp.broadcast_to(sizes, exponent.shape)
         shrunk = right * power_of_two(-sizes, right.dtype)
-        return Scaled(matrix * jnp.broadcast_to(shrunk, matrix.shape), exponent)
+        return ScaledMatrix(matrix * jnp.broadcast_to(shrunk, matrix.shape), exponent)
     shape = (*exponent.shape, right.shape[-1])
     from_rows = jnp.broadcast_to(exponent[..., None], shape)
     top = jnp.max(from_rows + jnp.broadcast_to(sizes, shape), axis=-2)
     shift = from_rows - jnp.broadcast_to(top[..., None, :], shape)
     factor = jnp.broadcast_to(right, shape) * power_of_two(shift, right.dtype)
-    return Scaled(matrix @ factor, top)
+    return ScaledMatrix(matrix @ factor, top)
 
 
-def total(terms: Sequence[Scaled]) -> Scaled:
+def scaled_sum(terms: Sequence[ScaledMatrix]) -> ScaledMatrix:
     """The sum of several scaled matrices, each column brought to a common exponent.
 
     A term that is smaller than another by more than the precision rounds away, as in any sum; a column
@@ -100,25 +100,25 @@ def total(terms: Sequence[Scaled]) -> Scaled:
     for term in terms[1:]:
         top = jnp.maximum(top, column_tops(term))
     parts = [with_exponent(term, top) for term in terms]
-    return Scaled(sum(parts[1:], start=parts[0]), top)
+    return ScaledMatrix(sum(parts[1:], start=parts[0]), top)
 
 
-def column_tops(m: Scaled) -> Array:
+def column_tops(m: ScaledMatrix) -> Array:
     """The binary exponent of each column's largest entry; `EMPTY` for a column of zeros."""
     sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(m.matrix), axis=-2))
     return jnp.where(sizes == 0, EMPTY, m.exponent + binary_exponent(sizes))
 
 
-def with_exponent(m: Scaled, exponent: Array) -> Array:
+def with_exponent(m: ScaledMatrix, exponent: Array) -> Array:
     """The matrix that stands for ``m`` with other exponents: each [*stack, columns], or [*stack, 1]."""
     shift = power_of_two(m.exponent - jnp.broadcast_to(exponent, m.exponent.shape), m.matrix.dtype)
     return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
 
 
-def level(m: Scaled) -> Level:
+def evenly_scaled(m: ScaledMatrix) -> EvenlyScaled:
     """The same with one exponent; a column too small beside the largest one rounds to zero."""
     top = jnp.max(column_tops(m), axis=-1, keepdims=True)
-    return Level(with_exponent(m, top), top[..., 0])
+    return EvenlyScaled(with_exponent(m, top), top[..., 0])
 
 
 def log_value(log_mantissa: Array, exponent: Array) -> Array:
@@ -128,7 +128,7 @@ def log_value(log_mantissa: Array, exponent: Array) -> Array:
     )
 
 
-def log_frobenius(m: Level) -> Array:
+def log_frobenius(m: EvenlyScaled) -> Array:
     """Natural log of the Frobenius norm; −∞ for a matrix that is exactly zero."""
     # Row sums as a product: XLA sums in order on a CPU, one number after another.
     ones = jnp.ones((*m.matrix.shape[:-2], m.matrix.shape[-1], 1), m.matrix.dtype)
@@ -136,6 +136,6 @@ def log_frobenius(m: Level) -> Array:
     return log_value(log_or_zero(squares) / 2, m.exponent)
 
 
-def log_spectral(m: Level) -> Array:
+def log_spectral(m: EvenlyScaled) -> Array:
     """Natural log of the largest singular value; −∞ for a matrix that is exactly zero."""
     return log_value(log_largest(m.matrix), m.exponent)

@@ -24,7 +24,6 @@ Axes: a matrix of the stack of walks [walks, rows, columns]; the rows of all par
 for lie one below the other.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +31,13 @@ import jax.numpy as jnp
 
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
-    Scaled,
+    ScaledMatrix,
     column_tops,
     power_of_two,
     with_exponent,
 )
 from gradient_flow.long_products.transition import Walk, chain_gain
-from gradient_flow.step_jacobians.state_layout import Blocks
+from gradient_flow.step_jacobians.state_layout import Blocks, slices_of
 from lstm_jax.array_types import Array, Bool
 
 REACH = 40
@@ -47,8 +46,9 @@ REACH = 40
 SPREAD = 100
 """Binary orders of magnitude that the columns' scales may be apart."""
 
-Rows = tuple[tuple[Scaled, ...], ...]
-"""``rows[row][column]``: blocks of P, each a `Scaled` with leading axis walks; () in a row not asked for."""
+Rows = tuple[tuple[ScaledMatrix, ...], ...]
+"""``rows[row][column]``: blocks of P, each a `ScaledMatrix` with leading axis walks; () in a row not asked
+for."""
 
 
 class Scale(NamedTuple):
@@ -63,21 +63,21 @@ class Scale(NamedTuple):
     walks: Any
 
 
-class Stack(NamedTuple):
+class StackedWalks(NamedTuple):
     """M of all walks: ``parts[column]`` is [walks, rows, n_column]; and whether nothing was lost so far."""
 
     parts: Any
     exact: Any
 
 
-class Together(NamedTuple):
+class SharedWalks(NamedTuple):
     """What `Walk` is, walks stacked; None in place of what nobody asked for."""
 
     rows: Any
     chain: Any
 
 
-def gather(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[Together, Together]:
+def to_shared_scale(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[SharedWalks, SharedWalks]:
     """Bring walks to one scale.
 
     Args:
@@ -89,35 +89,35 @@ def gather(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[Together, Together]
     """
     rows = _gather(walk.rows, begun) if any(walk.rows) else (None, None)
     chain = (None, None) if walk.chain is None else _gather(((walk.chain,),), begun)
-    return Together(rows[0], chain[0]), Together(rows[1], chain[1])
+    return SharedWalks(rows[0], chain[0]), SharedWalks(rows[1], chain[1])
 
 
-def similar(scales: Together, jacobian: Blocks, h_c: Any) -> Together:
+def similar_jacobian(scales: SharedWalks, jacobian: Blocks, h_c: Any) -> SharedWalks:
     """J' = D J D⁻¹ of the rows, and that of G of the chain; ``h_c`` is D_k of an LSTM."""
-    rows = None if scales.rows is None else _similar(scales.rows, jacobian)
+    rows = None if scales.rows is None else _similar_blocks(scales.rows, jacobian)
     chain = None
     if scales.chain is not None:
-        chain = _similar(scales.chain, ((chain_gain(jacobian, h_c),),))
-    return Together(rows, chain)
+        chain = _similar_blocks(scales.chain, ((chain_gain(jacobian, h_c),),))
+    return SharedWalks(rows, chain)
 
 
 def step_back(
-    stacks: Together,
-    scales: Together,
-    factors: Together,
+    stacks: SharedWalks,
+    scales: SharedWalks,
+    factors: SharedWalks,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
-) -> Together:
+) -> SharedWalks:
     """P_{t,k} from P_{t,k+1} for all walks.
 
     Args:
-        stacks: from `gather` or from the step before.
-        scales: from `gather`.
-        factors: J_{k+1}', from `similar`.
+        stacks: from `to_shared_scale` or from the step before.
+        scales: from `to_shared_scale`.
+        factors: J_{k+1}', from `similar_jacobian`.
         walking: t > k.
         begins: t = k: these get the identity.
     """
-    return Together(
+    return SharedWalks(
         *(
             None if stack is None else _advance(stack, scale, factor, walking, begins)
             for stack, scale, factor in zip(stacks, scales, factors, strict=True)
@@ -125,20 +125,20 @@ def step_back(
     )
 
 
-def as_walk(stacks: Together, scales: Together, parts: int) -> Walk:
+def as_walk(stacks: SharedWalks, scales: SharedWalks, parts: int) -> Walk:
     """The blocks of a state of that many parts."""
     rows: Rows = ((),) * parts if stacks.rows is None else _blocks_of(stacks.rows, scales.rows)
     chain = None if stacks.chain is None else _blocks_of(stacks.chain, scales.chain)[0][0]
     return Walk(rows, chain)
 
 
-def nothing_lost(stacks: Together) -> Bool[Array, ""]:
-    """Whether all steps since `gather` were exact to rounding."""
+def nothing_lost(stacks: SharedWalks) -> Bool[Array, ""]:
+    """Whether all steps since `to_shared_scale` were exact to rounding."""
     return jnp.all(jnp.stack([stack.exact for stack in stacks if stack is not None]))
 
 
-def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
-    """`gather`, of rows of blocks."""
+def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedWalks, Scale]:
+    """`to_shared_scale`, of rows of blocks."""
     asked = [line for line in rows if line]
     # The size of each column relative to the largest of its row of blocks.
     tops = [jnp.concatenate([column_tops(block) for block in line], axis=-1) for line in asked]
@@ -154,7 +154,8 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
     d = jnp.where(d > EMPTY // 2, d, 0)
     # A walk that has not begun will begin with ones on its diagonal.
     levels = [jnp.where(begun, level, jnp.max(-d)) for level in levels]
-    columns = _split(d, [block.matrix.shape[-1] for block in asked[0]])
+    places = slices_of([block.matrix.shape[-1] for block in asked[0]])
+    columns = tuple(d[place] for place in places)
     parts = tuple(
         jnp.concatenate(
             [
@@ -172,10 +173,10 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[Stack, Scale]:
     of_rows = iter(levels)
     walks = tuple(next(of_rows) if line else None for line in rows)
     exact = (jnp.max(d) - jnp.min(d) <= SPREAD) & jnp.all(jnp.stack(near))
-    return Stack(parts, exact), Scale(columns, walks)
+    return StackedWalks(parts, exact), Scale(columns, walks)
 
 
-def _similar(scale: Scale, jacobian: Blocks) -> Blocks:
+def _similar_blocks(scale: Scale, jacobian: Blocks) -> Blocks:
     d = scale.columns
 
     def shift(block: Array, row: Array, column: Array) -> Array:
@@ -192,12 +193,12 @@ def _similar(scale: Scale, jacobian: Blocks) -> Blocks:
 
 
 def _advance(
-    stack: Stack,
+    stack: StackedWalks,
     scale: Scale,
     factor: Blocks,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
-) -> Stack:
+) -> StackedWalks:
     numbers = range(len(stack.parts))
     new = []
     for n in numbers:
@@ -211,7 +212,7 @@ def _times(part: Array, factor: Array) -> Array:
     return part * jnp.broadcast_to(factor, part.shape) if factor.ndim == 1 else part @ factor
 
 
-def _in_reach(stack: Stack, scale: Scale, walking: Array) -> Bool[Array, ""]:
+def _in_reach(stack: StackedWalks, scale: Scale, walking: Array) -> Bool[Array, ""]:
     low, high = 2.0**-REACH, 2.0**REACH
     found = []
     for line in _blocks_of(stack, scale):
@@ -221,7 +222,7 @@ def _in_reach(stack: Stack, scale: Scale, walking: Array) -> Bool[Array, ""]:
     return jnp.all(jnp.stack(found))
 
 
-def _beginnings(stack: Stack, scale: Scale, n: int, begins: Array) -> Array:
+def _beginnings(stack: StackedWalks, scale: Scale, n: int, begins: Array) -> Array:
     """The identity of the walks that begin, in one part's columns, zeros elsewhere."""
     shape = stack.parts[n].shape
     offset = 0
@@ -238,10 +239,10 @@ def _beginnings(stack: Stack, scale: Scale, n: int, begins: Array) -> Array:
     return jnp.zeros(shape, stack.parts[n].dtype)
 
 
-def _blocks_of(stack: Stack, scale: Scale) -> Rows:
+def _blocks_of(stack: StackedWalks, scale: Scale) -> Rows:
     """The rows of blocks that a stack stands for."""
     sizes = [len(column) for column in scale.columns]
-    rows: list[tuple[Scaled, ...]] = []
+    rows: list[tuple[ScaledMatrix, ...]] = []
     offset = 0
     for number, level in enumerate(scale.walks):
         if level is None:
@@ -250,14 +251,9 @@ def _blocks_of(stack: Stack, scale: Scale) -> Rows:
         here = slice(offset, offset + sizes[number])
         rows.append(
             tuple(
-                Scaled(part[:, here], column[None, :] + level[:, None])
+                ScaledMatrix(part[:, here], column[None, :] + level[:, None])
                 for part, column in zip(stack.parts, scale.columns, strict=True)
             )
         )
         offset += sizes[number]
     return tuple(rows)
-
-
-def _split(vector: Array, sizes: Sequence[int]) -> tuple[Array, ...]:
-    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
-    return tuple(vector[end - size : end] for end, size in zip(ends, sizes, strict=True))

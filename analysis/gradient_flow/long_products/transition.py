@@ -14,8 +14,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gradient_flow.long_products.scaled_matrix import Scaled, product, scaled, total
-from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout
+from gradient_flow.long_products.scaled_matrix import (
+    ScaledMatrix,
+    as_scaled,
+    scaled_product,
+    scaled_sum,
+)
+from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout, part_slices
 from lstm_jax.array_types import Array, Float
 
 
@@ -35,9 +40,9 @@ def start(layout: Layout, names: frozenset[str]) -> Walk:
     """P_{t,t}, the identity, in the rows that the named matrices need."""
     sizes, dtype = layout.sizes, layout.dtype
 
-    def block(row: int, column: int) -> Scaled:
+    def block(row: int, column: int) -> ScaledMatrix:
         eye = jnp.eye(sizes[row], dtype=dtype)
-        return scaled(eye if row == column else jnp.zeros((sizes[row], sizes[column]), dtype))
+        return as_scaled(eye if row == column else jnp.zeros((sizes[row], sizes[column]), dtype))
 
     parts = range(len(sizes))
     needed = {row for name, (row, _) in layout.places().items() if name in names}
@@ -46,7 +51,7 @@ def start(layout: Layout, names: frozenset[str]) -> Walk:
     if "total_c" in names:
         needed.add(1)
     rows = tuple(tuple(block(r, c) for c in parts) if r in needed else () for r in parts)
-    chain = scaled(jnp.eye(sizes[1], dtype=dtype)) if "chain_c" in names else None
+    chain = as_scaled(jnp.eye(sizes[1], dtype=dtype)) if "chain_c" in names else None
     return Walk(rows, chain)
 
 
@@ -54,14 +59,14 @@ def step_back(walk: Walk, jacobian: Blocks, h_c: Any) -> Walk:
     """P_{t,k} from P_{t,k+1}: multiply by J_{k+1} from the right; ``h_c`` is D_k of an LSTM."""
     parts = range(len(walk.rows))
     rows = tuple(
-        tuple(total([product(line[m], jacobian[m][n]) for m in parts]) for n in parts)
+        tuple(scaled_sum([scaled_product(line[m], jacobian[m][n]) for m in parts]) for n in parts)
         if line
         else ()
         for line in walk.rows
     )
     chain = walk.chain
     if chain is not None:
-        chain = total([product(chain, chain_gain(jacobian, h_c))])
+        chain = scaled_sum([scaled_product(chain, chain_gain(jacobian, h_c))])
     return Walk(rows, chain)
 
 
@@ -71,25 +76,29 @@ def chain_gain(jacobian: Blocks, h_c: Float[Array, "h"]) -> Float[Array, "h h"]:
     return c_h * jnp.broadcast_to(h_c, c_h.shape) + jnp.diag(c_c)
 
 
-def read(walk: Walk, name: str, layout: Layout, h_c: Any) -> Scaled:
+def read(walk: Walk, name: str, layout: Layout, h_c: Any) -> ScaledMatrix:
     """One named matrix of the transition; ``h_c`` is D_k of an LSTM."""
     if name == "chain_c":
         return walk.chain
     if name == "total_c":
         c_h, c_c = walk.rows[1]
-        return total([product(c_h, h_c), c_c])
+        return scaled_sum([scaled_product(c_h, h_c), c_c])
     if name == JOINT:
         return _joint(walk.rows, layout)
     row, column = layout.places()[name]
     return walk.rows[row][column]
 
 
-def _joint(rows: tuple[tuple[Scaled, ...], ...], layout: Layout) -> Scaled:
-    # Each row of blocks is set into zeros of the full height, so that `total` finds common exponents.
-    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
+def _joint(rows: tuple[tuple[ScaledMatrix, ...], ...], layout: Layout) -> ScaledMatrix:
+    # Each row of blocks is set into zeros of the full height, so that `scaled_sum` finds common exponents.
+    places = part_slices(layout)
     terms = []
-    for line, end, size in zip(rows, ends, layout.sizes, strict=True):
+    for line, place in zip(rows, places, strict=True):
         wide = jnp.concatenate([block.matrix for block in line], axis=-1)
         exponent = jnp.concatenate([block.exponent for block in line], axis=-1)
-        terms.append(Scaled(jnp.pad(wide, ((end - size, ends[-1] - end), (0, 0))), exponent))
-    return total(terms)
+        terms.append(
+            ScaledMatrix(
+                jnp.pad(wide, ((place.start, places[-1].stop - place.stop), (0, 0))), exponent
+            )
+        )
+    return scaled_sum(terms)

@@ -198,7 +198,7 @@ def _parts_of_weights(cell: Cell | Stack | Step, d_params: PyTree) -> dict[str, 
     }
     if not (isinstance(cell, Cell) and cell.paths):
         return {name: [leaf] for name, leaf in named.items()}
-    gates = cell.paths.names
+    gates = cell.gate_names
     parts: dict[str, list[Array]] = {gate: [] for gate in gates}
     for name, leaf in named.items():
         if name in ("w_x", "w_h", "b"):

@@ -30,14 +30,14 @@ from gradient_flow.long_products import transition
 from gradient_flow.long_products.backward_walk import LogNorms, Plan
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
-    Level,
-    Scaled,
-    level,
+    EvenlyScaled,
+    ScaledMatrix,
+    as_scaled,
+    evenly_scaled,
     log_frobenius,
     log_spectral,
-    product,
-    scaled,
-    total,
+    scaled_product,
+    scaled_sum,
 )
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.step_jacobians.checked_arguments import (
@@ -56,7 +56,7 @@ from gradient_flow.step_jacobians.step_jacobian import (
 from gradient_flow.step_jacobians.trajectory import run
 from lstm_jax.array_types import Array, Bool, Int, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_names
 
@@ -205,7 +205,7 @@ def _parts(cell: Cell | Step, direct: Step | None, layout: Layout) -> Callable[.
     """Make the function ``(params, state, x) -> (E_t, R_t)`` of one sample, each as `Blocks`."""
     if isinstance(cell, Cell):
         paths: Any = cell.paths
-        kept = np.ones(len(paths.names), layout.dtype)
+        kept = np.ones(len(cell.gate_names), layout.dtype)
 
         def of_cell(params: PyTree, state: PyTree, x: PyTree) -> tuple[Blocks, Blocks]:
             e = paths.direct(params, state, x)
@@ -227,7 +227,7 @@ class _Terms(NamedTuple):
     """What is carried back from t to k, ``[row][column]``.
 
     Attributes:
-        counted: P^{(0)} … P^{(M)}, `Scaled` of [M + 1, n_row, n_column].
+        counted: P^{(0)} … P^{(M)}, `ScaledMatrix` of [M + 1, n_row, n_column].
         others: P^{(>M)} and the whole P, [2, n_row, n_column].
     """
 
@@ -252,7 +252,7 @@ def _curves(
     lowest = length - max(lags)
     record = np.zeros(length + 1, bool)
     record[[length - lag for lag in lags]] = True
-    weights = loop_weights(params, length) if isinstance(cell, Cell) else params
+    weights = with_transposes(params, length) if isinstance(cell, Cell) else params
     parts_of = _parts(cell, direct, plan.layout)
 
     def of_sample(state0: PyTree, xs: PyTree) -> dict[str, LogNorms]:
@@ -287,12 +287,12 @@ def _curves(
 def _start(layout: Layout, most: int) -> _Terms:
     """The identity, which is P^{(0)} and the whole; the other terms are empty."""
 
-    def block(row: int, column: int, count: int, place: int) -> Scaled:
+    def block(row: int, column: int, count: int, place: int) -> ScaledMatrix:
         shape = (count, layout.sizes[row], layout.sizes[column])
         matrix = jnp.zeros(shape, layout.dtype)
         if row == column:
             matrix = matrix.at[place].set(jnp.eye(layout.sizes[row], dtype=layout.dtype))
-        return scaled(matrix)
+        return as_scaled(matrix)
 
     parts = range(len(layout.sizes))
     return _Terms(
@@ -306,31 +306,31 @@ def _step_back(terms: _Terms, e: Blocks, r: Blocks) -> _Terms:
     parts = range(len(e))
     j = tuple(tuple(plus(e[m][n], r[m][n]) for n in parts) for m in parts)
 
-    def times(line: Any, factor: Blocks, column: int) -> list[Scaled]:
-        return [product(line[m], factor[m][column]) for m in parts]
+    def times(line: Any, factor: Blocks, column: int) -> list[ScaledMatrix]:
+        return [scaled_product(line[m], factor[m][column]) for m in parts]
 
     counted, others = [], []
     for line, line_others in zip(*terms, strict=True):
         row, row_others = [], []
         for n in parts:
-            by_detour = total(times(line, r, n))
-            row.append(total([*times(line, e, n), _one_more(by_detour)]))
-            row_others.append(total([*times(line_others, j, n), _beyond(by_detour)]))
+            by_detour = scaled_sum(times(line, r, n))
+            row.append(scaled_sum([*times(line, e, n), _one_more(by_detour)]))
+            row_others.append(scaled_sum([*times(line_others, j, n), _beyond(by_detour)]))
         counted.append(tuple(row))
         others.append(tuple(row_others))
     return _Terms(tuple(counted), tuple(others))
 
 
-def _one_more(terms: Scaled) -> Scaled:
+def _one_more(terms: ScaledMatrix) -> ScaledMatrix:
     """P^{(m)} R as a part of P^{(m+1)}; what was P^{(M)} R falls out."""
-    return Scaled(
+    return ScaledMatrix(
         jnp.roll(terms.matrix, 1, 0).at[0].set(0), jnp.roll(terms.exponent, 1, 0).at[0].set(EMPTY)
     )
 
 
-def _beyond(terms: Scaled) -> Scaled:
+def _beyond(terms: ScaledMatrix) -> ScaledMatrix:
     """P^{(M)} R as a part of P^{(>M)}, and nothing for the whole."""
-    return Scaled(
+    return ScaledMatrix(
         jnp.stack([terms.matrix[-1], jnp.zeros_like(terms.matrix[-1])]),
         jnp.stack([terms.exponent[-1], jnp.full_like(terms.exponent[-1], EMPTY)]),
     )
@@ -342,10 +342,10 @@ def _if_wanted(wanted: Bool[Array, ""], plan: Plan, terms: _Terms, h_c: Any) -> 
     def measure(terms: _Terms) -> dict[str, LogNorms]:
         rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *terms)
 
-        def read(name: str) -> Level:
-            def one(rows: Any) -> Level:
+        def read(name: str) -> EvenlyScaled:
+            def one(rows: Any) -> EvenlyScaled:
                 walk = transition.Walk(rows, None)
-                return level(transition.read(walk, name, plan.layout, h_c))
+                return evenly_scaled(transition.read(walk, name, plan.layout, h_c))
 
             return jax.vmap(one)(rows)
 

@@ -96,7 +96,7 @@ def gate_path_norms(
     require_cell(cell)
     if cell.paths is None:
         raise ValueError(f"Cell mismatch: expected a cell that has paths, got {cell}.")
-    gates = cell.paths.names
+    gates = cell.gate_names
     subsets = _subsets(gates, kept)
     norms = require_names("norms", norms, NORMS)
     given = checked_run(cell, params, state0, xs, None)

@@ -29,9 +29,6 @@ from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import check_cell_arguments, require_cell
 from lstm_jax.validation import require_finite_arguments
 
-MEMORY_GATES = {"lstm": "f", "gru": "u"}
-"""The gate that keeps the state, by the first word of a cell's name."""
-
 
 class TimeConstants(NamedTuple):
     """Time constants in steps, by unit: [H] or [B, H].
@@ -76,7 +73,7 @@ def gate_time_constants(
         ((8,), True)
     """
     require_cell(cell)
-    gate = MEMORY_GATES.get(cell.name.split("_")[0])
+    gate = cell.memory_gate
     if gate is None:
         raise ValueError(f"Cell mismatch: expected a cell with gates, lstm or gru, got {cell!r}.")
     given = checked_run(cell, params, state0, xs, None)

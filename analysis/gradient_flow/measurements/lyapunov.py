@@ -34,7 +34,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     with_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.vector_products import Move, laid_out, pushforward
+from gradient_flow.step_jacobians.vector_products import Jvp, laid_out, step_jvp
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
@@ -178,7 +178,7 @@ def _measure(
     state0, xs = with_samples(batched, state0, xs)
     length, samples = jax.tree.leaves(xs)[0].shape[:2]
     steps, counted, ends = _chunks(length, skip, longest)
-    move = jax.vmap(pushforward(cell, layout), in_axes=(None, 0, 0, 0))
+    move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
     go = partial(_go, move, laid_out(cell, params, length), xs)
     limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
 
@@ -214,7 +214,7 @@ def _measure(
 
 
 def _go(
-    move: Move, params: PyTree, xs: PyTree, state: PyTree, q: Array, ns: Array, gap: Array
+    move: Jvp, params: PyTree, xs: PyTree, state: PyTree, q: Array, ns: Array, gap: Array
 ) -> tuple[PyTree, Array, Array, Array]:
     """Some steps with a QR after every ``gap`` of them: state, q, log |R_ii| summed up, largest spread."""
     numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)

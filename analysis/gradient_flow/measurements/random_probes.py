@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.stats import chi2
 
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
@@ -41,14 +40,26 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
 )
-from gradient_flow.step_jacobians.state_layout import JOINT, Layout
+from gradient_flow.step_jacobians.state_layout import (
+    JOINT,
+    Layout,
+    from_flat,
+    moving_parts,
+    part_slices,
+)
 from gradient_flow.step_jacobians.trajectory import step_of
-from gradient_flow.step_jacobians.vector_products import row_products
+from gradient_flow.step_jacobians.vector_products import step_jvp, step_vjp
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.layers.stack import Stack
-from lstm_jax.validation import require_key, require_names, require_number, require_positive_int
+from lstm_jax.validation import (
+    require_key,
+    require_names,
+    require_number,
+    require_positive_int,
+    require_type,
+)
 
 
 class ProbeNorms(NamedTuple):
@@ -73,6 +84,27 @@ class ProbeNorms(NamedTuple):
     spectral_high: Any
 
 
+class Probes(NamedTuple):
+    """What is drawn and where it looks.
+
+    Attributes:
+        number: m, how many vectors.
+        lags: of the Frobenius norm; if None each up to 10 and then 25 a decade.
+        spectral_lags: of the spectral norm, each of which walks forward and back by itself.
+        iterations: of the subspace iteration; each is one walk forward and one back.
+        confidence: of each interval by itself, between 0 and 1.
+    """
+
+    number: int = 16
+    lags: Sequence[int] | None = None
+    spectral_lags: Sequence[int] = ()
+    iterations: int = 2
+    confidence: float = 0.95
+
+
+SIXTEEN = Probes()
+
+
 def probe_norms(
     cell_or_step: Cell | Stack | Step,
     params: PyTree,
@@ -81,11 +113,7 @@ def probe_norms(
     key: Array,
     *,
     block: str = JOINT,
-    probes: int = 16,
-    lags: Sequence[int] | None = None,
-    spectral_lags: Sequence[int] = (),
-    iterations: int = 2,
-    confidence: float = 0.95,
+    probes: Probes = SIXTEEN,
     batched: bool | None = None,
 ) -> ProbeNorms:
     """Log-norms of a block of the transition back from the last step, with intervals, without forming it.
@@ -100,11 +128,7 @@ def probe_norms(
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
         key: of the random vectors.
         block: one name, as for `jacobian_norms`; ``ss``, the whole transition, unless given.
-        probes: m, how many vectors.
-        lags: of the Frobenius norm; if None each up to 10 and then 25 a decade.
-        spectral_lags: of the spectral norm, each of which walks forward and back by itself.
-        iterations: of the subspace iteration; each is one walk forward and one back.
-        confidence: of each interval by itself, between 0 and 1.
+        probes: `Probes`: how many vectors, at which lags, with which confidence.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
@@ -121,13 +145,16 @@ def probe_norms(
         >>> params = cell.init(jax.random.key(0))
         >>> xs = jax.random.normal(jax.random.key(1), (60, 3))
         >>> found = gradient_flow.probe_norms(
-        ...     cell, params, None, xs, jax.random.key(2), block="cc", spectral_lags=[60]
-        ... )
+        ...     cell, params, None, xs, jax.random.key(2), block="cc",
+        ...     probes=gradient_flow.Probes(spectral_lags=[60]),
+        ... )  # fmt: skip
         >>> exact = gradient_flow.jacobian_norms(cell, params, None, xs, blocks=["cc"])
         >>> bool(found.spectral[0] <= exact.spectral["cc"][60] + 1e-4)
         True
     """
     require_key(key)
+    require_type("probes", probes, Probes)
+    count, lags, spectral_lags, iterations, confidence = probes
     require_positive_int("iterations", iterations)
     require_number("confidence", confidence, above=0)
     if not confidence < 1:
@@ -136,7 +163,7 @@ def probe_norms(
     (block,) = require_names("blocks", [block], (*given.layout.places(), JOINT))
     spans = _parts_of(given.layout, block)
     # More vectors than the block has rows or columns would span no more.
-    (probes,) = whole_numbers("probes", [probes], 1, min(end - first for first, end in spans))
+    (count,) = whole_numbers("probes", [count], 1, min(end - first for first, end in spans))
     top = given.length
     ways = lag_grid((top,)) if lags is None else whole_numbers("lags", lags, 0, top)
     far = whole_numbers("spectral_lags", spectral_lags, 0, top) if len(spectral_lags) else []
@@ -145,7 +172,7 @@ def probe_norms(
         cell_or_step,
         given.layout,
         spans,
-        (probes, iterations, given.batched),
+        (count, iterations, given.batched),
         (tuple(ways), tuple(far)),
         params,
         given.state0,
@@ -153,9 +180,12 @@ def probe_norms(
         key,
     )
     frobenius, spectral, rest = found
+    # Here, because it takes a second to import.
+    from scipy.stats import chi2
+
     # Half of what is left out lies on either side; of the spectral norm all of it above.
-    low, high = chi2.ppf([(1 - confidence) / 2, (1 + confidence) / 2], probes) / probes
-    one_sided = chi2.ppf(1 - confidence, probes) / probes
+    low, high = chi2.ppf([(1 - confidence) / 2, (1 + confidence) / 2], count) / count
+    one_sided = chi2.ppf(1 - confidence, count) / count
     return ProbeNorms(
         lags=np.asarray(ways),
         frobenius=frobenius,
@@ -169,10 +199,9 @@ def probe_norms(
 
 def _parts_of(layout: Layout, block: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """First and last entry of the block's rows, and of its columns, in the state as one vector."""
-    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
-    spans = [(end - size, end) for end, size in zip(ends, layout.sizes, strict=True)]
+    spans = [(place.start, place.stop) for place in part_slices(layout)]
     if block == JOINT:
-        return (0, ends[-1]), (0, ends[-1])
+        return (0, spans[-1][1]), (0, spans[-1][1])
     row, column = layout.places()[block]
     return spans[row], spans[column]
 
@@ -222,8 +251,8 @@ def _probe(
     rows_in, columns_in = spans
     length = jax.tree.leaves(xs)[0].shape[0]
     size, dtype = sum(layout.sizes), layout.dtype
-    forward, backward = row_products(cell, layout)
-    weights = loop_weights(params, length) if isinstance(cell, Cell) else params
+    jvp, vjp = step_jvp(cell, layout, form_jacobian=False), step_vjp(cell, layout)
+    weights = with_transposes(params, length) if isinstance(cell, Cell) else params
     step = step_of(cell)
     nothing = jnp.zeros(probes, jnp.int32)
 
@@ -242,10 +271,17 @@ def _probe(
             return jax.tree.map(lambda leaf: leaf[k], (before, xs))
 
         def back(v: _Rows, k: Array) -> _Rows:
-            return _rescaled(backward(weights, *at(k), v.rows), v.exponents)
+            state, x = at(k)
+
+            def one(row: Array) -> Array:
+                d_parts = list(moving_parts(layout, from_flat(layout, state, row)))
+                _, d_before, _ = vjp(weights, state, x, d_parts)
+                return jnp.concatenate([jnp.ravel(part) for part in d_before])
+
+            return _rescaled(jax.vmap(one)(v.rows), v.exponents)
 
         def forth(v: _Rows, k: Array) -> _Rows:
-            return _rescaled(forward(weights, *at(k), v.rows), v.exponents)
+            return _rescaled(jvp(weights, *at(k), v.rows.T)[1].T, v.exponents)
 
         def back_over(lag: Array, v: _Rows) -> _Rows:
             moved = lax.fori_loop(0, lag, lambda n, v: back(v, length - 1 - n), v)

@@ -26,7 +26,7 @@ from jax import lax
 from gradient_flow.long_products import qr_transition
 from gradient_flow.long_products.backward_walk import run_samples, way_back
 from gradient_flow.long_products.jacobi_svd import singular_values
-from gradient_flow.long_products.qr_product import Graded, multiply
+from gradient_flow.long_products.qr_product import QRProduct, multiply
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
@@ -187,7 +187,7 @@ def _measure(
         delta = _row_part(layout, block, cotangent, samples)
         delta = delta / jnp.sqrt(jnp.sum(delta**2, axis=1, keepdims=True))
 
-    def look(walk: qr_transition.GradedWalk, k: Array) -> tuple[Array, Array]:
+    def look(walk: qr_transition.QRWalk, k: Array) -> tuple[Array, Array]:
         def one(walk: Any, h_c: Any, delta: Any) -> tuple[Array, Array]:
             return _of_product(qr_transition.read(walk, block, layout, h_c), delta)
 
@@ -228,10 +228,10 @@ def _row_part(layout: Layout, block: str, cotangent: PyTree, samples: int) -> Ar
     return parts[1 if block in LSTM_PATHS else layout.places()[block][0]]
 
 
-def _of_product(product: Graded, delta: Any) -> tuple[Array, Array]:
+def _of_product(product: QRProduct, delta: Any) -> tuple[Array, Array]:
     """Logs of the singular values of Q diag(2^e) Y, and |u_i · δ| with u_i the directions of its columns."""
     eye = jnp.eye(product.y.shape[0], dtype=product.y.dtype)
-    q, w, y = multiply(product.y.T, Graded(eye, product.exponents, eye))
+    q, w, y = multiply(product.y.T, QRProduct(eye, product.exponents, eye))
     along = jnp.zeros((1, len(w)), y.dtype) if delta is None else (delta @ q)[None]
     logs, turned = singular_values(y.T, w, along)
     return logs, jnp.abs(turned[0])

@@ -237,7 +237,7 @@ def _gates(cell: Cell, params: PyTree, state0: PyTree | None, xs: Array) -> dict
         )
         for end, which in ends.items():
             found[f"gate.{gate}.{end}"] = np.where(unknown, np.nan, which.mean())
-        if gate == "f" and cell.name.startswith("lstm"):
+        if gate == cell.memory_gate == "f":
             of_units = values.reshape(-1, values.shape[-1]).mean(0)
             with np.errstate(divide="ignore"):
                 found["time_constants"] = 1 / (1 - np.quantile(of_units, QUANTILES))

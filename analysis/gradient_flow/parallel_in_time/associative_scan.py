@@ -21,7 +21,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradient_flow.long_products.scaled_matrix import Scaled, product, scaled, total
+from gradient_flow.long_products.scaled_matrix import (
+    ScaledMatrix,
+    as_scaled,
+    scaled_product,
+    scaled_sum,
+)
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.step_jacobian import block_jacobian, dense
 from gradient_flow.step_jacobians.vector_products import laid_out
@@ -32,13 +37,15 @@ from lstm_jax.layers.stack import Stack
 FORMS = ("parallel", "serial")
 
 
-def chain(left: Scaled, right: Scaled) -> Scaled:
+def chain(left: ScaledMatrix, right: ScaledMatrix) -> ScaledMatrix:
     """``left @ right``, stacks of matrices."""
-    moved = product(left, right.matrix)
-    return total([moved._replace(exponent=moved.exponent + right.exponent)])
+    moved = scaled_product(left, right.matrix)
+    return scaled_sum([moved._replace(exponent=moved.exponent + right.exponent)])
 
 
-def running_products(factors: Scaled, *, reverse: bool = False, form: str = "parallel") -> Scaled:
+def running_products(
+    factors: ScaledMatrix, *, reverse: bool = False, form: str = "parallel"
+) -> ScaledMatrix:
     """M_1 ⋯ M_t for every t; if reversed, M_T ⋯ M_k for every k.
 
     Args:
@@ -49,25 +56,25 @@ def running_products(factors: Scaled, *, reverse: bool = False, form: str = "par
     if form == "parallel":
         return lax.associative_scan(chain, factors, reverse=reverse)
 
-    def step(so_far: Scaled, factor: Scaled) -> tuple[Scaled, Scaled]:
+    def step(so_far: ScaledMatrix, factor: ScaledMatrix) -> tuple[ScaledMatrix, ScaledMatrix]:
         so_far = chain(so_far, factor)
         return so_far, so_far
 
     size = factors.matrix.shape[-1]
-    eye = scaled(jnp.eye(size, dtype=factors.matrix.dtype))
+    eye = as_scaled(jnp.eye(size, dtype=factors.matrix.dtype))
     return lax.scan(step, eye, factors, reverse=reverse)[1]
 
 
-def affine(matrices: Float[Array, "T n n"], rows: Float[Array, "T n"]) -> Scaled:
+def affine(matrices: Float[Array, "T n n"], rows: Float[Array, "T n"]) -> ScaledMatrix:
     """H of each step: what takes [r 1] to [r M + row, 1]."""
     wide = jnp.concatenate([matrices, rows[:, None]], axis=1)
     last = jnp.zeros((*wide.shape[:2], 1), wide.dtype).at[:, -1].set(1)
-    return scaled(jnp.concatenate([wide, last], axis=2))
+    return as_scaled(jnp.concatenate([wide, last], axis=2))
 
 
-def rows_of(products: Scaled) -> Scaled:
+def rows_of(products: ScaledMatrix) -> ScaledMatrix:
     """The row r of each [r 1]: matrix[T, 1, n], exponent[T, n]."""
-    return Scaled(products.matrix[:, -1:, :-1], products.exponent[:, :-1])
+    return ScaledMatrix(products.matrix[:, -1:, :-1], products.exponent[:, :-1])
 
 
 def step_jacobians(

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.long_products.scaled_matrix import (
-    Scaled,
-    level,
+    ScaledMatrix,
+    as_scaled,
+    evenly_scaled,
     log_frobenius,
     log_spectral,
-    scaled,
     with_exponent,
 )
 from gradient_flow.parallel_in_time.associative_scan import (
@@ -67,7 +67,7 @@ class Transitions(NamedTuple):
         """Natural logs of the ``"spectral"`` or ``"frobenius"`` norms; −∞ of an exact zero."""
         require_one_of("norm", norm, ("spectral", "frobenius"))
         of = log_spectral if norm == "spectral" else log_frobenius
-        return jax.jit(lambda m: of(level(m)))(Scaled(self.matrix, self.exponent))
+        return jax.jit(lambda m: of(evenly_scaled(m)))(ScaledMatrix(self.matrix, self.exponent))
 
 
 class Cotangents(NamedTuple):
@@ -191,11 +191,11 @@ def _transitions(
     state0: PyTree,
     xs: PyTree,
 ) -> tuple[Array, Array]:
-    def one(state0: PyTree, xs: PyTree) -> Scaled:
+    def one(state0: PyTree, xs: PyTree) -> ScaledMatrix:
         before = _before(cell, params, state0, xs)
-        factors = scaled(step_jacobians(cell, layout, params, before, xs))
+        factors = as_scaled(step_jacobians(cell, layout, params, before, xs))
         found = running_products(factors, reverse=True, form=form)
-        eye = scaled(jnp.eye(sum(layout.sizes), dtype=layout.dtype)[None])
+        eye = as_scaled(jnp.eye(sum(layout.sizes), dtype=layout.dtype)[None])
         # By lag: k falls from T.
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b[::-1]]), eye, found)
 
@@ -225,7 +225,9 @@ def _cotangents(
         row = rows_of(running_products(factors, reverse=True, form=form))
         flat = with_exponent(row, jnp.zeros_like(row.exponent))[:, 0]
         logs = {
-            name: log_frobenius(level(Scaled(row.matrix[..., part], row.exponent[..., part])))
+            name: log_frobenius(
+                evenly_scaled(ScaledMatrix(row.matrix[..., part], row.exponent[..., part]))
+            )
             for name, part in zip(layout.names, part_slices(layout), strict=True)
         }
         return jax.vmap(lambda v: from_flat(layout, state0, v))(flat), logs

@@ -71,7 +71,7 @@ def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     """log10 ‖∂h_T/∂h_k‖ against the lag for every network, with plain autodiff beside it."""
     lags = np.asarray(results["lags"])
     length = max(results["config"]["lengths"])
-    figure, axes = _stage_panels(results, height=5.4)
+    figure, ((*axes,),) = _stage_panels(results, height=5.4)
     for ax, stage in zip(axes, results["stages"], strict=True):
         for name, label in results["networks"].items():
             colour, dash = STYLES[name]
@@ -97,8 +97,12 @@ def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     handles.append(
         plt.Line2D([], [], color="0.2", linestyle=":", marker="X", markersize=7, linewidth=1.4)
     )
-    labels.append("plain float32 autodiff, × where it becomes 0")
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    labels.append("plain float32 autodiff,\n× where it becomes 0")
+    # Beside the lines, in the order in which they end.
+    ends = [arrays[f"{results['stages'][-1]}/{name}/curve.hh"] for name in results["networks"]]
+    order = np.argsort([-np.median(curve[:, -1, -1]) for curve in ends]).tolist()
+    order = [*order, len(handles) - 1]
+    _legend_beside(figure, [handles[n] for n in order], [labels[n] for n in order])
     figure.suptitle(f"How far back a gradient reaches, T = {length}")
     return figure
 
@@ -173,41 +177,79 @@ def _edges(centres: np.ndarray, every: int) -> np.ndarray:
 
 
 def inside_lstm(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The paths inside one LSTM against the lag: hh, cc, total_c, chain_c and carousel."""
+    """The paths inside one LSTM against the lag, and how far they are from each other.
+
+    Above, hh, cc, total_c, chain_c and carousel; below, all but the carousel by their difference from cc,
+    because above some of them lie on each other.
+    """
     name, lags = results["inside"], np.asarray(results["lags"])
-    figure, axes = _stage_panels(results, height=5.2)
-    for ax, stage in zip(axes, results["stages"], strict=True):
+    figure, axes = _stage_panels(results, height=7.4, rows=2)
+    for column, stage in enumerate(results["stages"]):
+        above, below = axes[0][column], axes[1][column]
+        reference = arrays[f"{stage}/{name}/curve.cc"]
         for n, (block, (colour, dash, label)) in enumerate(INSIDE.items()):
             curves = arrays[f"{stage}/{name}/curve.{block}"]
-            _draw_band(ax, lags, curves, colour, dash, label, width=7.0 - 1.3 * n)
-        ax.set_xlim(0, lags[-1])
-    axes[0].set_ylabel(r"$\log_{10}$ norm  (median, 10–90 % of samples)")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-    )
+            _draw_band(above, lags, curves, colour, dash, label, width=7.0 - 1.3 * n)
+            if block not in ("carousel", "cc"):
+                _draw_band(
+                    below, lags, curves - reference, colour, dash, label, width=4.5 - 0.8 * n
+                )
+        below.axhline(0, color=INSIDE["cc"][0], linewidth=1.8)
+        below.set_title(together(results, arrays, stage), fontsize=9, loc="left")
+        for ax in (above, below):
+            ax.set_xlim(0, lags[-1])
+    axes[0][0].set_ylabel(r"$\log_{10}$ norm  (median, 10–90 % of samples)")
+    axes[1][0].set_ylabel("decades above cc")
+    _legend_beside(figure, *axes[0][0].get_legend_handles_labels())
     figure.suptitle(f"Which path carries the gradient: {results['networks'][name]}")
     return figure
 
 
-def _stage_panels(results: Mapping[str, Any], height: float) -> tuple[Figure, Sequence[Axes]]:
-    """One panel for each stage, side by side on one scale."""
+def together(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], stage: str) -> str:
+    """In words, which paths lie within half a decade of each other over the whole length."""
+    name = results["inside"]
+    medians = {
+        block: np.median(arrays[f"{stage}/{name}/curve.{block}"][:, -1], axis=0) / LN10
+        for block in INSIDE
+    }
+    groups: list[list[str]] = []
+    for block, curve in medians.items():
+        for group in groups:
+            if np.nanmax(np.abs(curve - medians[group[0]])) < NEAR:
+                group.append(block)
+                break
+        else:
+            groups.append([block])
+    alike = [", ".join(group) for group in groups if len(group) > 1]
+    if not alike:
+        return f"No two paths stay within {NEAR:g} decades of each other."
+    return f"Within {NEAR:g} decades of each other: {'; and '.join(alike)}."
+
+
+NEAR = 0.5
+"""Decades within which two curves cannot be told apart in the upper panels."""
+
+
+def _legend_beside(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+
+
+def _stage_panels(results: Mapping[str, Any], height: float, rows: int = 1) -> tuple[Figure, Any]:
+    """One column of panels for each stage, side by side on one scale: axes[row][column]."""
     stages = results["stages"]
     figure, axes = plt.subplots(
-        1,
+        rows,
         len(stages),
-        figsize=(2.5 + 4.4 * len(stages), height),
-        sharey=True,
+        figsize=(3.6 + 4.2 * len(stages), height),
+        sharex=True,
+        sharey="row",
         squeeze=False,
         layout="constrained",
     )
-    for ax, stage in zip(axes[0], stages, strict=True):
-        ax.set_title(STAGES[stage].capitalize())
-        ax.set_xlabel(r"lag $T-k$ (steps)")
-    return figure, list(axes[0])
+    for column, stage in enumerate(stages):
+        axes[0][column].set_title(STAGES[stage].capitalize())
+        axes[-1][column].set_xlabel(r"lag $T-k$ (steps)")
+    return figure, axes
 
 
 def _draw_band(

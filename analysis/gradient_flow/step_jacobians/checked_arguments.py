@@ -38,7 +38,7 @@ from lstm_jax.validation import (
 )
 
 
-class Run(NamedTuple):
+class CheckedRun(NamedTuple):
     """A run that can be measured.
 
     Attributes:
@@ -60,7 +60,7 @@ def checked_run(
     state0: PyTree | None,
     xs: PyTree,
     batched: bool | None,
-) -> Run:
+) -> CheckedRun:
     """Refuse arguments that do not fit the cell, the step or each other, or that are not finite.
 
     Raises:
@@ -109,7 +109,7 @@ def checked_run(
     )
     if not isinstance(cell, (Cell, Stack)):
         require_stable_state(cell, params, sample, x)
-    return Run(state0, batched, length, layout_of(sample))
+    return CheckedRun(state0, batched, length, layout_of(sample))
 
 
 def checked_blocks(
@@ -125,7 +125,7 @@ def checked_blocks(
 
 
 def require_cotangents(
-    name: str, given: Run, cotangents: PyTree, length: int | None = None
+    name: str, given: CheckedRun, cotangents: PyTree, length: int | None = None
 ) -> None:
     """Refuse cotangents of the state, or of ``length`` states, of another shape, or not finite.
 
@@ -147,7 +147,7 @@ def require_cotangents(
 
 
 def require_finite_states(
-    cell: Cell | Stack | Step, params: PyTree, given: Run, xs: PyTree
+    cell: Cell | Stack | Step, params: PyTree, given: CheckedRun, xs: PyTree
 ) -> None:
     """Run once, and refuse a NaN or an infinity in the states; under `jit` nothing can be seen.
 

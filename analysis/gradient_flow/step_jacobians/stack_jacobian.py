@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from gradient_flow.step_jacobians.state_layout import Blocks
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.dropout import zoneout_rates
-from lstm_jax.layers.stack import Stack, cells_of
+from lstm_jax.layers.stack import Stack, cells_of, step_with_zoneout
 
 
 def stack_blocks(
@@ -56,9 +56,7 @@ def stack_blocks(
             rows.append((*below, *beside, *above))
             if part == 0:  # h, which is the output
                 of_output = [*below, *map(_matrix, beside)]
-        after, out = cell.step(own, state, x)
-        if any(rates):
-            out = rates.h * state.h + (1 - rates.h) * after.h
+        _, out = step_with_zoneout(cell, own, state, x, rates)
         if stack.residual and number:
             out = out + x
             of_output = [of + moved[n] if n < len(moved) else of for n, of in enumerate(of_output)]

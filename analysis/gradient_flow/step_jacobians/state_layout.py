@@ -7,6 +7,7 @@ A state is any pytree of arrays. Its floating leaves, each flattened, are the pa
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from lstm_jax.validation import DtypeError, leaf_name
 
 Blocks = tuple[tuple[Array, ...], ...]
 """``blocks[row][column]``: a matrix [n_row, n_column], or a vector [n] for a diagonal one."""
+
+JOINT = "ss"
+"""The name of the whole transition, all parts of the state together."""
 
 LSTM_PATHS = ("total_c", "carousel", "chain_c")
 
@@ -127,9 +131,10 @@ def from_flat(layout: Layout, state: PyTree, flat: Array) -> PyTree:
 
 def part_slices(layout: Layout) -> tuple[slice, ...]:
     """Where each part lies in the vector of length n."""
-    ends = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes))]
-    return tuple(slice(end - size, end) for end, size in zip(ends, layout.sizes, strict=True))
+    return slices_of(layout.sizes)
 
 
-JOINT = "ss"
-"""The name of the whole P, all parts of the state together."""
+def slices_of(sizes: Sequence[int]) -> tuple[slice, ...]:
+    """Where vectors of these sizes lie, one behind the other."""
+    ends = list(accumulate(sizes))
+    return tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))

@@ -18,6 +18,7 @@ from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, LSTMParams, LSTMState, Step
 from lstm_jax.cells.affine import pre_activations
 from lstm_jax.cells.lstm import saturated_derivatives
+from lstm_jax.cells.lstm import step as lstm_step
 from lstm_jax.layers.stack import Stack
 
 
@@ -45,13 +46,13 @@ class Trajectory(NamedTuple):
 
 
 def is_lstm(cell: Cell | Stack | Step) -> bool:
-    """Whether the cell has a carousel."""
-    return isinstance(cell, Cell) and cell.name == "lstm"
+    """Whether the cell is the standard LSTM, whose carousel and D_k are known."""
+    return isinstance(cell, Cell) and cell.step is lstm_step
 
 
 def run(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -> Trajectory:
     """Run one sample and keep every state."""
-    step = cell.step if isinstance(cell, (Cell, Stack)) else cell
+    step = step_of(cell)
 
     def keep(state: PyTree, x: PyTree) -> tuple[PyTree, tuple[PyTree, Any]]:
         after, _ = step(params, state, x)

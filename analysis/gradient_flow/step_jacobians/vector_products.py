@@ -1,33 +1,66 @@
-r"""J_t Q without more of J_t than that takes: how a step moves k tangents of the state.
+r"""J_t Q and vᵀ J_t without more of J_t than that takes: how a step moves tangents, and cotangents back.
 
     a cell          row a of J_t Q:     Σ_b J_ab Q_b            closed blocks; a diagonal one stays a vector
     a stack         q'^l = J^l q^l + X^l ẏ^{l−1},   ẏ^l = q'^l_h  (+ ẏ^{l−1} with a residual connection)
     any step        k directional derivatives, `jax.jvp`, of which `jax.jacfwd` would need n
 
+and backward by a cell's hand-derived rule, or by `jax.vjp`.
+
 Axes: q[n, k], the parts of the state under each other; one sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradient_flow.step_jacobians.state_layout import Layout, moving_parts, with_parts
+from gradient_flow.step_jacobians.state_layout import (
+    Layout,
+    flat_parts,
+    from_flat,
+    moving_parts,
+    part_slices,
+    with_parts,
+)
 from gradient_flow.step_jacobians.trajectory import step_of
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.dropout import zoneout_rates
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
-from lstm_jax.layers.stack import Stack, cells_of
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
+from lstm_jax.layers.stack import Stack, cells_of, step_with_zoneout
 
-Pull = Callable[[PyTree, PyTree, PyTree, list[Array]], tuple[PyTree, list[Array], PyTree]]
-"""``(params, state, x, δs_k) -> (G_k, δs_{k−1}, δx_k)``, linear in δs_k, the moving leaves of a state."""
+Jvp = Callable[[PyTree, PyTree, PyTree, Float[Array, "n k"]], tuple[PyTree, Float[Array, "n k"]]]
+"""``(params, state, x, q) -> (state after the step, J_t q)``."""
+
+Vjp = Callable[[PyTree, PyTree, PyTree, list[Array]], tuple[PyTree, list[Array], PyTree]]
+"""``(params, state, x, δs_t) -> (G_t, δs_{t−1}, δx_t)``, linear in δs_t, the moving leaves of a state."""
 
 
-def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Pull:
-    rule: Any = cell.rule if isinstance(cell, Cell) else None
-    if rule is None or rule.saturated_derivatives is None:
+def step_jvp(cell: Cell | Stack | Step, layout: Layout, *, form_jacobian: bool = True) -> Jvp:
+    """Make the function ``(params, state, x, q) -> (state, J q)`` for one sample of a cell or a step.
+
+    Args:
+        cell: a cell or a stack, with its closed forms, or any step.
+        layout: of the state.
+        form_jacobian: whether the J of a cell, or of each layer, is formed first, which pays for many
+            columns. Without it, nothing of size n² is made but what the weights are.
+    """
+    if isinstance(cell, Stack) and form_jacobian:
+        return lambda params, states, x, q: _of_stack(cell, layout, params, states, x, q)
+    if isinstance(cell, Cell) and form_jacobian:
+        return lambda params, state, x, q: _of_cell(cell, layout, params, state, x, q)
+    if isinstance(cell, Cell) and _has_rule(cell):
+        return lambda params, state, x, q: _by_rule(cell, layout, params, state, x, q)
+    return lambda params, state, x, q: _by_autodiff(step_of(cell), layout, params, state, x, q)
+
+
+def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Vjp:
+    """Make the function ``(params, state, x, δs_t) -> (G_t, δs_{t−1}, δx_t)``: one step backward.
+
+    G_t is the step's own part of the gradient by the parameters. What is not used costs nothing under `jit`.
+    """
+    if not (isinstance(cell, Cell) and _has_rule(cell)):
         step = step_of(cell)
 
         def by_autodiff(params: PyTree, state: PyTree, x: PyTree, d_parts: list[Array]) -> Any:
@@ -38,6 +71,7 @@ def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Pull:
             return jax.vjp(move, params, list(moving_parts(layout, state)), x)[1](d_parts)
 
         return by_autodiff
+    rule: Any = cell.rule
 
     def by_hand(params: PyTree, state: PyTree, x: Array, d_parts: list[Array]) -> Any:
         local = rule.saturated_derivatives(params, state, x)
@@ -50,101 +84,43 @@ def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Pull:
     return by_hand
 
 
-def row_products(cell: Cell | Stack | Step, layout: Layout) -> tuple[Any, Any]:
-    """``(params, state, x, rows) -> rows``, by tangents and by cotangents: J v and Jᵀ v of every row v."""
-    rule: Any = cell.rule if isinstance(cell, Cell) else None
-    splits = [sum(layout.sizes[: n + 1]) for n in range(len(layout.sizes) - 1)]
-
-    def parts(row: Array, state: PyTree) -> list[Array]:
-        shapes = [jnp.shape(part) for part in moving_parts(layout, state)]
-        return [p.reshape(s) for p, s in zip(jnp.split(row, splits), shapes, strict=True)]
-
-    def flat(parts: Sequence[Array]) -> Array:
-        return jnp.concatenate([jnp.ravel(part) for part in parts])
-
-    if rule is None or rule.saturated_derivatives is None:
-        step = step_of(cell)
-
-        def step_of_parts(params: PyTree, state: PyTree, x: PyTree) -> tuple[Any, list[Array]]:
-            def move(here: list[Array]) -> list[Array]:
-                return list(
-                    moving_parts(layout, step(params, with_parts(layout, state, here), x)[0])
-                )
-
-            return move, list(moving_parts(layout, state))
-
-        def forward(params: PyTree, state: PyTree, x: PyTree, rows: Array) -> Array:
-            move, here = step_of_parts(params, state, x)
-            return jax.vmap(lambda row: flat(jax.jvp(move, (here,), (parts(row, state),))[1]))(rows)
-
-        def backward(params: PyTree, state: PyTree, x: PyTree, rows: Array) -> Array:
-            move, here = step_of_parts(params, state, x)
-            _, pull = jax.vjp(move, here)
-            return jax.vmap(lambda row: flat(pull(parts(row, state))[0]))(rows)
-
-        return forward, backward
-
-    def local_of(params: PyTree, state: PyTree, x: Array) -> Any:
-        return rule.saturated_derivatives(params, state, x)
-
-    def forward_by_hand(params: PyTree, state: PyTree, x: Array, rows: Array) -> Array:
-        local = local_of(params, state, x)
-        dot = rule.backward_step(params, local, jax.tree.map(jnp.zeros_like, state))[1]
-
-        def one(row: Array) -> Array:
-            state_dot = with_parts(layout, state, parts(row, state))
-            return flat(jax.tree.leaves(rule.tangent_step(params, local, state_dot, dot)))
-
-        return jax.vmap(one)(rows)
-
-    def backward_by_hand(params: PyTree, state: PyTree, x: Array, rows: Array) -> Array:
-        local = local_of(params, state, x)
-
-        def one(row: Array) -> Array:
-            d_state = with_parts(layout, state, parts(row, state))
-            return flat(jax.tree.leaves(rule.backward_step(params, local, d_state)[0]))
-
-        return jax.vmap(one)(rows)
-
-    return forward_by_hand, backward_by_hand
-
-
-Move = Callable[[PyTree, PyTree, PyTree, Float[Array, "n k"]], tuple[PyTree, Float[Array, "n k"]]]
-"""``(params, state, x, q) -> (state after the step, J_t q)``."""
-
-
-def pushforward(cell: Cell | Stack | Step, layout: Layout) -> Move:
-    """Make the function ``(params, state, x, q) -> (state, J q)`` for one sample of a cell or a step.
-
-    Args:
-        cell: a cell or a stack, with its closed forms, or any step.
-        layout: of the state.
-    """
-    if isinstance(cell, Stack):
-        return lambda params, states, x, q: _of_stack(cell, layout, params, states, x, q)
-    if isinstance(cell, Cell):
-        return lambda params, state, x, q: _of_cell(cell, layout, params, state, x, q)
-    return lambda params, state, x, q: _by_autodiff(cell, layout, params, state, x, q)
+def _has_rule(cell: Cell) -> bool:
+    return cell.rule is not None and cell.rule.saturated_derivatives is not None
 
 
 def laid_out(cell: Cell | Stack | Step, params: PyTree, steps: int) -> PyTree:
     """The parameters with transposes of the weights made once, for a closed form in a loop."""
-    return loop_weights(params, steps) if isinstance(cell, (Cell, Stack)) else params
+    return with_transposes(params, steps) if isinstance(cell, (Cell, Stack)) else params
 
 
 def _of_cell(
     cell: Cell, layout: Layout, params: PyTree, state: PyTree, x: Array, q: Array
 ) -> tuple[PyTree, Array]:
     jacobian = cell.step_jacobian(params, state, x)
-    parts = _split(q, layout.sizes)
+    parts = _split(layout, q)
     moved = [_times_parts(row, parts) for row in jacobian]
     return cell.step(params, state, x)[0], jnp.concatenate(moved)
+
+
+def _by_rule(
+    cell: Cell, layout: Layout, params: PyTree, state: PyTree, x: Array, q: Array
+) -> tuple[PyTree, Array]:
+    rule: Any = cell.rule
+    local = rule.saturated_derivatives(params, state, x)
+    # Inputs and parameters stand still: a ż of zeros, shaped as δz is.
+    z_dot = rule.backward_step(params, local, jax.tree.map(jnp.zeros_like, state))[1]
+
+    def along(row: Float[Array, "n"]) -> Array:
+        state_dot = from_flat(layout, state, row)
+        return flat_parts(layout, rule.tangent_step(params, local, state_dot, z_dot))
+
+    return cell.step(params, state, x)[0], jax.vmap(along, in_axes=1, out_axes=1)(q)
 
 
 def _of_stack(
     stack: Stack, layout: Layout, params: Any, states: PyTree, x: Array, q: Array
 ) -> tuple[PyTree, Array]:
-    parts = iter(_split(q, layout.sizes))
+    parts = iter(_split(layout, q))
     after, moved = [], []
     x_dot: Any = None
     for number, (cell, own, state) in enumerate(
@@ -161,12 +137,7 @@ def _of_stack(
             rate * before + (1 - rate) * dot if rate else dot
             for rate, before, dot in zip(rates, mine, dots, strict=True)
         ]
-        new, out = cell.step(own, state, x)
-        if any(rates):
-            new = type(new)(
-                *(r * old + (1 - r) * n for r, old, n in zip(rates, state, new, strict=True))
-            )
-            out = new.h
+        new, out = step_with_zoneout(cell, own, state, x, rates)
         out_dot = dots[0]
         if stack.residual and number:
             out, out_dot = out + x, out_dot + x_dot
@@ -186,7 +157,7 @@ def _by_autodiff(
     here = moving_parts(layout, state)
 
     def along(tangent: Float[Array, "n"]) -> tuple[tuple[Array, ...], PyTree]:
-        parts = _split(tangent, layout.sizes)
+        parts = _split(layout, tangent)
         shaped = tuple(t.reshape(p.shape) for t, p in zip(parts, here, strict=True))
         _, dots, after = jax.jvp(move, (here,), (shaped,), has_aux=True)
         return dots, after
@@ -195,9 +166,8 @@ def _by_autodiff(
     return after, jnp.concatenate([d.reshape(-1, q.shape[1]) for d in dots])
 
 
-def _split(q: Array, sizes: tuple[int, ...]) -> list[Array]:
-    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
-    return [q[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+def _split(layout: Layout, q: Array) -> list[Array]:
+    return [q[place] for place in part_slices(layout)]
 
 
 def _times_parts(row: Any, parts: list[Array]) -> Array:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
-from gradient_flow.measurements.gates import MEMORY_GATES, gate_activations, gate_time_constants
+from gradient_flow.measurements.gates import gate_activations, gate_time_constants
 from gradient_flow.measurements.jacobian_norms import jacobian_norms
 from gradient_flow.measurements.lyapunov import lyapunov_spectrum
 from gradient_flow.step_jacobians.checked_arguments import checked_run, whole_numbers, with_samples
@@ -252,7 +252,7 @@ def _gates(given: _Given, params: PyTree) -> list[Finding]:
             "needed": needed,
             "enough": int((tau >= needed).sum()),
         }
-        gate = MEMORY_GATES[given.cell.name.split("_")[0]]
+        gate = given.cell.memory_gate
         says = (
             f"Gate {gate} keeps for {numbers['longest']:.3g} steps in the best unit, "
             f"{numbers['median']:.3g} in the median one; a lag of {given.lag} needs {needed:.3g}, which "
@@ -277,7 +277,7 @@ def _some(units: np.ndarray) -> str:
 
 
 def _keeps(cell: Any) -> bool:
-    return isinstance(cell, Cell) and cell.name.split("_")[0] in MEMORY_GATES
+    return isinstance(cell, Cell) and cell.memory_gate is not None
 
 
 def _advice(given: _Given, params: PyTree, verdict: str, reach: float, loss: Any) -> list[Finding]:
@@ -302,7 +302,7 @@ def _changes(given: _Given, params: Any) -> list[tuple[str, str, Any]]:
     if not isinstance(cell, Cell):
         return []
     size, key = cell.hidden_size, jax.random.key(0)
-    if cell.name.startswith("rnn"):
+    if cell.kind == "rnn":
         w_h = orthogonal()(key, params.w_h.shape, params.w_h.dtype)
         return [("orthogonal", "W_h orthogonal", params._replace(w_h=w_h))]
     if not _keeps(cell) or lag < 3:
@@ -311,8 +311,8 @@ def _changes(given: _Given, params: Any) -> list[tuple[str, str, Any]]:
     keep = THOUSANDTH ** (1 / lag)
     constant = float(np.log(keep / (1 - keep)))
     spread = chrono(float(lag))(key, (size,), params.b.dtype)
-    names = cell.paths.names if cell.paths else ()
-    gate = MEMORY_GATES[cell.name.split("_")[0]]
+    names = cell.gate_names
+    gate = cell.memory_gate
     if gate not in names:
         return []
 

@@ -1,4 +1,12 @@
-"""Recurrent cells: one file each, with its equations, its derivative by hand and its Jacobian."""
+"""One step of a recurrent network: its equations, its derivative by hand, its Jacobian. One file per cell.
+
+Start with `cell`: what a `Cell` is, a named tuple of pure functions. Then `lstm`, which opens with its
+equations; `gru` and `rnn` read the same way. `lstm_variants` adds peepholes, coupled gates, layer
+normalisation and a projection, `gru_reset_before` the older GRU. `affine`, `activation_slopes` and
+`layer_norm` are what they share.
+
+May import: `jax_extensions` and the files at the root.
+"""
 
 from lstm_jax.cells.cell import Cell, HandDerived, Step
 from lstm_jax.cells.gru import GRUParams, GRUState, gru

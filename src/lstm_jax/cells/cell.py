@@ -31,7 +31,7 @@ not stored twice. A matrix among the params, here and of ``step_jacobian``, may 
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,10 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 """``step(params, state, x) -> (state, out)``, the order of `jax.lax.scan`."""
 
 
+Kind = Literal["rnn", "gru", "lstm"]
+"""What a cell is, whatever its optional parts."""
+
+
 class HandDerived(NamedTuple):
     """The hand-derived derivative of a cell's step; the module's docstring gives each signature."""
 
@@ -69,14 +73,12 @@ class Paths(NamedTuple):
     """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, past the recurrent weights and through them.
 
     Attributes:
-        names: of the gates, in the order of the columns of ``w_h``.
         direct: ``direct(params, state, x) -> state of states``, E_t as ``step_jacobian`` gives J_t: all that
             moves s_t without passing through ``w_h``.
         through: ``through(params, state, x, kept) -> state of states``, Σ kept_gate R_t^gate: all that passes
-            through ``w_h``, by the gate it enters; ``kept`` [gates].
+            through ``w_h``, by the gate it enters; ``kept`` [gates], in the order of ``Cell.gate_names``.
     """
 
-    names: tuple[str, ...]
     direct: Callable[..., Any]
     through: Callable[..., Any]
 
@@ -85,8 +87,11 @@ class Cell(NamedTuple):
     """A recurrent cell as pure functions, as an optax transformation is; made by `lstm`, `gru`, `rnn`.
 
     Attributes:
-        name: ``lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu`` or ``rnn_identity``; of a variant more than that:
-            ``gru_reset_before``, ``lstm_peephole_coupled_norm_projected``.
+        name: what a reader calls it: ``lstm``, ``gru``, ``rnn_tanh``, ``gru_reset_before``,
+            ``lstm_peephole_coupled_norm_projected``. Only for messages; code reads the next three.
+        kind: ``"rnn"``, ``"gru"`` or ``"lstm"``.
+        gate_names: the gates in the order of the columns of ``w_h``; ``("h",)`` of a vanilla cell.
+        memory_gate: the gate that keeps the memory: ``"f"`` of an LSTM, ``"u"`` of a GRU; None without one.
         input_size: D.
         hidden_size: H.
         init: ``init(key, dtype=float) -> params``.
@@ -100,12 +105,16 @@ class Cell(NamedTuple):
         rule: the hand-derived derivative, used by `bptt` and by `jax.grad` of `unroll`; None where
             there is none.
         paths: the step Jacobian's parts; None where they are not known.
+        activation: φ of a vanilla cell, ``"tanh"``, ``"relu"`` or ``"identity"``; ``"tanh"`` of the others.
 
     Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, the two Jacobians, ``gates`` and ``paths``
     with it: they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
     """
 
     name: str
+    kind: Kind
+    gate_names: tuple[str, ...]
+    memory_gate: str | None
     input_size: int
     hidden_size: int
     init: Callable[..., Any]
@@ -116,6 +125,7 @@ class Cell(NamedTuple):
     gates: Callable[..., dict[str, Array]]
     rule: HandDerived | None
     paths: Paths | None = None
+    activation: str = "tanh"
 
     @property
     def output_size(self) -> int:

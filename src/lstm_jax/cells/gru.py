@@ -32,7 +32,7 @@ from lstm_jax.cells.cell import (
 )
 from lstm_jax.cells.gru_reset_before import reset_before_cell
 from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
-from lstm_jax.jax_extensions.weight_with_transpose import entries
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_bool, require_key
 
 
@@ -190,7 +190,7 @@ def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> G
         Nested states: ``jacobian.h.h``, a matrix [out, in].
     """
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = jnp.split(entries(params.w_h.T), 3)
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
     h_h = local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_a[:, None] * w_n
     return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
 
@@ -206,17 +206,17 @@ def through_jacobian(
     """Σ kept_gate R_t^gate, what of J_t passes through W_h: all but diag(u)."""
     local = saturated_derivatives(params, state, x)
     weighted = (kept[0] * local.h_r, kept[1] * local.h_u, kept[2] * local.h_a)
-    by_gate = zip(weighted, jnp.split(entries(params.w_h.T), 3), strict=True)
+    by_gate = zip(weighted, jnp.split(matrix_of(params.w_h.T), 3), strict=True)
     return GRUState(GRUState(sum(factor[:, None] * w for factor, w in by_gate)))
 
 
-PATHS = Paths(("r", "u", "n"), direct_jacobian, through_jacobian)
+PATHS = Paths(direct_jacobian, through_jacobian)
 
 
 def input_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
     """∂h_t/∂x_t = diag(∂h/∂z_r) W_xrᵀ + diag(∂h/∂z_u) W_xuᵀ + diag(∂h/∂z_n) W_xnᵀ, one sample, [H, D]."""
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = jnp.split(entries(params.w_x.T), 3)
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_x.T), 3)
     return GRUState(local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_n[:, None] * w_n)
 
 
@@ -311,6 +311,9 @@ def _gru(
 
     return Cell(
         name="gru",
+        kind="gru",
+        gate_names=("r", "u", "n"),
+        memory_gate="u",
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,

@@ -29,7 +29,7 @@ from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer
 from lstm_jax.cells.cell import Cell, HandDerived, Paths, zeros_state
 from lstm_jax.initializers import Chrono, Initializer, with_gate_bias
-from lstm_jax.jax_extensions.weight_with_transpose import entries
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_key
 
 
@@ -62,8 +62,8 @@ class Local(NamedTuple):
 
 def _recurrent(w_h: Any) -> tuple[Array, Array]:
     """W_h's columns of r and u, which h_{t−1} meets, and of n, which a_t meets: [H, 2H], [H, H]."""
-    size = entries(w_h).shape[0]
-    return entries(w_h)[:, : 2 * size], entries(w_h)[:, 2 * size :]
+    size = matrix_of(w_h).shape[0]
+    return matrix_of(w_h)[:, : 2 * size], matrix_of(w_h)[:, 2 * size :]
 
 
 def _of_gates(z: Array) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def backward_step(
     d_h = d_state.h
     # The rows of the transpose, which a `LoopWeight` holds as they are read here.
     size = d_h.shape[-1]
-    w_t = entries(params.w_h.T)
+    w_t = matrix_of(params.w_h.T)
     d_n = d_h * local.h_n
     d_a = d_n @ w_t[2 * size :]
     d_ru = jnp.concatenate([d_a * local.a_r, d_h * local.h_u], axis=-1)
@@ -191,7 +191,7 @@ def step_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "
         Nested states: ``jacobian.h.h``, a matrix [out, in].
     """
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = jnp.split(entries(params.w_h.T), 3)
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
     a_h = jnp.diag(local.a_h) + local.a_r[:, None] * w_r
     h_h = jnp.diag(local.h_h) + local.h_u[:, None] * w_u + local.h_n[:, None] * (w_n @ a_h)
     return state._replace(h=state._replace(h=h_h))
@@ -211,13 +211,13 @@ def through_jacobian(
     detour, and is kept or cut by r alone.
     """
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = jnp.split(entries(params.w_h.T), 3)
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
     a_h = jnp.diag(kept[2] * local.a_h) + (kept[0] * local.a_r)[:, None] * w_r
     h_h = (kept[1] * local.h_u)[:, None] * w_u + local.h_n[:, None] * (w_n @ a_h)
     return state._replace(h=state._replace(h=h_h))
 
 
-PATHS = Paths(("r", "u", "n"), direct_jacobian, through_jacobian)
+PATHS = Paths(direct_jacobian, through_jacobian)
 
 
 def input_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
@@ -226,8 +226,8 @@ def input_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, 
     diag(∂h/∂z_u) W_xuᵀ + diag(∂h/∂z_n) (W_xnᵀ + W_hnᵀ diag(∂a/∂z_r) W_xrᵀ).
     """
     local = saturated_derivatives(params, state, x)
-    w_r, w_u, w_n = jnp.split(entries(params.w_x.T), 3)
-    through_a = jnp.split(entries(params.w_h.T), 3)[2] @ (local.a_r[:, None] * w_r)
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_x.T), 3)
+    through_a = jnp.split(matrix_of(params.w_h.T), 3)[2] @ (local.a_r[:, None] * w_r)
     return state._replace(h=local.h_u[:, None] * w_u + local.h_n[:, None] * (w_n + through_a))
 
 
@@ -275,6 +275,9 @@ def reset_before_cell(
 
     return Cell(
         name="gru_reset_before",
+        kind="gru",
+        gate_names=("r", "u", "n"),
+        memory_gate="u",
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,

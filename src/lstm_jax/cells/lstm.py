@@ -32,7 +32,7 @@ from lstm_jax.cells.cell import (
 )
 from lstm_jax.cells.lstm_variants import checked_options, variant_cell
 from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
-from lstm_jax.jax_extensions.weight_with_transpose import entries
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_key
 
 
@@ -157,7 +157,7 @@ def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) ->
         respect to C_{t−1} are diagonal and come as vectors [H].
     """
     local = saturated_derivatives(params, state, x)
-    h_h, c_h = _through(local, entries(params.w_h.T))
+    h_h, c_h = _through(local, matrix_of(params.w_h.T))
     return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
 
 
@@ -173,13 +173,13 @@ def through_jacobian(
 ) -> LSTMState:
     """Σ kept_gate R_t^gate, what of J_t passes through W_h: the columns of h_{t−1}; those of C are zeros."""
     local = saturated_derivatives(params, state, x)
-    w_t = entries(params.w_h.T)
+    w_t = matrix_of(params.w_h.T)
     h_h, c_h = _through(local, w_t * jnp.repeat(kept, local.c_c.shape[0])[:, None])
     none = jnp.zeros_like(local.c_c)
     return LSTMState(h=LSTMState(h=h_h, c=none), c=LSTMState(h=c_h, c=none))
 
 
-PATHS = Paths(("i", "f", "g", "o"), direct_jacobian, through_jacobian)
+PATHS = Paths(direct_jacobian, through_jacobian)
 
 
 def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
@@ -188,7 +188,7 @@ def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -
     Returns:
         ``jacobian.h`` = ∂h_t/∂x_t and ``jacobian.c`` = ∂C_t/∂x_t, [H, D].
     """
-    return _through(saturated_derivatives(params, state, x), entries(params.w_x.T))
+    return _through(saturated_derivatives(params, state, x), matrix_of(params.w_x.T))
 
 
 def _through(local: Local, w_t: Float[Array, "z n"]) -> LSTMState:
@@ -311,6 +311,9 @@ def _lstm(
 
     return Cell(
         name="lstm",
+        kind="lstm",
+        gate_names=("i", "f", "g", "o"),
+        memory_gate="f",
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,

@@ -42,7 +42,7 @@ from lstm_jax.cells.affine import sum_of_outer, sum_of_products
 from lstm_jax.cells.cell import Cell, HandDerived, Paths, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
-from lstm_jax.jax_extensions.weight_with_transpose import entries
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_bool, require_key, require_positive_int
 
 
@@ -427,7 +427,7 @@ def through_jacobian(
             row = _times(params.norm_h, through_norm(local.from_h, row))
         return tangent_step(params, local, still, PreActivations(row * weights, n, h))
 
-    by_unit = jax.tree.map(lambda rows: rows.T, jax.vmap(moved)(entries(params.w_h)))
+    by_unit = jax.tree.map(lambda rows: rows.T, jax.vmap(moved)(matrix_of(params.w_h)))
     by_h, by_c = step_jacobian(params, state, x)
     return state._replace(
         h=by_h._replace(h=by_unit.h, c=jnp.zeros_like(by_h.c)),
@@ -445,7 +445,7 @@ def input_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"
     _, residuals = forward_step(params, state, x)
     still = jax.tree.map(jnp.zeros_like, state)
     # Of the parameters only the shapes matter where nothing moves them.
-    held = jax.tree.map(lambda p: jnp.zeros(p.shape, x.dtype), jax.tree.map(entries, params))
+    held = jax.tree.map(lambda p: jnp.zeros(p.shape, x.dtype), jax.tree.map(matrix_of, params))
 
     def moved(x_dot: Array) -> PyTree:
         dot = tangent_inputs(params, held, x, x_dot, residuals)
@@ -542,6 +542,9 @@ def variant_cell(
     parts = ("peephole", "coupled", "norm", "projected")
     return Cell(
         name="_".join(["lstm", *(part for part, has in zip(parts, options, strict=True) if has)]),
+        kind="lstm",
+        gate_names=("i", "f", "g", "o")[-n_gates:],
+        memory_gate="f",
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,
@@ -551,5 +554,5 @@ def variant_cell(
         input_jacobian=input_jacobian,
         gates=gates,
         rule=RULE,
-        paths=Paths(("i", "f", "g", "o")[-n_gates:], direct_jacobian, through_jacobian),
+        paths=Paths(direct_jacobian, through_jacobian),
     )

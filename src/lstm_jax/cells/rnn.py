@@ -27,7 +27,7 @@ from lstm_jax.cells.cell import (
     zeros_state,
 )
 from lstm_jax.initializers import Initializer, zeros
-from lstm_jax.jax_extensions.weight_with_transpose import entries
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_key, require_one_of
 
 
@@ -121,7 +121,7 @@ def step_jacobian(
 ) -> RNNState:
     """∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ, for one sample, as ``jacobian.h.h`` [out, in]."""
     slope = activation.saturated_slope(pre_activations(params, state.h, x))
-    return RNNState(RNNState(slope[:, None] * entries(params.w_h.T)))
+    return RNNState(RNNState(slope[:, None] * matrix_of(params.w_h.T)))
 
 
 def direct_jacobian(params: RNNParams, state: RNNState, x: Float[Array, "d"]) -> RNNState:
@@ -146,7 +146,7 @@ def input_jacobian(
 ) -> RNNState:
     """∂h_t/∂x_t = diag(φ'(z_t)) W_xᵀ, for one sample, as ``jacobian.h`` [H, D]."""
     slope = activation.saturated_slope(pre_activations(params, state.h, x))
-    return RNNState(slope[:, None] * entries(params.w_x.T))
+    return RNNState(slope[:, None] * matrix_of(params.w_x.T))
 
 
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
@@ -218,6 +218,9 @@ def _rnn(
 
     return Cell(
         name=f"rnn_{activation}",
+        kind="rnn",
+        gate_names=("h",),
+        memory_gate=None,
         input_size=input_size,
         hidden_size=hidden_size,
         init=init,
@@ -235,5 +238,6 @@ def _rnn(
             parameter_gradient,
             partial(saturated_derivatives, phi),
         ),
-        paths=Paths(("h",), direct_jacobian, partial(through_jacobian, phi)),
+        paths=Paths(direct_jacobian, partial(through_jacobian, phi)),
+        activation=activation,
     )

@@ -22,19 +22,19 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.time_loop.chunked_scan import add_to, chunk_starts, scan_chunks, zero_sums
-from lstm_jax.time_loop.scan import Loop, divisor_near, loop_here, scan
+from lstm_jax.time_loop.scan import ScanSettings, divisor_near, scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
-    NONE,
-    Marks,
-    dimmed,
-    entered,
-    entered_tangent,
-    left,
-    left_transposed,
-    returned,
-    shown,
+    NO_MASKS,
+    StepMasks,
+    cotangent_before_step,
+    cotangent_through_step,
+    drop_recurrent,
+    state_after_step,
+    state_before_step,
+    tangent_before_step,
+    zero_padding,
 )
 from lstm_jax.validation import require_arrays
 
@@ -61,35 +61,37 @@ def rule_of(cell: Cell) -> HandDerived:
 
 
 class Saved(NamedTuple):
-    """What the derivative needs of the forward pass; ``residuals``, ``hs`` and ``marks`` [T, ...]."""
+    """What the derivative needs of the forward pass; ``residuals``, ``hs`` and ``masks`` [T, ...]."""
 
     params: Any
     xs: Any
     state0: Any
     hs: Any
     residuals: Any
-    marks: Any
+    masks: Any
 
 
-def without_outputs(residuals: Any, marks: Marks = NONE) -> Any:
+def without_outputs(residuals: Any, masks: StepMasks = NO_MASKS) -> Any:
     """The residuals less what ``hs`` holds already: h_t and h_{t−1}."""
-    held = marks.held
+    held = masks.zoneout
     # Where a unit keeps its state, its h_t is not the step's, but then nothing comes back through the step;
     # where it keeps a part of it, the step's own h_t is needed.
     known = {"h_prev"} if held is not None and held.h.dtype != bool else {"h", "h_prev"}
     return residuals._replace(**dict.fromkeys(known & set(residuals._fields)))
 
 
-def _with_outputs(residuals: Any, h_start: Array, hs: Array, marks: Marks, reverse: bool) -> Any:
+def _with_outputs(
+    residuals: Any, h_start: Array, hs: Array, masks: StepMasks, reverse: bool
+) -> Any:
     """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
     parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
-    h_prev = entered(marks, jnp.concatenate(parts))
-    h_prev = h_prev if marks.factor is None else h_prev * marks.factor
+    h_prev = state_before_step(masks, jnp.concatenate(parts))
+    h_prev = h_prev if masks.dropout is None else h_prev * masks.dropout
     outputs = {"h": hs} if getattr(residuals, "h", hs) is None else {}
     return residuals._replace(h_prev=h_prev, **outputs)
 
 
-def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
+def zeros_for_none(cotangent: PyTree, like: PyTree) -> PyTree:
     """A cotangent with zeros in place of None."""
     return type(like)(
         *(jnp.zeros_like(b) if a is None else a for a, b in zip(cotangent, like, strict=True))
@@ -98,45 +100,47 @@ def with_zeros(cotangent: PyTree, like: PyTree) -> PyTree:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def forward_pass(
-    cell: Cell, loop: Loop, params: PyTree, xs: Array, state0: PyTree, marks: Marks
+    cell: Cell, settings: ScanSettings, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
     rule = rule_of(cell)
-    weights = loop_weights(params, xs.shape[0])
+    weights = with_transposes(params, xs.shape[0])
 
-    def step(state: PyTree, at: tuple[Array, Marks]) -> tuple[PyTree, tuple[Array, PyTree]]:
-        x, marks = at
-        before = entered(marks, state)
-        state, residuals = rule.forward_step(weights, dimmed(marks, before), x)
-        state = left(marks, state, before)
-        return state, (shown(marks, state.h), without_outputs(residuals, marks))
+    def step(state: PyTree, at: tuple[Array, StepMasks]) -> tuple[PyTree, tuple[Array, PyTree]]:
+        x, masks = at
+        before = state_before_step(masks, state)
+        state, residuals = rule.forward_step(weights, drop_recurrent(masks, before), x)
+        state = state_after_step(masks, state, before)
+        return state, (zero_padding(masks, state.h), without_outputs(residuals, masks))
 
-    state, (hs, residuals) = scan(loop, step, state0, (xs, marks), apart=True)
+    state, (hs, residuals) = scan(settings, step, state0, (xs, masks), apart=True)
     return (state, hs), residuals
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def tangent_pass(cell: Cell, loop: Loop, saved: Saved, dots: Gradients) -> tuple[PyTree, Array]:
+def tangent_pass(
+    cell: Cell, settings: ScanSettings, saved: Saved, dots: Gradients
+) -> tuple[PyTree, Array]:
     """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
-    params, xs, state0, hs, residuals, marks = saved
+    params, xs, state0, hs, residuals, masks = saved
     rule = rule_of(cell)
-    residuals = _with_outputs(residuals, state0.h, hs, marks, loop.reverse)
+    residuals = _with_outputs(residuals, state0.h, hs, masks, settings.reverse)
     z_dots = rule.tangent_inputs(params, dots.params, xs, dots.xs, residuals)
 
-    def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree, Marks]) -> tuple[PyTree, Array]:
-        residuals_t, z_dot, marks = inputs
+    def step(state_dot: PyTree, inputs: tuple[PyTree, PyTree, StepMasks]) -> tuple[PyTree, Array]:
+        residuals_t, z_dot, masks = inputs
         local = rule.local_derivatives(residuals_t)
-        before = entered_tangent(marks, state_dot)
-        state_dot = rule.tangent_step(params, local, dimmed(marks, before), z_dot)
-        state_dot = left(marks, state_dot, before)
-        return state_dot, shown(marks, state_dot.h)
+        before = tangent_before_step(masks, state_dot)
+        state_dot = rule.tangent_step(params, local, drop_recurrent(masks, before), z_dot)
+        state_dot = state_after_step(masks, state_dot, before)
+        return state_dot, zero_padding(masks, state_dot.h)
 
-    return scan(loop, step, dots.state0, (residuals, z_dots, marks), apart=True)
+    return scan(settings, step, dots.state0, (residuals, z_dots, masks), apart=True)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def backward_pass(
-    cell: Cell, loop: Loop, saved: Saved, cotangents: tuple[PyTree, Array | None]
+    cell: Cell, settings: ScanSettings, saved: Saved, cotangents: tuple[PyTree, Array | None]
 ) -> Gradients:
     """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
 
@@ -145,40 +149,42 @@ def backward_pass(
     Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
     go step by step, then the sums over the chunk's δz, each one product.
     """
-    params, xs, state0, hs, residuals, marks = saved
+    params, xs, state0, hs, residuals, masks = saved
     d_state, d_hs = cotangents
-    d_state = with_zeros(d_state, state0)
+    d_state = zeros_for_none(d_state, state0)
     rule = rule_of(cell)
-    weights = loop_weights(params, xs.shape[0])
+    weights = with_transposes(params, xs.shape[0])
     zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
 
-    def step(d_state: PyTree, inputs: tuple[PyTree, Array | None, Marks]) -> tuple[PyTree, PyTree]:
-        local, d_out, marks = inputs
+    def step(
+        d_state: PyTree, inputs: tuple[PyTree, Array | None, StepMasks]
+    ) -> tuple[PyTree, PyTree]:
+        local, d_out, masks = inputs
         if d_out is not None:
-            d_state = d_state._replace(h=d_state.h + shown(marks, d_out))
-        d_before, d_z = rule.backward_step(weights, local, returned(marks, d_state))
-        d_before = left_transposed(marks, dimmed(marks, d_before), d_state)
-        return entered_tangent(marks, d_before), shown(marks, d_z)
+            d_state = d_state._replace(h=d_state.h + zero_padding(masks, d_out))
+        d_before, d_z = rule.backward_step(weights, local, cotangent_through_step(masks, d_state))
+        d_before = cotangent_before_step(masks, drop_recurrent(masks, d_before), d_state)
+        return tangent_before_step(masks, d_before), zero_padding(masks, d_z)
 
     def chunk(carry: PyTree, h_start: Array, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
-        xs, hs, residuals, d_hs, marks = inputs
-        residuals = _with_outputs(residuals, h_start, hs, marks, loop.reverse)
+        xs, hs, residuals, d_hs, masks = inputs
+        residuals = _with_outputs(residuals, h_start, hs, masks, settings.reverse)
         local = rule.local_derivatives(residuals)
-        d_state, d_z = scan(loop.turned, step, d_state, (local, d_hs, marks))
+        d_state, d_z = scan(settings.opposite, step, d_state, (local, d_hs, masks))
         d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
         d_params = add_to(d_params, d_part)
         return (d_state, d_params), d_xs
 
     batch_size = xs.size // (xs.shape[0] * xs.shape[-1])
-    steps = divisor_near(xs.shape[0], max(1, loop.platform.rows // batch_size))
+    steps = divisor_near(xs.shape[0], max(1, settings.platform.rows // batch_size))
     (d_state0, d_params), d_xs = scan_chunks(
         chunk,
         (d_state, zeros),
-        chunk_starts(state0.h, hs, steps, reverse=loop.reverse),
-        (xs, hs, residuals, d_hs, marks),
+        chunk_starts(state0.h, hs, steps, reverse=settings.reverse),
+        (xs, hs, residuals, d_hs, masks),
         steps,
-        reverse=not loop.reverse,
+        reverse=not settings.reverse,
     )
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)
@@ -227,12 +233,12 @@ def bptt(
         ((4, 16), (4,))
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    loop = loop_here(reverse, unroll)
-    (state, hs), residuals = forward_pass(cell, loop, params, xs, state0, NONE)
+    settings = scan_settings(reverse, unroll)
+    (state, hs), residuals = forward_pass(cell, settings, params, xs, state0, NO_MASKS)
     dtype = hs.dtype
     d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs
     d_state = jax.tree.map(jnp.zeros_like, state) if d_state is None else d_state
     require_arrays("d_hs", d_hs, hs, dtype)
     require_arrays("d_state", d_state, state, dtype)
-    saved = Saved(params, xs, state0, hs, residuals, NONE)
-    return backward_pass(cell, loop, saved, (d_state, d_hs))
+    saved = Saved(params, xs, state0, hs, residuals, NO_MASKS)
+    return backward_pass(cell, settings, saved, (d_state, d_hs))

@@ -27,13 +27,13 @@ from lstm_jax.gradients.bptt import (
     forward_pass,
     rule_of,
     tangent_pass,
-    with_zeros,
     without_outputs,
+    zeros_for_none,
 )
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.time_loop.chunked_scan import add_to, scan_chunks, zero_sums
-from lstm_jax.time_loop.scan import Loop
-from lstm_jax.time_loop.step_masks import Marks
+from lstm_jax.time_loop.scan import ScanSettings
+from lstm_jax.time_loop.step_masks import StepMasks
 from lstm_jax.validation import require_positive_int
 
 LARGE = 2**29
@@ -46,7 +46,7 @@ class Boundaries(NamedTuple):
     params: Any
     xs: Any
     states: Any
-    marks: Any
+    masks: Any
 
 
 def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int:
@@ -83,71 +83,71 @@ def segment_length(
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def forward_segments(
     cell: Cell,
-    loop: Loop,
+    settings: ScanSettings,
     steps: int,
     params: PyTree,
     xs: Array,
     state0: PyTree,
-    marks: Marks,
+    masks: StepMasks,
 ) -> tuple[tuple[PyTree, Array], PyTree]:
     """Run the cell and keep the boundaries: ``((state, hs), states)``."""
 
     def segment(
-        state: PyTree, start: None, inputs: tuple[Array, Marks]
+        state: PyTree, start: None, inputs: tuple[Array, StepMasks]
     ) -> tuple[PyTree, tuple[Array, PyTree]]:
         del start
-        (after, hs), _ = forward_pass(cell, loop, params, inputs[0], state, inputs[1])
+        (after, hs), _ = forward_pass(cell, settings, params, inputs[0], state, inputs[1])
         return after, (hs, jax.tree.map(lambda s: s[None], state))
 
     state, (hs, states) = scan_chunks(
-        segment, state0, None, (xs, marks), steps, reverse=loop.reverse
+        segment, state0, None, (xs, masks), steps, reverse=settings.reverse
     )
     return (state, hs), states
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def tangent_segments(
-    cell: Cell, loop: Loop, steps: int, kept: Boundaries, dots: Gradients
+    cell: Cell, settings: ScanSettings, steps: int, kept: Boundaries, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """`tangent_pass`, segment by segment."""
-    params, xs, states, marks = kept
+    params, xs, states, masks = kept
 
     def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
-        xs, xs_dot, marks = inputs
-        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
-        saved = Saved(params, xs, state, hs, residuals, marks)
-        return tangent_pass(cell, loop, saved, Gradients(dots.params, xs_dot, state_dot))
+        xs, xs_dot, masks = inputs
+        (_, hs), residuals = forward_pass(cell, settings, params, xs, state, masks)
+        saved = Saved(params, xs, state, hs, residuals, masks)
+        return tangent_pass(cell, settings, saved, Gradients(dots.params, xs_dot, state_dot))
 
     return scan_chunks(
-        segment, dots.state0, states, (xs, dots.xs, marks), steps, reverse=loop.reverse
+        segment, dots.state0, states, (xs, dots.xs, masks), steps, reverse=settings.reverse
     )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def backward_segments(
     cell: Cell,
-    loop: Loop,
+    settings: ScanSettings,
     steps: int,
     kept: Boundaries,
     cotangents: tuple[PyTree, Array | None],
 ) -> Gradients:
     """`backward_pass`, segment by segment."""
-    params, xs, states, marks = kept
+    params, xs, states, masks = kept
     d_state, d_hs = cotangents
-    d_state = with_zeros(d_state, jax.tree.map(lambda s: s[0], states))
+    d_state = zeros_for_none(d_state, jax.tree.map(lambda s: s[0], states))
     zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
 
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
-        xs, d_hs, marks = inputs
-        (_, hs), residuals = forward_pass(cell, loop, params, xs, state, marks)
-        saved = Saved(params, xs, state, hs, residuals, marks)
-        part = backward_pass(cell, loop, saved, (d_state, d_hs))
+        xs, d_hs, masks = inputs
+        (_, hs), residuals = forward_pass(cell, settings, params, xs, state, masks)
+        saved = Saved(params, xs, state, hs, residuals, masks)
+        part = backward_pass(cell, settings, saved, (d_state, d_hs))
         d_params = add_to(d_params, part.params)
         return (part.state0, d_params), part.xs
 
     (d_state0, d_params), d_xs = scan_chunks(
-        segment, (d_state, zeros), states, (xs, d_hs, marks), steps, reverse=not loop.reverse
+        segment, (d_state, zeros), states, (xs, d_hs, masks), steps, reverse=not settings.reverse
     )
     d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)

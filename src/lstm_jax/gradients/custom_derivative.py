@@ -19,66 +19,61 @@ from lstm_jax.gradients.checkpointing import (
     tangent_segments,
 )
 from lstm_jax.jax_extensions.linear_map import linear_map
-from lstm_jax.time_loop.scan import Loop
-from lstm_jax.time_loop.step_masks import Marks
+from lstm_jax.jax_extensions.matmul_precision import at_precision
+from lstm_jax.time_loop.scan import ScanSettings
+from lstm_jax.time_loop.step_masks import StepMasks
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def unroll_by_hand(
+def _precision(cell: Cell, settings: ScanSettings, *rest: Any) -> Any:
+    return settings.precision
+
+
+def _forward(
     cell: Cell,
-    loop: Loop,
+    settings: ScanSettings,
     steps: int,
     params: PyTree,
     xs: Array,
     state0: PyTree,
-    marks: Marks,
+    masks: StepMasks,
 ) -> tuple[PyTree, Array]:
     """The unrolled cell, ``(state, hs)``.
 
     Args:
         cell: with a hand-derived rule.
-        loop: its direction, and what is best for the platform.
+        settings: the loop's direction, and what is best for the platform.
         steps: steps per segment (`lstm_jax.gradients.checkpointing`); T for a single segment.
         params: of the cell.
         xs: [T, ..., D].
         state0: the starting state.
-        marks: what happens to the state between steps.
+        masks: what happens to the state between steps.
     """
-    with jax.default_matmul_precision(loop.precision):
-        out, _ = forward_pass(cell, loop, params, xs, state0, marks)
+    out, _ = forward_pass(cell, settings, params, xs, state0, masks)
     return out
 
 
-@unroll_by_hand.defjvp
-def _unroll_by_hand_jvp(
+def _forward_and_tangent(
     cell: Cell,
-    loop: Loop,
+    settings: ScanSettings,
     steps: int,
-    primals: tuple[PyTree, Array, PyTree, Marks],
+    primals: tuple[PyTree, Array, PyTree, StepMasks],
     tangents: tuple[PyTree, Array, PyTree, Any],
 ) -> tuple[Any, Any]:
-    # A rule may be traced when JAX is set to another precision.
-    with jax.default_matmul_precision(loop.precision):
-        return _with_tangent(cell, loop, steps, primals, Gradients(*tangents[:3]))
-
-
-def _with_tangent(
-    cell: Cell,
-    loop: Loop,
-    steps: int,
-    primals: tuple[PyTree, Array, PyTree, Marks],
-    dots: Gradients,
-) -> tuple[Any, Any]:
-    params, xs, state0, marks = primals
+    params, xs, state0, masks = primals
     kept: Saved | Boundaries
     if steps >= xs.shape[0]:
-        out, residuals = forward_pass(cell, loop, params, xs, state0, marks)
-        kept = Saved(params, xs, state0, out[1], residuals, marks)
-        tangent = partial(tangent_pass, cell, loop)
-        backward = partial(backward_pass, cell, loop)
+        out, residuals = forward_pass(cell, settings, params, xs, state0, masks)
+        kept = Saved(params, xs, state0, out[1], residuals, masks)
+        tangent = partial(tangent_pass, cell, settings)
+        backward = partial(backward_pass, cell, settings)
     else:
-        out, states = forward_segments(cell, loop, steps, params, xs, state0, marks)
-        kept = Boundaries(params, xs, states, marks)
-        tangent = partial(tangent_segments, cell, loop, steps)
-        backward = partial(backward_segments, cell, loop, steps)
+        out, states = forward_segments(cell, settings, steps, params, xs, state0, masks)
+        kept = Boundaries(params, xs, states, masks)
+        tangent = partial(tangent_segments, cell, settings, steps)
+        backward = partial(backward_segments, cell, settings, steps)
+    dots = Gradients(*tangents[:3])
     return out, linear_map(tangent, backward, kept, dots, none_for_zero=True)
+
+
+unroll_by_hand: Any = jax.custom_jvp(at_precision(_forward, _precision), nondiff_argnums=(0, 1, 2))
+unroll_by_hand.defjvp(at_precision(_forward_and_tangent, _precision))

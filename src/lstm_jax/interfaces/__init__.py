@@ -6,7 +6,7 @@ Start with `flax_signature` and `torch_signature`: thin functions around `unroll
 May import: every room up to `layers`, and `weights`.
 """
 
-from lstm_jax.interfaces.flax_signature import flax_style
+from lstm_jax.interfaces.flax_signature import FlaxOrder, flax_style
 from lstm_jax.interfaces.torch_signature import torch_style
 
-__all__ = ["flax_style", "torch_style"]
+__all__ = ["FlaxOrder", "flax_style", "torch_style"]

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.interfaces.flax_signature import flax_style
+from lstm_jax.backends.loop import Loop
+from lstm_jax.interfaces.flax_signature import FlaxOrder, flax_style
 from lstm_jax.weights.flax import FORMS, from_flax
 
 ACTIVATIONS = {jnp.tanh: "tanh", jax.nn.tanh: "tanh", jax.nn.relu: "relu"}
@@ -71,16 +72,25 @@ def run_flax_layer(
         inputs,
         initial_carry=start,
         seq_lengths=seq_lengths,
-        time_major=time_major,
-        reverse=layer.reverse if reverse is None else reverse,
-        keep_order=layer.keep_order if keep_order is None else keep_order,
-        # One step is what Flax's layer has unless told otherwise; here it is left to the platform.
-        unroll="auto" if layer.unroll == 1 else layer.unroll,
+        order=FlaxOrder(
+            time_major,
+            layer.reverse if reverse is None else reverse,
+            layer.keep_order if keep_order is None else keep_order,
+        ),
         gradient=layer.gradient,
-        segments=layer.segments,
+        backend=_backend_of(layer),
     )
     after = jax.tree.map(lambda a, like: a.astype(jnp.promote_types(dtype, like)), after, kept)
     wide = jnp.promote_types(dtype, jax.tree.leaves(kept)[-1])
     outputs = outputs.astype(wide)
     wanted = layer.return_carry if return_carry is None else return_carry
     return (after, outputs) if wanted else outputs
+
+
+def _backend_of(layer: Any) -> str | Loop:
+    """The layer's backend, with Flax's own option ``unroll`` where it is set."""
+    # One step is what Flax's layer has unless told otherwise; here it is left to the platform.
+    if layer.unroll == 1 or layer.backend == "cudnn":
+        return layer.backend
+    loop = layer.backend if isinstance(layer.backend, Loop) else Loop()
+    return loop._replace(unroll=layer.unroll)

@@ -7,16 +7,17 @@ A thin function around `lstm_jax.unroll`, whose gradient it has.
 Axes: inputs[*batch, T, D] (or [T, *batch, D] with time_major), carry [*batch, H].
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.loop import Loop
 from lstm_jax.cells import Cell, LSTMState
-from lstm_jax.time_loop.step_masks import checked_lengths, turned
+from lstm_jax.time_loop.step_masks import Sequences, checked_lengths, reverse_sequences
 from lstm_jax.unrolling.unroll import unroll as unroll_cell
-from lstm_jax.validation import ShapeError, require_same_structure, show_shape
+from lstm_jax.validation import ShapeError, require_same_structure, require_type, show_shape
 
 
 def carry_of(state: PyTree) -> PyTree:
@@ -35,6 +36,24 @@ def state_of(cell: Cell, carry: PyTree) -> PyTree:
     return type(like)(h=carry[1], c=carry[0]) if isinstance(like, LSTMState) else type(like)(carry)
 
 
+class FlaxOrder(NamedTuple):
+    """The order of axes and of time, as Flax's ``RNN`` has it.
+
+    Attributes:
+        time_major: whether time is the first axis, of inputs and outputs.
+        reverse: from each sequence's last own step to its first.
+        keep_order: under ``reverse``, whether the outputs stay aligned with the inputs; else they come in
+            the order of the loop, padding last.
+    """
+
+    time_major: bool = False
+    reverse: bool = False
+    keep_order: bool = False
+
+
+FLAX_DEFAULT = FlaxOrder()
+
+
 def flax_style(
     cell: Cell,
     params: PyTree,
@@ -42,12 +61,9 @@ def flax_style(
     *,
     initial_carry: PyTree | None = None,
     seq_lengths: Any = None,
-    time_major: bool = False,
-    reverse: bool = False,
-    keep_order: bool = False,
-    unroll: int | str = "auto",
+    order: FlaxOrder = FLAX_DEFAULT,
     gradient: str = "auto",
-    segments: int | str | None = "auto",
+    backend: str | Loop = "auto",
 ) -> tuple[PyTree, Array]:
     """A cell as Flax's ``RNN(cell, return_carry=True)`` returns it: ``carry, outputs``.
 
@@ -59,13 +75,9 @@ def flax_style(
         inputs: [*batch, T, D], or [T, *batch, D] with ``time_major``; any number of batch axes.
         initial_carry: (c, h) for an LSTM, else h, [*batch, H]; zeros if None.
         seq_lengths: how many steps of each sequence are its own, [*batch].
-        time_major: whether time is the first axis, of inputs and outputs.
-        reverse: from each sequence's last own step to its first.
-        keep_order: under ``reverse``, whether the outputs stay aligned with the inputs; else they come in
-            the order of the loop, padding last.
-        unroll: steps per iteration of the loop, as for `lstm_jax.unroll`.
+        order: `FlaxOrder`: ``time_major``, ``reverse`` and ``keep_order``.
         gradient: as for `lstm_jax.unroll`.
-        segments: as for `lstm_jax.unroll`.
+        backend: as for `lstm_jax.unroll`.
 
     Returns:
         The carry after the last step taken, and the outputs.
@@ -87,6 +99,8 @@ def flax_style(
         raise ShapeError(
             f"Shape mismatch: expected inputs [*batch, T, D], got {show_shape(jnp.shape(inputs))}."
         )
+    require_type("order", order, FlaxOrder)
+    time_major, reverse, keep_order = order
     xs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
     batch = xs.shape[1:-1]
     state0 = None if initial_carry is None else state_of(cell, initial_carry)
@@ -100,14 +114,16 @@ def flax_style(
         params,
         xs,
         state0,
-        reverse=reverse,
-        lengths=lengths,
-        unroll=unroll,
+        sequences=Sequences(lengths=lengths, reverse=reverse),
         gradient=gradient,
-        segments=segments,
+        backend=backend,
     )
     if reverse and not keep_order:
-        hs = jnp.flip(hs, 0) if lengths is None else turned(checked_lengths(lengths, xs), hs)
+        hs = (
+            jnp.flip(hs, 0)
+            if lengths is None
+            else reverse_sequences(checked_lengths(lengths, xs), hs)
+        )
     if len(batch) > 1:
         hs = hs.reshape(len(hs), *batch, hs.shape[-1])
         state = jax.tree.map(lambda s: s.reshape(*batch, s.shape[-1]), state)

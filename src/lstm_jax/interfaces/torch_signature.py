@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.loop import Loop
 from lstm_jax.layers.stack import Bidirectional, Both, Stack, cells_of
 from lstm_jax.layers.unroll_stack import unroll_stack
+from lstm_jax.time_loop.step_masks import Sequences
 from lstm_jax.validation import ShapeError, require_same_structure, show_shape
 
 
@@ -29,6 +31,7 @@ def torch_style(
     lengths: Any = None,
     key: Array | None = None,
     gradient: str = "auto",
+    backend: str | Loop = "auto",
 ) -> tuple[Array, PyTree]:
     """A stack as `torch.nn.LSTM`, `GRU` or `RNN` returns it: ``output, (h_n, c_n)`` or ``output, h_n``.
 
@@ -42,6 +45,7 @@ def torch_style(
         lengths: how many steps of each sequence are its own, [B]: what a packed sequence holds.
         key: a random key for dropout, in training; None at evaluation.
         gradient: as for `unroll`.
+        backend: as for `unroll_stack`.
 
     Returns:
         The output and the final states.
@@ -81,7 +85,14 @@ def torch_style(
                 )
         state0 = _nested(stack, [kind(*(leaf[n] for leaf in leaves)) for n in range(len(cells))])
     states, ys = unroll_stack(
-        stack, params, xs, state0, lengths=lengths, key=key, gradient=gradient
+        stack,
+        params,
+        xs,
+        state0,
+        sequences=Sequences(lengths=lengths),
+        key=key,
+        gradient=gradient,
+        backend=backend,
     )
     flat: list[PyTree] = []
     for state in states:

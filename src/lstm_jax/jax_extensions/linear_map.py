@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.jax_extensions.matmul_precision import at_this_precision
+from lstm_jax.jax_extensions.matmul_precision import at_precision
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
 FlatMap = Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
@@ -89,7 +89,7 @@ def linear_map(
             out = function(jax.tree.unflatten(residuals_tree, r), jax.tree.unflatten(in_tree, u))
             return tuple(jax.tree.leaves(out))
 
-        return at_this_precision(flat)
+        return at_precision(flat)
 
     input_shapes = [jax.typeof(u) for u in flat_inputs]
     flat_outputs = linear_map_p.bind(

@@ -39,16 +39,16 @@ FEWEST_STEPS = 32
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class LoopWeight:
+class WeightWithTranspose:
     """A matrix [n, m] together with its transpose [m, n]."""
 
     matrix: Any
     transposed: Any
 
     @property
-    def T(self) -> "LoopWeight":
+    def T(self) -> "WeightWithTranspose":
         """The transpose, which costs nothing."""
-        return LoopWeight(self.transposed, self.matrix)
+        return WeightWithTranspose(self.transposed, self.matrix)
 
     def __rmatmul__(self, rows: Array) -> Array:
         """``rows @ weight``."""
@@ -58,9 +58,9 @@ class LoopWeight:
         return rows @ self.matrix
 
 
-def entries(weight: LoopWeight | Array) -> Array:
-    """The matrix itself, of a `LoopWeight` or of a plain one."""
-    return weight.matrix if isinstance(weight, LoopWeight) else weight
+def matrix_of(weight: WeightWithTranspose | Array) -> Array:
+    """The matrix itself, of a `WeightWithTranspose` or of a plain one."""
+    return weight.matrix if isinstance(weight, WeightWithTranspose) else weight
 
 
 left_product_p = Primitive("left_product")
@@ -112,8 +112,10 @@ mlir.register_lowering(
 )
 
 
-def loop_weights(params: PyTree, steps: int) -> PyTree:
-    """The parameters of a cell, every matrix among them as a `LoopWeight` if the loop is long enough."""
+def with_transposes(params: PyTree, steps: int) -> PyTree:
+    """A cell's parameters, every matrix as a `WeightWithTranspose` if the loop is long enough."""
     if steps < FEWEST_STEPS:
         return params
-    return jax.tree.map(lambda leaf: LoopWeight(leaf, leaf.T) if leaf.ndim == 2 else leaf, params)
+    return jax.tree.map(
+        lambda leaf: WeightWithTranspose(leaf, leaf.T) if leaf.ndim == 2 else leaf, params
+    )

@@ -1,4 +1,11 @@
-"""Language modelling: texts, vocabularies, and how a text is cut into batches."""
+"""Language modelling: texts, vocabularies, batches, models, generation.
+
+Start with `model`: embedding, stack and readout, and their loss. `corpora` loads a text, `vocabulary` and
+`text` turn it into codes, `batches` cuts it. `training_problem` is what `lstm_jax.training.fit` trains, and
+`generate` goes on from a prompt. `download` fetches a text and checks it.
+
+May import: `backends`, `layers`, `training` and the files at the root.
+"""
 
 from lstm_jax.language.batches import Batch, contiguous, contiguous_from_offset, steps_per_epoch
 from lstm_jax.language.corpora import load_corpus
@@ -7,6 +14,7 @@ from lstm_jax.language.model import (
     LanguageModel,
     LanguageParams,
     language_model,
+    log_frequency,
     nats_per_token,
     token_loss,
 )
@@ -38,6 +46,7 @@ __all__ = [
     "language_model",
     "language_problem",
     "load_corpus",
+    "log_frequency",
     "nats_per_token",
     "one_hot",
     "read_text",

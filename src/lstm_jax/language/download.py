@@ -8,12 +8,12 @@ been checked, so that a killed or failed download never leaves anything that cou
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from lstm_jax.atomic_write import write_file
 from lstm_jax.language.vocabulary import TextError
 
 TIMEOUT = 30.0
@@ -71,24 +71,14 @@ def contents(source: Source, data: Path | None = None) -> bytes:
         pass
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Made before the download, which a cache that cannot be written would waste. Its name is its own:
-        # two runs that fetch at the same time do not write into each other's.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
-        try:
-            found = _fetch(source)
-            partial.write_bytes(found)
-            partial.chmod(0o644)  # a cache may be shared; mkstemp's files are not
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # The file is made before the download, which a cache that cannot be written would waste.
+        write_file(path, lambda partial: partial.write_bytes(_fetch(source)))
     except OSError as error:
         raise TextError(
             f"Unwritable cache: expected to keep {path.name} in {path.parent}, got "
             f"{error.strerror!r}; name another folder by LSTM_JAX_DATA."
         ) from None
-    return found
+    return path.read_bytes()
 
 
 def checked(source: Source, path: Path) -> bytes:

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array
+from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells.cell import Cell, require_cell
-from lstm_jax.dropout import require_rate, require_recurrent_dropout, zoneout_rates
+from lstm_jax.dropout import require_rate, zoneout_rates
 from lstm_jax.initializers import uniform
-from lstm_jax.time_loop.step_masks import Marks, left
+from lstm_jax.time_loop.step_masks import StepMasks, require_recurrent_dropout, state_after_step
 from lstm_jax.validation import require_bool, require_key, require_positive_int
 
 
@@ -158,16 +158,23 @@ class Stack(NamedTuple):
         for number, (cell, own, state) in enumerate(
             zip(cells_of(self.layers), params.layers, states, strict=True)
         ):
-            before = x
-            held, x = cell.step(own, state, x)
-            rates = zoneout_rates(self.zoneout, state)
-            if any(rates):
-                kept = type(state)(*(jnp.asarray(rate, x.dtype) for rate in rates))
-                held = left(Marks(held=kept), held, state)
-                x = held.h
-            after.append(held)
-            x = x + before if self.residual and number else x
-        return tuple(after), _projected(params, x)
+            below = x
+            state, x = step_with_zoneout(cell, own, state, x, zoneout_rates(self.zoneout, state))
+            after.append(state)
+            x = x + below if self.residual and number else x
+        return tuple(after), projected(params, x)
+
+
+def step_with_zoneout(
+    cell: Cell, params: PyTree, state: PyTree, x: Array, rates: PyTree
+) -> tuple[PyTree, Array]:
+    """A step under zoneout at evaluation: ``(k s + (1 − k) s̃, its h)``, with the rates k of each leaf."""
+    after, out = cell.step(params, state, x)
+    if not any(rates):
+        return after, out
+    zoneout = type(state)(*(jnp.asarray(rate, x.dtype) for rate in rates))
+    after = state_after_step(StepMasks(zoneout=zoneout), after, state)
+    return after, after.h
 
 
 def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
@@ -296,7 +303,8 @@ def stack(
     )
 
 
-def _projected(params: StackParams, ys: Array) -> Array:
+def projected(params: StackParams, ys: Array) -> Array:
+    """The outputs of the last layer through the output projection, if there is one."""
     if params.w_y is None:
         return ys
     ys = ys @ params.w_y

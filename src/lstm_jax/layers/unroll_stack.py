@@ -7,17 +7,18 @@ Each layer is one `lstm_jax.unroll`, and so its gradient is the one derived by h
 Axes: xs[T, D] or xs[T, B, D]; ys[T, ..., O].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.backends.choice import auto_takes_kernel
-from lstm_jax.backends.cudnn.conditions import require_cudnn
+from lstm_jax.backends.choice import check_choice, choose
 from lstm_jax.backends.cudnn.kernel_call import Layers
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
+from lstm_jax.backends.loop import Loop
 from lstm_jax.cells.cell import Cell
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import zoneout_rates
@@ -27,13 +28,18 @@ from lstm_jax.layers.stack import (
     Layer,
     Stack,
     StackParams,
-    _projected,
     cells_of,
+    projected,
     starting_states,
 )
-from lstm_jax.time_loop.scan import steps_asked
-from lstm_jax.time_loop.step_masks import Marks, checked_lengths, marks_of, shown
-from lstm_jax.unrolling.unroll import require_no_segments
+from lstm_jax.time_loop.step_masks import (
+    ALL_STEPS,
+    Noise,
+    Sequences,
+    checked_sequences,
+    step_masks,
+    zero_padding,
+)
 from lstm_jax.unrolling.unroll import unroll as unroll_cell
 from lstm_jax.validation import (
     ShapeError,
@@ -51,13 +57,10 @@ def unroll_stack(
     xs: Float[Array, "time *batch d"],
     state0: tuple[Any, ...] | None = None,
     *,
+    sequences: Sequences = ALL_STEPS,
     key: Array | None = None,
-    lengths: Any = None,
-    resets: Any = None,
-    truncate: int | None = None,
-    unroll: int | str = "auto",
     gradient: str = "auto",
-    segments: int | str | None = "auto",
+    backend: str | Loop = "auto",
 ) -> tuple[tuple[Any, ...], Float[Array, "time *batch out"]]:
     """Run a stack over a sequence: ``(final states, outputs)``.
 
@@ -65,16 +68,14 @@ def unroll_stack(
         stack: from `stack`.
         params: of the stack.
         xs: [T, D] or [T, B, D].
-        state0: the starting state of each layer, leaves [H] or [B, H]; the learned one, or zeros, if None.
+        state0: of each layer, leaves [H] or [B, H]; the learned starting state, or zeros, if None.
+        sequences: `Sequences`, as for `unroll`, in each layer; without ``reverse``, because each layer has
+            its direction. Past a sequence's length the output is zero, the output projection's bias
+            included.
         key: a random key for dropout and zoneout, in training; None at evaluation.
-        lengths: how many steps of each sequence are its own, [B], as for `unroll`. Past them the output is
-            zero, the output projection's bias included.
-        resets: before which steps the state is zero again, as for `unroll`; not with a learned state.
-        truncate: cut the gradient every so many steps, as for `unroll`, in each layer.
-        unroll: steps per iteration of the loops, as for `unroll`.
-        gradient: ``"bptt"``, ``"autodiff"``, ``"auto"`` or ``"cudnn"``, as for `unroll`. The last runs all
-            layers at once where they are alike and nothing happens between them.
-        segments: how the hand-derived rule spends memory in each layer, as for `unroll`.
+        gradient: as for `unroll`.
+        backend: as for `unroll`. NVIDIA's kernel runs all layers at once where they are alike and nothing
+            happens between them, and else each by itself.
 
     Returns:
         The final state of each layer, of a bidirectional one `Both`, whose backward state is the one after
@@ -82,51 +83,35 @@ def unroll_stack(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the stack or each other.
-        ValueError: as for `unroll`; resets with a learned starting state.
+        ValueError: as for `unroll`; resets with a learned starting state; ``reverse``.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
         >>> net = lstm_jax.stack(lstm_jax.lstm(3, 4), lstm_jax.lstm(4, 4), dropout=0.5)
         >>> params = net.init(jax.random.key(0))
+        >>> padded = lstm_jax.Sequences(lengths=jnp.array([10, 7]))
         >>> states, ys = lstm_jax.unroll_stack(
-        ...     net, params, jnp.ones((10, 2, 3)), lengths=jnp.array([10, 7]), key=jax.random.key(1)
+        ...     net, params, jnp.ones((10, 2, 3)), sequences=padded, key=jax.random.key(1)
         ... )
         >>> ys.shape, float(abs(ys[7:, 1]).max())
         ((10, 2, 4), 0.0)
     """
+    check_choice(gradient, backend)
     state0 = check_stack_arguments(stack, params, xs, state0)
-    if key is not None:
-        require_key(key)
-    if stack.learned_state and resets is not None:
-        raise ValueError(
-            "Option mismatch: expected resets with a starting state of zeros, to which they return, got a "
-            "stack with learned_state."
-        )
-    valid = Marks()
-    if lengths is not None:
-        lengths = checked_lengths(lengths, xs)
-        valid = marks_of(xs, lengths, None, None, reverse=False)
-    options: dict[str, Any] = {
-        "lengths": lengths,
-        "resets": resets,
-        "truncate": truncate,
-        "unroll": unroll,
-        "gradient": gradient,
-        "segments": segments,
-        "zoneout": stack.zoneout,
-        "recurrent_dropout": stack.recurrent_dropout,
-    }
-    if gradient in ("auto", "cudnn") and _one_kernel(stack, key, resets, truncate):
-        inputs, layers = (params, shown(valid, xs), state0, lengths, valid), _directions(stack)
-        if gradient == "cudnn":
-            steps_asked(unroll)
-            require_no_segments(segments)
-            require_cudnn(layers, xs.dtype, Marks())
-            return _by_cudnn(layers, *inputs, or_loop=False)
-        if (unroll, segments) == ("auto", "auto") and auto_takes_kernel(layers, xs):
-            return _by_cudnn(layers, *inputs, or_loop=True)
+    sequences = checked_sequences(sequences, xs)
+    _check_options(stack, sequences, key)
+    valid = step_masks(xs, sequences.lengths)
+    ys = zero_padding(valid, xs)
+    if _kernel_could_run(stack, sequences, key):
+        layers = _directions(stack)
+        choice = choose(gradient, backend, layers, ys, valid)
+        if choice.kernel:
+            ends, ys = _run_kernel(
+                layers, params, ys, state0, sequences.lengths, or_loop=choice.or_loop
+            )
+            return ends, zero_padding(valid, projected(params, ys))
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
-    states, ys = [], shown(valid, xs)
+    states = []
     for number, layer in enumerate(stack.layers):
         own, start, key_layer = params.layers[number], state0[number], keys[number]
         below = ys
@@ -134,46 +119,66 @@ def unroll_stack(
             key_drop, key_layer = jax.random.split(key_layer)
             if number:
                 ys = drop(key_drop, stack.dropout, ys, variational=stack.variational)
-        after, ys = _unroll_layer(layer, own, ys, start, key_layer, options)
+        noise = Noise(stack.zoneout, stack.recurrent_dropout, key_layer)
+        run = partial(unroll_cell, gradient=gradient, backend=backend)
+        after, ys = _unroll_layer(run, layer, own, ys, start, sequences, noise)
         states.append(after)
         if stack.residual and number:
             ys = ys + below
-    return tuple(states), shown(valid, _projected(params, ys))
+    return tuple(states), zero_padding(valid, projected(params, ys))
 
 
-def _one_kernel(stack: Stack, key: Array | None, resets: Any, truncate: int | None) -> bool:
-    """Whether NVIDIA's kernel can run all layers at once, if it can run them at all."""
+def _check_options(stack: Stack, sequences: Sequences, key: Any) -> None:
+    if key is not None:
+        require_key(key)
+    if sequences.reverse:
+        raise ValueError(
+            "Option mismatch: expected sequences without reverse, got reverse=True. Each layer of a stack "
+            "has its direction: backward(cell) runs backwards."
+        )
+    if stack.learned_state and sequences.resets is not None:
+        raise ValueError(
+            "Option mismatch: expected resets with a starting state of zeros, to which they return, got a "
+            "stack with learned_state."
+        )
+
+
+def _kernel_could_run(stack: Stack, sequences: Sequences, key: Array | None) -> bool:
+    """Whether nothing happens between the layers or their steps that keeps them out of one kernel call."""
     between = key is not None and stack.dropout and len(stack.layers) > 1
-    cells = cells_of(stack.layers)
     zoneout = any(
-        any(zoneout_rates(stack.zoneout, jax.eval_shape(cell.initial_state))) for cell in cells
+        any(zoneout_rates(stack.zoneout, jax.eval_shape(cell.initial_state)))
+        for cell in cells_of(stack.layers)
     )
-    within = zoneout or stack.recurrent_dropout or resets is not None or truncate is not None
+    within = (
+        zoneout
+        or stack.recurrent_dropout
+        or sequences.resets is not None
+        or sequences.truncate is not None
+    )
+    one_way = any(isinstance(layer, Backward) for layer in stack.layers)
     layers = _directions(stack)
-    alike = len({len(layer) for layer in layers}) == 1
-    sizes = {cell.hidden_size for layer in layers for cell in layer}
-    turned_layer = any(isinstance(layer, Backward) for layer in stack.layers)
-    return not (between or within or stack.residual or turned_layer) and alike and len(sizes) == 1
+    alike = len({(len(layer), *(cell.hidden_size for cell in layer)) for layer in layers}) == 1
+    return alike and not (between or within or stack.residual or one_way)
 
 
-def _directions(stack: Stack) -> tuple[tuple[Cell, ...], ...]:
+def _directions(stack: Stack) -> Layers:
     return tuple((layer,) if isinstance(layer, Cell) else tuple(layer) for layer in stack.layers)
 
 
-def _by_cudnn(
+def _run_kernel(
     layers: Layers,
     params: StackParams,
     xs: Array,
     state0: Any,
     lengths: Any,
-    valid: Marks,
     *,
     or_loop: bool,
 ) -> tuple[tuple[Any, ...], Array]:
     if not len(xs):
         raise ShapeError("Shape mismatch: expected xs of at least one step, got none.")
 
-    def by_direction(values: Sequence[Any]) -> tuple[Any, ...]:
+    def by_direction(values: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(
             (value,) if len(layer) == 1 else tuple(value)
             for layer, value in zip(layers, values, strict=True)
@@ -182,27 +187,28 @@ def _by_cudnn(
     ends, ys = unroll_by_cudnn(
         layers, by_direction(params.layers), xs, by_direction(state0), lengths, or_loop=or_loop
     )
-    states = tuple(end[0] if len(end) == 1 else Both(*end) for end in ends)
-    return states, shown(valid, _projected(params, ys))
+    return tuple(end[0] if len(end) == 1 else Both(*end) for end in ends), ys
 
 
 def _unroll_layer(
+    run: Callable[..., tuple[PyTree, Array]],
     layer: Layer,
     params: PyTree,
     xs: Array,
     state0: PyTree,
-    key: Array | None,
-    options: dict[str, Any],
+    sequences: Sequences,
+    noise: Noise,
 ) -> tuple[PyTree, Array]:
+    backwards = sequences._replace(reverse=True)
     if isinstance(layer, Cell):
-        return unroll_cell(layer, params, xs, state0, key=key, **options)
+        return run(layer, params, xs, state0, sequences=sequences, noise=noise)
     if isinstance(layer, Backward):
-        return unroll_cell(layer.cell, params, xs, state0, reverse=True, key=key, **options)
-    keys = (None, None) if key is None else jax.random.split(key)
+        return run(layer.cell, params, xs, state0, sequences=backwards, noise=noise)
+    keys = (None, None) if noise.key is None else jax.random.split(noise.key)
     (forward, ys), (backward, zs) = (
-        unroll_cell(cell, own, xs, start, reverse=reverse, key=k, **options)
-        for cell, own, start, k, reverse in zip(
-            layer, params, state0, keys, (False, True), strict=True
+        run(cell, own, xs, start, sequences=order, noise=noise._replace(key=key))
+        for cell, own, start, order, key in zip(
+            layer, params, state0, (sequences, backwards), keys, strict=True
         )
     )
     return Both(forward, backward), jnp.concatenate([ys, zs], axis=-1)

@@ -1,6 +1,6 @@
 """How a loop over time runs: what changes its speed, and its numbers by rounding alone, for each platform.
 
-    carry, outputs = scan(loop, step, carry, inputs)          `jax.lax.scan`, as the platform likes it
+    carry, outputs = scan(settings, step, carry, inputs)          `jax.lax.scan`, as the platform likes it
 
 A step of a recurrent network is little work. On a CPU a loop costs next to nothing beside it, one step per
 iteration compiles fastest, and what is added up over time goes chunk by chunk through the cache. On a GPU
@@ -42,7 +42,7 @@ PLATFORMS = {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}
 """By the name of a device's platform; any other is treated as a CPU is."""
 
 
-class Loop(NamedTuple):
+class ScanSettings(NamedTuple):
     """The settings of one loop; hashable.
 
     Attributes:
@@ -58,7 +58,7 @@ class Loop(NamedTuple):
     precision: str | None = None
 
     @property
-    def turned(self) -> "Loop":
+    def opposite(self) -> "ScanSettings":
         """The same in the other direction of time."""
         return self._replace(reverse=not self.reverse)
 
@@ -75,17 +75,17 @@ def device_here() -> jax.Device:
     return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
 
 
-def loop_here(reverse: bool, unroll: int | str) -> Loop:
+def scan_settings(reverse: bool, unroll: int | str) -> ScanSettings:
     """The loop for the platform at hand.
 
     Raises:
         ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
     """
     platform = PLATFORMS.get(platform_name(), CPU)
-    return Loop(reverse, steps_asked(unroll), platform, default_precision())
+    return ScanSettings(reverse, checked_unroll(unroll), platform, default_precision())
 
 
-def steps_asked(unroll: int | str) -> int | None:
+def checked_unroll(unroll: int | str) -> int | None:
     """The steps of an iteration, None for ``"auto"``.
 
     Raises:
@@ -111,7 +111,7 @@ def divisor_near(length: int, aim: int) -> int:
 
 
 def scan(
-    loop: Loop,
+    settings: ScanSettings,
     step: Callable[[PyTree, Any], tuple[PyTree, PyTree]],
     carry: PyTree,
     inputs: PyTree,
@@ -121,7 +121,7 @@ def scan(
     """`jax.lax.scan` with the settings of a loop.
 
     Args:
-        loop: direction, and steps per iteration.
+        settings: direction, and steps per iteration.
         step: ``step(carry, inputs of a step) -> (carry, outputs)``.
         carry: as in `jax.lax.scan`.
         inputs: pytree of arrays, time leading.
@@ -130,10 +130,10 @@ def scan(
             pre-activations of all the steps before.
     """
     length = jax.tree.leaves(inputs)[0].shape[0]
-    unroll = loop.unroll or divisor_near(length, loop.platform.steps)
+    unroll = settings.unroll or divisor_near(length, settings.platform.steps)
 
     def held_apart(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         return lax.optimization_barrier(step(carry, inputs))
 
-    body = held_apart if apart and unroll > 1 and loop.platform.apart else step
-    return lax.scan(body, carry, inputs, reverse=loop.reverse, unroll=unroll)
+    body = held_apart if apart and unroll > 1 and settings.platform.apart else step
+    return lax.scan(body, carry, inputs, reverse=settings.reverse, unroll=unroll)

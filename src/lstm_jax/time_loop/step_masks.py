@@ -15,7 +15,7 @@ and on the way back
     δs'_{t−1} = d_t δ + k_t δs_t where m_t, else δs_t (and δz_t = 0)
     δs_{t−1}  = δs'_{t−1}, but 0 where r_t or cut_t         truncated back-propagation through time
 
-Axes: marks [T, ..., 1] beside a sequence [T, ..., H], the last axis there to be broadcast; noise [T, ..., H].
+Axes: masks [T, ..., 1] beside a sequence [T, ..., H], the last axis there to be broadcast; noise [T, ..., H].
 """
 
 from collections.abc import Callable
@@ -26,88 +26,155 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Bool, Int, PyTree
-from lstm_jax.validation import ShapeError, require_positive_int, show_shape
+from lstm_jax.cells.cell import Cell
+from lstm_jax.dropout import recurrent_factor, require_rate, zoneout_masks, zoneout_rates
+from lstm_jax.validation import (
+    ShapeError,
+    require_bool,
+    require_key,
+    require_positive_int,
+    require_type,
+    show_shape,
+)
 
 
-class Marks(NamedTuple):
+class Sequences(NamedTuple):
+    """How the sequences of a batch lie in ``xs``, and in which direction they are read.
+
+    Attributes:
+        lengths: how many steps each sequence has, [B], or a number without a batch axis; all T if None. Past
+            them the state holds, the output is zero, and what ``xs`` holds does not matter, NaN included.
+        resets: before which steps the state is zero again, [T, B] or [T], because another sequence begins
+            there. Read backwards, the state is zero again before the last step of the sequence before.
+        truncate: cut the gradient every so many steps, counted as the loop goes (truncated back-propagation
+            through time); the state itself passes. Never if None.
+        reverse: read from the last step to the first. Outputs stay aligned with ``xs``; with lengths, a
+            sequence begins with its own last step.
+    """
+
+    lengths: Any = None
+    resets: Any = None
+    truncate: int | None = None
+    reverse: bool = False
+
+
+class Noise(NamedTuple):
+    """Noise on the state, between steps.
+
+    Attributes:
+        zoneout: rate at which each unit keeps its state instead of taking a step (Krueger et al. 2017): a
+            number, or a state of numbers, ``LSTMState(h=0.05, c=0.5)``. Without a key, the expectation.
+        recurrent_dropout: rate at which units of h_{t−1} are dropped before W_h, the others scaled up, one
+            mask for all steps (Gal & Ghahramani 2016). Without a key, nothing is dropped.
+        key: a random key, in training; None at evaluation.
+    """
+
+    zoneout: Any = 0.0
+    recurrent_dropout: float = 0.0
+    key: Array | None = None
+
+
+NO_NOISE = Noise()
+ALL_STEPS = Sequences()
+
+
+class StepMasks(NamedTuple):
     """Arrays, time leading, or None for what does not occur.
 
     Attributes:
         valid: whether the step belongs to the sequence, boolean [T, ..., 1].
         reset: whether the state is zero before the step, likewise.
         cut: whether no gradient passes from the step to the state before it, likewise.
-        held: zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or how
+        zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or how
             much of it, a number from 0 to 1, broadcast.
-        factor: recurrent dropout: what h_{t−1} is multiplied by, [T, ..., H].
+        dropout: recurrent dropout: what h_{t−1} is multiplied by, [T, ..., H].
     """
 
     valid: Any = None
     reset: Any = None
     cut: Any = None
-    held: Any = None
-    factor: Any = None
+    zoneout: Any = None
+    dropout: Any = None
 
 
-NONE = Marks()
+NO_MASKS = StepMasks()
 
 
-def entered(marks: Marks, state: PyTree) -> PyTree:
+def state_before_step(masks: StepMasks, state: PyTree) -> PyTree:
     """The state that a step begins with: zeros after a reset, a constant after a cut."""
-    state = _where(marks.reset, jnp.zeros_like, state)
-    return _where(marks.cut, jax.lax.stop_gradient, state)
+    state = _where(masks.reset, jnp.zeros_like, state)
+    return _where(masks.cut, jax.lax.stop_gradient, state)
 
 
-def entered_tangent(marks: Marks, state_dot: PyTree) -> PyTree:
-    """The tangent of `entered`, which is its own transpose."""
-    return _where(marks.cut, jnp.zeros_like, _where(marks.reset, jnp.zeros_like, state_dot))
+def tangent_before_step(masks: StepMasks, state_dot: PyTree) -> PyTree:
+    """The tangent of `state_before_step`, which is its own transpose."""
+    return _where(masks.cut, jnp.zeros_like, _where(masks.reset, jnp.zeros_like, state_dot))
 
 
-def dimmed(marks: Marks, state: PyTree) -> PyTree:
+def drop_recurrent(masks: StepMasks, state: PyTree) -> PyTree:
     """The state as the step sees it, under recurrent dropout; linear, and its own transpose."""
-    return state if marks.factor is None else state._replace(h=state.h * marks.factor)
+    return state if masks.dropout is None else state._replace(h=state.h * masks.dropout)
 
 
-def left(marks: Marks, after: PyTree, before: PyTree) -> PyTree:
+def state_after_step(masks: StepMasks, after: PyTree, before: PyTree) -> PyTree:
     """The state after a step, linear in both states: what the step returns, and what it began with."""
-    if marks.held is not None:
-        after = jax.tree.map(_blended, marks.held, before, after)
-    if marks.valid is None:
+    if masks.zoneout is not None:
+        after = jax.tree.map(_blended, masks.zoneout, before, after)
+    if masks.valid is None:
         return after
-    return jax.tree.map(lambda a, b: jnp.where(marks.valid, a, b), after, before)
+    return jax.tree.map(lambda a, b: jnp.where(masks.valid, a, b), after, before)
 
 
-def _blended(mark: Array, a: Array, b: Array) -> Array:
-    return jnp.where(mark, a, b) if mark.dtype == bool else mark * a + (1 - mark) * b
+def _blended(mask: Array, a: Array, b: Array) -> Array:
+    return jnp.where(mask, a, b) if mask.dtype == bool else mask * a + (1 - mask) * b
 
 
-def returned(marks: Marks, d_state: PyTree) -> PyTree:
+def cotangent_through_step(masks: StepMasks, d_state: PyTree) -> PyTree:
     """The part of δs_t that goes back through the step."""
-    if marks.held is None:
+    if masks.zoneout is None:
         return d_state
-    return jax.tree.map(lambda k, d: _blended(k, jnp.zeros_like(d), d), marks.held, d_state)
+    return jax.tree.map(lambda k, d: _blended(k, jnp.zeros_like(d), d), masks.zoneout, d_state)
 
 
-def left_transposed(marks: Marks, d_before: PyTree, d_state: PyTree) -> PyTree:
-    """δs'_{t−1} from what has come back through the step and from δs_t, which `left` passed by it."""
-    if marks.held is not None:
-        passed = jax.tree.map(lambda k, d: _blended(k, d, jnp.zeros_like(d)), marks.held, d_state)
+def cotangent_before_step(masks: StepMasks, d_before: PyTree, d_state: PyTree) -> PyTree:
+    """δs'_{t−1} from the cotangent behind the step and the part of δs_t that went past the step."""
+    if masks.zoneout is not None:
+        passed = jax.tree.map(
+            lambda k, d: _blended(k, d, jnp.zeros_like(d)), masks.zoneout, d_state
+        )
         d_before = jax.tree.map(jnp.add, d_before, passed)
-    if marks.valid is None:
+    if masks.valid is None:
         return d_before
-    return jax.tree.map(lambda a, b: jnp.where(marks.valid, a, b), d_before, d_state)
+    return jax.tree.map(lambda a, b: jnp.where(masks.valid, a, b), d_before, d_state)
 
 
-def shown(marks: Marks, values: PyTree) -> PyTree:
+def zero_padding(masks: StepMasks, values: PyTree) -> PyTree:
     """What counts of a step's values: zeros where it is not part of the sequence."""
-    if marks.valid is None:
+    if masks.valid is None:
         return values
-    return jax.tree.map(lambda a: jnp.where(marks.valid, a, jnp.zeros_like(a)), values)
+    return jax.tree.map(lambda a: jnp.where(masks.valid, a, jnp.zeros_like(a)), values)
 
 
-def _where(mark: Array | None, function: Callable[[Array], Array], tree: PyTree) -> PyTree:
-    if mark is None:
+def _where(mask: Array | None, function: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    if mask is None:
         return tree
-    return jax.tree.map(lambda a: jnp.where(mark, function(a), a), tree)
+    return jax.tree.map(lambda a: jnp.where(mask, function(a), a), tree)
+
+
+def checked_sequences(sequences: Sequences, xs: Array) -> Sequences:
+    """The same with lengths as int32 and ``reverse`` as a bool.
+
+    Raises:
+        TypeError: what is no `Sequences`, or lengths that are no whole numbers. ShapeError, ValueError:
+        lengths that do not fit ``xs``, or a ``reverse`` that is neither True nor False.
+    """
+    require_type("sequences", sequences, Sequences)
+    require_bool("reverse", sequences.reverse)
+    lengths = sequences.lengths
+    return sequences._replace(
+        lengths=None if lengths is None else checked_lengths(lengths, xs),
+        reverse=bool(sequences.reverse),
+    )
 
 
 def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
@@ -160,15 +227,17 @@ def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
     return array
 
 
-def marks_of(
+def step_masks(
     xs: Array,
     lengths: Int[Array, "*batch"] | None,
-    resets: Any,
-    truncate: int | None,
+    resets: Any = None,
+    truncate: int | None = None,
     *,
-    reverse: bool,
-) -> Marks:
-    """The marks of a loop over ``xs``; backwards with lengths, those of the loop over what `turned` returns.
+    reverse: bool = False,
+) -> StepMasks:
+    """The masks of a loop over ``xs``.
+
+    Backwards with lengths, those of the loop over what `reverse_sequences` returns.
 
     Raises:
         ShapeError, TypeError, ValueError: resets or truncate that do not fit.
@@ -184,16 +253,50 @@ def marks_of(
         if reverse:  # before the last step of the sequence before
             reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
         if reverse and lengths is not None:
-            reset = turned(lengths, reset)
+            reset = reverse_sequences(lengths, reset)
     if truncate is not None:
         require_positive_int("truncate", truncate)
         done = time - 1 - steps if reverse and lengths is None else steps
         cut = (done % truncate == 0) & (done > 0)
         cut = cut if valid is None else cut & valid
-    return Marks(valid, reset, cut)
+    return StepMasks(valid, reset, cut)
 
 
-def turned(lengths: Int[Array, "*batch"], sequence: Array) -> Array:
+def noise_masks(cell: Cell, noise: Noise, state0: PyTree, time: int) -> tuple[Any, Array | None]:
+    """What zoneout and recurrent dropout do at each step: ``StepMasks.zoneout`` and ``StepMasks.dropout``.
+
+    Raises:
+        TypeError: what is no `Noise` or no key, or rates for a state of another cell.
+        ValueError: rates outside of [0, 1), or recurrent dropout for a GRU.
+    """
+    require_type("noise", noise, Noise)
+    rates = zoneout_rates(noise.zoneout, state0)
+    require_recurrent_dropout(cell, noise.recurrent_dropout)
+    key_zoneout = key_dropout = None
+    if noise.key is not None:
+        require_key(noise.key)
+        key_zoneout, key_dropout = jax.random.split(noise.key)
+    zoneout = zoneout_masks(key_zoneout, rates, state0, time) if any(rates) else None
+    if key_dropout is None or not noise.recurrent_dropout:
+        return zoneout, None
+    return zoneout, recurrent_factor(key_dropout, noise.recurrent_dropout, state0.h, time)
+
+
+def require_recurrent_dropout(cell: Cell, rate: Any) -> None:
+    """Refuse a rate that is none, and recurrent dropout where h_{t−1} does not act through W_h alone.
+
+    Raises:
+        ValueError: with what came.
+    """
+    require_rate("recurrent_dropout", rate)
+    if rate and cell.kind == "gru":
+        raise ValueError(
+            "Option mismatch: expected recurrent_dropout with a cell in which h_{t-1} acts through W_h "
+            f"alone (rnn, lstm), got {cell}; zoneout works with any."
+        )
+
+
+def reverse_sequences(lengths: Int[Array, "*batch"], sequence: Array) -> Array:
     """Each sequence from its last valid step to its first, padding where it was; its own inverse."""
     time = sequence.shape[0]
     steps = jnp.arange(time, dtype=lengths.dtype).reshape(time, *[1] * lengths.ndim)

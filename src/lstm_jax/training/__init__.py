@@ -1,11 +1,18 @@
-"""Training: a pure step over optax, runs that can be killed and go on, many devices."""
+"""Training over optax: a pure step, runs that can be killed and resumed, many devices.
+
+Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`, `checkpoints`
+what a run can resume from, `log` its log, `watch` what looks at the parameters on the way, `devices` the
+mesh. `gradient_penalty` keeps the gradient's norm (Pascanu et al. 2013).
+
+May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
+"""
 
 from lstm_jax.training.checkpoints import CheckpointError, Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
 from lstm_jax.training.fit import Fitted, InterruptedRun, fit
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError
-from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
+from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -22,6 +29,7 @@ __all__ = [
     "CHECKPOINTS",
     "CheckpointError",
     "Checkpoints",
+    "Computation",
     "DivergedError",
     "Fitted",
     "InterruptedRun",

@@ -9,7 +9,7 @@ Axes: of a sweep over seeds, every leaf of the state and of the metrics has the 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from lstm_jax.training.log_entries import (
 )
 from lstm_jax.training.options import (
     CHECKPOINTS,
+    Computation,
     RunError,
     RunOptions,
     checked_seeds,
@@ -56,7 +57,8 @@ from lstm_jax.training.step import (
     spread,
     train_step,
 )
-from lstm_jax.training.watch import Recorder, Watch
+from lstm_jax.training.watch import Recorder
+from lstm_jax.validation import require_type
 
 
 class InterruptedRun(RuntimeError):
@@ -92,16 +94,8 @@ def fit(
     seed: int | Sequence[int] = 0,
     data: PyTree = None,
     folder: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    options: RunOptions | None = None,
-    accumulate: int = 1,
-    compute_dtype: Any = None,
-    mesh: Mesh | None = None,
-    unit: tuple[str, int] = ("steps", 1),
-    evaluate: Callable[[PyTree], Mapping[str, Any]] | None = None,
-    best: str | None = None,
-    until: Callable[[Mapping[str, Any]], bool] | None = None,
-    watches: Sequence[Watch] = (),
+    options: RunOptions = RunOptions(),  # noqa: B008  frozen
+    computation: Computation = Computation(),  # noqa: B008  a tuple
 ) -> Fitted:
     """Train, with a log, checkpoints and a progress bar.
 
@@ -112,17 +106,8 @@ def fit(
         seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
         data: what ``problem.batch`` takes its batches from; arrays, which go to the device once.
         folder: for the log, the checkpoints and what the watches record; nothing is written if None.
-        settings: what makes the run what it is, as JSON; a checkpoint made with others is refused.
-        options: how it is kept and shown.
-        accumulate: parts of a batch, as for `train_step`.
-        compute_dtype: that of the loss, as for `train_step`.
-        mesh: from `data_mesh`: the samples are spread over it; of a sweep, the seeds.
-        unit: what is counted for the speed, and how many of it a step takes: ``("tokens", 1120)``.
-        evaluate: ``evaluate(params) -> {name: number}``, logged; of a sweep, with the seeds in front of the
-            parameters and of the numbers.
-        best: which of those numbers is to be lowest in the checkpoint that is kept as the best.
-        until: ``until(entry)`` on each entry of the log; true ends the run.
-        watches: what looks at the parameters every so often.
+        options: `RunOptions`: how the run is kept, shown, evaluated and watched.
+        computation: `Computation`: accumulation, the dtype of the loss, the devices.
 
     Returns:
         The last state and the log.
@@ -146,26 +131,26 @@ def fit(
         >>> print(run.state.params.round(3), run.log[-1]["step"])
         [2. 4.] 20
     """
-    options = options or RunOptions()
-    seeds = checked_seeds(steps, seed, options, accumulate, mesh, unit, watches, folder)
+    require_type("options", options, RunOptions)
+    require_type("computation", computation, Computation)
+    seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
     refuse_occupied(folder, options)
     # All that can fail with these arguments is done before anything in the folder is touched.
     begun = time.perf_counter()
-    state, data, compiled = _made(
-        problem, optimizer, seeds, sweep is not None, data, accumulate, compute_dtype, mesh
-    )
+    state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
     compile_seconds = time.perf_counter() - begun
+    dtype = computation.compute_dtype
     settings = {
-        **(settings or {}),
+        **(options.settings or {}),
         "seed": list(seeds),
-        "accumulate": accumulate,
-        "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
+        "accumulate": computation.accumulate,
+        "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "data": list(checksums(data).values()),
     }
-    open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=best)
+    open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=options.best)
     checkpoints, progress = None, Progress()
-    recorder, log = Recorder(watches, steps), None
+    recorder, log = Recorder(options.watches, steps), None
     try:
         if folder is not None and options.resume and holds_checkpoints(folder):
             checkpoints = open_checkpoints(folder / CHECKPOINTS)
@@ -175,8 +160,8 @@ def fit(
         seen = {}
         if not progress.done:
             seen = recorder.see(0, state.params)
-            if evaluate is not None:
-                lowest(evaluate(state.params), best)
+            if options.evaluate is not None:
+                lowest(options.evaluate(state.params), options.best)
         upto = progress.done or None
         log = prepared_log(folder, options, upto)
         if folder is not None and checkpoints is None:
@@ -184,10 +169,7 @@ def fit(
         recorder.open(folder if jax.process_index() == 0 else None, upto)
         recorder.keep(0, seen)
         names = parameter_names(state.params)
-        run = _Run(
-            compiled, data, steps, sweep, names, checkpoints, log, recorder, options, unit,
-            evaluate, best, until,
-        )  # fmt: skip
+        run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
         state, progress = _train(run, state, progress)
     finally:
         if log is not None:
@@ -204,7 +186,7 @@ def fit(
     )
 
 
-class _Run(NamedTuple):
+class _Going(NamedTuple):
     """What does not change while a run goes on; ``seeds`` are those of a sweep, else None."""
 
     compiled: Any
@@ -216,16 +198,12 @@ class _Run(NamedTuple):
     log: Log
     recorder: Recorder
     options: RunOptions
-    unit: tuple[str, int]
-    evaluate: Callable[[PyTree], Mapping[str, Any]] | None
-    best: str | None
-    until: Callable[[Mapping[str, Any]], bool] | None
 
     def last_checkpoint(self) -> str:
         return self.checkpoints.named_last() if self.checkpoints else "none, for want of a folder"
 
 
-def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
     """The steps that are left."""
     done, pending, seconds, early = progress
     queue: list[Metrics] = []
@@ -270,21 +248,24 @@ def _train(run: _Run, state: TrainState, progress: Progress) -> tuple[TrainState
             pending = [*pending, *map(row_of, rows)]
             measured: dict[str, Any] = {}
             if "log" in due:
-                entry = entry_of(done, pending, run.unit, seconds, run.log, len(run.seeds or (0,)))
-                if "evaluate" in due and run.evaluate is not None:
+                entry = entry_of(
+                    done, pending, run.options.unit, seconds, run.log, len(run.seeds or (0,))
+                )
+                if "evaluate" in due and run.options.evaluate is not None:
                     measured = {
-                        n: np.asarray(v).tolist() for n, v in run.evaluate(state.params).items()
+                        n: np.asarray(v).tolist()
+                        for n, v in run.options.evaluate(state.params).items()
                     }
                     entry |= measured
                 pending = []
                 run.log.write(entry)
-                bar.set_postfix_str(shown(entry, run.unit))
-                early = run.until is not None and run.until(entry)
+                bar.set_postfix_str(shown(entry, run.options.unit))
+                early = run.options.until is not None and run.options.until(entry)
             run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
             progress = Progress(done, pending, seconds, early)
             if run.checkpoints is not None and ("checkpoint" in due or stop or early):
                 run.checkpoints.save(
-                    done, state, measured=lowest(measured, run.best), more=progress[1:]
+                    done, state, measured=lowest(measured, run.options.best), more=progress[1:]
                 )
             if stop:
                 raise InterruptedRun(
@@ -301,18 +282,13 @@ def _made(
     seeds: tuple[int, ...],
     sweep: bool,
     data: PyTree,
-    accumulate: int,
-    compute_dtype: Any,
-    mesh: Mesh | None,
+    computation: Computation,
 ) -> tuple[TrainState, PyTree, Any]:
     """The first state and the data on their devices, and the compiled step."""
     start = partial(init_state, problem, optimizer)
+    mesh = computation.mesh
     step = train_step(
-        problem,
-        optimizer,
-        accumulate=accumulate,
-        compute_dtype=compute_dtype,
-        mesh=None if sweep else mesh,
+        problem, optimizer, **computation._replace(mesh=None if sweep else mesh)._asdict()
     )
     if sweep:
         start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
@@ -353,7 +329,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
     )
 
 
-def _due(done: int, run: _Run) -> set[str]:
+def _due(done: int, run: _Going) -> set[str]:
     """What is due after a step."""
     options, last = run.options, done == run.steps
     due = set()
@@ -362,7 +338,7 @@ def _due(done: int, run: _Run) -> set[str]:
     if last or (options.checkpoint_every and done % options.checkpoint_every == 0):
         due.add("checkpoint")
     every = options.evaluate_every
-    if run.evaluate is not None and (last or (every and done % every == 0)):
+    if run.options.evaluate is not None and (last or (every and done % every == 0)):
         # The best checkpoint is among those with an evaluation.
         due |= {"evaluate", "log", "checkpoint"}
     if run.recorder.due(done):

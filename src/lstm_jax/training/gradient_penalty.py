@@ -29,8 +29,14 @@ from lstm_jax.cells.affine import sum_of_outer
 from lstm_jax.cells.cell import Cell, HandDerived, require_cell
 from lstm_jax.cells.rnn import Residuals, RNNParams, RNNState, backward_step
 from lstm_jax.gradients.bptt import rule_of
-from lstm_jax.jax_extensions.weight_with_transpose import loop_weights
-from lstm_jax.time_loop.step_masks import Marks, checked_lengths, left_transposed, marks_of, shown
+from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
+from lstm_jax.time_loop.step_masks import (
+    StepMasks,
+    checked_lengths,
+    cotangent_before_step,
+    step_masks,
+    zero_padding,
+)
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
@@ -99,16 +105,16 @@ def state_cotangents(
     require_arrays("d_hs", d_hs, hs, hs.dtype)
     require_arrays("d_state", d_state, like, hs.dtype)
     lengths = None if lengths is None else checked_lengths(lengths, hs)
-    marks = marks_of(hs, lengths, None, None, reverse=False)
-    weights = loop_weights(params, len(hs))
+    masks = step_masks(hs, lengths)
+    weights = with_transposes(params, len(hs))
 
-    def step(d_state: RNNState, at: tuple[Array, Array, Marks]) -> tuple[RNNState, Array]:
-        h, d_h, marks = at
-        d_total = RNNState(d_state.h + shown(marks, d_h))
+    def step(d_state: RNNState, at: tuple[Array, Array, StepMasks]) -> tuple[RNNState, Array]:
+        h, d_h, masks = at
+        d_total = RNNState(d_state.h + zero_padding(masks, d_h))
         d_before, _ = rule.backward_step(weights, _local(rule, h), d_total)
-        return left_transposed(marks, d_before, d_total), shown(marks, d_total.h)
+        return cotangent_before_step(masks, d_before, d_total), zero_padding(masks, d_total.h)
 
-    _, d_totals = lax.scan(step, d_state, (hs, d_hs, marks), reverse=True)
+    _, d_totals = lax.scan(step, d_state, (hs, d_hs, masks), reverse=True)
     return d_totals
 
 

@@ -10,10 +10,11 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lstm_jax.atomic_write import write_whole
 
 NAME = "log.jsonl"
 EVENTS = "tensorboard"
@@ -53,10 +54,7 @@ class Log:
         try:
             if tensorboard:
                 self._events = _events(folder / EVENTS, None if upto is None else upto + 1)
-            partial = self._path.with_name(f".partial-{NAME}")
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(_line(entry) for entry in self.entries)
-            os.replace(partial, self._path)
+            write_whole(self._path, "".join(map(_line, self.entries)).encode())
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._unwritten(error) from None

@@ -1,16 +1,17 @@
 """How a run is kept and shown, and what is refused before it starts."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from lstm_jax.array_types import PyTree
 from lstm_jax.training.log import EVENTS, NAME, Log, LogError, entries_upto, require_tensorboard
 from lstm_jax.training.watch import Watch
 from lstm_jax.validation import require_positive_int
@@ -24,7 +25,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is kept and shown. None of it changes a number; ``until`` sees what is in the log."""
+    """How a run is kept, shown and monitored. None of it changes a number, but ``until`` may end the run."""
 
     resume: bool = False
     """Go on from the last checkpoint in the folder."""
@@ -42,16 +43,40 @@ class RunOptions:
     """Write TensorBoard events beside the log."""
     progress: bool = True
     """Show a progress bar, where the output is a terminal."""
+    settings: Mapping[str, Any] | None = None
+    """What makes the run what it is, as JSON; a checkpoint made with other settings is refused."""
+    unit: tuple[str, int] = ("steps", 1)
+    """What is counted for the speed, and how many of it a step takes: ``("tokens", 1120)``."""
+    evaluate: Callable[[PyTree], Mapping[str, Any]] | None = None
+    """``evaluate(params) -> {name: number}``, logged; of a sweep, with the seeds in front of the parameters
+    and of the numbers."""
+    best: str | None = None
+    """Which of those numbers is to be lowest in the checkpoint that is kept as the best."""
+    until: Callable[[Mapping[str, Any]], bool] | None = None
+    """``until(entry)`` on each entry of the log; true ends the run."""
+    watches: Sequence[Watch] = ()
+    """What looks at the parameters every so often."""
+
+
+class Computation(NamedTuple):
+    """How a step is computed, as for `train_step`.
+
+    Attributes:
+        accumulate: parts of a batch, one after the other.
+        compute_dtype: that of the loss and its gradient; the parameters' own if None.
+        mesh: from `data_mesh`: the samples are spread over it; of a sweep, the seeds.
+    """
+
+    accumulate: int = 1
+    compute_dtype: Any = None
+    mesh: Mesh | None = None
 
 
 def checked_seeds(
     steps: int,
     seed: int | Sequence[int],
     options: RunOptions,
-    accumulate: int,
-    mesh: Mesh | None,
-    unit: tuple[str, int],
-    watches: Sequence[Watch],
+    computation: Computation,
     folder: Path | None,
 ) -> tuple[int, ...]:
     """Refuse options that no run could use.
@@ -69,14 +94,14 @@ def checked_seeds(
             if getattr(options, name) is not None:
                 require_positive_int(name, getattr(options, name))
         require_positive_int("keep", options.keep)
-        require_positive_int("accumulate", accumulate)
-        require_positive_int(f"{unit[0]} in a step", unit[1])
-        for watch in watches:
+        require_positive_int("accumulate", computation.accumulate)
+        require_positive_int(f"{options.unit[0]} in a step", options.unit[1])
+        for watch in options.watches:
             require_positive_int(f"{watch.name}: every", watch.every)
         require_tensorboard(options.tensorboard)
     except ValueError as error:
         raise RunError(str(error)) from None
-    if len({watch.name for watch in watches}) < len(watches):
+    if len({watch.name for watch in options.watches}) < len(options.watches):
         raise RunError("Name mismatch: expected watches of different names, got some alike.")
     one = not isinstance(seed, Sequence)
     seeds: tuple[Any, ...] = tuple(seed) if isinstance(seed, Sequence) else (seed,)
@@ -89,6 +114,7 @@ def checked_seeds(
             or not 0 <= value < 2**32
         ):
             raise RunError(f"Range mismatch: expected seed from 0 to 2^32 − 1, got {value!r}.")
+    mesh = computation.mesh
     if not one and mesh is not None and len(seeds) % mesh.size:
         raise RunError(
             f"Seed mismatch: expected a number of seeds that {mesh.size} devices divide, got {len(seeds)}."

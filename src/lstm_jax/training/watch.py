@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.atomic_write import PARTIAL, write_file
 from lstm_jax.training.log import LogError
 
 _RECORD = re.compile(r"(\d{9,})\.npz")
@@ -49,7 +50,7 @@ class Recorder:
         for watch in self._watches:
             for path in (folder / watch.name).glob("*.npz"):
                 ours = _RECORD.fullmatch(path.name)
-                if path.name.startswith(".partial-") or (
+                if path.name.startswith(PARTIAL) or (
                     ours and (upto is None or int(ours[1]) > upto)
                 ):
                     path.unlink()
@@ -82,9 +83,10 @@ class Recorder:
             folder = self._folder / name
             try:
                 folder.mkdir(exist_ok=True)
-                partial = folder / f".partial-{done}.npz"
-                np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-                partial.replace(folder / f"{done:09d}.npz")
+                write_file(
+                    folder / f"{done:09d}.npz",
+                    lambda partial, arrays=arrays: np.savez_compressed(partial, **arrays),  # type: ignore[misc]
+                )
             except OSError as error:
                 raise LogError(
                     f"Unwritten record: expected to write into {folder}, got: {error.strerror or error}."

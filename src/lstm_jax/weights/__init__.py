@@ -11,8 +11,11 @@
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
 | `save_safetensors`, `load_safetensors` | a file that holds the cell or stack with its parameters |
 
-`gate_order` has the order of the gates and the biases of every framework, in one table. No framework is
-imported here; ``onnx`` is when its functions are called.
+Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with
+`cell_specification`, a cell in words. No framework is imported here; ``onnx`` and ``safetensors`` are when
+their functions are called.
+
+May import: `cells`, `layers` and the files at the root.
 """
 
 from lstm_jax.weights.equinox import from_equinox, to_equinox

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.cells import Cell, GRUState, LSTMState, gru, lstm, rnn
+from lstm_jax.cells import Cell, gru, lstm, rnn
 from lstm_jax.layers.stack import Backward, Bidirectional, Both, Layer, Stack
 from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
 
@@ -62,10 +62,7 @@ class Specification(NamedTuple):
 
 
 def specify(cell: Cell) -> Specification:
-    """Read a cell's specification from the shapes of its parameters.
-
-    Raises:
-        ValueError: a cell of none of the three kinds.
+    """Read a cell's specification from its kind and the shapes of its parameters.
 
     Example:
         >>> import lstm_jax
@@ -74,14 +71,11 @@ def specify(cell: Cell) -> Specification:
         {'activation': 'relu'}
     """
     params = jax.eval_shape(cell.init, jax.random.key(0))
-    state = jax.eval_shape(cell.initial_state)
     sizes = (cell.input_size, cell.hidden_size)
-    if cell.name.startswith("rnn_"):
-        return Specification("rnn", *sizes, activation=cell.name.removeprefix("rnn_"))
-    if isinstance(state, GRUState):
+    if cell.kind == "rnn":
+        return Specification("rnn", *sizes, activation=cell.activation)
+    if cell.kind == "gru":
         return Specification("gru", *sizes, reset_after=hasattr(params, "b_hn"))
-    if not isinstance(state, LSTMState):
-        raise ValueError(f"Cell mismatch: expected a cell from lstm, gru or rnn, got {cell}.")
     w_r = getattr(params, "w_r", None)
     return Specification(
         "lstm",

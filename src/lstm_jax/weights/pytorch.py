@@ -29,6 +29,7 @@ from lstm_jax.weights.cell_specification import (
     joined,
     make_cell,
     require_options,
+    specify,
 )
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 
@@ -267,13 +268,17 @@ def _require_uniform(net: Stack) -> None:
                 f"Option mismatch: expected a stack that PyTorch has, got one with {words}."
             )
     first = directions(net.layers[0], net.layers[0])[0][0]
-    expected = (len(directions(net.layers[0], net.layers[0])), first.name, first.hidden_size)
+    expected = (len(directions(net.layers[0], net.layers[0])), _alike(first))
     for number, layer in enumerate(net.layers):
         pairs = directions(layer, layer)
         for cell, _ in pairs:
-            came = (len(pairs), cell.name, cell.hidden_size)
-            if came != expected or cell.output_size != first.output_size:
+            if (len(pairs), _alike(cell)) != expected:
                 raise ValueError(
                     "Layer mismatch: expected layers that are alike, which is what PyTorch has, got "
                     f"{net.layers[0]} and, as layer {number + 1}, {layer}."
                 )
+
+
+def _alike(cell: Cell) -> Specification:
+    """What the cells of one PyTorch module have in common: all but the input size."""
+    return specify(cell)._replace(input_size=0)

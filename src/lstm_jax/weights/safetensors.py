@@ -18,8 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.numpy import save
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.atomic_write import write_whole
@@ -93,6 +91,9 @@ def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: P
         "gate_order": json.dumps(GATE_ORDER),
         "net": json.dumps(_described(net)),
     }
+    # Imported where it is used: `import lstm_jax` does without.
+    from safetensors.numpy import save
+
     write_whole(path, save(tensors, metadata))
 
 
@@ -115,6 +116,8 @@ def load_safetensors(
         ShapeError: a tensor of another shape than the net's.
         DtypeError: tensors that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
     """
+    import safetensors
+
     content = Path(path).read_bytes()
     try:
         tensors = dict(safetensors.deserialize(content))

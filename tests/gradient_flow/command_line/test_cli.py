@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from gradient_flow.command_line import cli
 from gradient_flow.command_line.comparison import networks, summarise
-from gradient_flow.command_line.tyro_options import cli
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.pictures import comparison_figures
 

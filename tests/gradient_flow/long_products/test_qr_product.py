@@ -7,7 +7,7 @@ import pytest
 from high_precision import log_singular_values, product
 
 from gradient_flow.long_products import qr_product
-from gradient_flow.long_products.qr_product import Graded
+from gradient_flow.long_products.qr_product import QRProduct
 
 multiply = jax.jit(qr_product.multiply)
 log_smallest = jax.jit(qr_product.log_smallest)
@@ -74,7 +74,7 @@ def test_log_smallest_of_an_orderly_matrix(shape, seed):
 def test_rows_of_any_size(dtype):
     """A diagonal that float64 cannot hold."""
     exponents = jnp.asarray([-3000, 2000, 0], jnp.int32)
-    g = Graded(jnp.eye(3, dtype=dtype), exponents, jnp.eye(3, dtype=dtype))
+    g = QRProduct(jnp.eye(3, dtype=dtype), exponents, jnp.eye(3, dtype=dtype))
     np.testing.assert_allclose(log_smallest(g), -3000 * np.log(2), rtol=1e-6)
     halved = multiply(jnp.asarray(0.5, dtype) * jnp.eye(3, dtype=dtype), g)
     np.testing.assert_allclose(log_smallest(halved), -3001 * np.log(2), rtol=1e-6)

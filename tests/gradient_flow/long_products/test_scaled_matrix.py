@@ -11,26 +11,26 @@ from hypothesis.extra import numpy as arrays
 from gradient_flow.long_products import scaled_matrix as module
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
-    Scaled,
+    ScaledMatrix,
+    as_scaled,
     binary_exponent,
-    level,
+    evenly_scaled,
     power_of_two,
-    product,
-    scaled,
-    total,
+    scaled_product,
+    scaled_sum,
 )
 
 
 def log_frobenius(m):
-    return module.log_frobenius(level(m))
+    return module.log_frobenius(evenly_scaled(m))
 
 
 def log_spectral(m):
-    return module.log_spectral(level(m))
+    return module.log_spectral(evenly_scaled(m))
 
 
 def value(m):
-    """What a moderate `Scaled` stands for, in float64."""
+    """What a moderate `ScaledMatrix` stands for, in float64."""
     return np.ldexp(np.asarray(m.matrix, np.float64), np.asarray(m.exponent)[..., None, :])
 
 
@@ -60,9 +60,9 @@ def test_thousands_of_random_matrices(x64, dtype, size):
     factors = (size * np.random.default_rng(0).standard_normal((5000, 4, 4))).astype(dtype)
 
     def multiply(m, factor):
-        return total([product(m, factor)]), None
+        return scaled_sum([scaled_product(m, factor)]), None
 
-    found, _ = jax.lax.scan(multiply, scaled(jnp.eye(4, dtype=dtype)), jnp.asarray(factors))
+    found, _ = jax.lax.scan(multiply, as_scaled(jnp.eye(4, dtype=dtype)), jnp.asarray(factors))
     exact, log = np.eye(4, dtype=np.longdouble), np.longdouble(0)
     for factor in factors:
         exact = exact @ factor.astype(np.longdouble)
@@ -81,18 +81,20 @@ def test_thousands_of_random_matrices(x64, dtype, size):
 
 def test_a_vector_is_a_diagonal(x64):
     rng = np.random.default_rng(0)
-    left = Scaled(
+    left = ScaledMatrix(
         jnp.asarray(rng.standard_normal((3, 2, 4))),
         jnp.asarray(rng.integers(-9, 9, (3, 4)), jnp.int32),
     )
     diagonal = jnp.asarray(rng.standard_normal(4))
     expected = value(left) @ np.diag(diagonal)
-    np.testing.assert_allclose(value(product(left, diagonal)), expected, rtol=1e-15)
-    np.testing.assert_allclose(value(product(left, jnp.diag(diagonal))), expected, rtol=1e-15)
+    np.testing.assert_allclose(value(scaled_product(left, diagonal)), expected, rtol=1e-15)
+    np.testing.assert_allclose(
+        value(scaled_product(left, jnp.diag(diagonal))), expected, rtol=1e-15
+    )
 
 
 def at(number, exponent, dtype):
-    return Scaled(jnp.full((2, 2), number, dtype), jnp.full(2, exponent, jnp.int32))
+    return ScaledMatrix(jnp.full((2, 2), number, dtype), jnp.full(2, exponent, jnp.int32))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -101,10 +103,10 @@ def test_sums_with_zeros(x64, dtype):
     for exponent in (0, 1000, -100_000):
         low = at(0.75, exponent, dtype)
         for terms in ([zero, low], [low, zero], [zero, low, zero]):
-            found = total(terms)
+            found = scaled_sum(terms)
             np.testing.assert_array_equal(found.matrix, np.full((2, 2), 0.75))
             assert (found.exponent == exponent).all()
-    nothing = total([zero, at(0, -100_000, dtype)])
+    nothing = scaled_sum([zero, at(0, -100_000, dtype)])
     assert (nothing.exponent == EMPTY).all() and not nothing.matrix.any()
     assert log_frobenius(nothing) == log_spectral(nothing) == -np.inf
 
@@ -115,30 +117,30 @@ def test_terms_1000_bits_apart(x64, dtype):
     for base in (0, -50_000, 50_000):
         large, small = at(0.5, base, dtype), at(0.5, base - 1000, dtype)
         for terms in ([large, small], [small, large]):
-            found = total(terms)
+            found = scaled_sum(terms)
             expected = np.log(2 * 0.5) + base * np.log(2)
             np.testing.assert_allclose(log_frobenius(found), expected, rtol=1e-6)
 
 
 def test_exact_cancellation(x64):
-    found = total([at(0.5, 7, jnp.float64), at(-0.5, 7, jnp.float64)])
+    found = scaled_sum([at(0.5, 7, jnp.float64), at(-0.5, 7, jnp.float64)])
     assert log_frobenius(found) == -np.inf
 
 
 @pytest.mark.parametrize("norm", [log_frobenius, log_spectral])
 def test_nan_stays_nan(norm):
-    assert np.isnan(norm(total([at(np.nan, 3, jnp.float32), at(1.0, 3, jnp.float32)])))
+    assert np.isnan(norm(scaled_sum([at(np.nan, 3, jnp.float32), at(1.0, 3, jnp.float32)])))
 
 
 def test_stacks_have_an_exponent_each(x64):
     rng = np.random.default_rng(0)
     stack = jnp.asarray(rng.standard_normal((3, 2, 2)))
     exponents = np.asarray([0, -5000, 5000], np.int32)
-    m = Scaled(stack, jnp.asarray(np.repeat(exponents[:, None], 2, axis=1)))
+    m = ScaledMatrix(stack, jnp.asarray(np.repeat(exponents[:, None], 2, axis=1)))
     for norm, order in ((log_frobenius, "fro"), (log_spectral, 2)):
         expected = np.log(np.linalg.norm(stack, order, axis=(1, 2))) + exponents * np.log(2)
         np.testing.assert_allclose(norm(m), expected, rtol=1e-13)
-        np.testing.assert_allclose(norm(total([m])), expected, rtol=1e-13)
+        np.testing.assert_allclose(norm(scaled_sum([m])), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("norm", [log_frobenius, log_spectral])
@@ -147,8 +149,8 @@ def test_the_gradient_goes_through_the_scaling(x64, norm):
 
     def log_norm_of(c):
         m, _ = jax.lax.scan(
-            lambda m, _: (total([product(m, c * jnp.eye(2))]), None),
-            scaled(jnp.asarray([[1.0, 2.0], [3.0, 5.0]])),
+            lambda m, _: (scaled_sum([scaled_product(m, c * jnp.eye(2))]), None),
+            as_scaled(jnp.asarray([[1.0, 2.0], [3.0, 5.0]])),
             length=5000,
         )
         return norm(m)
@@ -157,13 +159,13 @@ def test_the_gradient_goes_through_the_scaling(x64, norm):
     rng = np.random.default_rng(0)
     a, b = jnp.asarray(rng.standard_normal((2, 3, 3)))
     plain = jax.grad(lambda b: jnp.log(jnp.linalg.norm(a @ b, 2 if norm is log_spectral else None)))
-    ours = jax.grad(lambda b: norm(total([product(scaled(a), b)])))
+    ours = jax.grad(lambda b: norm(scaled_sum([scaled_product(as_scaled(a), b)])))
     np.testing.assert_allclose(ours(b), plain(b), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("norm", [log_frobenius, log_spectral])
 def test_the_gradient_at_zero_is_finite(norm):
-    gradient = jax.grad(lambda x: norm(total([scaled(x)])))(jnp.zeros((2, 2)))
+    gradient = jax.grad(lambda x: norm(scaled_sum([as_scaled(x)])))(jnp.zeros((2, 2)))
     assert np.isfinite(gradient).all()
 
 
@@ -173,9 +175,9 @@ def test_columns_drift_apart_and_come_back(x64):
     factors = jnp.asarray([[shrink, keep]] * 30 + [[keep, shrink]] * 30)
     for dtype in (jnp.float32, jnp.float64):
         for dense in (False, True):
-            m = scaled(jnp.eye(2, dtype=dtype))
+            m = as_scaled(jnp.eye(2, dtype=dtype))
             for factor in factors.astype(dtype):
-                m = total([product(m, jnp.diag(factor) if dense else factor)])
+                m = scaled_sum([scaled_product(m, jnp.diag(factor) if dense else factor)])
             np.testing.assert_allclose(log_spectral(m), -3000 * np.log(2), rtol=1e-6)
             expected = -3000 * np.log(2) + np.log(2) / 2
             np.testing.assert_allclose(log_frobenius(m), expected, rtol=1e-6)
@@ -194,8 +196,8 @@ terms = st.lists(st.tuples(matrices, exponents), min_size=1, max_size=4)
 @given(terms)
 def test_a_scaled_sum_is_the_plain_sum(drawn):
     with jax.enable_x64(True):
-        parts = [Scaled(jnp.asarray(m), jnp.asarray(e, jnp.int32)) for m, e in drawn]
-        found = total(parts)
+        parts = [ScaledMatrix(jnp.asarray(m), jnp.asarray(e, jnp.int32)) for m, e in drawn]
+        found = scaled_sum(parts)
         plain = [value(part) for part in parts]
         # Rounding is relative to the largest of the terms in the column, as in any sum.
         error = np.abs(value(found) - sum(plain)).max(axis=0)

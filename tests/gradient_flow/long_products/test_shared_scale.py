@@ -46,7 +46,9 @@ def test_together_is_as_each_for_itself(x64, never_together, name, length):
 def test_one_scale_serves_an_ordinary_network():
     """Or all of the above would compare the exact way with itself."""
     cell, params, xs, state0, *_ = random_problem("lstm", 8, dtype=jnp.float32)
-    stacks, scales = shared_scale.gather(walks(cell, state0, 3), jnp.array([False, False, True]))
+    stacks, scales = shared_scale.to_shared_scale(
+        walks(cell, state0, 3), jnp.array([False, False, True])
+    )
     states = [state0]
     for x in xs:
         states.append(cell.step(params, states[-1], x)[0])
@@ -54,7 +56,7 @@ def test_one_scale_serves_an_ordinary_network():
     for k in reversed(range(8)):
         jacobian = tuple(map(tuple, cell.step_jacobian(params, states[k], xs[k])))
         begun = times > k, times == k
-        factors = shared_scale.similar(scales, jacobian, jnp.ones_like(state0.h))
+        factors = shared_scale.similar_jacobian(scales, jacobian, jnp.ones_like(state0.h))
         stacks = shared_scale.step_back(stacks, scales, factors, *begun)
     assert shared_scale.nothing_lost(stacks)
 
@@ -67,8 +69,10 @@ def walks(cell, state0, count):
 def test_walks_in_other_proportions_do_not_share_a_scale():
     def two(first, second):
         matrix = jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
-        block = scaled_matrix.Scaled(matrix, jnp.array([first, second], jnp.int32))
-        stacks, _ = shared_scale.gather(transition.Walk(((block,),), None), jnp.array([True, True]))
+        block = scaled_matrix.ScaledMatrix(matrix, jnp.array([first, second], jnp.int32))
+        stacks, _ = shared_scale.to_shared_scale(
+            transition.Walk(((block,),), None), jnp.array([True, True])
+        )
         return bool(shared_scale.nothing_lost(stacks))
 
     assert two([0, 0], [-500, -500])

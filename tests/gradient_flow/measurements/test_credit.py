@@ -40,7 +40,7 @@ def by_autodiff(step, params, state0, xs):
 
 def gate_columns(cell, each):
     """G_k by gate, as rows of numbers."""
-    gates = cell.paths.names
+    gates = cell.gate_names
     leaves = each._asdict()
     found = {}
     for number, gate in enumerate(gates):

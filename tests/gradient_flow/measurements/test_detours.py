@@ -41,7 +41,7 @@ def matrices(jacobian):
 def steps(cell, params, state0, xs):
     """E_t and R_t of every step as whole matrices."""
     states = all_states(cell.step, params, state0, xs)
-    kept = jnp.ones(len(cell.paths.names))
+    kept = jnp.ones(len(cell.gate_names))
     for t, x in enumerate(xs):
         state = jax.tree.map(lambda s, t=t: s[t], states)
         e = cell.paths.direct(params, state, x)

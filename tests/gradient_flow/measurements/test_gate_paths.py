@@ -84,7 +84,7 @@ def test_all_subsets_in_order(x64):
 @pytest.mark.parametrize("name", ["gru", "rnn", "coupled"])
 def test_all_and_none_of_the_gates(x64, name):
     cell, params, state0, xs = problem(name)
-    gates = cell.paths.names
+    gates = cell.gate_names
     found = gate_path_norms(cell, params, state0, xs, kept=[(), gates], lags=range(7))
     flow = jacobian_norms(cell, params, state0, xs)
     for block, curves in found.spectral.items():

@@ -10,7 +10,7 @@ from dense import all_states
 import lstm_jax
 from gradient_flow import decades_per_100, jacobian_norms, lyapunov_spectrum
 from gradient_flow.step_jacobians.state_layout import flat_parts, from_flat, layout_of
-from gradient_flow.step_jacobians.vector_products import pushforward
+from gradient_flow.step_jacobians.vector_products import step_jvp
 from lstm_jax import NonFiniteError, ShapeError, gru, lstm, rnn, stack
 
 
@@ -132,7 +132,7 @@ def test_a_stack_moves_tangents_as_jacfwd_does(x64, name):
     q = jnp.asarray(rng.standard_normal((sum(layout.sizes), 4)))
     (jacobian,) = dense_jacobians(net.step, params, states, xs)
     for network in (net, net.step):
-        after, moved = jax.jit(pushforward(network, layout))(params, states, xs[0], q)
+        after, moved = jax.jit(step_jvp(network, layout))(params, states, xs[0], q)
         np.testing.assert_allclose(moved, jacobian @ q, atol=1e-13)
         expected = net.step(params, states, xs[0])[0]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), after, expected)

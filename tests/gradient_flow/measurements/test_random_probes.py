@@ -9,10 +9,11 @@ import pytest
 from comparison import random_problem
 from dense import assert_logs_close
 
+import gradient_flow
 import lstm_jax
 from gradient_flow import jacobian_norms, probe_norms
-from gradient_flow.step_jacobians.state_layout import layout_of
-from gradient_flow.step_jacobians.vector_products import row_products
+from gradient_flow.step_jacobians.state_layout import from_flat, layout_of, moving_parts
+from gradient_flow.step_jacobians.vector_products import step_jvp, step_vjp
 
 KEY = jax.random.key(3)
 
@@ -46,9 +47,19 @@ def test_moves_are_products_with_the_step_jacobian(x64, name):
         return cell.step(params, state, x)
 
     for one in (cell, step):
-        forward, backward = row_products(one, layout)
-        forth, back = (jax.jit(f)(params, state, xs[0], rows) for f in (forward, backward))
-        np.testing.assert_allclose(forth, rows @ j.T, rtol=1e-10, atol=1e-13)
+        jvp = step_jvp(one, layout, form_jacobian=False)
+        _, forth = jax.jit(jvp)(params, state, xs[0], rows.T)
+        vjp = step_vjp(one, layout)
+
+        @jax.jit
+        @jax.vmap
+        def backward(row, vjp=vjp):
+            parts = list(moving_parts(layout, from_flat(layout, state, row)))
+            _, before, _ = vjp(params, state, xs[0], parts)
+            return jnp.concatenate([jnp.ravel(part) for part in before])
+
+        back = backward(rows)
+        np.testing.assert_allclose(forth.T, rows @ j.T, rtol=1e-10, atol=1e-13)
         np.testing.assert_allclose(back, rows @ j, rtol=1e-10, atol=1e-13)
 
 
@@ -91,7 +102,14 @@ def test_the_interval_is_not_wider_than_it_says(x64):
     params, xs, state0 = jnp.linspace(1.0, 2.0, 6), jnp.zeros((3, 6)), jnp.ones(6)
     exact = jacobian_norms(step, params, state0, xs).frobenius["ss"][3]
     measure = jax.jit(
-        lambda key: probe_norms(step, params, state0, xs, key, probes=4, lags=[3], confidence=0.8)
+        lambda key: probe_norms(
+            step,
+            params,
+            state0,
+            xs,
+            key,
+            probes=gradient_flow.Probes(number=4, lags=[3], confidence=0.8),
+        )
     )
     held = 0
     for seed in range(300):
@@ -104,7 +122,12 @@ def test_the_interval_is_not_wider_than_it_says(x64):
 def test_with_as_many_probes_as_columns_the_spectral_norm_is_exact(x64):
     given = problem(lstm_jax.lstm(3, 6))
     exact = jacobian_norms(*given, blocks=["ch"]).spectral["ch"]
-    found = probe_norms(*given, KEY, block="ch", probes=6, lags=[0], spectral_lags=[2, 9, 30])
+    found = probe_norms(
+        *given,
+        KEY,
+        block="ch",
+        probes=gradient_flow.Probes(number=6, lags=[0], spectral_lags=[2, 9, 30]),
+    )
     assert_logs_close(found.spectral, exact[np.asarray([2, 9, 30])], 1e-9)
     np.testing.assert_allclose(found.spectral_high, found.spectral, atol=1e-9)
 
@@ -112,7 +135,14 @@ def test_with_as_many_probes_as_columns_the_spectral_norm_is_exact(x64):
 def test_nothing_underflows():
     cell = lstm_jax.rnn(3, 16, activation="identity", w_h_init=lstm_jax.orthogonal(0.5))
     params, xs = cell.init(jax.random.key(0)), jnp.zeros((1_500, 3))
-    found = probe_norms(cell, params, None, xs, KEY, lags=[1_500], spectral_lags=[1_500])
+    found = probe_norms(
+        cell,
+        params,
+        None,
+        xs,
+        KEY,
+        probes=gradient_flow.Probes(lags=[1_500], spectral_lags=[1_500]),
+    )
     expected = 1_500 * np.log(0.5)
     np.testing.assert_allclose(found.spectral, expected, rtol=1e-5)
     whole = expected + np.log(4)  # √16 times as large
@@ -124,7 +154,9 @@ def test_a_thousand_units():
     """H = 1024, against what an orthogonal matrix must give; J itself would be formed for every step."""
     cell = lstm_jax.rnn(3, 1_024, activation="identity", w_h_init=lstm_jax.orthogonal(0.9))
     params, xs = cell.init(jax.random.key(0)), jnp.zeros((50, 3))
-    found = probe_norms(cell, params, None, xs, KEY, lags=[50], spectral_lags=[50])
+    found = probe_norms(
+        cell, params, None, xs, KEY, probes=gradient_flow.Probes(lags=[50], spectral_lags=[50])
+    )
     expected = 50 * np.log(0.9)
     np.testing.assert_allclose(found.spectral, expected, rtol=1e-4)
     np.testing.assert_allclose(found.frobenius, expected + np.log(32), atol=0.02)
@@ -133,7 +165,15 @@ def test_a_thousand_units():
 @pytest.mark.slow
 def test_a_batch_a_stack_and_no_recurrence(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 6, 2)
-    both = probe_norms(cell, params, state0, xs, KEY, probes=4, block="hh", spectral_lags=[6])
+    both = probe_norms(
+        cell,
+        params,
+        state0,
+        xs,
+        KEY,
+        probes=gradient_flow.Probes(number=4, spectral_lags=[6]),
+        block="hh",
+    )
     exact = jacobian_norms(cell, params, state0, xs, blocks=["hh"]).spectral["hh"][:, 6]
     assert both.frobenius.shape == (2, len(both.lags)) and both.spectral.shape == (2, 1)
     assert (both.spectral[:, 0] <= exact + 1e-12).all() and (
@@ -141,20 +181,34 @@ def test_a_batch_a_stack_and_no_recurrence(x64):
     ).all()
     net = lstm_jax.stack(lstm_jax.gru(3, 6), lstm_jax.gru(6, 6))
     of_net = probe_norms(
-        net, net.init(KEY), None, xs[:, 0], KEY, probes=6, block="1.h,1.h", spectral_lags=[4]
+        net,
+        net.init(KEY),
+        None,
+        xs[:, 0],
+        KEY,
+        probes=gradient_flow.Probes(number=6, spectral_lags=[4]),
+        block="1.h,1.h",
     )
     exact = jacobian_norms(net, net.init(KEY), None, xs[:, 0], blocks=["1.h,1.h"], lags=[4])
     assert_logs_close(of_net.spectral, exact.spectral["1.h,1.h"], 1e-9)
     still = params._replace(w_h=jnp.zeros_like(params.w_h))
-    none = probe_norms(cell, still, state0, xs, KEY, block="hh", probes=2, spectral_lags=[3])
+    none = probe_norms(
+        cell,
+        still,
+        state0,
+        xs,
+        KEY,
+        block="hh",
+        probes=gradient_flow.Probes(number=2, spectral_lags=[3]),
+    )
     assert (none.frobenius[:, 1:] == -jnp.inf).all() and (none.spectral == -jnp.inf).all()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"probes": 0}, "expected probes from 1 to 12, got 0"),
-        ({"probes": 13}, "expected probes from 1 to 12, got 13"),
+        ({"number": 0}, "expected probes from 1 to 12, got 0"),
+        ({"number": 13}, "expected probes from 1 to 12, got 13"),
         ({"iterations": 0}, "expected iterations to be a positive integer"),
         ({"confidence": 1.0}, "expected confidence below 1, got 1.0"),
         ({"confidence": 0}, "expected confidence as a finite number above 0"),
@@ -165,6 +219,11 @@ def test_a_batch_a_stack_and_no_recurrence(x64):
 )
 def test_refusals(without_type_checker, change, words):
     with pytest.raises(ValueError, match=words):
-        probe_norms(*problem(lstm_jax.lstm(3, 12)), KEY, **{"block": "cc", "probes": 4, **change})
+        options = {"number": 4, **change}
+        block = options.pop("block", "cc")
+        probes = gradient_flow.Probes(**options)
+        probe_norms(*problem(lstm_jax.lstm(3, 12)), KEY, block=block, probes=probes)
     with pytest.raises(TypeError, match="expected one key"):
         probe_norms(*problem(lstm_jax.lstm(3, 12)), 3)
+    with pytest.raises(TypeError, match=r"expected probes as Probes\(...\), got int"):
+        probe_norms(*problem(lstm_jax.lstm(3, 12)), KEY, probes=4)

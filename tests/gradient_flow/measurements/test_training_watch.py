@@ -10,7 +10,7 @@ import pytest
 import gradient_flow
 import lstm_jax
 from gradient_flow import flow_watch, gate_activations, jacobian_norms, layer_norms, read_watch
-from gradient_flow.command_line.tyro_options import cli
+from gradient_flow.command_line import cli
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.measurements.training_watch import QUANTILES
 from gradient_flow.pictures.watch_figures import draw_watch
@@ -141,11 +141,12 @@ def problem():
 
 
 def train(folder, steps, **options):
-    options = RunOptions(log_every=2, checkpoint_every=None, progress=False, **options)
     watch = flow_watch(NET, itself, 3)
+    options = RunOptions(
+        log_every=2, checkpoint_every=None, progress=False, watches=[watch], **options
+    )
     return fit(
         problem(), optax.adam(0.05), steps, data=XS, folder=folder, options=options,
-        watches=[watch],
     )  # fmt: skip
 
 

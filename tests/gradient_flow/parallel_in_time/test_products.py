@@ -9,7 +9,7 @@ from dense import all_states, transitions
 
 import lstm_jax
 from gradient_flow import jacobian_norms, parallel_cotangents, parallel_transitions
-from gradient_flow.long_products.scaled_matrix import Scaled, scaled
+from gradient_flow.long_products.scaled_matrix import ScaledMatrix, as_scaled
 from gradient_flow.parallel_in_time.associative_scan import running_products
 from lstm_jax import NonFiniteError, ShapeError
 
@@ -42,7 +42,7 @@ def one_of(problem, n):
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_running_products_in_their_order(x64, length, reverse, form):
     factors = np.random.default_rng(0).standard_normal((length, 3, 3))
-    found = running_products(scaled(jnp.asarray(factors)), reverse=reverse, form=form)
+    found = running_products(as_scaled(jnp.asarray(factors)), reverse=reverse, form=form)
     for t in range(length):
         some = factors[t:][::-1] if reverse else factors[: t + 1]
         expected = np.linalg.multi_dot([*some, np.eye(3)]) if len(some) > 1 else some[0]
@@ -273,5 +273,5 @@ def test_what_is_not_finite_is_named_with_its_step(without_type_checker, which):
 
 
 def test_an_exponent_for_each_column():
-    found = running_products(Scaled(jnp.ones((3, 2, 2)), jnp.zeros((3, 2), jnp.int32)))
+    found = running_products(ScaledMatrix(jnp.ones((3, 2, 2)), jnp.zeros((3, 2), jnp.int32)))
     assert found.exponent.shape == (3, 2) and found.exponent.dtype == jnp.int32

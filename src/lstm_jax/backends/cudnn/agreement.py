@@ -12,6 +12,7 @@ import numpy as np
 from lstm_jax.array_types import Array
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn, unroll_by_loop
 from lstm_jax.cells.lstm import LSTMParams, LSTMState, lstm
+from lstm_jax.jax_extensions.matmul_precision import at_precision
 
 AGREEMENT = 1e-4
 """Largest difference from the loop, over the largest number of an array; JAX's emulation on a CPU is within
@@ -74,7 +75,6 @@ def disagreement() -> float:
     outputs = jax.eval_shape(partial(by_loop, layers), params, xs, states, lengths)
     ways_back = [jax.tree.map(lambda a: drawn(*a.shape), outputs) for _ in range(2)]
 
-    @partial(jax.jit, static_argnums=0)
     def everything(run: Callable[..., Any], inputs: Any, lengths: Array, ways_back: Any) -> Any:
         out, pull = jax.vjp(lambda *inputs: run(layers, *inputs, lengths), *inputs)
         return out, [pull(way) for way in ways_back]
@@ -82,9 +82,9 @@ def disagreement() -> float:
     def off(a: Any, b: Any) -> float:
         return float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
 
-    with jax.default_matmul_precision("float32"):
-        found, expected = (
-            jax.device_get(everything(run, (params, xs, states), lengths, ways_back))
-            for run in (unroll_by_cudnn, by_loop)
-        )
+    in_full = jax.jit(at_precision(everything, "float32"), static_argnums=0)
+    found, expected = (
+        jax.device_get(in_full(run, (params, xs, states), lengths, ways_back))
+        for run in (unroll_by_cudnn, by_loop)
+    )
     return float(np.max(jax.tree.leaves(jax.tree.map(off, found, expected))))  # NaN if one is

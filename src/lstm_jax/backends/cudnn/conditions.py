@@ -8,7 +8,7 @@ from lstm_jax.backends.cudnn.kernel_call import PRECISIONS, Layers
 from lstm_jax.cells.lstm import RULE, step
 from lstm_jax.jax_extensions.matmul_precision import default_precision
 from lstm_jax.time_loop.scan import platform_name
-from lstm_jax.time_loop.step_masks import Marks
+from lstm_jax.time_loop.step_masks import StepMasks
 
 
 def refusal(layers: Layers, dtype: Any) -> str | None:
@@ -54,21 +54,25 @@ def precision_refusal() -> str | None:
     )
 
 
-def require_cudnn(layers: Layers, dtype: Any, marks: Marks) -> None:
-    """Refuse what NVIDIA's kernel does not know.
+def require_cudnn(layers: Layers, dtype: Any, masks: StepMasks) -> None:
+    """Refuse what NVIDIA's kernel cannot run.
 
     Raises:
         ValueError: with what was expected and what came.
     """
     reason = refusal(layers, dtype) or device_refusal() or precision_refusal()
     if reason is not None:
-        raise ValueError(f'gradient="cudnn" does not fit: {reason}.')
-    if name := mark_unknown(marks):
-        raise ValueError(f'gradient="cudnn" does not fit: expected lengths alone, got {name}.')
+        raise ValueError(f'backend="cudnn" does not fit: {reason}.')
+    if name := unsupported_mask(masks):
+        raise ValueError(f'backend="cudnn" does not fit: expected lengths alone, got {name}.')
 
 
-def mark_unknown(marks: Marks) -> str | None:
-    """What happens to the state between steps that the kernel does not know, by its name in `unroll`."""
-    names = ("resets", "truncate", "zoneout", "recurrent_dropout")
-    given = (marks.reset, marks.cut, marks.held, marks.factor)
-    return next((n for n, mark in zip(names, given, strict=True) if mark is not None), None)
+def unsupported_mask(masks: StepMasks) -> str | None:
+    """The first thing between steps that the kernel does not know, by its name in `unroll`; None if fine."""
+    given = {
+        "resets": masks.reset,
+        "truncate": masks.cut,
+        "zoneout": masks.zoneout,
+        "recurrent_dropout": masks.dropout,
+    }
+    return next((name for name, mask in given.items() if mask is not None), None)

@@ -53,7 +53,7 @@ class Kernel(NamedTuple):
     or_loop: bool
 
 
-def notes_size(kernel: Kernel, time: int, batch: int) -> int:
+def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
     """How many numbers of four bytes the kernel notes for the way back."""
     from jax.experimental import rnn
 
@@ -96,12 +96,12 @@ def kernel_backward(
 
     axes = varying_axes(saved, d_out)
     (*saved, reserve), d_out = vary_over(axes, saved), vary_over(axes, d_out)
-    saved = (*saved, _to_write_over(reserve, d_out))
+    saved = (*saved, _fresh_workspace(reserve, d_out))
     d_x, d_h0, d_c0, d_w, _ = rnn.lstm_bwd(*kernel_settings(kernel), saved, d_out)
     return vary_over(axes, (d_x, d_h0, d_c0, d_w))
 
 
-def _to_write_over(reserve: Array, d_out: Sequence[Array]) -> Array:
+def _fresh_workspace(reserve: Array, d_out: Sequence[Array]) -> Array:
     """The kernel's notes as a buffer of this way back alone, because it writes over them.
 
     XLA takes a kernel's inputs for read only. So the first number is set to what it is: where the notes are
@@ -110,12 +110,12 @@ def _to_write_over(reserve: Array, d_out: Sequence[Array]) -> Array:
     notes and of all that comes back.
     """
     bits = jax.lax.bitcast_convert_type(reserve[:1], jnp.uint32)
-    n = bits + _mixed(d_out)
+    n = bits + _hash_of(d_out)
     same = jax.lax.bitcast_convert_type(bits + ((n * n + n) & 1), reserve.dtype)
     return jax.lax.dynamic_update_slice(reserve, same, (0,))
 
 
-def _mixed(arrays: Sequence[Array]) -> Array:
+def _hash_of(arrays: Sequence[Array]) -> Array:
     """A whole number that differs where a number of any array does, or its place: a sum of hashes.
 
     The hash is the last part of MurmurHash3 (Appleby), of each number's bits and its place among all.
@@ -166,11 +166,13 @@ def unpacked(layers: Layers, w: Float[Array, " weights"]) -> tuple[tuple[LSTMPar
 
 
 def stacked_states(states: Sequence[Sequence[LSTMState]]) -> tuple[Array, Array]:
+    """States of all layers and directions as the kernel has them: h and C, [L · directions, B, H]."""
     each = [state for layer in states for state in layer]
     return jnp.stack([state.h for state in each]), jnp.stack([state.c for state in each])
 
 
 def unstacked_states(layers: Layers, h: Array, c: Array) -> tuple[tuple[LSTMState, ...], ...]:
+    """The inverse of `stacked_states`."""
     return _by_layer(layers, [LSTMState(*pair) for pair in zip(h, c, strict=True)])
 
 

@@ -1,10 +1,8 @@
-r"""NVIDIA's kernel for the standard LSTM, as one more way to run it: ``gradient="cudnn"``.
+r"""NVIDIA's kernel for the standard LSTM with every derivative: ``backend="cudnn"``.
 
-    y, h_T, C_T, reserve = forward(xs, h_0, C_0, w)             w: every matrix and bias in one vector
-    ∂xs, ∂h_0, ∂C_0, ∂w  = backward(∂y, ∂h_T, ∂C_T, …, y, reserve)
-
-`jax.experimental.rnn` binds both as primitives that know no other transformation. Here they stand behind a
-JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.gradients.custom_derivative`:
+`jax.experimental.rnn` binds the kernel (`lstm_jax.backends.cudnn.kernel_call`) as primitives that know no
+other transformation. Here they stand behind a JVP whose tangent is a `linear_map`, as the hand-derived rule
+does in `lstm_jax.gradients.custom_derivative`:
 
     grad       the kernel backwards
     jvp        the loop's tangent: cuDNN has none
@@ -16,9 +14,6 @@ JVP whose tangent is a `linear_map`, as the hand-derived rule does in `lstm_jax.
 Which of the two runs a network is decided in `lstm_jax.backends.choice`. As JAX's plugin is written, each
 call waits for the lengths to come to the host, and its notes take four times the memory that cuDNN asks for.
 A sharded batch goes through `jax.shard_map`: `jit` cannot split a kernel.
-
-w holds, layer after layer and in it direction after direction, W_xᵀ [4H, D] and W_hᵀ [4H, H]; after all of
-these, in the same order, two biases [4H] that are added up. Gates are in the order i, f, g, o, as here.
 
 Axes: xs[T, B, D] outside, [B, T, D] in the kernel; states [L · directions, B, H] in the kernel.
 """
@@ -32,27 +27,27 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.backends.cudnn import kernel_call
 from lstm_jax.backends.cudnn.kernel_call import (
-    PLATFORM,
     Arrays,
     Kernel,
     Layers,
     kernel_backward,
     kernel_forward,
-    notes_size,
     packed,
     stacked_states,
     unpacked,
     unstacked_states,
+    workspace_size,
 )
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
-from lstm_jax.jax_extensions.matmul_precision import default_precision
-from lstm_jax.jax_extensions.platform_switch import with_stand_in
-from lstm_jax.time_loop.scan import loop_here
-from lstm_jax.time_loop.step_masks import marks_of, shown, turned
+from lstm_jax.jax_extensions.matmul_precision import at_precision, default_precision
+from lstm_jax.jax_extensions.platform_switch import on_platform
+from lstm_jax.time_loop.scan import scan_settings
+from lstm_jax.time_loop.step_masks import reverse_sequences, step_masks, zero_padding
 
 
 class Kept(NamedTuple):
@@ -102,7 +97,7 @@ def unroll_by_cudnn(
     states, ys = _unrolled(kernel, params, xs, state0, jnp.maximum(lengths, 1))
     begun = lengths[:, None] > 0
     states = jax.tree.map(lambda a, b: jnp.where(begun, a, b), states, state0)
-    return states, shown(marks_of(xs, lengths, None, None, reverse=False), ys)
+    return states, zero_padding(step_masks(xs, lengths), ys)
 
 
 # Under jit, and with the kernel static, so that a call outside of jit compiles once and not each time.
@@ -121,11 +116,14 @@ def _unrolled(
     inputs = (params, xs, state0, lengths)
     if not kernel.or_loop:
         return by_kernel(*inputs)
-    return with_stand_in(by_kernel, by_loop, *inputs, platform=PLATFORM)
+    return on_platform(by_kernel, by_loop, *inputs, platform=kernel_call.PLATFORM)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _run(
+def _precision(kernel: Kernel, *rest: Any) -> Any:
+    return kernel.precision
+
+
+def _forward(
     kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
@@ -134,17 +132,18 @@ def _run(
     return (unstacked_states(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
 
-@_run.defjvp
-def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
+def _forward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     params, xs, state0, lengths = primals
-    # A rule may be traced when JAX is set to another precision.
-    with jax.default_matmul_precision(kernel.precision):
-        out, reserve = _run(kernel, *primals)
-        kept = Kept(params, xs, state0, lengths, out[1], reserve)
-        out_dot = linear_map(
-            partial(_tangent, kernel), partial(_backward, kernel), kept, tuple(tangents[:3])
-        )
+    out, reserve = _run(kernel, *primals)
+    kept = Kept(params, xs, state0, lengths, out[1], reserve)
+    out_dot = linear_map(
+        partial(_tangent, kernel), partial(_backward, kernel), kept, tuple(tangents[:3])
+    )
     return (out, reserve), (out_dot, jnp.zeros_like(reserve))
+
+
+_run: Any = jax.custom_jvp(at_precision(_forward, _precision), nondiff_argnums=(0,))
+_run.defjvp(at_precision(_forward_jvp, _precision))
 
 
 def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
@@ -152,8 +151,7 @@ def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> 
     return jax.jvp(_by_loop(kernel, kept.lengths), primals, dots)[1]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
+def _pull_back(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
     x, y, d_y = (jnp.swapaxes(array, 0, 1) for array in (kept.xs, kept.ys, d_out[1]))
     saved = (x, *stacked_states(kept.state0), packed(kept.params), kept.lengths, y, kept.reserve)
@@ -165,8 +163,7 @@ def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     )
 
 
-@_backward.defjvp
-def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
+def _pull_back_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     kept, d_out = primals
     kept_dot, d_out_dot = tangents
     by_loop = _by_loop(kernel, kept.lengths)
@@ -174,14 +171,17 @@ def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     def pulled(params: PyTree, xs: Array, state0: PyTree, d_out: Any) -> Any:
         return jax.vjp(by_loop, params, xs, state0)[1](d_out)
 
-    # ys and the reserve move with the rest: the loop's own way back has them move inside.
-    with jax.default_matmul_precision(kernel.precision):
-        _, dots = jax.jvp(
-            pulled,
-            (kept.params, kept.xs, kept.state0, d_out),
-            (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
-        )
-        return _backward(kernel, kept, d_out), dots
+    # ys and the reserve move with the rest: the loop's own backward pass has them move inside.
+    _, dots = jax.jvp(
+        pulled,
+        (kept.params, kept.xs, kept.state0, d_out),
+        (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
+    )
+    return _backward(kernel, kept, d_out), dots
+
+
+_backward: Any = jax.custom_jvp(at_precision(_pull_back, _precision), nondiff_argnums=(0,))
+_backward.defjvp(at_precision(_pull_back_jvp, _precision))
 
 
 def unroll_by_loop(
@@ -194,19 +194,21 @@ def unroll_by_loop(
     unroll: int | str = "auto",
 ) -> tuple[PyTree, Array]:
     """What `unroll_by_cudnn` computes, by the loop and the hand-derived rule; xs [T, B, D]."""
-    marks = marks_of(xs, lengths, None, None, reverse=False)
-    loop = loop_here(reverse=False, unroll=unroll)
+    masks = step_masks(xs, lengths)
+    settings = scan_settings(reverse=False, unroll=unroll)
 
     def turn(sequence: Array) -> Array:
-        return sequence[::-1] if lengths is None else turned(lengths, sequence)
+        return sequence[::-1] if lengths is None else reverse_sequences(lengths, sequence)
 
-    states, ys = [], shown(marks, xs)
+    states, ys = [], zero_padding(masks, xs)
     for cells, own, start in zip(layers, params, state0, strict=True):
         ends, outs = [], []
         for number, cell in enumerate(cells):
             given = turn(ys) if number else ys
             steps = segment_length("auto", cell, own[number], given, start[number])
-            end, hs = unroll_by_hand(cell, loop, steps, own[number], given, start[number], marks)
+            end, hs = unroll_by_hand(
+                cell, settings, steps, own[number], given, start[number], masks
+            )
             ends.append(end)
             outs.append(turn(hs) if number else hs)
         states.append(tuple(ends))
@@ -238,8 +240,8 @@ def _kernel_or_loop(
     """One way through the kernel, and what becomes of it where the loop may do."""
     if not kernel.or_loop:
         return sequential_vmap(partial(by_kernel, kernel))(*inputs)
-    return with_stand_in(
-        partial(by_kernel, kernel), partial(by_loop, kernel), *inputs, platform=PLATFORM
+    return on_platform(
+        partial(by_kernel, kernel), partial(by_loop, kernel), *inputs, platform=kernel_call.PLATFORM
     )
 
 
@@ -251,7 +253,7 @@ def _loop_forward(
     Its notes are NaN: the loop's way back does not read them, and if another did, it would show.
     """
     y, h, c = _loop(kernel, lengths, x, h0, c0, w)
-    return y, h, c, jnp.full(notes_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
+    return y, h, c, jnp.full(workspace_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
 
 
 def _loop_backward(

@@ -1,0 +1,96 @@
+"""The loop in XLA: a cell over time by `jax.lax.scan`, differentiated by hand or by autodiff."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.cells.cell import Cell
+from lstm_jax.gradients.checkpointing import segment_length
+from lstm_jax.gradients.custom_derivative import unroll_by_hand
+from lstm_jax.time_loop.scan import ScanSettings, scan, scan_settings
+from lstm_jax.time_loop.step_masks import (
+    StepMasks,
+    drop_recurrent,
+    state_after_step,
+    state_before_step,
+    zero_padding,
+)
+
+
+class Loop(NamedTuple):
+    """The loop in XLA with settings of its own, for ``backend=``. The numbers do not depend on them.
+
+    Attributes:
+        unroll: steps in one iteration of the loop; more are faster to run and slower to compile. ``"auto"``
+            takes one on a CPU, and some eight on a GPU (`lstm_jax.time_loop.scan`).
+        segments: how the hand-derived rule spends memory. None keeps the gates of every step for the backward
+            pass. A number keeps the state at the boundaries of so many segments and runs each segment
+            forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does that
+            where the gates would take more than half a GiB. Autodiff has no use for it.
+    """
+
+    unroll: int | str = "auto"
+    segments: int | str | None = "auto"
+
+
+def run_loop(
+    cell: Cell,
+    loop: Loop,
+    by_hand: bool,
+    reverse: bool,
+    params: PyTree,
+    xs: Array,
+    state0: PyTree,
+    masks: StepMasks,
+) -> tuple[PyTree, Array]:
+    """``(final state, outputs)`` of checked arguments.
+
+    Args:
+        cell: any; with a rule where ``by_hand``.
+        loop: its settings.
+        by_hand: whether the derivative is the hand-derived one.
+        reverse: from the last step to the first.
+        params: of the cell.
+        xs: [T, D] or [T, B, D].
+        state0: the starting state.
+        masks: what happens to the state between steps.
+
+    Raises:
+        ValueError: settings that are no positive integers, or a number of segments for autodiff.
+    """
+    settings = scan_settings(reverse, loop.unroll)
+    if by_hand:
+        steps = segment_length(loop.segments, cell, params, xs, state0)
+        return unroll_by_hand(cell, settings, steps, params, xs, state0, masks)
+    require_no_segments(loop)
+    return _scan_cell(cell, settings, params, xs, state0, masks)
+
+
+def require_no_segments(loop: Loop) -> None:
+    """Refuse a number of segments where no hand-derived rule spends memory by it.
+
+    Raises:
+        ValueError: with what was expected and what came.
+    """
+    if loop.segments not in ("auto", None):
+        raise ValueError(
+            "Segments need the hand-derived rule: expected a cell that brings one and gradient "
+            f'"auto" or "bptt", or segments=None, got segments={loop.segments!r}.'
+        )
+
+
+# Under jit, and with the cell static, so that a call outside of jit compiles once and not each time.
+@partial(jax.jit, static_argnums=(0, 1))
+def _scan_cell(
+    cell: Cell, settings: ScanSettings, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
+) -> tuple[PyTree, Array]:
+    def step(state: PyTree, at: tuple[Array, StepMasks]) -> tuple[PyTree, Any]:
+        x, masks = at
+        before = state_before_step(masks, state)
+        after, out = cell.step(params, drop_recurrent(masks, before), x)
+        after = state_after_step(masks, after, before)
+        return after, zero_padding(masks, out if masks.zoneout is None else after.h)
+
+    return scan(settings, step, state0, (xs, masks))
