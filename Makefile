@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?= -m "not slow"
+PYTEST_ARGS ?=
 # Half of what a test takes is XLA's compiler; .ci/run tests the wheel's programs optimised, as users run them.
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
@@ -11,11 +11,12 @@ KERNELS_ARGS ?=
 # device.
 COMPILER := $(VENV)/compilers
 
-.PHONY: help demo test gpu compilers kernels compiler-test bench lint clean
+.PHONY: help demo test test-all gpu compilers kernels compiler-test bench lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
-	@echo "make test   install and run the quick part of the tests (PYTEST_ARGS= for all of them)"
+	@echo "make test   install and run the quick tests of every part, in a few minutes (PYTEST_ARGS=\"-k lstm\" for some)"
+	@echo "make test-all   install and run all tests"
 	@echo "make gpu    on a CUDA machine: install JAX's CUDA plugin and run what needs a device"
 	@echo "make kernels   without a GPU: count the kernels that unrolls launch on one (KERNELS_ARGS=\"--cell lstm\")"
 	@echo "make compiler-test   without a GPU or a TPU: compile for them what the tests have for it"
@@ -27,6 +28,9 @@ demo: $(VENV)/.installed
 	$(BIN)/gradient-flow compare
 
 test: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "not slow" --durations=10 $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 gpu: $(VENV)/.installed-dev

@@ -86,22 +86,19 @@ def without_type_checker():
 
 
 @pytest.fixture(scope="session")
-def shared_folder():
-    """The folder of fixtures shared between checkouts: $LSTM_JAX_SHARED, else ../shared."""
-    named = os.environ.get("LSTM_JAX_SHARED")
-    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"no folder of shared fixtures at {folder}; set LSTM_JAX_SHARED")
-    return folder
+def data_folder():
+    """The folder of real data sets that cannot be part of the project: $LSTM_JAX_TEST_DATA."""
+    named = os.environ.get("LSTM_JAX_TEST_DATA")
+    if not named or not Path(named).is_dir():
+        pytest.skip("needs real data: LSTM_JAX_TEST_DATA names no folder")
+    return Path(named)
 
 
 @pytest.fixture(scope="session")
-def published_values(shared_folder):
+def published_values():
     """Numbers that others printed, kept as decimals so that their digits can be counted."""
-    path = shared_folder / "fixtures" / "published_values.json"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    return json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    text = (Path(__file__).parent / "published_values.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_float=Decimal)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,8 +108,6 @@ def pytest_runtest_makereport(item, call):
     if not report.skipped or hasattr(report, "wasxfail"):
         return report
     marks = {mark.name for mark in item.iter_markers()}
-    if "shared_folder" in item.fixturenames:
-        marks.add("peer")
     for name, variable in REQUIRED.items():
         if name in marks and os.environ.get(variable) == "1":
             report.outcome = "failed"

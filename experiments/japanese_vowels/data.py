@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lstm_jax.language.download import cache_folder
 from experiments.running import Refusal
 
 NAMES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
@@ -33,14 +34,13 @@ class Sequences(NamedTuple):
 
 
 def find(folder: Path | None) -> Path:
-    """The folder of the two files: the one named, else ``$LSTM_JAX_SHARED/data/japanese_vowels``.
+    """The folder of the two files: the one named, else ``japanese_vowels`` where texts are kept.
 
     Raises:
         Refusal: no folder, or one without the files.
     """
     if folder is None:
-        shared = os.environ.get("LSTM_JAX_SHARED", "../shared")
-        folder = Path(shared) / "data" / "japanese_vowels"
+        folder = cache_folder() / "japanese_vowels"
     missing = [name for name in NAMES if not (folder / name).is_file()]
     if missing:
         raise Refusal(

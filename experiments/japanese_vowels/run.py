@@ -41,7 +41,7 @@ class Config:
     """Tell nine speakers apart by how they say /ae/, with a bidirectional LSTM."""
 
     data: Path | None = None
-    """Folder of JapaneseVowels_TRAIN.ts and _TEST.ts; $LSTM_JAX_SHARED/data/japanese_vowels if not named."""
+    """Folder of JapaneseVowels_TRAIN.ts and _TEST.ts; if left out, japanese_vowels in $LSTM_JAX_DATA."""
     out: Path = Path("experiments/japanese_vowels/results")
     """Folder for the results."""
     overwrite: bool = False

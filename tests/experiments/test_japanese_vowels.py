@@ -55,8 +55,8 @@ def test_standardised_channels_have_mean_0_and_deviation_1_over_own_steps(small)
     assert not scaled.xs[~own].any()
 
 
-def test_the_real_files_are_as_described(shared_folder):
-    folder = shared_folder / "data" / "japanese_vowels"
+def test_the_real_files_are_as_described(data_folder):
+    folder = data_folder / "japanese_vowels"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     training, test = (data.read(folder / name) for name in data.NAMES)

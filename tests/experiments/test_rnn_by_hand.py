@@ -35,7 +35,7 @@ def test_every_published_digit(x64):
     assert not any(pair.same for pair in listed)
 
 
-def test_the_published_digits_are_those_of_the_shared_fixture(published_values):
+def test_the_published_digits_are_those_of_the_page(published_values):
     flat = {}
     for entry, printed in (
         ("dlai_rnn_cell_backward", published.CELL_BACKWARD),

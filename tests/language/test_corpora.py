@@ -119,10 +119,10 @@ def left_in(folder):
     )
 
 
-def test_the_time_machine_has_the_book_s_numbers(shared_folder, cache):
-    raw = (shared_folder / "data" / "timemachine.txt").read_bytes()
+def test_the_time_machine_has_the_book_s_numbers(data_folder, cache):
+    raw = (data_folder / "timemachine.txt").read_bytes()
     assert hashlib.sha1(raw).hexdigest() in corpora.TIMEMACHINE.remarks
-    corpus = load_corpus("timemachine", shared_folder / "data")
+    corpus = load_corpus("timemachine", data_folder)
     assert len(corpus.codes) == 170_580
     assert corpus.vocabulary.size == 28
     assert corpus.vocabulary.tokens[:6] == ("<unk>", " ", "e", "t", "a", "i")
@@ -136,17 +136,11 @@ def test_the_time_machine_has_the_book_s_numbers(shared_folder, cache):
     assert not cache.exists()
 
 
-def ptb_folder():
-    """Where the Penn Treebank is, which is not ours to hand on: not even a required peer."""
-    folder = Path(os.environ.get("LSTM_JAX_SHARED", "../shared")) / "data"
-    files = [folder / "ptb.zip", folder / "ptb.train.txt", folder / "ptb" / "ptb.train.txt"]
-    if not any(path.is_file() for path in files):
-        pytest.skip(f"no ptb.zip in {folder}")
-    return folder
-
-
-def test_the_penn_treebank_has_its_published_sizes():
-    corpus = load_corpus("ptb", ptb_folder())
+def test_the_penn_treebank_has_its_published_sizes(data_folder):
+    files = ["ptb.zip", "ptb.train.txt", "ptb/ptb.train.txt"]
+    if not any((data_folder / name).is_file() for name in files):
+        pytest.skip(f"no ptb.zip in {data_folder}")
+    corpus = load_corpus("ptb", data_folder)
     assert [len(codes) for codes in corpus[2:]] == [929_589, 73_760, 82_430]
     assert corpus.vocabulary.size == 10_000
     assert corpus.vocabulary.tokens[:5] == ("<unk>", "the", "<eos>", "N", "of")

@@ -25,7 +25,7 @@ pre-activations, exact where 1 − tanh² would round to 0:
 
 Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
 not stored twice. A matrix among the params, here and of ``step_jacobian``, may be a
-`lstm_jax.jax_extensions.weight_with_transpose.LoopWeight`, which knows ``rows @ w``, ``rows @ w.T`` and
+`lstm_jax.jax_extensions.weight_with_transpose.WeightWithTranspose`, which knows ``rows @ w``, ``rows @ w.T`` and
 `entries` only.
 """
 

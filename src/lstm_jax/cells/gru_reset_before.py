@@ -141,7 +141,7 @@ def backward_step(
 ) -> tuple[PyTree, Array]:
     """δh_t to δh_{t−1} and δz_t, with δh_t complete; δz_r comes through δa_t = δz_n W_hnᵀ."""
     d_h = d_state.h
-    # The rows of the transpose, which a `LoopWeight` holds as they are read here.
+    # The rows of the transpose, which a `WeightWithTranspose` holds as they are read here.
     size = d_h.shape[-1]
     w_t = matrix_of(params.w_h.T)
     d_n = d_h * local.h_n
