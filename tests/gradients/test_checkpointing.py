@@ -70,12 +70,12 @@ class TestChoice:
 
     def steps(self, count, length=100):
         xs, state0 = jnp.ones((length, 2, 3)), self.CELL.initial_state(2)
-        return segment_length(count, self.CELL, self.PARAMS, xs, state0)
+        return segment_length(count, self.CELL, self.PARAMS, len(xs), state0)
 
     def test_residuals_are_counted(self):
         xs, state0 = jnp.ones((100, 2, 3)), self.CELL.initial_state(2)
         # i, f, g, o, c_prev and h, each [2, 5] in float32, at each of 100 steps
-        assert residual_bytes(self.CELL, self.PARAMS, xs, state0) == 100 * 6 * 10 * 4
+        assert residual_bytes(self.CELL, self.PARAMS, len(xs), state0) == 100 * 6 * 10 * 4
 
     def test_auto_keeps_what_is_small_and_cuts_what_is_large(self, monkeypatch):
         assert self.steps("auto") == 100

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lstm_jax.array_types import Array
 from lstm_jax.backends.cudnn import agreement, conditions
 from lstm_jax.backends.cudnn.kernel_call import Kernel, Layers, workspace_size
 from lstm_jax.backends.loop import Loop
@@ -70,7 +69,7 @@ def check_choice(gradient: Any, backend: Any) -> None:
 
 
 def choose(
-    gradient: str, backend: str | Loop, layers: Layers, xs: Array, masks: StepMasks
+    gradient: str, backend: str | Loop, layers: Layers, inputs: Any, masks: StepMasks
 ) -> Choice:
     """Who computes these layers.
 
@@ -78,7 +77,7 @@ def choose(
         gradient: ``"auto"``, ``"bptt"`` or ``"autodiff"``.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `Loop`.
         layers: their cells.
-        xs: [T, D] or [T, B, D].
+        inputs: the type of the inputs, [T, D] or [T, B, D]: their shape and dtype.
         masks: what happens to the state between steps.
 
     Raises:
@@ -86,35 +85,35 @@ def choose(
     """
     loop = backend if isinstance(backend, Loop) else Loop()
     if backend == "cudnn":
-        conditions.require_cudnn(layers, xs.dtype, masks)
+        conditions.require_cudnn(layers, inputs.dtype, masks)
         return Choice(kernel=True, or_loop=False, loop=loop)
     kernel = (
         backend == "auto"
         and gradient != "autodiff"
         and not conditions.unsupported_mask(masks)
-        and _auto_takes_kernel(layers, xs)
+        and _auto_takes_kernel(layers, inputs)
     )
     return Choice(kernel, or_loop=True, loop=loop)
 
 
-def _auto_takes_kernel(layers: Layers, xs: Array) -> bool:
+def _auto_takes_kernel(layers: Layers, inputs: Any) -> bool:
     """Whether ``backend="auto"`` takes the kernel, as far as device, layers and memory go."""
     reason = (
         conditions.device_refusal()
-        or conditions.refusal(layers, xs.dtype)
+        or conditions.refusal(layers, inputs.dtype)
         or conditions.precision_refusal()
     )
     if reason:
         return False
     looks_for_nan = jax.config.jax_debug_nans or jax.config.jax_debug_infs  # type: ignore[attr-defined]
-    no_loop = divisor_near(len(xs), GPU.steps) == len(xs)
+    no_loop = divisor_near(inputs.shape[0], GPU.steps) == inputs.shape[0]
     if looks_for_nan or no_loop or not _stays_whole():
         return False
     device = device_here()
     if (reason := agreement.objection(device)) is not None:
         _warn_once(reason)
         return False
-    return _workspace_fits(layers, xs, device)
+    return _workspace_fits(layers, inputs, device)
 
 
 @cache
@@ -132,9 +131,9 @@ def _stays_whole() -> bool:
     return alone and jax.process_count() == 1
 
 
-def _workspace_fits(layers: Layers, xs: Array, device: jax.Device) -> bool:
+def _workspace_fits(layers: Layers, inputs: Any, device: jax.Device) -> bool:
     kernel = Kernel(layers, default_precision(), whole=True, or_loop=True)
-    numbers = workspace_size(kernel, len(xs), xs.shape[1] if xs.ndim == 3 else 1)
+    numbers = workspace_size(kernel, inputs.shape[0], inputs.shape[1] if inputs.ndim == 3 else 1)
     return 4 * numbers <= WORKSPACE_SHARE * _memory(device)
 
 

@@ -11,6 +11,7 @@ from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.time_loop.scan import ScanSettings, scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
+    Prepared,
     StepMasks,
     drop_recurrent,
     state_after_step,
@@ -36,14 +37,7 @@ class Loop(NamedTuple):
 
 
 def run_loop(
-    cell: Cell,
-    loop: Loop,
-    by_hand: bool,
-    reverse: bool,
-    params: PyTree,
-    xs: Array,
-    state0: PyTree,
-    masks: StepMasks,
+    cell: Cell, loop: Loop, by_hand: bool, params: PyTree, prepared: Prepared
 ) -> tuple[PyTree, Array]:
     """``(final state, outputs)`` of checked arguments.
 
@@ -51,18 +45,16 @@ def run_loop(
         cell: any; with a rule where ``by_hand``.
         loop: its settings.
         by_hand: whether the derivative is the hand-derived one.
-        reverse: from the last step to the first.
         params: of the cell.
-        xs: [T, D] or [T, B, D].
-        state0: the starting state.
-        masks: what happens to the state between steps.
+        prepared: the sequence, the starting state and the masks.
 
     Raises:
         ValueError: settings that are no positive integers, or a number of segments for autodiff.
     """
-    settings = scan_settings(reverse, loop.unroll)
+    settings = scan_settings(prepared.reverse, loop.unroll)
+    xs, state0, masks = prepared[:3]
     if by_hand:
-        steps = segment_length(loop.segments, cell, params, xs, state0)
+        steps = segment_length(loop.segments, cell, params, len(xs), state0)
         return unroll_by_hand(cell, settings, steps, params, xs, state0, masks)
     require_no_segments(loop)
     return _scan_cell(cell, settings, params, xs, state0, masks)

@@ -49,27 +49,26 @@ class Boundaries(NamedTuple):
     masks: Any
 
 
-def residual_bytes(cell: Cell, params: PyTree, xs: Array, state0: PyTree) -> int:
-    """What back-propagation through time would keep of the whole sequence."""
-    one = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+def residual_bytes(cell: Cell, params: PyTree, length: int, state0: PyTree) -> int:
+    """Bytes that back-propagation through time would keep of a sequence of so many steps."""
+    one = jax.ShapeDtypeStruct((*state0.h.shape[:-1], cell.input_size), state0.h.dtype)
     state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
     leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
-    return xs.shape[0] * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return length * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def segment_length(
-    segments: int | str | None, cell: Cell, params: PyTree, xs: Array, state0: PyTree
+    segments: int | str | None, cell: Cell, params: PyTree, length: int, state0: PyTree
 ) -> int:
-    """How many steps a segment has; all of them where nothing is to be recomputed.
+    """How many of ``length`` steps a segment has; all of them where nothing is to be recomputed.
 
     Raises:
         ValueError: ``segments`` is no positive integer, ``"auto"`` or None.
     """
-    length = xs.shape[0]
     if segments is None:
         return length
     if segments == "auto":
-        if residual_bytes(cell, params, xs, state0) <= LARGE:
+        if residual_bytes(cell, params, length, state0) <= LARGE:
             return length
         segments = math.isqrt(length)
     if isinstance(segments, str):

@@ -28,7 +28,9 @@ def _precision(cell: Cell, settings: ScanSettings, *rest: Any) -> Any:
     return settings.precision
 
 
-def _forward(
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@partial(at_precision, precision=_precision)
+def unroll_by_hand(
     cell: Cell,
     settings: ScanSettings,
     steps: int,
@@ -52,7 +54,9 @@ def _forward(
     return out
 
 
-def _forward_and_tangent(
+@unroll_by_hand.defjvp
+@partial(at_precision, precision=_precision)
+def _unroll_by_hand_jvp(
     cell: Cell,
     settings: ScanSettings,
     steps: int,
@@ -73,7 +77,3 @@ def _forward_and_tangent(
         backward = partial(backward_segments, cell, settings, steps)
     dots = Gradients(*tangents[:3])
     return out, linear_map(tangent, backward, kept, dots, none_for_zero=True)
-
-
-unroll_by_hand: Any = jax.custom_jvp(at_precision(_forward, _precision), nondiff_argnums=(0, 1, 2))
-unroll_by_hand.defjvp(at_precision(_forward_and_tangent, _precision))

@@ -104,7 +104,7 @@ def unroll_stack(
     ys = zero_padding(valid, xs)
     if _kernel_could_run(stack, sequences, key):
         layers = _directions(stack)
-        choice = choose(gradient, backend, layers, ys, valid)
+        choice = choose(gradient, backend, layers, jax.typeof(ys), valid)
         if choice.kernel:
             ends, ys = _run_kernel(
                 layers, params, ys, state0, sequences.lengths, or_loop=choice.or_loop

@@ -28,6 +28,7 @@ import numpy as np
 from lstm_jax.array_types import Array, Bool, Int, PyTree
 from lstm_jax.cells.cell import Cell
 from lstm_jax.dropout import recurrent_factor, require_rate, zoneout_masks, zoneout_rates
+from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.validation import (
     ShapeError,
     require_bool,
@@ -260,6 +261,49 @@ def step_masks(
         cut = (done % truncate == 0) & (done > 0)
         cut = cut if valid is None else cut & valid
     return StepMasks(valid, reset, cut)
+
+
+class Prepared(NamedTuple):
+    """A sequence as the loop reads it, and what happens to the state between its steps.
+
+    Attributes:
+        xs: the inputs, zeros in the padding; each sequence turned round where they run backwards by lengths.
+        state0: the starting state.
+        masks: of the loop over ``xs``.
+        lengths: int32 [B]; None where every sequence has T steps.
+        reverse: whether the loop runs from the last step to the first.
+        turned: whether ``xs`` was turned round, and the outputs have to be.
+    """
+
+    xs: Any
+    state0: Any
+    masks: StepMasks
+    lengths: Any
+    reverse: bool
+    turned: bool
+
+
+def prepare(cell: Cell, xs: Array, state0: PyTree, sequences: Sequences, noise: Noise) -> Prepared:
+    """What the loop of a cell runs over; `in_order` brings its outputs back.
+
+    Raises:
+        ShapeError, TypeError, ValueError: lengths, resets, truncation or rates that do not fit.
+    """
+    lengths, resets, truncate, reverse = checked_sequences(sequences, xs)
+    zoneout, dropout = noise_masks(cell, noise, state0, len(xs))
+    masks = step_masks(xs, lengths, resets, truncate, reverse=reverse)
+    masks = masks._replace(zoneout=zoneout, dropout=dropout)
+    state0 = vary_over(varying_axes(masks), state0)
+    xs = zero_padding(masks, xs)
+    if reverse and lengths is not None:
+        # Backwards means: each sequence from its own last step to its first, forward in the loop.
+        return Prepared(reverse_sequences(lengths, xs), state0, masks, lengths, False, True)
+    return Prepared(xs, state0, masks, lengths, reverse, False)
+
+
+def in_order(prepared: Prepared, hs: Array) -> Array:
+    """The outputs of the loop, aligned with the inputs."""
+    return reverse_sequences(prepared.lengths, hs) if prepared.turned else hs
 
 
 def noise_masks(cell: Cell, noise: Noise, state0: PyTree, time: int) -> tuple[Any, Array | None]:

@@ -11,18 +11,15 @@ from lstm_jax.backends.choice import check_choice, choose
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
-from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.time_loop.scan import scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
     ALL_STEPS,
     NO_NOISE,
     Noise,
+    Prepared,
     Sequences,
-    checked_sequences,
-    noise_masks,
-    reverse_sequences,
-    step_masks,
-    zero_padding,
+    in_order,
+    prepare,
 )
 from lstm_jax.validation import ShapeError, require_bool, require_type
 
@@ -89,27 +86,30 @@ def unroll(
     if not isinstance(cell, Cell):
         return _unroll_step(cell, params, xs, state0, sequences, noise, gradient, backend)
     state0 = check_cell_arguments(cell, params, xs, state0)
-    lengths, resets, truncate, reverse = checked_sequences(sequences, xs)
-    zoneout, dropout = noise_masks(cell, noise, state0, len(xs))
-    masks = step_masks(xs, lengths, resets, truncate, reverse=reverse)
-    masks = masks._replace(zoneout=zoneout, dropout=dropout)
-    state0 = vary_over(varying_axes(masks), state0)
-    xs = zero_padding(masks, xs)
-    # With lengths, backwards means: each sequence from its own last step to its first, forward in the loop.
-    flip = reverse and lengths is not None
-    if flip:
-        xs, reverse = reverse_sequences(lengths, xs), False
-    choice = choose(gradient, backend, ((cell,),), xs, masks)
+    prepared = prepare(cell, xs, state0, sequences, noise)
+    choice = choose(gradient, backend, ((cell,),), jax.typeof(prepared.xs), prepared.masks)
     if choice.kernel:
-        inputs = xs[::-1] if reverse else xs
-        (((state,),), hs) = unroll_by_cudnn(
-            ((cell,),), ((params,),), inputs, ((state0,),), lengths, or_loop=choice.or_loop
-        )
-        hs = hs[::-1] if reverse else hs
+        state, hs = _run_kernel(cell, params, prepared, or_loop=choice.or_loop)
     else:
         by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
-        state, hs = run_loop(cell, choice.loop, by_hand, reverse, params, xs, state0, masks)
-    return state, reverse_sequences(lengths, hs) if flip else hs
+        state, hs = run_loop(cell, choice.loop, by_hand, params, prepared)
+    return state, in_order(prepared, hs)
+
+
+def _run_kernel(
+    cell: Cell, params: PyTree, prepared: Prepared, *, or_loop: bool
+) -> tuple[PyTree, Array]:
+    """One cell by the kernel, which knows no direction: the sequence is turned round for it."""
+    step = -1 if prepared.reverse else 1
+    (((state,),), hs) = unroll_by_cudnn(
+        ((cell,),),
+        ((params,),),
+        prepared.xs[::step],
+        ((prepared.state0,),),
+        prepared.lengths,
+        or_loop=or_loop,
+    )
+    return state, hs[::step]
 
 
 def _unroll_step(

@@ -123,7 +123,9 @@ def _precision(kernel: Kernel, *rest: Any) -> Any:
     return kernel.precision
 
 
-def _forward(
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(at_precision, precision=_precision)
+def _run(
     kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; differentiable in all but the lengths, the reserve a constant."""
@@ -132,7 +134,9 @@ def _forward(
     return (unstacked_states(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
 
-def _forward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
+@_run.defjvp
+@partial(at_precision, precision=_precision)
+def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     params, xs, state0, lengths = primals
     out, reserve = _run(kernel, *primals)
     kept = Kept(params, xs, state0, lengths, out[1], reserve)
@@ -142,16 +146,14 @@ def _forward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     return (out, reserve), (out_dot, jnp.zeros_like(reserve))
 
 
-_run: Any = jax.custom_jvp(at_precision(_forward, _precision), nondiff_argnums=(0,))
-_run.defjvp(at_precision(_forward_jvp, _precision))
-
-
 def _tangent(kernel: Kernel, kept: Kept, dots: tuple[PyTree, Array, PyTree]) -> Any:
     primals = (kept.params, kept.xs, kept.state0)
     return jax.jvp(_by_loop(kernel, kept.lengths), primals, dots)[1]
 
 
-def _pull_back(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(at_precision, precision=_precision)
+def _backward(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
     x, y, d_y = (jnp.swapaxes(array, 0, 1) for array in (kept.xs, kept.ys, d_out[1]))
     saved = (x, *stacked_states(kept.state0), packed(kept.params), kept.lengths, y, kept.reserve)
@@ -163,7 +165,9 @@ def _pull_back(kernel: Kernel, kept: Kept, d_out: tuple[PyTree, Array]) -> Any:
     )
 
 
-def _pull_back_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
+@_backward.defjvp
+@partial(at_precision, precision=_precision)
+def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     kept, d_out = primals
     kept_dot, d_out_dot = tangents
     by_loop = _by_loop(kernel, kept.lengths)
@@ -178,10 +182,6 @@ def _pull_back_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
         (kept_dot.params, kept_dot.xs, kept_dot.state0, d_out_dot),
     )
     return _backward(kernel, kept, d_out), dots
-
-
-_backward: Any = jax.custom_jvp(at_precision(_pull_back, _precision), nondiff_argnums=(0,))
-_backward.defjvp(at_precision(_pull_back_jvp, _precision))
 
 
 def unroll_by_loop(
@@ -205,7 +205,7 @@ def unroll_by_loop(
         ends, outs = [], []
         for number, cell in enumerate(cells):
             given = turn(ys) if number else ys
-            steps = segment_length("auto", cell, own[number], given, start[number])
+            steps = segment_length("auto", cell, own[number], len(xs), start[number])
             end, hs = unroll_by_hand(
                 cell, settings, steps, own[number], given, start[number], masks
             )
