@@ -14,7 +14,14 @@ import pytest
 from lstm_jax.weights import gate_order
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/analysis.md", "docs/layers_and_weights.md", "docs/training.md"]
+PAGES = [
+    "README.md",
+    "docs/analysis.md",
+    "docs/demo.md",
+    "docs/gpu_and_tpu.md",
+    "docs/layers_and_weights.md",
+    "docs/training.md",
+]
 if not all((CHECKOUT / page).is_file() for page in PAGES):
     pytest.skip("needs a checkout", allow_module_level=True)
 

@@ -20,6 +20,7 @@ import optax
 
 from lstm_jax.array_types import Array, Int
 from lstm_jax.cells import Cell
+from lstm_jax.initializers import Initializer
 from lstm_jax.language import (
     Batch,
     LanguageModel,
@@ -76,14 +77,9 @@ def shortest_text(steps: int) -> int:
     return int((WINDOW + 1) / (1 - HELD_OUT)) + int(2 * TEST_ROWS / HELD_OUT) if steps else 1
 
 
-def model_of(cell: Cell, codes: Int[np.ndarray, "characters"]) -> LanguageModel:
+def model_of(cell: Cell, readout_bias: Initializer) -> LanguageModel:
     """A language model over one-hot characters, as many as the cell has inputs."""
-    return language_model(
-        stack(cell),
-        cell.input_size,
-        embedding=False,
-        b_y_init=log_frequency(codes, cell.input_size),
-    )
+    return language_model(stack(cell), cell.input_size, embedding=False, b_y_init=readout_bias)
 
 
 def train(
@@ -93,6 +89,8 @@ def train(
     rate: float,
     seed: int,
     report: Callable[[int, float], None] = lambda step, bits: None,
+    *,
+    readout_bias: Initializer | None = None,
 ) -> list[Trained]:
     """Train networks that differ in their initialisation alone, all in one program.
 
@@ -103,6 +101,7 @@ def train(
         rate: Adam's learning rate.
         seed: of the windows, and of the parameters with the network's number.
         report: called after some steps each with the steps done so far and their mean loss in bits.
+        readout_bias: initialiser of the readout's bias; the log frequency of each character if None.
 
     Returns:
         What is left of each network.
@@ -111,10 +110,12 @@ def train(
         NonFiniteError: a loss that is not finite, with its step.
     """
     seen, held_out = split(codes)
-    model = model_of(cells[0], seen)
+    readout_bias = readout_bias or log_frequency(seen, cells[0].input_size)
+    model = model_of(cells[0], readout_bias)
     problem, optimizer = problem_of(model), optimizer_of(rate)
     states = [
-        start(problem, optimizer, model_of(cell, seen), seed, n) for n, cell in enumerate(cells)
+        start(problem, optimizer, model_of(cell, readout_bias), seed, n)
+        for n, cell in enumerate(cells)
     ]
     text = jnp.asarray(seen)
     bits = np.zeros((0, len(cells)))

@@ -1,0 +1,1 @@
+"""How the start of a readout's bias makes an LSTM healthy or sick."""
