@@ -182,7 +182,8 @@ def _norm(rows: Array) -> Array:
 
 
 def _local(rule: HandDerived, hs: Array) -> Any:
-    return rule.local_derivatives(Residuals(hs, None))
+    not_read: Any = None
+    return rule.local_derivatives(Residuals(h=hs, h_prev=not_read))
 
 
 def _checked(cell: Cell, params: RNNParams, hs: Array) -> HandDerived:

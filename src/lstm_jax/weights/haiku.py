@@ -85,12 +85,13 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell
         require_shape(f"{name}/{part}", array, shape, f"D={input_size}, H={hidden_size}")
     if gates == 1:
         bias = arrays[b] + arrays.get("linear_1/b", np.zeros_like(arrays[b]))
-        own_rnn = RNNParams(arrays[w_x], arrays[w_h], bias)
-        return rnn(input_size, hidden_size, activation="relu"), to_jax(own_rnn)
+        of_rnn: Any = (arrays[w_x], arrays[w_h], bias)
+        rnn_params = to_jax(RNNParams(*of_rnn))
+        return rnn(input_size, hidden_size, activation="relu"), rnn_params
     order, own_order = GRU["haiku"], GRU["lstm_jax"]
-    turned = (reorder(_turned(arrays[part]), order, own_order) for part in (w_x, w_h, b))
-    own_gru = GRUResetBeforeParams(*turned)
-    return gru(input_size, hidden_size, reset_after=False), to_jax(own_gru)
+    of_gru: Any = (reorder(_turned(arrays[part]), order, own_order) for part in (w_x, w_h, b))
+    gru_params = to_jax(GRUResetBeforeParams(*of_gru))
+    return gru(input_size, hidden_size, reset_after=False), gru_params
 
 
 def to_haiku(

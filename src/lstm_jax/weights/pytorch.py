@@ -181,7 +181,8 @@ def _read(
     b_x, b_h = (arrays.get(f"{part}{ending}", zeros) for part in ("bias_ih", "bias_hh"))
     params = merge(kind, "pytorch", TwoBiases(w_x, w_h, b_x, b_h))
     if specification.projection_size:
-        params = LSTMVariantParams(*params)._replace(w_r=arrays[f"weight_hr{ending}"].T)
+        w_r: Any = arrays[f"weight_hr{ending}"].T
+        params = LSTMVariantParams(*params)._replace(w_r=w_r)
     return make_cell(specification), params
 
 

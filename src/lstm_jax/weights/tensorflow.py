@@ -84,8 +84,9 @@ def merge_kernel(
     require_shape(bias_name, bias, (4 * hidden_size,), f"H={hidden_size}")
     order, own = LSTM[framework], LSTM["lstm_jax"]
     input_size = kernel.shape[0] - hidden_size
-    w_x, w_h = np.split(reorder(kernel, order, own), [input_size])
-    b = reorder(bias, order, own)
+    kernels: Any = np.split(reorder(kernel, order, own), [input_size])
+    w_x, w_h = kernels
+    b: Any = reorder(bias, order, own)
     b[hidden_size : 2 * hidden_size] += np.asarray(forget_bias, b.dtype)
     return lstm(input_size, hidden_size), LSTMParams(w_x, w_h, b)
 

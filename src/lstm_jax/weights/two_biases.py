@@ -31,7 +31,9 @@ class TwoBiases(NamedTuple):
 def merge(kind: str, framework: str, weights: TwoBiases, *, reset_after: bool = True) -> Any:
     """A framework's weights as NumPy params: `LSTMParams`, `RNNParams` or those of either GRU."""
     order = gates_of(kind, framework)
-    w_x, w_h, b_x, b_h = (reorder(w, order, gates_of(kind, "lstm_jax")) for w in weights)
+    # NumPy arrays, which the annotations of the params do not allow.
+    ordered: Any = (reorder(w, order, gates_of(kind, "lstm_jax")) for w in weights)
+    w_x, w_h, b_x, b_h = ordered
     if kind == "lstm":
         return LSTMParams(w_x, w_h, b_x + b_h)
     if kind == "rnn":
@@ -39,7 +41,7 @@ def merge(kind: str, framework: str, weights: TwoBiases, *, reset_after: bool = 
     if not reset_after:
         return GRUResetBeforeParams(w_x, w_h, b_x + b_h)
     gates = 2 * len(b_x) // 3
-    b = np.concatenate([b_x[:gates] + b_h[:gates], b_x[gates:]])
+    b: Any = np.concatenate([b_x[:gates] + b_h[:gates], b_x[gates:]])
     return GRUParams(w_x, w_h, b, b_h[gates:])
 
 

@@ -87,7 +87,8 @@ def write_direction(cell: Cell, params: Any) -> OneDirection:
     hidden_size, p = specification.hidden_size, getattr(params, "p", None)
     if specification.coupled_gates:
         p = None if p is None else _with_input_gate(p, hidden_size)
-        params = LSTMParams(*(_with_input_gate(w, hidden_size) for w in params[:3]))
+        four_gates: Any = (_with_input_gate(w, hidden_size) for w in params[:3])
+        params = LSTMParams(*four_gates)
     w_x, w_h, b_x, b_h = split(specification.kind, "onnx", params)
     if p is not None:
         p = reorder(p, PEEPHOLES["lstm_jax"], PEEPHOLES["onnx"])
@@ -97,7 +98,8 @@ def write_direction(cell: Cell, params: Any) -> OneDirection:
 def _without_input_gate(params: LSTMParams) -> LSTMParams:
     """i, f, g, o to f, g, o: what enters f is what enters i, negated. The columns of f are not used."""
     blocks = (np.split(w, 4, axis=-1) for w in params)
-    return LSTMParams(*(np.concatenate([-i, g, o], axis=-1) for i, _, g, o in blocks))
+    three_gates: Any = (np.concatenate([-i, g, o], axis=-1) for i, _, g, o in blocks)
+    return LSTMParams(*three_gates)
 
 
 def _with_input_gate(w: np.ndarray, hidden_size: int) -> np.ndarray:
