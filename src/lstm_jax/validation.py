@@ -110,7 +110,7 @@ def require_arrays(
     """Refuse a pytree of arrays whose structure, shapes or dtype are not the expected ones.
 
     Args:
-        name: what the message calls the value.
+        name: of the value in the message.
         value: pytree of arrays.
         shapes: pytree of the same structure whose leaves have a ``shape``.
         dtype: the dtype of every leaf.
@@ -142,7 +142,7 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
     """Refuse a concrete array with a NaN or an infinity, naming where it first appears.
 
     Args:
-        name: what the message calls the value.
+        name: of the value in the message.
         value: pytree of arrays; traced ones are not checked.
         time_axis: whether the leading axis is time, so that the step can be named (from 1).
     """

@@ -69,7 +69,7 @@ class HandDerived(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, without the recurrent weights and through them.
+    """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, around the recurrent weights, through them.
 
     Attributes:
         direct: ``direct(params, state, x) -> state of states``, E_t as ``step_jacobian`` gives J_t: all that
