@@ -59,7 +59,7 @@ class TestSequence:
 
     def test_more_batch_axes_are_pointed_to_vmap(self, run, problem):
         with refuses(
-            ShapeError, "got [7, 2, 2, 3]; put jax.vmap around unroll for more batch axes"
+            ShapeError, "got [7, 2, 2, 3]. Put jax.vmap around unroll for more batch axes"
         ):
             run(problem.cell, problem.params, jnp.zeros((7, 2, 2, 3)))
 

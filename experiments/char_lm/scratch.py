@@ -97,7 +97,7 @@ def problem(
         loss=loss,
         batch=batch,  # type: ignore[arg-type]
         carry=lambda: (jnp.zeros(zeros), jnp.zeros(zeros)),
-        batch_axes=Batch(inputs=1, targets=1, first=None),
+        batch_axes=Batch._make((1, 1, None)),
     )
 
 

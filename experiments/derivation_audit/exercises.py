@@ -86,7 +86,7 @@ cell_corrected = partial(cell_with, "listed")
 def cell_digits() -> dict[str, tuple[str, float]]:
     """Each printed number of the cell's parameters, and what the published backward pass gives."""
     found = cell_published(*drawn_cell())
-    columns = {"dWax": found.w_x.T, "dWaa": found.w_h.T, "dba": found.b[:, None]}
+    columns: dict[str, Any] = {"dWax": found.w_x.T, "dWaa": found.w_h.T, "dba": found.b[:, None]}
     return _beside(CELL_BACKWARD, columns)
 
 

@@ -122,7 +122,7 @@ def problem(trial: Trial) -> Problem:
             trial, jax.random.fold_in(key, step), trial.batch_size
         ),
         carry=lambda: Record(jnp.full(RECENT, jnp.inf), jnp.int32(0), jnp.int32(0)),
-        batch_axes=Examples(xs=1, targets=1 if trial.task == "copy" else 0, lengths=0),
+        batch_axes=Examples._make((1, 1 if trial.task == "copy" else 0, 0)),
         carry_axes=None,
     )
 

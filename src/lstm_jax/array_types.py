@@ -1,7 +1,8 @@
-"""Names for array annotations, with axes, that cost nothing at run time.
+"""Types for array annotations with axes: ``Float[Array, "time batch hidden"]``.
 
-With `jaxtyping` installed (the development extra brings it) ``Float[Array, "time batch hidden"]``
-is checked by the test run. Without it, the same annotation is plain `jax.Array`.
+With `jaxtyping` installed (it is in the development extra) the tests check the annotations of functions. The
+fields of a NamedTuple are not checked: there an annotation documents the normal use. Without `jaxtyping` an
+annotation is plain `jax.Array`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,6 @@ else:
         Bool = Float = Inexact = Int = _Plain
 
 PyTree = Any
-"""Any nest of tuples, named tuples, dicts and lists whose leaves are arrays."""
+"""Nested tuples, named tuples, dicts and lists whose leaves are arrays."""
 
 __all__ = ["Array", "Bool", "Float", "Inexact", "Int", "PyTree"]

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, on a full disk and when the process is killed as well."""
+"""Write a file completely or not at all, even on a full disk or if the process is killed."""
 
 import os
 import tempfile
@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial-"
-"""How the name of a file begins that is not whole yet; a killed process leaves it behind."""
+"""The beginning of the name of an incomplete file, which a killed process leaves behind."""
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path`` with the same ending, which then takes its name.
+    """Let ``write`` fill a new file beside ``path``, with the same ending, and rename it to ``path``.
 
     Raises:
-        OSError: a folder that is not there or cannot be written to; the file is as before.
+        OSError: a folder that does not exist or cannot be written to; the file stays as before.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
@@ -23,7 +23,7 @@ def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
         write(Path(name))
         with open(name, "rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes it readable by its owner only; other files are as the umask says.
+        # mkstemp makes the file readable by its owner only; give it the rights that the umask sets.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
@@ -35,5 +35,5 @@ def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """`write_file` with what the file is to hold."""
+    """Write ``content`` by `write_file`."""
     write_file(path, lambda partial: partial.write_bytes(content))

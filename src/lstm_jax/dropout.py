@@ -1,14 +1,14 @@
-r"""Noise that keeps a network from leaning on single units: where it acts, and the masks that make it.
+r"""Dropout and zoneout: where the noise acts, and the masks that make it.
 
     dropout              x_t ⊙ m_t / (1−p)       m_t drawn anew at each step      (Srivastava et al. 2014)
     variational          x_t ⊙ m / (1−p)         one mask for all steps           (Gal & Ghahramani 2016)
     recurrent dropout    h_{t−1} ⊙ m / (1−p)     one mask for all steps, before W_h            (likewise)
-    zoneout              m_t ⊙ s_{t−1} + (1−m_t) ⊙ s̃_t    s̃_t what the step returns  (Krueger et al. 2017)
+    zoneout              m_t ⊙ s_{t−1} + (1−m_t) ⊙ s̃_t    s̃_t the step's result      (Krueger et al. 2017)
 
 with m Bernoulli, 1 with probability 1−p, for zoneout with probability p. At evaluation, without a key,
 dropout does nothing and zoneout takes the expectation, m_t = p.
 
-Axes: x[T, ..., D]; each sample and unit has a draw of its own.
+Axes: x[T, ..., D]; each sample and unit is drawn independently.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ from lstm_jax.validation import require_key, require_same_structure
 
 
 def require_rate(name: str, rate: Any) -> None:
-    """Refuse what is not a number from 0 to below 1.
+    """Refuse anything but a number from 0 to below 1.
 
     Raises:
-        ValueError: with what came.
+        ValueError: naming the value.
     """
     number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
     if not number or not 0 <= rate < 1:
@@ -47,7 +47,7 @@ def dropout(
         As ``xs``.
 
     Raises:
-        TypeError: what is no key.
+        TypeError: ``key`` is not a random key.
         ValueError: a rate outside of [0, 1).
 
     Example:
@@ -69,7 +69,7 @@ def dropout(
 def recurrent_factor(
     key: Array, rate: float, h: Float[Array, "*batch h"], time: int
 ) -> Float[Array, "time *batch h"]:
-    """What h_{t−1} is multiplied by before W_h: 0 or 1/(1 − rate), the same at all steps."""
+    """The factor of h_{t−1} before W_h: 0 or 1/(1 − rate), the same at all steps."""
     factor = jax.random.bernoulli(key, 1 - rate, h.shape).astype(h.dtype) / (1 - rate)
     return jnp.broadcast_to(factor, (time, *h.shape))
 

@@ -1,16 +1,15 @@
-"""How recurrent parameters begin.
+"""Initialisers of recurrent weights and gate biases.
 
-An initialiser is a pure function ``(key, shape, dtype) -> array``, the convention of
-`jax.nn.initializers`, so those work wherever one is asked for. The ones here are those that the
-literature on recurrent networks argues about:
+An initialiser is a pure function ``(key, shape, dtype) -> array``, as in `jax.nn.initializers`, whose
+initialisers work as well. This file has those from the literature on recurrent networks:
 
     uniform(s)          U(−s, s); the cells use s = 1/√H                        (PyTorch's default)
     orthogonal(γ)       γ Q with Q orthogonal, one Q per gate                  (Saxe et al. 2014)
     scaled_identity(γ)  γ I, one per gate: an IRNN with relu and γ = 1            (Le et al. 2015)
     zeros
 
-and, for the gate biases of an LSTM or a GRU, `chrono` (Tallec & Ollivier 2018), which asks the gates
-to hold for times spread up to T_max:
+and, for the gate biases of an LSTM or a GRU, `chrono` (Tallec & Ollivier 2018): the gates' time constants
+are spread up to T_max:
 
     b_f ~ log U[1, T_max − 1],   b_i = −b_f       (GRU: b_u ~ log U[1, T_max − 1])
 """
@@ -59,8 +58,8 @@ def uniform(scale: float) -> Initializer:
 def orthogonal(scale: float = 1.0) -> Initializer:
     """``scale`` times a random orthogonal matrix (Saxe et al. 2014), one for each gate.
 
-    A shape [n, m·n] is filled with m independent n × n orthogonal blocks, so that each gate's own
-    recurrent matrix is orthogonal; any other shape gets orthonormal rows or columns as a whole.
+    A shape [n, m·n] is filled with m independent n × n orthogonal blocks, so that the recurrent
+    matrix of each gate is orthogonal; any other shape gets orthonormal rows or columns as a whole.
 
     Example:
         >>> import jax
@@ -73,7 +72,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        # The decomposition behind it exists from single precision up.
+        # The QR decomposition needs at least single precision.
         work = dtype if dtype in (jnp.float32, jnp.float64) else jnp.float32
         rows, columns = shape
         if columns % rows:
@@ -125,8 +124,8 @@ def chrono(t_max: float) -> Chrono:
 
         b_f ~ log U[1, t_max − 1],   b_i = −b_f
 
-    A forget gate σ(b_f) holds for about 1/(1 − f) = 1 + exp(b_f) steps, so the units' time constants
-    are uniform between 2 and ``t_max``.
+    A forget gate σ(b_f) keeps the state for about 1/(1 − f) = 1 + exp(b_f) steps, so the units' time
+    constants are uniform between 2 and ``t_max``.
 
     Args:
         t_max: the longest dependency expected, in steps; more than 2.
@@ -144,7 +143,7 @@ def chrono(t_max: float) -> Chrono:
 
 
 def with_gate_bias(b: Array, gate_bias: float | Chrono, key: Array) -> Array:
-    """A gate's bias [H] with what its cell was given for it: a number on top, or `chrono` in its place."""
+    """A gate's bias [H] plus a number, or `chrono`'s bias in its place."""
     return gate_bias(key, b.shape, b.dtype) if isinstance(gate_bias, Chrono) else b + gate_bias
 
 
@@ -152,7 +151,7 @@ def require_gate_bias(name: str, value: Any) -> None:
     """Refuse a gate bias that is neither a finite number nor `chrono`.
 
     Raises:
-        TypeError: with what came.
+        TypeError: naming the value.
     """
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not isinstance(value, Chrono) and not (number and np.isfinite(value)):
@@ -165,7 +164,7 @@ def require_initializers(**initializers: Any) -> None:
     """Refuse an initialiser that cannot be called.
 
     Raises:
-        TypeError: with its name and what came.
+        TypeError: naming the argument and its value.
     """
     for name, value in initializers.items():
         if value is not None and not callable(value):

@@ -1,11 +1,11 @@
-"""Flax linen layers that run, and are differentiated, as `lstm_jax.unroll` does it.
+"""Flax linen layers that run by `lstm_jax.unroll` and have its gradient.
 
-`RNN` takes the place of `flax.linen.RNN`: the same cells, the same arguments, the same variables under the
+`RNN` replaces `flax.linen.RNN`: the same cells, the same arguments, the same variables under the
 same names, drawn by the same keys. `LSTM` and `GRU` make an `RNN` with its cell.
 
     from lstm_jax.linen import RNN         # was: from flax.linen import RNN
 
-Past a sequence's length the outputs are zero here, where Flax's go on with the padding.
+Past a sequence's length the outputs are zero; Flax's go on with the padding.
 
 Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
 """
@@ -26,12 +26,12 @@ class RNN(linen.RNN):
 
     Attributes:
         cell: a linen LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell; and those of `flax.linen.RNN`, of
-            which ``unroll=1``, Flax's own, leaves it to the platform.
+            which ``unroll=1``, Flax's default, leaves it to the platform.
         gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
 
     Raises:
-        ValueError: when run: a cell, or activations, that have no counterpart here.
+        ValueError: when run: a cell, or activations, without a counterpart in `lstm_jax`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -65,7 +65,7 @@ class RNN(linen.RNN):
         if initial_carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             initial_carry = self.cell.initialize_carry(key, shape)
-        if self.is_initializing():  # Flax's own way draws the variables, from one step
+        if self.is_initializing():  # Flax draws the variables, from one step
             self.cell(initial_carry, inputs[0] if time_major else inputs[..., 0, :])
         if "params" not in self.cell.variables:
             raise ValueError(

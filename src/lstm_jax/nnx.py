@@ -1,12 +1,12 @@
-"""Flax nnx layers that run, and are differentiated, as `lstm_jax.unroll` does it.
+"""Flax nnx layers that run by `lstm_jax.unroll` and have its gradient.
 
-`RNN` takes the place of `flax.nnx.RNN`: the same cells, the same arguments, the same parameters under the
-same names, so that a model, its checkpoints and its optimizer stay as they are. `LSTM` and `GRU` are an `RNN`
-with its cell made along.
+`RNN` replaces `flax.nnx.RNN`: the same cells, the same arguments, the same parameters under the same names,
+so that a model, its checkpoints and its optimizer need no change. `LSTM` and `GRU` make an `RNN` with its
+cell.
 
     from lstm_jax.nnx import RNN           # was: from flax.nnx import RNN
 
-Past a sequence's length the outputs are zero here, where Flax's go on with the padding.
+Past a sequence's length the outputs are zero; Flax's go on with the padding.
 
 Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
 """
@@ -29,10 +29,10 @@ class RNN(nnx.RNN):
         gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
         **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
-            ``unroll`` (1, Flax's own, leaves it to the platform), ``rngs``.
+            ``unroll`` (1, Flax's default, leaves it to the platform), ``rngs``.
 
     Raises:
-        ValueError: a cell, or activations, that have no counterpart here.
+        ValueError: a cell, or activations, without a counterpart in `lstm_jax`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,7 +73,7 @@ class RNN(nnx.RNN):
         time_major = self.time_major if time_major is None else time_major
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
-            # As Flax does it, so that a drawn carry is the same one.
+            # As Flax does it, so that a random carry is the same.
             rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
             initial_carry = self.cell.initialize_carry(shape, rngs)
@@ -104,7 +104,7 @@ _LAYER = (
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is the layer's, and what is the cell's."""
+    """The options of the layer, and those of the cell."""
     layer = {name: options.pop(name) for name in _LAYER if name in options}
     return layer, options
 

@@ -1,8 +1,8 @@
-"""Refusals: one sentence that says what was expected and what came.
+"""Checks of arguments: each raises an error that names the expected and the actual value.
 
 Shapes and dtypes are static, so they are checked while tracing, at no run-time cost. Values (a NaN, an
-infinity) can only be seen where they are concrete: `require_finite` looks at them there and lets
-traced values pass.
+infinity) are known only where they are concrete: `require_finite` checks those and skips traced
+values.
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,19 @@ def show_shape(shape: Sequence[int | str]) -> str:
 
 
 def require_positive_int(name: str, value: Any) -> None:
-    """Refuse what is not a positive whole number."""
+    """Refuse anything but a positive whole number."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"Size mismatch: expected {name} to be a positive integer, got {value!r}.")
 
 
 def require_bool(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False."""
+    """Refuse anything but True and False."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"Option mismatch: expected {name} as True or False, got {value!r}.")
 
 
 def require_type(name: str, value: Any, expected: type) -> None:
-    """Refuse what is not of a type of this package."""
+    """Refuse a value that is not of the expected type."""
     if not isinstance(value, expected):
         raise TypeError(
             f"Type mismatch: expected {name} as {expected.__name__}(...), got "
@@ -66,7 +66,7 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def require_number(name: str, value: Any, *, above: float) -> None:
-    """Refuse what is not a finite number above a bound."""
+    """Refuse anything but a finite number above a bound."""
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not above < value < float("inf"):
         raise ValueError(
@@ -75,7 +75,7 @@ def require_number(name: str, value: Any, *, above: float) -> None:
 
 
 def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, ...]:
-    """Refuse what is not a sequence of known names; drop repetitions."""
+    """Refuse anything but a sequence of known names; drop repetitions."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"Type mismatch: expected {name} as a list of names, got {values!r}.")
     for value in values:
@@ -84,24 +84,24 @@ def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, 
 
 
 def require_key(key: Any) -> None:
-    """Refuse what is not one JAX random key (new style, or a raw uint32[2])."""
+    """Refuse anything but one JAX random key (new style, or a raw uint32[2])."""
     if isinstance(key, (jax.Array, np.ndarray)):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
             return
         if key.dtype == np.uint32 and key.shape == (2,):
             return
-        came = f"{key.dtype}{show_shape(key.shape)}"
+        got = f"{key.dtype}{show_shape(key.shape)}"
     else:
-        came = f"{type(key).__name__} {key!r}"
-    raise TypeError(f"Key mismatch: expected one key from jax.random.key(seed), got {came}.")
+        got = f"{type(key).__name__} {key!r}"
+    raise TypeError(f"Key mismatch: expected one key from jax.random.key(seed), got {got}.")
 
 
 def require_same_structure(name: str, value: PyTree, like: PyTree) -> None:
     """Refuse a pytree whose containers differ from those of ``like``."""
-    came: Any = jax.tree.structure(value)
+    got: Any = jax.tree.structure(value)
     expected: Any = jax.tree.structure(like)
-    if came != expected:
-        raise TypeError(f"Structure mismatch: expected {name} as {expected}, got {came}.")
+    if got != expected:
+        raise TypeError(f"Structure mismatch: expected {name} as {expected}, got {got}.")
 
 
 def require_arrays(
@@ -110,7 +110,7 @@ def require_arrays(
     """Refuse a pytree of arrays whose structure, shapes or dtype are not the expected ones.
 
     Args:
-        name: what the message calls the value.
+        name: of the value in the message.
         value: pytree of arrays.
         shapes: pytree of the same structure whose leaves have a ``shape``.
         dtype: the dtype of every leaf.
@@ -129,21 +129,21 @@ def require_arrays(
 
 
 def require_dtype(name: str, value: Any, dtype: Any, *, why: str = "the parameters'") -> None:
-    """Refuse an array that has not the given dtype."""
-    came = jnp.result_type(value)
-    if came != dtype:
+    """Refuse an array of another dtype."""
+    got = jnp.result_type(value)
+    if got != dtype:
         raise DtypeError(
             f"Dtype mismatch: expected {name} {jnp.dtype(dtype).name} ({why} dtype), "
-            f"got {came.name}."
+            f"got {got.name}."
         )
 
 
 def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None:
-    """Refuse a concrete array that holds a NaN or an infinity, naming where it first appears.
+    """Refuse a concrete array with a NaN or an infinity, naming where it first appears.
 
     Args:
-        name: what the message calls the value.
-        value: pytree of arrays; traced ones pass unseen.
+        name: of the value in the message.
+        value: pytree of arrays; traced ones are not checked.
         time_axis: whether the leading axis is time, so that the step can be named (from 1).
     """
     found = []
@@ -152,7 +152,7 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
             jnp.result_type(leaf), jnp.inexact
         ):
             continue
-        # NumPy, not JAX: under jit an array held fixed is concrete, but JAX would trace its isfinite.
+        # NumPy, not JAX: under jit a constant array is concrete, but JAX would trace its isfinite.
         array = np.asarray(leaf)
         bad = ~np.isfinite(array)
         if bad.any():
@@ -160,7 +160,7 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
             found.append((tuple(int(n) for n in first), path, array))
     if not found:
         return
-    # Of several leaves, the one that goes wrong at the earliest step.
+    # Of several leaves, name the one that is wrong at the earliest step.
     where_first, path, array = min(found, key=lambda leaf: leaf[0][:1]) if time_axis else found[0]
     what = "NaN" if np.isnan(array[where_first]) else "an infinity"
     label = f"{name}.{leaf_name(path)}" if path else name
@@ -171,7 +171,7 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
 
 
 def require_finite_arguments(params: PyTree, state0: PyTree, xs: PyTree) -> None:
-    """Refuse a NaN or an infinity in what a run starts from; of xs, the step is named."""
+    """Refuse a NaN or an infinity in the inputs of a run; for xs, the message names the step."""
     require_finite("params", params)
     require_finite("state0", state0)
     require_finite("xs", xs, time_axis=True)

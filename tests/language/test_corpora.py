@@ -224,7 +224,7 @@ FAILURES = {
     "forbidden": (lambda h: h.send_error(403), "got 403 Forbidden from"),
     "no HTTP": (
         lambda h: h.wfile.write(b"\0\1\2\n"),
-        r"got what is no HTTP \(BadStatusLine\) from",
+        r"got no HTTP answer \(BadStatusLine\) from",
     ),
     "no answer": (lambda h: None, "got Remote end closed connection without response from"),
 }

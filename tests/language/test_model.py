@@ -200,7 +200,7 @@ def test_models_that_cannot_be_are_refused(without_type_checker, make, error, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": -1.0}, "temperature from 0 on"),
+        ({"temperature": -1.0}, "temperature of at least 0"),
         ({"temperature": 1.0}, "expected a key to draw"),
         ({"length": 0}, "length"),
         ({"prompt": jnp.zeros((0,), jnp.int32)}, "at least one token"),

@@ -254,7 +254,7 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
         unroll_stack(net, params, xs.astype(jnp.bfloat16))
     with pytest.raises(TypeError, match="expected xs as an array, got list"):
         unroll_stack(net, params, xs.tolist())
-    with pytest.raises(TypeError, match="got a Stack; a stack runs by unroll_stack"):
+    with pytest.raises(TypeError, match="got a Stack. Run a stack by unroll_stack"):
         lstm_jax.unroll(net, params, xs)
     with pytest.raises(ValueError, match="expected reverse as True or False, got 'no'"):
         unroll_stack(net, params, xs, sequences=lstm_jax.Sequences(reverse="no"))

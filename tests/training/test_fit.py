@@ -51,7 +51,7 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
 
     looks, before = [], signal.getsignal(asked)
     with pytest.raises(
-        training.InterruptedRun, match=f"by {asked.name} after step 2 of 17; .*/2 with"
+        training.InterruptedRun, match=f"by {asked.name} after step 2 of 17. .*/2 with"
     ):
         fit_flat(
             problem,

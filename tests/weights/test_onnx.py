@@ -310,7 +310,7 @@ def test_what_lays_axes_out_is_followed():
 @pytest.mark.parametrize(
     ("between", "message"),
     [
-        ([("Relu", ["Y"], ["X2"], {})], "nothing between but what lays axes out, got Relu 'X2'"),
+        ([("Relu", ["Y"], ["X2"], {})], "only nodes between them that move axes, got Relu 'X2'"),
         (
             [("Squeeze", ["Y", "one"], ["s"], {}), ("Mul", ["s", "half"], ["X2"], {})],
             "got Mul 'X2'",
@@ -320,7 +320,7 @@ def test_what_lays_axes_out_is_followed():
                 ("Squeeze", ["Y", "one"], ["s"], {}),
                 ("Transpose", ["s"], ["X2"], {"perm": [1, 0, 2]}),
             ],
-            "expected GRU 'above' on the outputs .* laid out in another way",
+            "expected GRU 'above' on the outputs .* in another layout",
         ),
         ([("Identity", ["Y_h"], ["X2"], {})], "GRU 'above' .* got a final state as its X"),
         ([("Identity", ["X"], ["X2"], {})], "GRU 'above' on an input of size 5, got 3"),

@@ -244,7 +244,7 @@ def test_names_and_options_refused():
         (lstm_jax.lstm(D, H, peepholes=True), "with peepholes"),
         (lstm_jax.lstm(D, H, coupled_gates=True), "with coupled gates"),
         (lstm_jax.lstm(D, H, layer_norm=True), "with layer normalisation"),
-        (lstm_jax.lstm(D, H, projection_size=P), "put it into lstm_jax.stack"),
+        (lstm_jax.lstm(D, H, projection_size=P), "Put it into lstm_jax.stack"),
         (lstm_jax.gru(D, H, reset_after=False), "reset_after=False"),
         (lstm_jax.rnn(D, H, activation="identity"), "with the activation identity"),
         (stack_of(lstm_jax.lstm(D, H), lstm_jax.gru(H, H)), "layers that are alike"),
@@ -283,14 +283,14 @@ def test_params_refused():
 
 @pytest.mark.usefixtures("without_type_checker")
 def test_a_module_in_place_of_its_state_dict_is_refused():
-    with pytest.raises(TypeError, match="expected a state dict, got a object; .* state_dict"):
+    with pytest.raises(TypeError, match="expected a state dict, got a object. .* state_dict"):
         weights.from_pytorch(object())
 
 
 @pytest.mark.usefixtures("without_type_checker")
 def test_other_objects_refused():
     layer = lstm_jax.bidirectional(lstm_jax.lstm(D, H))
-    with pytest.raises(TypeError, match="got Bidirectional; put it into lstm_jax.stack"):
+    with pytest.raises(TypeError, match="got Bidirectional. Put it into lstm_jax.stack"):
         weights.to_pytorch(layer, layer.init(jax.random.key(0)))
     with pytest.raises(TypeError, match="expected a cell, a layer or a stack, got str"):
         weights.to_pytorch("lstm", None)

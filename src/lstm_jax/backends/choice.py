@@ -1,20 +1,20 @@
-"""Who computes a network: the loop in XLA or NVIDIA's kernel, and what ``backend="auto"`` asks of the kernel.
+"""The choice of the backend: the loop in XLA or NVIDIA's kernel, and the conditions of ``backend="auto"``.
 
-``backend="cudnn"`` refuses by name what the kernel cannot run. ``backend="auto"`` takes the kernel where all
-of these hold, and else the loop, which computes the same numbers to rounding:
+``backend="cudnn"`` raises an error for a network that the kernel cannot run. ``backend="auto"`` takes the
+kernel if all of these hold, and else the loop, which computes the same numbers to rounding:
 
     device      CUDA with cuDNN
     gradient    "bptt" or "auto"; autodiff differentiates the loop
-    settings    JAX, when it traces the function, is set to a precision of matrix products that cuDNN has, and
-                not to look for NaN (the kernel's workspace may look like it)
+    settings    when JAX traces the function, its precision of matrix products is one that cuDNN has, and its
+                search for NaN is off (the bits of the kernel's workspace may be a NaN)
     layers      standard LSTMs in float32, of one size, each in the same directions
     options     lengths and reverse alone
     steps       more than the loop takes in one iteration
-    one device  a kernel cannot be split: with several devices, or a mesh set, only inside of `jax.shard_map`
-                over all of its axes; and one process, because each looks at its own device
-    memory      its workspace takes no more than a sixteenth of what JAX may use of the device's
-    agreement   on a small LSTM, in full single precision, it computed what the loop did, on the device on
-                which JAX computes unless told otherwise and in this process
+    one device  JAX cannot split a kernel: with several devices, or a mesh set, only inside `jax.shard_map`
+                over all of its axes; and one process, because each process checks only its device
+    memory      its workspace takes at most a sixteenth of the memory that JAX may use
+    agreement   on a small LSTM, in full single precision, it computed the loop's numbers: once in each
+                process, on JAX's default device
 """
 
 import warnings
@@ -35,15 +35,15 @@ GRADIENTS = ("auto", "bptt", "autodiff")
 BACKENDS = ("auto", "loop", "cudnn")
 
 WORKSPACE_SHARE = 1 / 16
-"""Of the memory that JAX may use, for the workspace of one call; a network may make several."""
+"""The part of the memory that JAX may use for the workspace of one call; a network may make several."""
 
 
 class Choice(NamedTuple):
-    """Who computes a network.
+    """The backend of a network.
 
     Attributes:
-        kernel: whether NVIDIA's kernel does; else the loop.
-        or_loop: whether the loop takes over where the kernel is not there, as `Kernel` has it.
+        kernel: whether it is NVIDIA's kernel; else the loop.
+        or_loop: whether the loop takes over where there is no kernel, as in `Kernel`.
         loop: settings of the loop.
     """
 
@@ -53,10 +53,10 @@ class Choice(NamedTuple):
 
 
 def check_choice(gradient: Any, backend: Any) -> None:
-    """Refuse what is neither a gradient nor a backend, or a pair that does not fit.
+    """Refuse an unknown gradient or backend, or a pair that does not fit.
 
     Raises:
-        ValueError: with what was expected and what came.
+        ValueError: naming the expected and the actual value.
     """
     require_one_of("gradient", gradient, GRADIENTS)
     if not isinstance(backend, Loop):
@@ -64,24 +64,24 @@ def check_choice(gradient: Any, backend: Any) -> None:
     if backend == "cudnn" and gradient == "autodiff":
         raise ValueError(
             'Option mismatch: expected gradient="auto" or "bptt" with backend="cudnn", got "autodiff". '
-            "The kernel has its own backward pass."
+            "With the kernel, the gradient is the kernel's backward pass."
         )
 
 
 def choose(
     gradient: str, backend: str | Loop, layers: Layers, inputs: Any, masks: StepMasks
 ) -> Choice:
-    """Who computes these layers.
+    """Choose the backend of some layers.
 
     Args:
         gradient: ``"auto"``, ``"bptt"`` or ``"autodiff"``.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `Loop`.
         layers: their cells.
         inputs: the type of the inputs, [T, D] or [T, B, D]: their shape and dtype.
-        masks: what happens to the state between steps.
+        masks: of every step.
 
     Raises:
-        ValueError: ``"cudnn"`` for what its kernel cannot run, with the reason.
+        ValueError: ``"cudnn"`` for layers or masks that its kernel cannot run, with the reason.
     """
     loop = backend if isinstance(backend, Loop) else Loop()
     if backend == "cudnn":
@@ -97,7 +97,7 @@ def choose(
 
 
 def _auto_takes_kernel(layers: Layers, inputs: Any) -> bool:
-    """Whether ``backend="auto"`` takes the kernel, as far as device, layers and memory go."""
+    """Whether device, settings, layers and memory let ``backend="auto"`` take the kernel."""
     reason = (
         conditions.device_refusal()
         or conditions.refusal(layers, inputs.dtype)
@@ -106,10 +106,12 @@ def _auto_takes_kernel(layers: Layers, inputs: Any) -> bool:
     if reason:
         return False
     looks_for_nan = jax.config.jax_debug_nans or jax.config.jax_debug_infs  # type: ignore[attr-defined]
+    # All steps in one iteration: XLA then runs no loop, and a kernel saves no launches.
     no_loop = divisor_near(inputs.shape[0], GPU.steps) == inputs.shape[0]
     if looks_for_nan or no_loop or not _stays_whole():
         return False
     device = device_here()
+    # After the cheap checks, because the first call in a process compiles and runs both backends.
     if (reason := agreement.objection(device)) is not None:
         _warn_once(reason)
         return False
@@ -122,7 +124,7 @@ def _warn_once(reason: str) -> None:
 
 
 def _stays_whole() -> bool:
-    """Whether JAX will not split what is traced here over devices."""
+    """Whether JAX cannot split the traced computation over devices."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names:
         alone = set(mesh.manual_axes) == set(mesh.axis_names)
@@ -138,7 +140,7 @@ def _workspace_fits(layers: Layers, inputs: Any, device: jax.Device) -> bool:
 
 
 def _memory(device: jax.Device) -> float:
-    """Bytes that JAX may use of it; no limit where its allocator does not count."""
+    """The bytes of a device that JAX may use; infinite where its allocator does not count."""
     try:
         known = device.memory_stats() or {}
     except jax.errors.JaxRuntimeError:

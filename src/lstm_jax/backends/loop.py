@@ -1,4 +1,4 @@
-"""The loop in XLA: a cell over time by `jax.lax.scan`, differentiated by hand or by autodiff."""
+"""The backend "loop": a cell over time by `jax.lax.scan`, differentiated by hand or by autodiff."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,15 +21,15 @@ from lstm_jax.time_loop.step_masks import (
 
 
 class Loop(NamedTuple):
-    """The loop in XLA with settings of its own, for ``backend=``. The numbers do not depend on them.
+    """The loop in XLA with other settings, for ``backend=``. The numbers do not depend on them.
 
     Attributes:
         unroll: steps in one iteration of the loop; more are faster to run and slower to compile. ``"auto"``
             takes one on a CPU, and some eight on a GPU (`lstm_jax.time_loop.scan`).
-        segments: how the hand-derived rule spends memory. None keeps the gates of every step for the backward
-            pass. A number keeps the state at the boundaries of so many segments and runs each segment
+        segments: the memory of the hand-derived rule. None stores the gates of every step for the backward
+            pass. A number stores the state at the boundaries of so many segments and runs each segment
             forward again: some √T of them take the least memory, and a third more time. ``"auto"`` does that
-            where the gates would take more than half a GiB. Autodiff has no use for it.
+            where the gates would take more than half a GiB. Autodiff does not use it.
     """
 
     unroll: int | str = "auto"
@@ -39,7 +39,7 @@ class Loop(NamedTuple):
 def run_loop(
     cell: Cell, loop: Loop, by_hand: bool, params: PyTree, prepared: Prepared
 ) -> tuple[PyTree, Array]:
-    """``(final state, outputs)`` of checked arguments.
+    """Run the loop on checked arguments: ``(final state, outputs)``.
 
     Args:
         cell: any; with a rule where ``by_hand``.
@@ -49,7 +49,7 @@ def run_loop(
         prepared: the sequence, the starting state and the masks.
 
     Raises:
-        ValueError: settings that are no positive integers, or a number of segments for autodiff.
+        ValueError: settings that are not positive integers, or a number of segments for autodiff.
     """
     settings = scan_settings(prepared.reverse, loop.unroll)
     xs, state0, masks = prepared[:3]
@@ -61,19 +61,19 @@ def run_loop(
 
 
 def require_no_segments(loop: Loop) -> None:
-    """Refuse a number of segments where no hand-derived rule spends memory by it.
+    """Refuse a number of segments without the hand-derived rule, which alone uses it.
 
     Raises:
-        ValueError: with what was expected and what came.
+        ValueError: naming the expected and the actual value.
     """
     if loop.segments not in ("auto", None):
         raise ValueError(
-            "Segments need the hand-derived rule: expected a cell that brings one and gradient "
+            "Segments need the hand-derived rule: expected a cell with a rule and gradient "
             f'"auto" or "bptt", or segments=None, got segments={loop.segments!r}.'
         )
 
 
-# Under jit, and with the cell static, so that a call outside of jit compiles once and not each time.
+# Under jit with a static cell, so that calls outside of jit compile once.
 @partial(jax.jit, static_argnums=(0, 1))
 def _scan_cell(
     cell: Cell, settings: ScanSettings, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks

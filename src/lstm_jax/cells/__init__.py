@@ -1,9 +1,9 @@
 """One step of a recurrent network: its equations, its derivative by hand, its Jacobian. One file per cell.
 
-Start with `cell`: what a `Cell` is, a named tuple of pure functions. Then `lstm`, which opens with its
-equations; `gru` and `rnn` read the same way. `lstm_variants` adds peepholes, coupled gates, layer
-normalisation and a projection, `gru_reset_before` the older GRU. `affine`, `activation_slopes` and
-`layer_norm` are what they share.
+Start with `cell`: the type `Cell`, a named tuple of pure functions. Then `lstm`, which opens with its
+equations; `gru` and `rnn` have the same form. `lstm_variants` adds peepholes, coupled gates, layer
+normalisation and a projection, `gru_reset_before` the older GRU. They share
+`affine`, `activation_slopes` and `layer_norm`.
 
 May import: `jax_extensions` and the files at the root.
 """

@@ -1,4 +1,4 @@
-"""The pre-activations that the vanilla cell and the LSTM share, with their derivative for all t at once.
+"""The pre-activations of the vanilla cell and the LSTM, with their derivative for all t at once.
 
     z_t = x_t W_x + h_{t−1} W_h + b
 
@@ -22,8 +22,8 @@ def pre_activations(
     params: AffineParams, h: Float[Array, "*batch h"], x: Float[Array, "*batch d"]
 ) -> Float[Array, "*batch z"]:
     """z_t = x_t W_x + h_{t−1} W_h + b."""
-    # The bias before h W_h, which XLA for a GPU adds in place to the rest. With the bias in it, the rest of
-    # several steps is made by one kernel; without, it is copied at every step.
+    # The bias comes before h W_h: one GPU kernel then computes x W_x + b for several steps, and XLA adds
+    # h W_h to it in place. In the other order XLA copies x W_x at every step.
     z = x @ params.w_x
     return z + jnp.broadcast_to(params.b, z.shape) + h @ params.w_h
 
@@ -61,8 +61,8 @@ def sum_of_outer(left: Array, right: Array) -> Array:
 def sum_of_products(left: Array, right: Array) -> Array:
     """Σ_t left_t ⊙ right_t over time and batch: [T, ..., n] twice -> [n].
 
-    A loop over time where there is a batch: of a product XLA on a CPU sums one column after the other,
-    several times as slowly.
+    With a batch it is a loop over time. XLA on a CPU would sum the product column by column, several times
+    as slowly.
     """
     if left.ndim < 3:
         return jnp.sum(left * right, axis=tuple(range(left.ndim - 1)))

@@ -1,11 +1,11 @@
-"""What a recurrent cell is: a named tuple of pure functions.
+"""The type `Cell`, a recurrent cell as a named tuple of pure functions, and the checks of its arguments.
 
 A cell works on one time step, on any leading batch axes:
 
     step(params, state, x) -> (state, out)          x[..., D]; state leaves and out [..., H]
 
-`HandDerived` holds what back-propagation through time needs of a cell, for one step and linear in
-each argument marked with a dot (a tangent) or d_ (a cotangent):
+`HandDerived` is the derivative of one step for back-propagation through time. Each function is linear in its
+arguments with a dot (tangents) or with δ (cotangents, d_ in code):
 
     forward_step    (params, state, x)        -> state, residuals
     tangent_step    (params, local, ṡ, ż)     -> ṡ        ż: tangents of the pre-activations that
@@ -18,15 +18,14 @@ and for any number of steps at once, outside the loop:
     tangent_inputs      (params, params_dot, xs, xs_dot, residuals)   -> ż       x·Ẇ_x + h·Ẇ_h + ḃ + ẋ·W_x
     parameter_gradient  (params, xs, residuals, δz) -> (d_params, d_xs)          = tangent_inputsᵀ
 
-and, for whoever wants the logarithm of what saturated units let through, the factors of one step from its
-pre-activations, exact where 1 − tanh² would round to 0:
+and, for products of Jacobians, the same factors from the pre-activations of one step, exact where 1 − tanh²
+would round to 0:
 
     saturated_derivatives   (params, state, x) -> local
 
-Residuals have a field ``h_prev``, h_{t−1}, and may have one ``h``, h_t: both are taken from the outputs and
-not stored twice. A matrix among the params, here and of ``step_jacobian``, may be a
-`lstm_jax.jax_extensions.weight_with_transpose.WeightWithTranspose`, which knows ``rows @ w``, ``rows @ w.T`` and
-`entries` only.
+The residuals have a field ``h_prev`` (h_{t−1}) and may have ``h`` (h_t). The loop reads both from the
+outputs and does not store them twice. A matrix of the params may be a `WeightWithTranspose`
+(`lstm_jax.jax_extensions.weight_with_transpose`): use only ``rows @ w``, ``rows @ w.T`` and `matrix_of`.
 """
 
 from collections.abc import Callable
@@ -54,7 +53,7 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 Kind = Literal["rnn", "gru", "lstm"]
-"""What a cell is, whatever its optional parts."""
+"""The kind of a cell, whatever its optional parts."""
 
 
 class HandDerived(NamedTuple):
@@ -70,7 +69,7 @@ class HandDerived(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, past the recurrent weights and through them.
+    """The parts of a step Jacobian: J_t = E_t + Σ_gate R_t^gate, around the recurrent weights, through them.
 
     Attributes:
         direct: ``direct(params, state, x) -> state of states``, E_t as ``step_jacobian`` gives J_t: all that
@@ -87,8 +86,8 @@ class Cell(NamedTuple):
     """A recurrent cell as pure functions, as an optax transformation is; made by `lstm`, `gru`, `rnn`.
 
     Attributes:
-        name: what a reader calls it: ``lstm``, ``gru``, ``rnn_tanh``, ``gru_reset_before``,
-            ``lstm_peephole_coupled_norm_projected``. Only for messages; code reads the next three.
+        name: for messages: ``lstm``, ``gru``, ``rnn_tanh``, ``gru_reset_before``,
+            ``lstm_peephole_coupled_norm_projected``. Code reads the next three.
         kind: ``"rnn"``, ``"gru"`` or ``"lstm"``.
         gate_names: the gates in the order of the columns of ``w_h``; ``("h",)`` of a vanilla cell.
         memory_gate: the gate that keeps the memory: ``"f"`` of an LSTM, ``"u"`` of a GRU; None without one.
@@ -107,8 +106,8 @@ class Cell(NamedTuple):
         paths: the step Jacobian's parts; None where they are not known.
         activation: φ of a vanilla cell, ``"tanh"``, ``"relu"`` or ``"identity"``; ``"tanh"`` of the others.
 
-    Whoever replaces ``step`` (`Cell._replace`) replaces ``rule``, the two Jacobians, ``gates`` and ``paths``
-    with it: they are derivations from that very step. ``rule=None`` leaves the gradient to autodiff.
+    If you replace ``step`` (`Cell._replace`), replace ``rule``, the two Jacobians, ``gates`` and ``paths``
+    too: they are derived from that step. ``rule=None`` leaves the gradient to autodiff.
     """
 
     name: str
@@ -138,10 +137,10 @@ class Cell(NamedTuple):
 
 
 def require_cell(cell: Any) -> None:
-    """Refuse what is no cell.
+    """Refuse anything but a cell.
 
     Raises:
-        TypeError: with what came.
+        TypeError: naming the type of the value.
     """
     if not isinstance(cell, Cell):
         raise TypeError(
@@ -190,7 +189,7 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
     Raises:
         ShapeError: a wrong rank or size, or T = 0.
         DtypeError: parameters that are not all of one floating dtype, or xs or state0 of another.
-        TypeError: params or state0 of another cell, or xs that is no array.
+        TypeError: params or state0 of another cell, or xs that is not an array.
     """
     require_cell(cell)
     expected = _parameter_shapes(cell)
@@ -204,10 +203,10 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
         raise TypeError(f"Type mismatch: expected xs as an array, got {type(xs).__name__}.")
     shape = jnp.shape(xs)
     if len(shape) not in (2, 3) or shape[-1] != cell.input_size:
-        more = "; put jax.vmap around unroll for more batch axes" if len(shape) > 3 else ""
+        more = " Put jax.vmap around unroll for more batch axes." if len(shape) > 3 else ""
         raise ShapeError(
             f"Shape mismatch: expected xs [T, {cell.input_size}] or [T, B, {cell.input_size}], "
-            f"got {show_shape(shape)}{more}."
+            f"got {show_shape(shape)}.{more}"
         )
     if shape[0] == 0:
         raise ShapeError(

@@ -1,4 +1,6 @@
-r"""Gated recurrent unit (Cho et al. 2014), in the form of cuDNN, PyTorch and Keras's ``reset_after``.
+r"""The GRU cell: step, hand-derived rule and Jacobians.
+
+Gated recurrent unit (Cho et al. 2014), in the form of cuDNN, PyTorch and Keras's ``reset_after``:
 
     r, u = σ(x_t W_x + h_{t−1} W_h + b)                     gates in the order r, u, n
     a_t  = h_{t−1} W_hn + b_hn
@@ -10,7 +12,7 @@ Axes: x[..., D], h[..., H]; w_x[D, 3H], w_h[H, 3H], b[3H], b_hn[H].
 Every derivative below is built from the elementwise factors (`Local`), with ν = (1−u)(1−n²) = ∂h_t/∂z_n:
 
     ∂h_t/∂z_r = ν a_t r(1−r)    ∂h_t/∂z_u = (h_{t−1} − n) u(1−u)    ∂h_t/∂a_t = ν r
-    ∂h_t/∂h_{t−1} with the gates held = u
+    ∂h_t/∂h_{t−1} with the gates constant = u
 """
 
 from functools import cache
@@ -39,49 +41,53 @@ from lstm_jax.validation import require_bool, require_key
 class GRUParams(NamedTuple):
     """``w_x[D, 3H]``, ``w_h[H, 3H]``, ``b[3H]``, ``b_hn[H]``; gates in the order r, u, n."""
 
-    w_x: Any
-    w_h: Any
-    b: Any
-    b_hn: Any
+    w_x: Float[Array, "d z"]
+    w_h: Float[Array, "h z"]
+    b: Float[Array, "z"]
+    b_hn: Float[Array, "h"]
 
 
 class GRUState(NamedTuple):
-    """The hidden state ``h[..., H]``."""
+    """The hidden state ``h[..., H]``; in a Jacobian, a state of states."""
 
-    h: Any
+    h: Float[Array, "*batch h"]
+
+
+# For mypy: a Jacobian is a state of states.
+Jacobian: Any = GRUState
 
 
 class PreActivations(NamedTuple):
     """Tangents or cotangents of ``z`` (r, u, n; the part of x) and of ``a`` (the part of h inside n)."""
 
-    z: Any
-    a: Any
+    z: Float[Array, "*batch z"]
+    a: Float[Array, "*batch h"]
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads of one step."""
+    """The arrays of one step that the backward pass reads."""
 
-    r: Any
-    u: Any
-    n: Any
-    a: Any
-    h_prev: Any
+    r: Float[Array, "*batch h"]
+    u: Float[Array, "*batch h"]
+    n: Float[Array, "*batch h"]
+    a: Float[Array, "*batch h"]
+    h_prev: Float[Array, "*batch h"]
 
 
 class Local(NamedTuple):
     """Elementwise factors of one step's derivative: ``h_r`` is ∂h_t/∂z_r, and so on."""
 
-    h_r: Any
-    h_u: Any
-    h_n: Any
-    h_a: Any
-    h_h: Any
+    h_r: Float[Array, "*batch h"]
+    h_u: Float[Array, "*batch h"]
+    h_n: Float[Array, "*batch h"]
+    h_a: Float[Array, "*batch h"]
+    h_h: Float[Array, "*batch h"]
 
 
 def forward_step(
     params: GRUParams, state: GRUState, x: Float[Array, "*batch d"]
 ) -> tuple[GRUState, Residuals]:
-    """The step, and what its derivative will need."""
+    """The step: ``(state, residuals)``."""
     from_x = x @ params.w_x
     from_x = from_x + jnp.broadcast_to(params.b, from_x.shape)
     x_r, x_u, x_n = jnp.split(from_x, 3, axis=-1)
@@ -171,7 +177,7 @@ def tangent_inputs(
 def parameter_gradient(
     params: GRUParams, xs: Array, residuals: Residuals, d_pre: PreActivations
 ) -> tuple[GRUParams, Array]:
-    """The sums over time and batch, each as one product; δa stands in for δz_n on the side of h."""
+    """The sums over time and batch, each as one product. In the block of n, W_h gets δa and W_x gets δz_n."""
     batch_axes = tuple(range(d_pre.a.ndim - 1))
     d_r, d_u, _ = jnp.split(d_pre.z, 3, axis=-1)
     d_params = GRUParams(
@@ -192,22 +198,23 @@ def step_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> G
     local = saturated_derivatives(params, state, x)
     w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
     h_h = local.h_r[:, None] * w_r + local.h_u[:, None] * w_u + local.h_a[:, None] * w_n
-    return GRUState(GRUState(h_h + jnp.diag(local.h_h)))
+    return Jacobian(GRUState(h_h + jnp.diag(local.h_h)))
 
 
 def direct_jacobian(params: GRUParams, state: GRUState, x: Float[Array, "d"]) -> GRUState:
-    """E_t, what of J_t does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
-    return GRUState(GRUState(saturated_derivatives(params, state, x).h_h))
+    """E_t, the part of J_t that does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
+    return Jacobian(GRUState(saturated_derivatives(params, state, x).h_h))
 
 
 def through_jacobian(
     params: GRUParams, state: GRUState, x: Float[Array, "d"], kept: Float[Array, "3"]
 ) -> GRUState:
-    """Σ kept_gate R_t^gate, what of J_t passes through W_h: all but diag(u)."""
+    """Σ kept_gate R_t^gate, the part of J_t through W_h: all but diag(u)."""
     local = saturated_derivatives(params, state, x)
-    weighted = (kept[0] * local.h_r, kept[1] * local.h_u, kept[2] * local.h_a)
-    by_gate = zip(weighted, jnp.split(matrix_of(params.w_h.T), 3), strict=True)
-    return GRUState(GRUState(sum(factor[:, None] * w for factor, w in by_gate)))
+    w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
+    h_r, h_u, h_a = kept[0] * local.h_r, kept[1] * local.h_u, kept[2] * local.h_a
+    h_h = h_r[:, None] * w_r + h_u[:, None] * w_u + h_a[:, None] * w_n
+    return Jacobian(GRUState(h_h))
 
 
 PATHS = Paths(direct_jacobian, through_jacobian)
@@ -257,7 +264,7 @@ def gru(
         w_h_init: initialiser of ``w_h``; uniform(1/√H) if None.
         b_init: initialiser of ``b`` and ``b_hn`` before the update bias; zeros.
         reset_after: whether the reset gate multiplies h_{t−1} W_hn + b_hn, after the product, as in cuDNN;
-            False for Cho et al.'s own form, (r ⊙ h_{t−1}) W_hn, which is Keras's ``reset_after=False`` and
+            False for the form of Cho et al., (r ⊙ h_{t−1}) W_hn, which is Keras's ``reset_after=False`` and
             ONNX's ``linear_before_reset=0`` (`lstm_jax.cells.gru_reset_before`).
 
     Returns:
@@ -266,7 +273,7 @@ def gru(
 
     Raises:
         ValueError: a size that is not a positive integer, or a reset_after that is neither True nor False.
-        TypeError: a update_bias that is neither a finite number nor `chrono`, or an initialiser that
+        TypeError: an update_bias that is neither a finite number nor `chrono`, or an initialiser that
             cannot be called.
 
     Example:

@@ -1,4 +1,4 @@
-r"""Gated recurrent unit as Cho et al. 2014 wrote it: the reset gate *before* the recurrent product.
+r"""The GRU cell as Cho et al. 2014 wrote it, with the reset gate *before* the recurrent product.
 
 Keras's ``reset_after=False``, ONNX's ``linear_before_reset=0``; `lstm_jax.cells.gru` has cuDNN's form.
 
@@ -12,9 +12,9 @@ Axes: x[..., D], h[..., H]; w_x[D, 3H], w_h[H, 3H], b[3H].
 Every derivative below is built from W_h and the elementwise factors (`Local`):
 
     ∂a_t/∂z_r = h_{t−1} r(1−r)    ∂a_t/∂h_{t−1} = r    ∂h_t/∂z_u = (h_{t−1} − n) u(1−u)
-    ∂h_t/∂z_n = (1−u)(1−n²)       ∂h_t/∂h_{t−1} with the gates and n held = u
+    ∂h_t/∂z_n = (1−u)(1−n²)       ∂h_t/∂h_{t−1} with the gates and n constant = u
 
-z_r moves every unit, through a_t W_hn; in cuDNN's form it moves one.
+Each entry of z_r acts on every unit, through a_t W_hn; in cuDNN's form it acts on one.
 """
 
 from collections.abc import Callable
@@ -36,32 +36,32 @@ from lstm_jax.validation import require_key
 class GRUResetBeforeParams(NamedTuple):
     """``w_x[D, 3H]``, ``w_h[H, 3H]``, ``b[3H]``; gates in the order r, u, n."""
 
-    w_x: Any
-    w_h: Any
-    b: Any
+    w_x: Float[Array, "d z"]
+    w_h: Float[Array, "h z"]
+    b: Float[Array, "z"]
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads of one step."""
+    """The arrays of one step that the backward pass reads."""
 
-    r: Any
-    u: Any
-    n: Any
-    h_prev: Any
+    r: Float[Array, "*batch h"]
+    u: Float[Array, "*batch h"]
+    n: Float[Array, "*batch h"]
+    h_prev: Float[Array, "*batch h"]
 
 
 class Local(NamedTuple):
     """Elementwise factors of one step's derivative: ``a_r`` is ∂a_t/∂z_r, and so on."""
 
-    a_r: Any
-    a_h: Any
-    h_u: Any
-    h_n: Any
-    h_h: Any
+    a_r: Float[Array, "*batch h"]
+    a_h: Float[Array, "*batch h"]
+    h_u: Float[Array, "*batch h"]
+    h_n: Float[Array, "*batch h"]
+    h_h: Float[Array, "*batch h"]
 
 
 def _recurrent(w_h: Any) -> tuple[Array, Array]:
-    """W_h's columns of r and u, which h_{t−1} meets, and of n, which a_t meets: [H, 2H], [H, H]."""
+    """W_h's columns of r and u, to be multiplied by h_{t−1}, and of n, by a_t: [H, 2H], [H, H]."""
     size = matrix_of(w_h).shape[0]
     return matrix_of(w_h)[:, : 2 * size], matrix_of(w_h)[:, 2 * size :]
 
@@ -90,7 +90,7 @@ def _forward(
 def forward_step(
     params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "*batch d"]
 ) -> tuple[PyTree, Residuals]:
-    """The step, and what its derivative will need."""
+    """The step: ``(state, residuals)``."""
     return _forward(params, state, x)[:2]
 
 
@@ -141,7 +141,7 @@ def backward_step(
 ) -> tuple[PyTree, Array]:
     """δh_t to δh_{t−1} and δz_t, with δh_t complete; δz_r comes through δa_t = δz_n W_hnᵀ."""
     d_h = d_state.h
-    # The rows of the transpose, which a `WeightWithTranspose` holds as they are read here.
+    # Rows of the transpose: a `WeightWithTranspose` stores it, so that no copy is made.
     size = d_h.shape[-1]
     w_t = matrix_of(params.w_h.T)
     d_n = d_h * local.h_n
@@ -169,7 +169,7 @@ def tangent_inputs(
 def parameter_gradient(
     params: GRUResetBeforeParams, xs: Array, residuals: Residuals, d_z: Array
 ) -> tuple[GRUResetBeforeParams, Array]:
-    """The sums over time and batch, each as one product; a_t stands in for h_{t−1} in the block of n."""
+    """The sums over time and batch, each as one product; in the block of n, with a_t for h_{t−1}."""
     d_ru, d_n = _of_gates(d_z)
     a = residuals.r * residuals.h_prev
     d_w_h = [sum_of_outer(residuals.h_prev, d_ru), sum_of_outer(a, d_n)]
@@ -198,17 +198,17 @@ def step_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "
 
 
 def direct_jacobian(params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
-    """E_t, what of J_t does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
+    """E_t, the part of J_t that does not pass through W_h: ``jacobian.h.h`` = u as a vector, the diagonal."""
     return state._replace(h=state._replace(h=saturated_derivatives(params, state, x).h_h))
 
 
 def through_jacobian(
     params: GRUResetBeforeParams, state: PyTree, x: Float[Array, "d"], kept: Float[Array, "3"]
 ) -> PyTree:
-    """Σ kept_gate R_t^gate, what of J_t passes through W_h.
+    """Σ kept_gate R_t^gate, the part of J_t through W_h.
 
-    What enters the reset gate by W_hr goes on through W_hn in the same step: that is the way of r, one
-    detour, and is kept or cut by r alone.
+    The path through the reset gate uses W_hr and then W_hn in the same step. It counts as one detour, and
+    ``kept`` of r alone keeps or cuts it.
     """
     local = saturated_derivatives(params, state, x)
     w_r, w_u, w_n = jnp.split(matrix_of(params.w_h.T), 3)
@@ -258,7 +258,7 @@ def reset_before_cell(
     w_h_init: Initializer,
     b_init: Initializer,
 ) -> Cell:
-    """The cell of ``gru(..., reset_after=False)``, which checks the arguments and documents them."""
+    """Make the cell of ``gru(..., reset_after=False)``; `lstm_jax.gru` checks and documents the arguments."""
 
     def init(key: Array, dtype: Any = float) -> GRUResetBeforeParams:
         """Draw parameters: ``init(key, dtype)`` -> `GRUResetBeforeParams`."""

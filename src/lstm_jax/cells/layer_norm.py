@@ -8,7 +8,7 @@ The matrix ∂ŷ/∂y is symmetric, so that one function serves tangents and cot
 Axes: y[..., n].
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float
 
 EPSILON = 1e-5
-"""What layer normalisation adds to the variance, as PyTorch does."""
+"""ε, added to the variance; PyTorch's value."""
 
 
 class Normalised(NamedTuple):
     """A normalised array ``hat[..., n]`` and ``scale[..., 1]``, 1 / √(var + ε)."""
 
-    hat: Any
-    scale: Any
+    hat: Float[Array, "*batch n"]
+    scale: Float[Array, "*batch 1"]
 
 
 def normalised(y: Float[Array, "*batch n"]) -> Normalised:

@@ -1,4 +1,6 @@
-r"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+r"""The LSTM cell: step, hand-derived rule and Jacobians.
+
+Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000):
 
     z_t = x_t W_x + h_{t−1} W_h + b                 gates in the order i, f, g, o
     i, f, o = σ(z_i), σ(z_f), σ(z_o);   g = tanh(z_g)
@@ -39,45 +41,50 @@ from lstm_jax.validation import require_key
 class LSTMParams(NamedTuple):
     """``w_x[D, 4H]``, ``w_h[H, 4H]``, ``b[4H]``; gates in the order i, f, g, o."""
 
-    w_x: Any
-    w_h: Any
-    b: Any
+    w_x: Float[Array, "d z"]
+    w_h: Float[Array, "h z"]
+    b: Float[Array, "z"]
 
 
 class LSTMState(NamedTuple):
-    """The hidden state ``h[..., H]`` and the memory ``c[..., H]``; also any pair indexed like it.
+    """The hidden state ``h[..., H]`` and the memory ``c[..., H]``.
 
-    With a projection (`lstm_jax.cells.lstm_variants`) the hidden state is ``h[..., P]``.
+    With a projection (`lstm_jax.cells.lstm_variants`) the hidden state is ``h[..., P]``. The tuple also
+    serves for any pair indexed by h and c: cotangents, rates, names, the two rows of a Jacobian.
     """
 
-    h: Any
-    c: Any
+    h: Float[Array, "*batch h"]
+    c: Float[Array, "*batch h"]
+
+
+# For mypy: a Jacobian is a state of states.
+Jacobian: Any = LSTMState
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads of one step."""
+    """The arrays of one step that the backward pass reads."""
 
-    i: Any
-    f: Any
-    g: Any
-    o: Any
-    c_prev: Any
-    h_prev: Any
+    i: Float[Array, "*batch h"]
+    f: Float[Array, "*batch h"]
+    g: Float[Array, "*batch h"]
+    o: Float[Array, "*batch h"]
+    c_prev: Float[Array, "*batch h"]
+    h_prev: Float[Array, "*batch h"]
 
 
 class Local(NamedTuple):
     """Elementwise factors of one step's derivative: ``c_i`` is ∂C_t/∂z_i, and so on."""
 
-    c_i: Any
-    c_f: Any
-    c_g: Any
-    c_c: Any
-    h_o: Any
-    h_c: Any
+    c_i: Float[Array, "*batch h"]
+    c_f: Float[Array, "*batch h"]
+    c_g: Float[Array, "*batch h"]
+    c_c: Float[Array, "*batch h"]
+    h_o: Float[Array, "*batch h"]
+    h_c: Float[Array, "*batch h"]
 
 
 def forward_step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Residuals]:
-    """The step, and what its derivative will need."""
+    """The step: ``(state, residuals)``."""
     z_i, z_f, z_g, z_o = jnp.split(pre_activations(params, state.h, x), 4, axis=-1)
     i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
     g = jnp.tanh(z_g)
@@ -95,7 +102,7 @@ def step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Arr
 def local_derivatives(residuals: Residuals) -> Local:
     """The six elementwise factors of this file's docstring, for any number of steps at once."""
     i, f, g, o, c_prev, _ = residuals
-    # Cheaper to compute again, for many steps at once, than to store and read back.
+    # Recomputing tanh C_t for many steps at once costs less than storing and reading it.
     tanh_c = jnp.tanh(f * c_prev + i * g)
     return Local(
         c_i=g * i * (1 - i),
@@ -158,32 +165,32 @@ def step_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) ->
     """
     local = saturated_derivatives(params, state, x)
     h_h, c_h = _through(local, matrix_of(params.w_h.T))
-    return LSTMState(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
+    return Jacobian(h=LSTMState(h=h_h, c=local.h_c * local.c_c), c=LSTMState(h=c_h, c=local.c_c))
 
 
 def direct_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
-    """E_t, what of J_t does not pass through W_h: the columns of C_{t−1}; all four are vectors [H]."""
+    """E_t, the part of J_t that does not pass through W_h: the columns of C_{t−1}; four vectors [H]."""
     local = saturated_derivatives(params, state, x)
     none = jnp.zeros_like(local.c_c)
-    return LSTMState(h=LSTMState(h=none, c=local.h_c * local.c_c), c=LSTMState(h=none, c=local.c_c))
+    return Jacobian(h=LSTMState(h=none, c=local.h_c * local.c_c), c=LSTMState(h=none, c=local.c_c))
 
 
 def through_jacobian(
     params: LSTMParams, state: LSTMState, x: Float[Array, "d"], kept: Float[Array, "4"]
 ) -> LSTMState:
-    """Σ kept_gate R_t^gate, what of J_t passes through W_h: the columns of h_{t−1}; those of C are zeros."""
+    """Σ kept_gate R_t^gate, the part of J_t through W_h: the columns of h_{t−1}; those of C are zeros."""
     local = saturated_derivatives(params, state, x)
     w_t = matrix_of(params.w_h.T)
     h_h, c_h = _through(local, w_t * jnp.repeat(kept, local.c_c.shape[0])[:, None])
     none = jnp.zeros_like(local.c_c)
-    return LSTMState(h=LSTMState(h=h_h, c=none), c=LSTMState(h=c_h, c=none))
+    return Jacobian(h=LSTMState(h=h_h, c=none), c=LSTMState(h=c_h, c=none))
 
 
 PATHS = Paths(direct_jacobian, through_jacobian)
 
 
 def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -> LSTMState:
-    """∂s_t/∂x_t in closed form, for one sample: as `step_jacobian`'s column of h, with W_x for W_h.
+    """∂s_t/∂x_t in closed form, for one sample: `step_jacobian`'s column of h, with W_x in place of W_h.
 
     Returns:
         ``jacobian.h`` = ∂h_t/∂x_t and ``jacobian.c`` = ∂C_t/∂x_t, [H, D].
@@ -192,7 +199,7 @@ def input_jacobian(params: LSTMParams, state: LSTMState, x: Float[Array, "d"]) -
 
 
 def _through(local: Local, w_t: Float[Array, "z n"]) -> LSTMState:
-    """What moves h_t and C_t through the four pre-activations, W's transpose given."""
+    """The derivatives of h_t and C_t through the four pre-activations, z = … W; Wᵀ is given."""
     w_i, w_f, w_g, w_o = jnp.split(w_t, 4)
     c_h = local.c_i[:, None] * w_i + local.c_f[:, None] * w_f + local.c_g[:, None] * w_g
     h_h = local.h_o[:, None] * w_o + local.h_c[:, None] * c_h
@@ -231,8 +238,8 @@ def lstm(
 ) -> Cell:
     """A long short-term memory cell (the equations are this module's docstring).
 
-    The last four arguments add parts, in any combination: `lstm_jax.cells.lstm_variants` has their
-    equations and sources.
+    The last four arguments add parts, in any combination. Their equations and sources are in
+    `lstm_jax.cells.lstm_variants`.
 
     Args:
         input_size: D.
@@ -244,7 +251,7 @@ def lstm(
         b_init: initialiser of ``b`` before the forget bias; zeros.
         peepholes: whether the gates see the memory, i and f the one before the step, o the one after it
             (Gers & Schmidhuber 2000); ``p``, drawn from uniform(1/√H).
-        coupled_gates: whether i = 1 − f (Greff et al. 2017), without an input gate of its own.
+        coupled_gates: whether i = 1 − f (Greff et al. 2017), without an input gate.
         layer_norm: whether x W_x, h W_h and the memory are normalised (Ba et al. 2016); the gains begin
             as ones, the memory's bias as zeros.
         projection_size: P, smaller than H: h_t is y_t W_r of size P (Sak et al. 2014, PyTorch's
@@ -257,7 +264,7 @@ def lstm(
 
     Raises:
         ValueError: a size that is not a positive integer, a projection_size that is not smaller than
-            hidden_size, or one of the other parts that is neither True nor False.
+            hidden_size, or another part that is neither True nor False.
         TypeError: a forget_bias that is neither a finite number nor `chrono`, or an initialiser that
             cannot be called.
 

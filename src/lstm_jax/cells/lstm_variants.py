@@ -1,4 +1,4 @@
-r"""The LSTM with optional parts, which all combine: what later papers added to it and took from it.
+r"""The LSTM cell with optional parts from later papers, in any combination.
 
     ŷ = (y − mean y) / √(var y + ε)                          over the last axis (`lstm_jax.cells.layer_norm`)
     z_t = x_t W_x + h_{t−1} W_h + b                                   gates in the order i, f, g, o
@@ -16,13 +16,13 @@ r"""The LSTM with optional parts, which all combine: what later papers added to 
 
 Peepholes: Gers & Schmidhuber 2000, "Recurrent nets that time and count". Coupled gates: Greff et al. 2017,
 "LSTM: a search space odyssey" (CIFG). Layer normalisation: Ba et al. 2016, supplementary equations 20–22; the
-shifts of the two normalisations at the gates are not there, because b is their sum. Projection: Sak et al.
+two normalisations at the gates have no shifts, because b is their sum. Projection: Sak et al.
 2014; PyTorch's ``proj_size``.
 
 Axes: x[..., D], h[..., P], C, n, y[..., H], z[..., Z], Z = 4H or, coupled, 3H; w_x[D, Z], w_h[P, Z], b[Z];
 p[3H] in the order i, f, o or, coupled, p[2H] in the order f, o; w_r[H, P]. P = H without a projection.
 
-Elementwise factors (`Local`); with coupled gates z_f has both ways to C_t:
+Elementwise factors (`Local`); with coupled gates z_f reaches C_t through f and through i:
 
     ∂C_t/∂z_i = g i(1−i)      ∂C_t/∂z_f = C_{t−1} f(1−f)      ∂C_t/∂z_g = i (1−g²)      ∂C_t/∂C_{t−1} = f
             coupled:          ∂C_t/∂z_f = (C_{t−1} − g) f(1−f)
@@ -61,15 +61,15 @@ class LSTMVariantParams(NamedTuple):
         w_r: projection [H, P].
     """
 
-    w_x: Any
-    w_h: Any
-    b: Any
-    p: Any = None
-    norm_x: Any = None
-    norm_h: Any = None
-    norm_c: Any = None
-    b_c: Any = None
-    w_r: Any = None
+    w_x: Float[Array, "d z"]
+    w_h: Float[Array, "p z"]
+    b: Float[Array, "z"]
+    p: Float[Array, "peepholes"] | None = None
+    norm_x: Float[Array, "z"] | None = None
+    norm_h: Float[Array, "z"] | None = None
+    norm_c: Float[Array, "h"] | None = None
+    b_c: Float[Array, "h"] | None = None
+    w_r: Float[Array, "h p"] | None = None
 
 
 class Options(NamedTuple):
@@ -84,53 +84,53 @@ class Options(NamedTuple):
 class PreActivations(NamedTuple):
     """Tangents or cotangents of ``z``, and of ``n`` (layer norm) and ``h`` (projection), or None."""
 
-    z: Any
-    n: Any
-    h: Any
+    z: Float[Array, "*batch z"]
+    n: Any  # [..., H]
+    h: Any  # [..., P]
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads of one step; None where the part is absent.
+    """The arrays of one step that the backward pass reads; None where the part is absent.
 
     ``i`` is None where the gates are coupled; ``tanh_n``, ``from_x`` and ``from_h`` without layer norm.
     """
 
-    i: Any
-    f: Any
-    g: Any
-    o: Any
-    tanh_n: Any
-    from_x: Any
-    from_h: Any
-    c_prev: Any
-    h_prev: Any
+    i: Float[Array, "*batch h"] | None
+    f: Float[Array, "*batch h"]
+    g: Float[Array, "*batch h"]
+    o: Float[Array, "*batch h"]
+    tanh_n: Float[Array, "*batch h"] | None
+    from_x: Any  # Normalised[..., Z]
+    from_h: Any  # Normalised[..., Z]
+    c_prev: Float[Array, "*batch h"]
+    h_prev: Float[Array, "*batch p"]
 
 
 class Local(NamedTuple):
     """Elementwise factors of one step's derivative: ``c_i`` is ∂C_t/∂z_i, and so on.
 
-    Beside them, for `through_norm`, what the step normalised: h_{t−1} W_h and C_t.
+    ``from_h`` and ``from_c`` are the normalised h_{t−1} W_h and C_t, for `through_norm`.
     """
 
-    c_i: Any
-    c_f: Any
-    c_g: Any
-    c_c: Any
-    y_o: Any
-    y_n: Any
-    from_h: Any
-    from_c: Any
+    c_i: Any  # [..., H]; None where the gates are coupled
+    c_f: Float[Array, "*batch h"]
+    c_g: Float[Array, "*batch h"]
+    c_c: Float[Array, "*batch h"]
+    y_o: Float[Array, "*batch h"]
+    y_n: Float[Array, "*batch h"]
+    from_h: Any  # Normalised[..., Z]
+    from_c: Any  # Normalised[..., H]
 
 
-def _times(vector: Array, rows: Array) -> Array:
+def _times(vector: Any, rows: Array) -> Array:
     return jnp.broadcast_to(vector, rows.shape) * rows
 
 
-def _plus(rows: Array, vector: Array) -> Array:
+def _plus(rows: Array, vector: Any) -> Array:
     return rows + jnp.broadcast_to(vector, rows.shape)
 
 
-def _blocks(array: Array, hidden_size: int, count: int) -> list[Any]:
+def _blocks(array: Any, hidden_size: int, count: int) -> list[Any]:
     """Blocks of H along the last axis; None for the first, the input gate's, where it is coupled."""
     blocks = jnp.split(array, array.shape[-1] // hidden_size, axis=-1)
     return [None] * (count - len(blocks)) + blocks
@@ -141,7 +141,7 @@ def _joined(*blocks: Array | None) -> Array:
 
 
 def _input_gate_and_memory(residuals: Residuals) -> tuple[Array, Array]:
-    """The gate i and C_t, which are cheaper to compute again than to store and read back."""
+    """The gate i and C_t, recomputed because that costs less than storing and reading them."""
     i = 1 - residuals.f if residuals.i is None else residuals.i
     return i, residuals.f * residuals.c_prev + i * residuals.g
 
@@ -153,7 +153,7 @@ def _tanh_n(residuals: Residuals, c: Array) -> Array:
 def _forward(
     params: LSTMVariantParams, state: PyTree, x: Array
 ) -> tuple[PyTree, Residuals, list[Any]]:
-    """The step, its residuals, and what went into its nonlinearities: z_i, z_f, z_g, z_o, n."""
+    """The step, its residuals, and the inputs of its nonlinearities: z_i, z_f, z_g, z_o, n."""
     hidden_size = state.c.shape[-1]
     from_x = from_h = None
     y_x, y_h = x @ params.w_x, state.h @ params.w_h
@@ -193,7 +193,7 @@ def _forward(
 
 
 def forward_step(params: LSTMVariantParams, state: PyTree, x: Array) -> tuple[PyTree, Residuals]:
-    """The step, and what its derivative will need."""
+    """The step: ``(state, residuals)``."""
     return _forward(params, state, x)[:2]
 
 
@@ -222,11 +222,11 @@ def local_derivatives(residuals: Residuals) -> Local:
 
 
 def saturated_derivatives(params: LSTMVariantParams, state: PyTree, x: Array) -> Local:
-    """The same factors from what went into σ and tanh, exact where a gate or a memory saturates."""
+    """The same factors from the inputs of σ and tanh, exact where a gate or a memory saturates."""
     after, residuals, (z_i, z_f, z_g, z_o, n) = _forward(params, state, x)
     g, o, c_prev = residuals.g, residuals.o, residuals.c_prev
     coupled = z_i is None
-    i = jax.nn.sigmoid(-z_f) if coupled else residuals.i
+    i: Any = jax.nn.sigmoid(-z_f) if coupled else residuals.i
     return Local(
         c_i=None if coupled else g * sigmoid_slope(z_i),
         c_f=(c_prev - g if coupled else c_prev) * sigmoid_slope(z_f),
@@ -242,7 +242,7 @@ def saturated_derivatives(params: LSTMVariantParams, state: PyTree, x: Array) ->
 def tangent_step(
     params: LSTMVariantParams, local: Local, state_dot: PyTree, dot: PreActivations
 ) -> PyTree:
-    """From ṡ_{t−1} and the parts of ż, ṅ, ḣ that parameters and inputs make to ṡ_t."""
+    """ṡ_t from ṡ_{t−1} and from ``dot``, the parts of ż, ṅ, ḣ due to parameters and inputs."""
     hidden_size = state_dot.c.shape[-1]
     y_dot_h = state_dot.h @ params.w_h
     if params.norm_h is not None:
@@ -326,7 +326,7 @@ def tangent_inputs(
             jnp.zeros_like(c),
             _times(p_dot_o, c),
         )
-    if params.w_r is not None:
+    if params_dot.w_r is not None:
         h_dot = (residuals.o * _tanh_n(residuals, c)) @ params_dot.w_r
     return PreActivations(z_dot, n_dot, h_dot)
 
@@ -371,23 +371,23 @@ def parameter_gradient(
 
 
 def step_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
-    """J_t = ∂s_t/∂s_{t−1} for one sample: `tangent_step` of the unit vectors, parameters and inputs held.
+    """J_t = ∂s_t/∂s_{t−1} for one sample: `tangent_step` of the unit vectors, parameters and inputs constant.
 
     Returns:
-        Nested states, ``jacobian.c.h`` = ∂C_t/∂h_{t−1} as a matrix [out, in]. ∂C_t/∂C_{t−1} is diagonal
-        and comes as a vector [H]; so does ∂h_t/∂C_{t−1}, but for layer norm and projection, which mix
-        the units on the way from C_t to h_t.
+        Nested states, ``jacobian.c.h`` = ∂C_t/∂h_{t−1} as a matrix [out, in]. ∂C_t/∂C_{t−1} is diagonal,
+        as a vector [H]. So is ∂h_t/∂C_{t−1}, except with layer norm or a projection, which mix the units
+        between C_t and h_t.
     """
     local = saturated_derivatives(params, state, x)
     still = jax.tree.map(jnp.zeros_like, state)
-    held = PreActivations(
+    constant = PreActivations(
         z=jnp.zeros_like(params.b),
         n=None if params.norm_c is None else still.c,
         h=None if params.w_r is None else still.h,
     )
 
     def moved(state_dot: PyTree) -> PyTree:
-        return tangent_step(params, local, state_dot, held)
+        return tangent_step(params, local, state_dot, constant)
 
     def columns(name: str) -> PyTree:
         unit = jnp.eye(getattr(state, name).shape[0], dtype=x.dtype)
@@ -395,14 +395,14 @@ def step_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]
         return jax.tree.map(lambda rows: rows.T, by_unit)
 
     by_h = columns("h")
-    # Elementwise, all units of the memory can be moved at once.
+    # C_{t−1} acts elementwise, so one tangent of ones gives the derivatives of all units.
     by_c = moved(still._replace(c=jnp.ones_like(state.c)))
     h_c = by_c.h if params.norm_c is None and params.w_r is None else columns("c").h
     return state._replace(h=state._replace(h=by_h.h, c=h_c), c=state._replace(h=by_h.c, c=by_c.c))
 
 
 def direct_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
-    """E_t, what of J_t does not pass through W_h: the columns of C_{t−1}, peepholes included."""
+    """E_t, the part of J_t that does not pass through W_h: the columns of C_{t−1}, peepholes included."""
     by_h, by_c = step_jacobian(params, state, x)
     return state._replace(
         h=by_h._replace(h=jnp.zeros_like(by_h.h)), c=by_c._replace(h=jnp.zeros_like(by_c.h))
@@ -412,9 +412,9 @@ def direct_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d
 def through_jacobian(
     params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"], kept: Float[Array, "gates"]
 ) -> PyTree:
-    """Σ kept_gate R_t^gate, what of J_t passes through W_h: the columns of h_{t−1}; those of C are zeros.
+    """Σ kept_gate R_t^gate, the part of J_t through W_h: the columns of h_{t−1}; those of C are zeros.
 
-    Layer norm mixes the gates on the way to z_t: a gate's part is what arrives at its own pre-activation.
+    Layer norm mixes the gates before z_t: a gate's part is the one that enters its pre-activation.
     """
     local = saturated_derivatives(params, state, x)
     still = jax.tree.map(jnp.zeros_like, state)
@@ -436,7 +436,7 @@ def through_jacobian(
 
 
 def input_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"]) -> PyTree:
-    """∂s_t/∂x_t for one sample: `tangent_step` of the unit vectors' ż, the state before held.
+    """∂s_t/∂x_t for one sample: `tangent_step` of the unit vectors' ż, with s_{t−1} constant.
 
     Returns:
         ``jacobian.h`` [P, D] and ``jacobian.c`` [H, D].
@@ -444,11 +444,13 @@ def input_jacobian(params: LSTMVariantParams, state: PyTree, x: Float[Array, "d"
     local = saturated_derivatives(params, state, x)
     _, residuals = forward_step(params, state, x)
     still = jax.tree.map(jnp.zeros_like, state)
-    # Of the parameters only the shapes matter where nothing moves them.
-    held = jax.tree.map(lambda p: jnp.zeros(p.shape, x.dtype), jax.tree.map(matrix_of, params))
+    # The parameters are constant too: zeros of their shapes.
+    params_dot = jax.tree.map(
+        lambda p: jnp.zeros(p.shape, x.dtype), jax.tree.map(matrix_of, params)
+    )
 
     def moved(x_dot: Array) -> PyTree:
-        dot = tangent_inputs(params, held, x, x_dot, residuals)
+        dot = tangent_inputs(params, params_dot, x, x_dot, residuals)
         return tangent_step(params, local, still, dot)
 
     by_unit = jax.vmap(moved)(jnp.eye(x.shape[0], dtype=x.dtype))
@@ -474,10 +476,10 @@ RULE = HandDerived(
 
 
 def checked_options(hidden_size: int, **options: Any) -> Options:
-    """Refuse parts that are not asked for by True or False, and a projection that is none.
+    """Refuse options that are neither True nor False, and a projection that is not smaller than H.
 
     Raises:
-        ValueError: with the name of the argument and what came.
+        ValueError: naming the argument and its value.
     """
     size = options["projection_size"]
     for name, value in options.items():
@@ -505,7 +507,7 @@ def variant_cell(
     w_h_init: Initializer,
     b_init: Initializer,
 ) -> Cell:
-    """The cell of `lstm_jax.lstm` with any of the options, which checks the arguments and documents them."""
+    """Make a cell with any of the options; `lstm_jax.lstm` checks and documents the arguments."""
     output_size = options.projection_size or hidden_size
     n_gates = 3 if options.coupled_gates else 4
     columns = n_gates * hidden_size
@@ -517,7 +519,7 @@ def variant_cell(
         key_x, key_h, key_b, key_f, key_p, key_r = jax.random.split(key, 6)
         b_i, b_f, b_g, b_o = _blocks(b_init(key_b, (columns,), dtype), hidden_size, 4)
         b_f = with_gate_bias(b_f, forget_bias, key_f)
-        # Coupled, there is no b_i: z_i is −z_f already.
+        # With coupled gates there is no b_i: z_i is −z_f.
         if isinstance(forget_bias, Chrono) and not options.coupled_gates:
             b_i = -b_f
         params = LSTMVariantParams(

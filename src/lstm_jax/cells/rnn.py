@@ -1,4 +1,4 @@
-r"""Vanilla recurrent network (Elman 1990).
+r"""The vanilla recurrent cell (Elman 1990): step, hand-derived rule and Jacobians.
 
     h_t = φ(z_t),   z_t = x_t W_x + h_{t−1} W_h + b,   φ one of tanh, relu, identity
 
@@ -34,28 +34,32 @@ from lstm_jax.validation import require_key, require_one_of
 class RNNParams(NamedTuple):
     """``w_x[D, H]``, ``w_h[H, H]``, ``b[H]``."""
 
-    w_x: Any
-    w_h: Any
-    b: Any
+    w_x: Float[Array, "d h"]
+    w_h: Float[Array, "h h"]
+    b: Float[Array, "h"]
 
 
 class RNNState(NamedTuple):
-    """The hidden state ``h[..., H]``."""
+    """The hidden state ``h[..., H]``; in a Jacobian, a state of states."""
 
-    h: Any
+    h: Float[Array, "*batch h"]
+
+
+# For mypy: a Jacobian is a state of states.
+Jacobian: Any = RNNState
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads of one step."""
+    """The arrays of one step that the backward pass reads."""
 
-    h: Any
-    h_prev: Any
+    h: Float[Array, "*batch h"]
+    h_prev: Float[Array, "*batch h"]
 
 
 class Local(NamedTuple):
     """The elementwise factor of one step's derivative: ``h_z`` is ∂h_t/∂z_t."""
 
-    h_z: Any
+    h_z: Float[Array, "*batch h"]
 
 
 class Activation(NamedTuple):
@@ -80,7 +84,7 @@ ACTIVATIONS = {
 def forward_step(
     activation: Activation, params: RNNParams, state: RNNState, x: Float[Array, "*batch d"]
 ) -> tuple[RNNState, Residuals]:
-    """The step, and what its derivative will need."""
+    """The step: ``(state, residuals)``."""
     h = activation.function(pre_activations(params, state.h, x))
     return RNNState(h), Residuals(h, state.h)
 
@@ -121,12 +125,12 @@ def step_jacobian(
 ) -> RNNState:
     """∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ, for one sample, as ``jacobian.h.h`` [out, in]."""
     slope = activation.saturated_slope(pre_activations(params, state.h, x))
-    return RNNState(RNNState(slope[:, None] * matrix_of(params.w_h.T)))
+    return Jacobian(RNNState(slope[:, None] * matrix_of(params.w_h.T)))
 
 
 def direct_jacobian(params: RNNParams, state: RNNState, x: Float[Array, "d"]) -> RNNState:
-    """E_t, what of J_t does not pass through W_h: nothing, zeros as a vector."""
-    return RNNState(RNNState(jnp.zeros_like(state.h)))
+    """E_t, the part of J_t that does not pass through W_h: zeros, as a vector."""
+    return Jacobian(RNNState(jnp.zeros_like(state.h)))
 
 
 def through_jacobian(
@@ -136,9 +140,9 @@ def through_jacobian(
     x: Float[Array, "d"],
     kept: Float[Array, "1"],
 ) -> RNNState:
-    """R_t, what of J_t passes through W_h: all of it, times ``kept``."""
-    h_h = step_jacobian(activation, params, state, x).h.h
-    return RNNState(RNNState(kept[0] * h_h))
+    """R_t, the part of J_t through W_h: all of it, times ``kept``."""
+    whole: Any = step_jacobian(activation, params, state, x)
+    return Jacobian(RNNState(kept[0] * whole.h.h))
 
 
 def input_jacobian(
@@ -150,7 +154,7 @@ def input_jacobian(
 
 
 def gates(activation: Activation, params: RNNParams, state: RNNState, x: Array) -> dict[str, Array]:
-    """A vanilla network has no gates; its slope φ'(z_t) plays their part. Shape [..., H]."""
+    """The slope φ'(z_t), [..., H], in place of the gates that a vanilla network does not have."""
     state, _ = forward_step(activation, params, state, x)
     return {"slope": activation.slope(state.h)}
 

@@ -1,6 +1,6 @@
 r"""Back-propagation through time, derived by hand.
 
-With δs_t the total cotangent of the state s_t and ∂ℓ_t/∂h_t what the loss adds at step t, for t = T … 1:
+With δs_t the total cotangent of the state s_t and ∂ℓ_t/∂h_t the loss's part at step t, for t = T … 1:
 
     δh_t         += ∂ℓ_t/∂h_t
     δs_{t−1}, δz_t = backward_step(δs_t)                     one step, elementwise and one δz W_hᵀ
@@ -10,7 +10,7 @@ Forward mode runs the same factors in the other order: ż for all t at once, the
 
 Axes: xs[T, ..., D], hs[T, ..., H]; params and states as in `lstm_jax.cells`. docs/derivation.md derives every
 line. `bptt` is the plain function; `lstm_jax.gradients.custom_derivative` makes it the derivative of the
-unrolled cell in every mode that JAX knows.
+unrolled cell in every mode of JAX.
 """
 
 from functools import partial
@@ -40,11 +40,11 @@ from lstm_jax.validation import require_arrays
 
 
 class Gradients(NamedTuple):
-    """The gradient with respect to everything that an unrolled cell depends on."""
+    """The gradient with respect to everything that an unrolled cell depends on; RTRL leaves ``xs`` None."""
 
-    params: Any
-    xs: Any
-    state0: Any
+    params: PyTree
+    xs: Float[Array, "time *batch d"] | None
+    state0: PyTree
 
 
 def rule_of(cell: Cell) -> HandDerived:
@@ -61,29 +61,30 @@ def rule_of(cell: Cell) -> HandDerived:
 
 
 class Saved(NamedTuple):
-    """What the derivative needs of the forward pass; ``residuals``, ``hs`` and ``masks`` [T, ...]."""
+    """The inputs, outputs and residuals of the forward pass, for its derivative."""
 
-    params: Any
-    xs: Any
-    state0: Any
-    hs: Any
-    residuals: Any
-    masks: Any
+    params: PyTree
+    xs: Float[Array, "time *batch d"]
+    state0: PyTree
+    hs: Float[Array, "time *batch h"]
+    residuals: PyTree
+    masks: StepMasks
 
 
 def without_outputs(residuals: Any, masks: StepMasks = NO_MASKS) -> Any:
-    """The residuals less what ``hs`` holds already: h_t and h_{t−1}."""
-    held = masks.zoneout
-    # Where a unit keeps its state, its h_t is not the step's, but then nothing comes back through the step;
-    # where it keeps a part of it, the step's own h_t is needed.
-    known = {"h_prev"} if held is not None and held.h.dtype != bool else {"h", "h_prev"}
+    """The residuals without h_t and h_{t−1}, which ``hs`` contains."""
+    zoneout = masks.zoneout
+    # Zoneout by booleans: where a unit keeps its state, ``hs`` lacks the step's h_t, but no cotangent passes
+    # through the step. Zoneout by a fraction: the step's h_t is needed.
+    fraction = zoneout is not None and zoneout.h.dtype != bool
+    known = {"h_prev"} if fraction else {"h", "h_prev"}
     return residuals._replace(**dict.fromkeys(known & set(residuals._fields)))
 
 
 def _with_outputs(
     residuals: Any, h_start: Array, hs: Array, masks: StepMasks, reverse: bool
 ) -> Any:
-    """The residuals of some steps with h_t and with h_{t−1}, which is ``hs`` moved by one step."""
+    """The residuals of some steps with h_t and h_{t−1}, which is ``hs`` moved by one step."""
     parts = [hs[1:], h_start[None]] if reverse else [h_start[None], hs[:-1]]
     h_prev = state_before_step(masks, jnp.concatenate(parts))
     h_prev = h_prev if masks.dropout is None else h_prev * masks.dropout
@@ -102,7 +103,7 @@ def zeros_for_none(cotangent: PyTree, like: PyTree) -> PyTree:
 def forward_pass(
     cell: Cell, settings: ScanSettings, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
 ) -> tuple[tuple[PyTree, Array], PyTree]:
-    """Run the cell and keep what the derivative needs: ``((state, hs), residuals[T, ...])``."""
+    """Run the cell and store the residuals: ``((state, hs), residuals[T, ...])``."""
     rule = rule_of(cell)
     weights = with_transposes(params, xs.shape[0])
 
@@ -121,7 +122,7 @@ def forward_pass(
 def tangent_pass(
     cell: Cell, settings: ScanSettings, saved: Saved, dots: Gradients
 ) -> tuple[PyTree, Array]:
-    """The derivative forward in time: tangents of params, xs and s_0 to those of s_T and hs."""
+    """The derivative forward in time: from tangents of params, xs and s_0 to tangents of s_T and hs."""
     params, xs, state0, hs, residuals, masks = saved
     rule = rule_of(cell)
     residuals = _with_outputs(residuals, state0.h, hs, masks, settings.reverse)
@@ -142,12 +143,12 @@ def tangent_pass(
 def backward_pass(
     cell: Cell, settings: ScanSettings, saved: Saved, cotangents: tuple[PyTree, Array | None]
 ) -> Gradients:
-    """The derivative backward in time: cotangents of s_T and hs to those of params, xs and s_0.
+    """The derivative backward in time: from cotangents of s_T and hs to cotangents of params, xs and s_0.
 
     None stands for a cotangent that is zero.
 
-    Chunk by chunk: the elementwise factors for all steps of the chunk, then the recursion, which has to
-    go step by step, then the sums over the chunk's δz, each one product.
+    For each chunk: the elementwise factors of all its steps, then the recursion, step by step, then the sums
+    over the chunk's δz, each one product.
     """
     params, xs, state0, hs, residuals, masks = saved
     d_state, d_hs = cotangents
@@ -210,14 +211,14 @@ def bptt(
         params: of the cell.
         xs: [T, D] or [T, B, D].
         state0: the starting state, [H] or [B, H] leaves; zeros if None.
-        d_hs: ∂L/∂hs with the state held, [T, H] or [T, B, H]; zeros if None.
+        d_hs: ∂L/∂hs with the state constant, [T, H] or [T, B, H]; zeros if None.
         d_state: ∂L/∂state, the cotangent of the final state; zeros if None.
         reverse: whether the cell ran from the last step to the first.
         unroll: steps per iteration of the loop, as for `unroll`.
 
     Returns:
         `Gradients`: ``params`` (``w_x``, ``w_h``, ``b``, …), ``xs`` and ``state0`` (``h`` and, for an
-        LSTM, ``c``), each shaped as what it belongs to.
+        LSTM, ``c``), each of its argument's shape.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.

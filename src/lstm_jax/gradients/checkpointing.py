@@ -1,24 +1,24 @@
-r"""The derivative of an unrolled cell from the states at segment boundaries alone.
+r"""The derivative of an unrolled cell in less memory: it stores states at segment boundaries and recomputes.
 
-Back-propagation needs the gates of every step. Instead of keeping them all, keep the state at which each of
-some √T segments begins, and run each segment forward once more when the derivative gets to it (Chen et al.
-2016, "Training deep nets with sublinear memory cost"):
+Back-propagation needs the gates of every step. Instead of storing them all, store the starting state of each
+of some √T segments, and run a segment forward once more when its derivative is computed (Chen et al. 2016,
+"Training deep nets with sublinear memory cost"):
 
     memory   T · residuals   ->   segments · state + (T / segments) · residuals
     time     one more forward pass
 
-Each pass below is the one of `lstm_jax.bptt` inside of a scan over segments, so it computes the same numbers.
+Each pass below is the one of `lstm_jax.bptt` inside a scan over segments, so it computes the same numbers.
 
 Axes: boundaries[⌈T / steps⌉, ..., H]; the rest as in `lstm_jax.bptt`.
 """
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.bptt import (
     Gradients,
@@ -37,20 +37,20 @@ from lstm_jax.time_loop.step_masks import StepMasks
 from lstm_jax.validation import require_positive_int
 
 LARGE = 2**29
-"""Bytes of residuals from which on ``segments="auto"`` recomputes them."""
+"""Bytes of residuals from which ``segments="auto"`` recomputes them."""
 
 
 class Boundaries(NamedTuple):
-    """What the derivative keeps of the forward pass: the state that each segment starts from."""
+    """The inputs of the forward pass and the starting state of each segment, for the derivative."""
 
-    params: Any
-    xs: Any
-    states: Any
-    masks: Any
+    params: PyTree
+    xs: Float[Array, "time *batch d"]
+    states: PyTree
+    masks: StepMasks
 
 
 def residual_bytes(cell: Cell, params: PyTree, length: int, state0: PyTree) -> int:
-    """Bytes that back-propagation through time would keep of a sequence of so many steps."""
+    """The bytes of residuals that back-propagation would store for a sequence of so many steps."""
     one = jax.ShapeDtypeStruct((*state0.h.shape[:-1], cell.input_size), state0.h.dtype)
     state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
     leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
@@ -60,10 +60,10 @@ def residual_bytes(cell: Cell, params: PyTree, length: int, state0: PyTree) -> i
 def segment_length(
     segments: int | str | None, cell: Cell, params: PyTree, length: int, state0: PyTree
 ) -> int:
-    """How many of ``length`` steps a segment has; all of them where nothing is to be recomputed.
+    """The number of steps of a segment; all of ``length`` where nothing is recomputed.
 
     Raises:
-        ValueError: ``segments`` is no positive integer, ``"auto"`` or None.
+        ValueError: ``segments`` is not a positive integer, ``"auto"`` or None.
     """
     if segments is None:
         return length
@@ -89,7 +89,7 @@ def forward_segments(
     state0: PyTree,
     masks: StepMasks,
 ) -> tuple[tuple[PyTree, Array], PyTree]:
-    """Run the cell and keep the boundaries: ``((state, hs), states)``."""
+    """Run the cell and store the boundaries: ``((state, hs), states)``."""
 
     def segment(
         state: PyTree, start: None, inputs: tuple[Array, StepMasks]
@@ -106,16 +106,16 @@ def forward_segments(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def tangent_segments(
-    cell: Cell, settings: ScanSettings, steps: int, kept: Boundaries, dots: Gradients
+    cell: Cell, settings: ScanSettings, steps: int, saved: Boundaries, dots: Gradients
 ) -> tuple[PyTree, Array]:
     """`tangent_pass`, segment by segment."""
-    params, xs, states, masks = kept
+    params, xs, states, masks = saved
 
     def segment(state_dot: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         xs, xs_dot, masks = inputs
         (_, hs), residuals = forward_pass(cell, settings, params, xs, state, masks)
-        saved = Saved(params, xs, state, hs, residuals, masks)
-        return tangent_pass(cell, settings, saved, Gradients(dots.params, xs_dot, state_dot))
+        in_segment = Saved(params, xs, state, hs, residuals, masks)
+        return tangent_pass(cell, settings, in_segment, Gradients(dots.params, xs_dot, state_dot))
 
     return scan_chunks(
         segment, dots.state0, states, (xs, dots.xs, masks), steps, reverse=settings.reverse
@@ -127,21 +127,21 @@ def backward_segments(
     cell: Cell,
     settings: ScanSettings,
     steps: int,
-    kept: Boundaries,
+    saved: Boundaries,
     cotangents: tuple[PyTree, Array | None],
 ) -> Gradients:
     """`backward_pass`, segment by segment."""
-    params, xs, states, masks = kept
+    params, xs, states, masks = saved
     d_state, d_hs = cotangents
     d_state = zeros_for_none(d_state, jax.tree.map(lambda s: s[0], states))
-    zeros = vary_over(varying_axes(kept, cotangents), zero_sums(params))
+    zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
 
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
         xs, d_hs, masks = inputs
         (_, hs), residuals = forward_pass(cell, settings, params, xs, state, masks)
-        saved = Saved(params, xs, state, hs, residuals, masks)
-        part = backward_pass(cell, settings, saved, (d_state, d_hs))
+        in_segment = Saved(params, xs, state, hs, residuals, masks)
+        part = backward_pass(cell, settings, in_segment, (d_state, d_hs))
         d_params = add_to(d_params, part.params)
         return (part.state0, d_params), part.xs
 

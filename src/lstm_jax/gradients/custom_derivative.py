@@ -1,7 +1,7 @@
-"""The unrolled cell whose derivative, in every mode that JAX knows, is the one derived by hand.
+"""The unrolled cell with the hand-derived derivative, in every mode of JAX.
 
-The rule is a JVP whose tangent is a `linear_map`: `jax.jvp` runs the pass forward in time, and
-`jax.grad`, which transposes it, the pass backward in time.
+The rule is a JVP whose tangent is a `linear_map`: `jax.jvp` runs the tangent pass, and `jax.grad`, which
+transposes it, the backward pass.
 """
 
 from functools import partial
@@ -43,12 +43,12 @@ def unroll_by_hand(
 
     Args:
         cell: with a hand-derived rule.
-        settings: the loop's direction, and what is best for the platform.
+        settings: of the loop: direction, platform, precision.
         steps: steps per segment (`lstm_jax.gradients.checkpointing`); T for a single segment.
         params: of the cell.
         xs: [T, ..., D].
         state0: the starting state.
-        masks: what happens to the state between steps.
+        masks: of every step.
     """
     out, _ = forward_pass(cell, settings, params, xs, state0, masks)
     return out
@@ -64,16 +64,16 @@ def _unroll_by_hand_jvp(
     tangents: tuple[PyTree, Array, PyTree, Any],
 ) -> tuple[Any, Any]:
     params, xs, state0, masks = primals
-    kept: Saved | Boundaries
+    saved: Saved | Boundaries
     if steps >= xs.shape[0]:
         out, residuals = forward_pass(cell, settings, params, xs, state0, masks)
-        kept = Saved(params, xs, state0, out[1], residuals, masks)
+        saved = Saved(params, xs, state0, out[1], residuals, masks)
         tangent = partial(tangent_pass, cell, settings)
         backward = partial(backward_pass, cell, settings)
     else:
         out, states = forward_segments(cell, settings, steps, params, xs, state0, masks)
-        kept = Boundaries(params, xs, states, masks)
+        saved = Boundaries(params, xs, states, masks)
         tangent = partial(tangent_segments, cell, settings, steps)
         backward = partial(backward_segments, cell, settings, steps)
     dots = Gradients(*tangents[:3])
-    return out, linear_map(tangent, backward, kept, dots, none_for_zero=True)
+    return out, linear_map(tangent, backward, saved, dots, none_for_zero=True)

@@ -1,14 +1,13 @@
-r"""Do two gradients of one loss agree, parameter by parameter?
+r"""Compare the gradients of a loss by hand, by autodiff and by differences, parameter by parameter.
 
-Three ways to the same numbers, all in float64 whatever the session's default:
+All three in float64, whatever the session's default:
 
     by hand       the derived formula
     autodiff      `jax.grad` of the plain program
     differences   (L(θ + εe) − L(θ − εe)) / 2ε for each coordinate, extrapolated once (Richardson):
                   (4 D(ε) − D(2ε)) / 3, error O(ε⁴)
 
-The error of a against b for one leaf is max|a − b| / max|b|: relative, and blind to no entry that
-matters to the leaf. A leaf that is zero in both has error 0.
+The error of a against b for one leaf is max|a − b| / max|b|. A leaf that is zero in both has error 0.
 """
 
 from collections.abc import Callable
@@ -52,7 +51,7 @@ class LeafErrors(NamedTuple):
 
 
 class GradientReport(NamedTuple):
-    """The outcome of `check_gradients`: data in ``leaves``, a table under `str`.
+    """The result of `check_gradients`: data in ``leaves``, a table by `str`.
 
     Attributes:
         leaves: one `LeafErrors` for each leaf of the parameters.
@@ -121,12 +120,11 @@ def check_gradients(
         loss: ``loss(params, *args) -> scalar``. Without ``by_hand`` it must take the keyword
             ``gradient`` and pass it to `unroll`: the gradient by hand is then `jax.grad` of the loss
             with ``gradient="bptt"``, the other with ``gradient="autodiff"``.
-        params: pytree of floating arrays, differentiated leaf by leaf; put the inputs and the starting
-            state into it to have those checked as well.
-        *args: further arguments, not differentiated. Arrays among them become float64 too, but
-            arrays that ``loss`` captures keep their dtype, so hand those in here.
-        by_hand: ``by_hand(params, *args) -> gradient`` shaped as ``params``: any derivation of your
-            own to be put to the test.
+        params: pytree of floating arrays, differentiated leaf by leaf. Put the inputs and the starting
+            state into it to check those as well.
+        *args: further arguments, not differentiated. Arrays among them become float64 too. Pass the arrays
+            that ``loss`` needs here: those that it captures keep their dtype.
+        by_hand: ``by_hand(params, *args) -> gradient`` shaped as ``params``: your derivation, to be checked.
         tolerance: bound on the relative error of by hand against autodiff.
         difference_tolerance: bound on the relative error of either against central differences.
         max_coordinates: how many coordinates of each leaf are differenced, drawn at random where
@@ -135,7 +133,7 @@ def check_gradients(
         seed: of that draw.
 
     Returns:
-        A `GradientReport`: ``report.leaves``, ``report.ok`` and a table under ``print(report)``.
+        A `GradientReport`: ``report.leaves``, ``report.ok`` and a table by ``print(report)``.
 
     Raises:
         NonFiniteError: a NaN or an infinity in ``params`` or ``args``.

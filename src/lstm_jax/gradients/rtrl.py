@@ -1,13 +1,12 @@
 r"""Real-time recurrent learning: the exact gradient forward in time (Williams & Zipser 1989).
 
-The influence S_t = ∂s_t/∂θ of every parameter on the state is carried along with the state,
+The loop carries the influence S_t = ∂s_t/∂θ of every parameter on the state,
 
     S_t = J_t S_{t−1} + ∂s_t/∂θ |_{s_{t−1}}                 J_t = ∂s_t/∂s_{t−1}
     ∂L/∂θ = Σ_t (∂ℓ_t/∂s_t) S_t
 
-so that the gradient of everything up to t is there at t, and nothing of the past is kept. What a parameter
-does to the state of its own step passes through one pre-activation, z_j = Σ_i x_i W_ij + …, which moves
-one unit:
+so that the gradient of everything up to t is known at t, and nothing of the past is stored. Within one step
+a parameter acts through one pre-activation, z_j = Σ_i x_i W_ij + …, which acts on one unit:
 
     ∂s_t/∂W_ij |_{s_{t−1}} = x_i · ∂s_t/∂z_j        (h_{t−1,i} for W_h, 1 for a bias)
 
@@ -23,7 +22,7 @@ Axes, one sample: a leaf of S is [*shape of θ, H] for each leaf [H] of the stat
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ from lstm_jax.validation import require_arrays
 
 
 class Influence(NamedTuple):
-    """A state and how everything before it moves it, of one sample.
+    """A state of one sample and its derivatives with respect to the parameters and the starting state.
 
     Attributes:
         state: s_t.
@@ -46,16 +45,16 @@ class Influence(NamedTuple):
         state0: ∂s_t/∂s_0, a state of states: ``influence.state0.c.h`` is ∂C_t/∂h_0, [in, out].
     """
 
-    state: Any
-    params: Any
-    state0: Any
+    state: PyTree
+    params: PyTree
+    state0: PyTree
 
 
 def _require_plain(cell: Cell) -> None:
-    """Refuse a cell some of whose parameters do not act through a pre-activation that moves one unit.
+    """Refuse a cell with parameters that do not act through one pre-activation and one unit.
 
     Raises:
-        ValueError: such a cell, or one that has no hand-derived rule.
+        ValueError: such a cell, or one without a hand-derived rule.
     """
     require_cell(cell)
     if rule_of(cell) in (lstm_variants.RULE, gru_reset_before.RULE):
@@ -66,7 +65,7 @@ def _require_plain(cell: Cell) -> None:
 
 
 def influence_start(cell: Cell, params: PyTree, state0: PyTree | None = None) -> Influence:
-    """The influence before the first step: none of the parameters, the identity of s_0.
+    """The influence before the first step: zeros for the parameters, the identity for s_0.
 
     Args:
         cell: from `lstm`, `gru` or `rnn`.
@@ -78,7 +77,7 @@ def influence_start(cell: Cell, params: PyTree, state0: PyTree | None = None) ->
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that has no hand-derived rule, or one with optional parts, such as peepholes.
+        ValueError: a cell without a hand-derived rule, or one with optional parts, such as peepholes.
     """
     _require_plain(cell)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
@@ -102,8 +101,8 @@ def influence_step(
 ) -> Influence:
     """One step of the cell and of its influence; ``influence.state.h`` of the result is the output.
 
-    The parameters may have changed since the step before, as they do when one learns online: the influence
-    is then that of the parameters as they were at each step.
+    The parameters may change between steps, as in online learning. The influence is then that of the
+    parameters at each step.
     """
     rule = rule_of(cell)
     before = influence.state
@@ -113,9 +112,9 @@ def influence_step(
     still = jax.tree.map(jnp.zeros_like, before)
 
     def of_leaf(name: str, leaf: Array) -> PyTree:
-        """∂s_t/∂θ with s_{t−1} held, a state of arrays [*shape of θ, H]."""
+        """∂s_t/∂θ with s_{t−1} constant, a state of arrays [*shape of θ, H]."""
         rows = {"w_x": x, "w_h": before.h}.get(name, jnp.ones(1, x.dtype))
-        # In each gate all units are moved at once: elementwise, they do not get into each other's way.
+        # A gate acts elementwise, so one tangent of ones gives the derivatives of all its units.
         moved = [
             rule.tangent_step(params, local, still, dot) for dot in _gate_dots(cell, params, name)
         ]
@@ -181,18 +180,18 @@ def influence_gradient(influence: Influence, d_state: PyTree) -> Gradients:
         d_state: ∂ℓ/∂s_t, leaves [H].
 
     Returns:
-        `Gradients` by the parameters and by s_0; ``xs`` is None, because the influence of single inputs
-        is not carried.
+        `Gradients` for the parameters and s_0; ``xs`` is None, because the loop does not carry the influence
+        of single inputs.
     """
 
-    def weighed(of: PyTree) -> PyTree:
+    def applied(of: PyTree) -> PyTree:
         terms = [
             jax.tree.map(lambda s, d=d: s @ d, influence_on)
             for influence_on, d in zip(of, d_state, strict=True)
         ]
         return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *terms)
 
-    return Gradients(weighed(influence.params), None, weighed(influence.state0))
+    return Gradients(applied(influence.params), None, applied(influence.state0))
 
 
 def rtrl(
@@ -215,16 +214,16 @@ def rtrl(
         params: of the cell.
         xs: [T, D] or [T, B, D].
         state0: the starting state, [H] or [B, H] leaves; zeros if None.
-        d_hs: ∂L/∂hs with the state held, [T, H] or [T, B, H]; zeros if None.
+        d_hs: ∂L/∂hs with the state constant, [T, H] or [T, B, H]; zeros if None.
         d_state: ∂L/∂state, the cotangent of the final state; zeros if None.
 
     Returns:
-        `Gradients` with ``params`` and ``state0``; ``xs`` is None: what an input does later is not known
-        when it comes, and its influence is not carried.
+        `Gradients` with ``params`` and ``state0``; ``xs`` is None, because the loop does not carry the
+        influence of single inputs.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that has no hand-derived rule, or one with optional parts, such as peepholes.
+        ValueError: a cell without a hand-derived rule, or one with optional parts, such as peepholes.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax

@@ -1,7 +1,7 @@
-"""The same networks under the signatures that PyTorch and Flax have made familiar.
+"""The same networks under the signatures of PyTorch and Flax.
 
 Start with `flax_signature` and `torch_signature`: thin functions around `unroll` and `unroll_stack`.
-`flax_cells` reads Flax's own cells, for `lstm_jax.nnx` and `lstm_jax.linen`, whose RNN layers replace Flax's.
+`flax_cells` runs the cells of Flax, for `lstm_jax.nnx` and `lstm_jax.linen`, whose RNN layers replace Flax's.
 
 May import: every room up to `layers`, and `weights`.
 """

@@ -1,8 +1,7 @@
-"""What the drop-in layers for Flax's two interfaces share: which Flax cells can be run here, and how.
+"""Run the cells of Flax by `flax_style`: the common part of `lstm_jax.nnx` and `lstm_jax.linen`.
 
-A Flax cell qualifies if its equations are those of `lstm`, `gru` or `rnn`: LSTMCell, OptimizedLSTMCell,
-GRUCell and SimpleCell (residual too, which is W_h + I) with their default activations, SimpleCell also
-with relu.
+A Flax cell fits if its equations are those of `lstm`, `gru` or `rnn`: LSTMCell, OptimizedLSTMCell, GRUCell
+and SimpleCell (also residual, which is W_h + I) with their default activations, SimpleCell also with relu.
 """
 
 from collections.abc import Mapping
@@ -20,24 +19,24 @@ ACTIVATIONS = {jnp.tanh: "tanh", jax.nn.tanh: "tanh", jax.nn.relu: "relu"}
 
 
 def activation_of(cell: Any) -> str:
-    """The activation of a Flax cell that can be run here.
+    """The activation of a Flax cell that `lstm_jax` can run.
 
     Raises:
-        ValueError: a cell, or a choice of functions in it, that has no counterpart here.
+        ValueError: a cell, or functions of a cell, without a counterpart in `lstm_jax`.
     """
     kind = type(cell).__name__
     if kind not in FORMS or not type(cell).__module__.startswith("flax."):
         raise ValueError(
-            f"Cell mismatch: expected one of Flax's {', '.join(FORMS)}, got {kind}; Flax's own RNN runs any."
+            f"Cell mismatch: expected one of Flax's {', '.join(FORMS)}, got {kind}. Use Flax's RNN."
         )
     activation = ACTIVATIONS.get(cell.activation_fn)
     gate = getattr(cell, "gate_fn", jax.nn.sigmoid)
     fits = activation == "tanh" or (kind == "SimpleCell" and activation == "relu")
     if not fits or gate is not jax.nn.sigmoid:
-        came = [getattr(f, "__name__", repr(f)) for f in (gate, cell.activation_fn)]
+        got = [getattr(f, "__name__", repr(f)) for f in (gate, cell.activation_fn)]
         raise ValueError(
             f"Activation mismatch: expected a {kind} of sigmoid gates and tanh (SimpleCell: tanh or relu), "
-            f"got {came[0]} and {came[1]}; Flax's own RNN runs any."
+            f"got {got[0]} and {got[1]}. Use Flax's RNN."
         )
     return str(activation)
 
@@ -54,21 +53,24 @@ def run_flax_layer(
     reverse: bool | None,
     keep_order: bool | None,
 ) -> Any:
-    """Run a layer's Flax cell over a sequence by `flax_style`; what is None is as the layer has it.
+    """Run a layer's Flax cell over a sequence by `flax_style`; for None the layer's option counts.
 
-    Computed in the cell's ``dtype``, or in the one to which inputs and parameters promote, and returned in
-    the carry's if that is wider, as Flax returns it.
+    It computes in the cell's ``dtype``, or else in the promoted dtype of inputs and parameters. As in Flax,
+    it returns the carry's dtype if that is wider.
     """
     cell = layer.cell
-    ours, own = from_flax(params, activation=activation_of(cell))
+    our_cell, our_params = from_flax(params, activation=activation_of(cell))
     if getattr(cell, "residual", False):
-        own = own._replace(w_h=own.w_h + jnp.eye(len(own.w_h), dtype=own.w_h.dtype))
-    dtype = cell.dtype or jnp.promote_types(inputs.dtype, own.w_x.dtype)
-    kept = jax.tree.map(jnp.result_type, carry)
-    own, inputs, start = jax.tree.map(lambda a: jnp.asarray(a, dtype), (own, inputs, carry))
+        w_h = our_params.w_h
+        our_params = our_params._replace(w_h=w_h + jnp.eye(len(w_h), dtype=w_h.dtype))
+    dtype = cell.dtype or jnp.promote_types(inputs.dtype, our_params.w_x.dtype)
+    carry_dtypes = jax.tree.map(jnp.result_type, carry)
+    our_params, inputs, start = jax.tree.map(
+        lambda a: jnp.asarray(a, dtype), (our_params, inputs, carry)
+    )
     after, outputs = flax_style(
-        ours,
-        own,
+        our_cell,
+        our_params,
         inputs,
         initial_carry=start,
         seq_lengths=seq_lengths,
@@ -80,16 +82,18 @@ def run_flax_layer(
         gradient=layer.gradient,
         backend=_backend_of(layer),
     )
-    after = jax.tree.map(lambda a, like: a.astype(jnp.promote_types(dtype, like)), after, kept)
-    wide = jnp.promote_types(dtype, jax.tree.leaves(kept)[-1])
+    after = jax.tree.map(
+        lambda a, like: a.astype(jnp.promote_types(dtype, like)), after, carry_dtypes
+    )
+    wide = jnp.promote_types(dtype, jax.tree.leaves(carry_dtypes)[-1])
     outputs = outputs.astype(wide)
     wanted = layer.return_carry if return_carry is None else return_carry
     return (after, outputs) if wanted else outputs
 
 
 def _backend_of(layer: Any) -> str | Loop:
-    """The layer's backend, with Flax's own option ``unroll`` where it is set."""
-    # One step is what Flax's layer has unless told otherwise; here it is left to the platform.
+    """The layer's backend, with Flax's option ``unroll`` if it is set."""
+    # Flax's default is one step; then the platform's number of steps is used.
     if layer.unroll == 1 or layer.backend == "cudnn":
         return layer.backend
     loop = layer.backend if isinstance(layer.backend, Loop) else Loop()

@@ -2,7 +2,7 @@ r"""A cell under the signature of Flax's ``RNN``.
 
     flax_style     carry, outputs               carry is (c, h) for an lstm, else h; batch before time
 
-A thin function around `lstm_jax.unroll`, whose gradient it has.
+A thin function around `lstm_jax.unroll`, with its gradient.
 
 Axes: inputs[*batch, T, D] (or [T, *batch, D] with time_major), carry [*batch, H].
 """
@@ -37,13 +37,13 @@ def state_of(cell: Cell, carry: PyTree) -> PyTree:
 
 
 class FlaxOrder(NamedTuple):
-    """The order of axes and of time, as Flax's ``RNN`` has it.
+    """The order of axes and of time: the options of Flax's ``RNN``.
 
     Attributes:
         time_major: whether time is the first axis, of inputs and outputs.
-        reverse: from each sequence's last own step to its first.
-        keep_order: under ``reverse``, whether the outputs stay aligned with the inputs; else they come in
-            the order of the loop, padding last.
+        reverse: from the last step of each sequence to its first.
+        keep_order: with ``reverse``, whether the outputs stay aligned with the inputs; else they are in the
+            order of the loop, padding last.
     """
 
     time_major: bool = False
@@ -65,16 +65,16 @@ def flax_style(
     gradient: str = "auto",
     backend: str | Loop = "auto",
 ) -> tuple[PyTree, Array]:
-    """A cell as Flax's ``RNN(cell, return_carry=True)`` returns it: ``carry, outputs``.
+    """Run a cell as Flax's ``RNN(cell, return_carry=True)``: ``carry, outputs``.
 
-    One thing differs: past a sequence's length the outputs are zero, where Flax's go on with the padding.
+    One thing differs: past a sequence's length the outputs are zero; Flax's go on with the padding.
 
     Args:
         cell: from `lstm`, `gru` or `rnn`.
         params: of the cell.
         inputs: [*batch, T, D], or [T, *batch, D] with ``time_major``; any number of batch axes.
         initial_carry: (c, h) for an LSTM, else h, [*batch, H]; zeros if None.
-        seq_lengths: how many steps of each sequence are its own, [*batch].
+        seq_lengths: the length of each sequence, [*batch].
         order: `FlaxOrder`: ``time_major``, ``reverse`` and ``keep_order``.
         gradient: as for `lstm_jax.unroll`.
         backend: as for `lstm_jax.unroll`.
@@ -105,7 +105,7 @@ def flax_style(
     batch = xs.shape[1:-1]
     state0 = None if initial_carry is None else state_of(cell, initial_carry)
     lengths = seq_lengths
-    if len(batch) > 1:  # `unroll` knows one batch axis
+    if len(batch) > 1:  # `unroll` takes one batch axis
         xs = xs.reshape(len(xs), -1, xs.shape[-1])
         state0 = jax.tree.map(lambda s: s.reshape(-1, s.shape[-1]), state0)
         lengths = None if lengths is None else jnp.asarray(lengths).reshape(-1)

@@ -3,7 +3,7 @@ r"""A stack under PyTorch's signature.
     torch_style    output, h_n                  for a stack of rnn or gru
                    output, (h_n, c_n)           for a stack of lstm
 
-A thin function around `lstm_jax.unroll_stack`, whose gradient it has.
+A thin function around `lstm_jax.unroll_stack`, with its gradient.
 
 Axes: input[T, B, D] (or [B, T, D] with batch_first), h_n[layers · directions, B, H].
 """
@@ -33,7 +33,7 @@ def torch_style(
     gradient: str = "auto",
     backend: str | Loop = "auto",
 ) -> tuple[Array, PyTree]:
-    """A stack as `torch.nn.LSTM`, `GRU` or `RNN` returns it: ``output, (h_n, c_n)`` or ``output, h_n``.
+    """Run a stack as `torch.nn.LSTM`, `GRU` or `RNN`: ``output, (h_n, c_n)`` or ``output, h_n``.
 
     Args:
         stack: from `stack`, of one kind and size of cells; a bidirectional layer is two of PyTorch's
@@ -42,7 +42,7 @@ def torch_style(
         input: [T, B, D], [B, T, D] with ``batch_first``, or [T, D].
         hx: ``(h_0, c_0)`` or ``h_0``, [layers · directions, B, H]; zeros (or the learned state) if None.
         batch_first: whether batch comes before time, in input and output (not in the states).
-        lengths: how many steps of each sequence are its own, [B]: what a packed sequence holds.
+        lengths: the length of each sequence, [B], as in a packed sequence.
         key: a random key for dropout, in training; None at evaluation.
         gradient: as for `unroll`.
         backend: as for `unroll_stack`.
@@ -67,7 +67,7 @@ def torch_style(
     shapes = [jax.eval_shape(cell.initial_state) for cell in cells]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
-            "Layer mismatch: expected cells of one kind and size, whose states make one array, got "
+            "Layer mismatch: expected cells of one kind and size, for states in one array, got "
             f"{', '.join(map(str, cells))}."
         )
     kind = type(shapes[0])

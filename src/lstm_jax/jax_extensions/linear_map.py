@@ -1,11 +1,10 @@
-r"""A linear map whose transpose is written by hand, open to every transformation.
+r"""A linear function with a hand-written transpose, for every JAX transformation.
 
     y = T(r) u          u, y: linear inputs and outputs; r: residuals, on which T depends freely
 
-`jax.custom_vjp` lets one write the transpose but closes forward mode; `jax.custom_jvp` keeps forward
-mode but lets JAX derive the transpose. `linear_map` is the piece in between: one primitive that holds
-``forward`` (u ↦ T u) and ``transpose`` (v ↦ Tᵀ v), with the three rules that make it an ordinary
-citizen:
+With `jax.custom_vjp` one writes the transpose but loses forward mode; with `jax.custom_jvp` forward mode
+stays but JAX derives the transpose. `linear_map` has both: one primitive with ``forward`` (u ↦ T u) and
+``transpose`` (v ↦ Tᵀ v), and three rules:
 
     jvp         d(T(r) u) = T(r) du + (∂T/∂r · dr) u      the second term by autodiff of ``forward``
     transpose   the same primitive with the two functions exchanged
@@ -32,7 +31,7 @@ from lstm_jax.jax_extensions.matmul_precision import at_precision
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
 FlatMap = Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
-"""Of the leaves of residuals and inputs; None stands for an input that is zero."""
+"""A function of the leaves of residuals and inputs; None stands for an input that is zero."""
 
 linear_map_p = Primitive("linear_map")
 linear_map_p.multiple_results = True
@@ -52,10 +51,10 @@ def linear_map(
         forward: ``(residuals, inputs) -> outputs``, linear in ``inputs``.
         transpose: ``(residuals, outputs) -> inputs``, the transpose of ``forward`` in its second
             argument: for all u and v, ⟨v, forward(r, u)⟩ = ⟨transpose(r, v), u⟩.
-        residuals: pytree of arrays on which the map depends in any way.
+        residuals: pytree of arrays on which the map may depend nonlinearly.
         inputs: pytree of arrays in which the map is linear.
-        none_for_zero: whether ``transpose`` takes None for the cotangent of an output that nothing
-            depends on, instead of zeros in its shape.
+        none_for_zero: whether ``transpose`` gets None for the cotangent of an unused output, instead of
+            zeros in its shape.
 
     Returns:
         The pytree that ``forward`` returns.
@@ -68,8 +67,8 @@ def linear_map(
         >>> print(jax.grad(f)(2.0), jax.jvp(f, (2.0,), (1.0,))[1])
         3.0 3.0
     """
-    # The transpose returns cotangents of the type of `inputs`, so all must vary alike before the call;
-    # where an input was the same on all devices, JAX makes the sum over them of this cast.
+    # The transpose returns cotangents of the type of `inputs`, so all must vary over the same mesh axes.
+    # Where an input was the same on all devices, the transpose of this cast is the sum over the devices.
     axes = varying_axes(residuals, inputs)
     residuals, inputs = vary_over(axes, residuals), vary_over(axes, inputs)
     flat_residuals, residuals_tree = jax.tree.flatten(residuals)
@@ -219,8 +218,8 @@ def _batch(
     )
     residuals, inputs = _split(operands, n_residuals)
     residual_axes, input_axes = _split(axes, n_residuals)
-    # With every linear input batched the transpose has nothing to sum over the batch: the sum
-    # belongs to the broadcast written here, and JAX transposes that one itself.
+    # With every linear input batched, the transpose has no sum over the batch: that sum is the transpose of
+    # this broadcast, which JAX makes.
     inputs = tuple(
         jnp.broadcast_to(u, (size, *u.shape)) if axis is None else jnp.moveaxis(u, axis, 0)
         for u, axis in zip(inputs, input_axes, strict=True)

@@ -1,8 +1,8 @@
-"""The precision of matrix products, where a function is traced later than it is called.
+"""Fix the precision of matrix products for a function that is traced after it is called.
 
-JAX traces a derivative when it differentiates and a mapped function when it maps, and by then
-`jax.default_matmul_precision` may say something else than where the network was called. Whatever is traced
-late goes through `at_precision`, and nothing else in the two packages sets a precision.
+JAX traces a derivative when it differentiates, and a mapped function when it maps. By then
+`jax.default_matmul_precision` may differ from its value at the call of the network. Such functions go through
+`at_precision`; nothing else in the two packages sets a precision.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 
 
 def default_precision() -> Any:
-    """What `jax.default_matmul_precision` says."""
+    """The value of `jax.default_matmul_precision`."""
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
@@ -22,8 +22,8 @@ def at_precision(function: Callable[..., Any], precision: Any = None) -> Callabl
 
     Args:
         function: any.
-        precision: a value of `jax.default_matmul_precision`, or ``read(*arguments)`` that finds it among the
-            function's arguments; what JAX is set to now if None.
+        precision: a value of `jax.default_matmul_precision`, or ``read(*arguments)`` that returns it from the
+            function's arguments; JAX's present value if None.
     """
     if not callable(precision):
         fixed = default_precision() if precision is None else precision

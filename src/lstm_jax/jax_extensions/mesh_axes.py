@@ -1,8 +1,8 @@
-"""Which mesh axes an array varies over, under `jax.shard_map`.
+"""The mesh axes over which an array varies, under `jax.shard_map`.
 
-Inside `shard_map` JAX types every array with the mesh axes over which its value differs between devices,
-and a loop's carry or a hand-written transpose must agree with what it meets. Outside there are none, and
-nothing here does anything.
+Inside `shard_map` the type of an array has the mesh axes over which its value differs between devices. The
+carry of a loop and the result of a hand-written transpose must have the right ones. Outside of `shard_map`
+there are none, and these functions change nothing.
 """
 
 from typing import Any

@@ -1,13 +1,13 @@
-"""A function for one platform alone, and another that stands in for it elsewhere.
+"""Run one function on one platform, and another that computes the same elsewhere.
 
     on_platform(f, g, *operands) = f(*operands) = g(*operands)            the same numbers, to rounding
 
-    compiled     f where the program is for f's platform and runs here; g for any other, and for export
-    jvp          that of f, on every platform: what in it is for f's alone needs a stand-in of its own
-    vmap         of g, for an f that could only run one by one; of a derivative, what the derivative holds
+    compiled     f in a program for f's platform alone; g for any other platform, and for export
+    jvp          that of f, on every platform: a part of it that needs f's platform must use on_platform too
+    vmap         of g, because f could only run one by one; of a derivative, the derivative's own rule
 
-`jax.lax.platform_dependent` with `jax.custom_batching.custom_vmap` is nearly this, but the first keeps f in
-a program for several platforms, and the second knows no reverse mode.
+`jax.lax.platform_dependent` with `jax.custom_batching.custom_vmap` comes near to this, but the first keeps f
+in a program for several platforms, and the second has no reverse mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from lstm_jax.jax_extensions.matmul_precision import at_precision
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
 Flat = Callable[..., tuple[Any, ...]]
-"""Of and to the leaves of pytrees."""
+"""A function from the leaves of pytrees to the leaves of one."""
 
 platform_switch_p = Primitive("platform_switch")
 platform_switch_p.multiple_results = True
@@ -37,16 +37,16 @@ def on_platform(
 ) -> PyTree:
     """Apply ``function`` on its platform, ``elsewhere`` on any other and under `vmap`.
 
-    Call it under `jax.jit`: outside of it, it applies ``elsewhere``, and its derivative is ``function``'s.
+    Call it under `jax.jit`. Outside of `jit` it applies ``elsewhere``, and its derivative is ``function``'s.
 
     Args:
         function: of ``operands``.
         elsewhere: the same to rounding, of the same shapes.
         operands: pytrees of arrays.
-        platform: that of ``function``, as JAX calls it where it lowers a program: ``"cuda"``.
+        platform: that of ``function``, by JAX's name for it in lowering: ``"cuda"``.
 
     Returns:
-        What both return.
+        The result, the same of both functions.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -57,7 +57,7 @@ def on_platform(
         >>> bool(jnp.allclose(either(0.5), jnp.sin(0.5)))
         True
     """
-    # Both are to return what varies over as many axes as the operands together.
+    # The results of both must vary over the same mesh axes: those of all operands.
     axes = varying_axes(operands)
     operands = vary_over(axes, operands)
     leaves, tree = jax.tree.flatten(operands)
@@ -94,8 +94,8 @@ def _lower(
     platform: str,
 ) -> Any:
     module = context.module_context
-    here = tuple(module.platforms) == (platform,) and not module.lowering_parameters.for_export
-    chosen = function if here else elsewhere
+    on_it = tuple(module.platforms) == (platform,) and not module.lowering_parameters.for_export
+    chosen = function if on_it else elsewhere
     return mlir.lower_fun(chosen, multiple_results=True)(context, *operands)
 
 

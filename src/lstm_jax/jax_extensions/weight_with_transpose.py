@@ -1,18 +1,18 @@
-r"""A weight matrix that a loop over time multiplies by at every step.
+r"""A weight matrix stored with its transpose, for fast products in a loop over time.
 
     rows @ weight          [..., n] @ [n, m]
     rows @ weight.T        [..., m] @ [m, n]
 
-The same numbers as with the plain array, but laid out for the loop before it begins. A product with few rows
-(a batch) and a large matrix spends much of its time on the matrix: XLA on a CPU packs the right operand anew
-at every call, the slower the larger it is, and twice as slowly where it is a transpose. So
+The numbers are those of the plain array. For few rows (a batch) and a large matrix, much of a product's time
+goes into the matrix: XLA on a CPU repacks the right operand at every call, which takes twice as long for a
+transposed one. So
 
-- the transpose is made once, outside of the loop, and not at every step;
-- a matrix too large for a core's second-level cache is put on the left, (Wᵀ rowsᵀ)ᵀ, where it is read as it
-  lies; the transposes of the few rows cost less than the packing.
+- the transpose is made once, before the loop;
+- a matrix larger than a core's second-level cache goes to the left, (Wᵀ rowsᵀ)ᵀ, where XLA reads it without
+  packing; to transpose the few rows costs less.
 
 Measured on two AVX-512 cores: 16 rows by a 576 × 2048 matrix take 222 µs on the right, 145 µs on the left; 32
-rows by 256 × 1024 go the other way, 75 against 89 µs.
+rows by 256 × 1024 are faster on the right, 75 against 89 µs.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from jax.interpreters import ad, batching, mlir
 from lstm_jax.array_types import Array, PyTree
 
 LARGE = 2**21
-"""Bytes from which on a matrix is multiplied from the left, on a CPU."""
+"""Bytes from which a matrix goes to the left of the product, on a CPU."""
 
 FEWEST_ROWS = 4
-"""With fewer the product is one of a matrix and vectors, and packs nothing."""
+"""With fewer rows XLA computes products of a matrix and vectors, without packing."""
 
 FEWEST_STEPS = 32
-"""In a shorter loop the transposes would cost more than they save."""
+"""In a shorter loop the transposes cost more than they save."""
 
 
 @jax.tree_util.register_dataclass
@@ -64,8 +64,8 @@ def matrix_of(weight: WeightWithTranspose | Array) -> Array:
 
 
 left_product_p = Primitive("left_product")
-"""rows [r, n] and Wᵀ [m, n] to rows W. A primitive, because what is best depends on the platform, and because
-XLA on a CPU cannot compile the form below with a batch axis added: differentiated or batched, it is a plain
+"""rows [r, n] and Wᵀ [m, n] to rows W. A primitive: the best form depends on the platform, and
+XLA on a CPU cannot compile `_from_the_left` with a batch axis. Differentiated or batched it is a plain
 product again."""
 
 
@@ -74,7 +74,7 @@ def _from_the_right(rows: Array, transposed: Array) -> Array:
 
 
 def _from_the_left(rows: Array, transposed: Array) -> Array:
-    # The barrier keeps XLA from folding the transpose back into the product.
+    # Without the barrier XLA would fold the transpose into the product and pack the matrix after all.
     return lax.optimization_barrier(transposed @ rows.T).T
 
 

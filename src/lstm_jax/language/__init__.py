@@ -1,8 +1,8 @@
 """Language modelling: texts, vocabularies, batches, models, generation.
 
 Start with `model`: embedding, stack and readout, and their loss. `corpora` loads a text, `vocabulary` and
-`text` turn it into codes, `batches` cuts it. `training_problem` is what `lstm_jax.training.fit` trains, and
-`generate` goes on from a prompt. `download` fetches a text and checks it.
+`text` turn it into codes, `batches` cuts it. `training_problem` makes the problem for
+`lstm_jax.training.fit`, and `generate` continues a prompt. `download` fetches a text and checks it.
 
 May import: `backends`, `layers`, `training` and the files at the root.
 """

@@ -1,4 +1,4 @@
-r"""A text cut for truncated back-propagation: each row of a batch goes on where it ended in the one before.
+r"""Batches of a text for truncated back-propagation: each row continues the same row of the batch before.
 
 With N tokens, B rows of R tokens each, and batches of T steps, batch n of an epoch is
 
@@ -9,8 +9,8 @@ With N tokens, B rows of R tokens each, and batches of T steps, batch n of an ep
                              into Deep Learning, "Sequential Partitioning"); as many steps in each epoch as
                              the largest offset leaves, ((N − T − 1) // B) // T
 
-Both are functions of the number of the step, counted from 0 and on over the epochs, and of no step before it:
-a run that is resumed sees what it would have seen.
+Both depend only on the number of the step, counted from 0 over all epochs. So a resumed run gets the same
+batches.
 
 Axes: codes[N]; inputs[T, B] and targets[T, B], time first.
 """
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import Array, Int
+from lstm_jax.array_types import Array, Bool, Int
 from lstm_jax.language.vocabulary import TextError
 from lstm_jax.validation import (
     DtypeError,
@@ -39,16 +39,16 @@ class Batch(NamedTuple):
     Attributes:
         inputs: tokens [T, B].
         targets: the token after each, [T, B].
-        first: whether an epoch begins here, where the state that is carried along has to begin anew; bool [].
+        first: whether the batch begins an epoch, so that the carried state must be reset; bool [].
     """
 
-    inputs: Any
-    targets: Any
-    first: Any
+    inputs: Int[Array, "time batch"]
+    targets: Int[Array, "time batch"]
+    first: Bool[Array, ""]
 
 
 def steps_per_epoch(tokens: int, batch_size: int, length: int, *, offset: bool = False) -> int:
-    """How many batches there are in a text.
+    """The number of batches in a text.
 
     Args:
         tokens: N, tokens of the text.
@@ -58,7 +58,7 @@ def steps_per_epoch(tokens: int, batch_size: int, length: int, *, offset: bool =
 
     Raises:
         TextError: a text too short for a single batch.
-        ValueError: a size that is no positive integer.
+        ValueError: a size that is not a positive integer.
 
     Example:
         >>> from lstm_jax.language import steps_per_epoch
@@ -86,9 +86,9 @@ def contiguous(
     batch_size: int,
     length: int,
 ) -> Batch:
-    """The batch of a step, when each row reads one of B equal pieces of the text from end to end.
+    """The batch of a step, when each row reads one of B equal pieces of the text from beginning to end.
 
-    What is left of the text behind the last piece, and of a piece behind its last whole batch, is not read.
+    The rest of the text after the last piece, and of a piece after its last whole batch, is not read.
 
     Args:
         codes: the text [N].
@@ -101,8 +101,8 @@ def contiguous(
 
     Raises:
         TextError: a text too short for a single batch.
-        ShapeError, DtypeError: codes that are no whole numbers [N], or a step that is no whole number.
-        ValueError: a size that is no positive integer.
+        ShapeError, DtypeError: codes that are not whole numbers [N], or a step that is not a whole number.
+        ValueError: a size that is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,7 +123,7 @@ def contiguous_from_offset(
     length: int,
     key: Array,
 ) -> Batch:
-    """The batch of a step, as `contiguous` cuts it, each epoch from another of the first T + 1 tokens on.
+    """The batch of a step, as from `contiguous`, but each epoch starts at another of the first T + 1 tokens.
 
     Args:
         codes: the text [N].
@@ -137,9 +137,9 @@ def contiguous_from_offset(
 
     Raises:
         TextError: a text too short for a single batch.
-        ShapeError, DtypeError: codes that are no whole numbers [N], or a step that is no whole number.
-        TypeError: what is no key.
-        ValueError: a size that is no positive integer.
+        ShapeError, DtypeError: codes that are not whole numbers [N], or a step that is not a whole number.
+        TypeError: ``key`` is not a random key.
+        ValueError: a size that is not a positive integer.
 
     Example:
         >>> import jax
@@ -163,7 +163,7 @@ def contiguous_from_offset(
 def _cut(
     codes: Array, offset: int | Array, row: int | Array, step: Array, batch_size: int, length: int
 ) -> Batch:
-    """The batch of a step of an epoch, from rows of the same length behind the offset."""
+    """The batch of a step of an epoch, from rows of the same length after the offset."""
     starts = offset + jnp.arange(batch_size, dtype=jnp.int32) * row + step * length
     places = starts[None, :] + jnp.arange(length + 1, dtype=jnp.int32)[:, None]
     read = codes[places]

@@ -1,4 +1,4 @@
-"""Texts by name: what they are, where they are from, and how they fall into tokens.
+"""Load texts by name, as tokens.
 
     embedded      the language reference that CPython carries; characters
     timemachine   H. G. Wells, The Time Machine, in 26 letters and the blank, as in Zhang et al., Dive into
@@ -22,7 +22,7 @@ NAMES = ("embedded", "timemachine", "ptb")
 """The texts that have a name."""
 
 _SERVER = "http://d2l-data.s3-accelerate.amazonaws.com"
-# The same files, as the book's own repository had them until 2020.
+# The same files, from the book's repository until 2020.
 _REPOSITORY = (
     "https://raw.githubusercontent.com/d2l-ai/d2l-zh/b1d7d1c0282404c3891d7eb673bfa7c8c701b359/data"
 )
@@ -68,24 +68,24 @@ PTB_PARTS = {
         remarks="82,430 tokens",
     ),
 }
-"""What is in ``ptb.zip``, in its folder ``ptb``."""
+"""The files in the folder ``ptb`` of ``ptb.zip``."""
 
 
 def load_corpus(name: str | Path, data: Path | None = None) -> Corpus:
-    """Read a text by its name, downloading it if it has to be.
+    """Read a text by its name, and download it if necessary.
 
-    A download is kept under ``$LSTM_JAX_DATA``, else in the user's cache folder, and checked each time.
+    A download is stored in ``$LSTM_JAX_DATA``, else in the user's cache folder, and checked at every use.
 
     Args:
         name: ``"embedded"``, ``"timemachine"``, ``"ptb"``, or the path of a text file in UTF-8.
-        data: a folder that has the files of a named text already; nothing is downloaded then. For ``"ptb"``
-            either ``ptb.zip``, or the three files in it.
+        data: a folder with the files of a named text; nothing is downloaded then. For ``"ptb"`` either
+            ``ptb.zip``, or the three files in it.
 
     Returns:
         The text in numbers.
 
     Raises:
-        TextError: a text that cannot be had, is not what it should be, or in which nothing can be predicted.
+        TextError: a text that cannot be loaded, has the wrong checksum, or has fewer than two characters.
 
     Example:
         >>> from lstm_jax.language import load_corpus
@@ -102,9 +102,7 @@ def load_corpus(name: str | Path, data: Path | None = None) -> Corpus:
     path = Path(name)
     if isinstance(name, str) and not path.exists():
         known = ", ".join(repr(known) for known in NAMES)
-        raise TextError(
-            f"Unknown text: expected one of {known}, or a text file, got {name!r}, which is neither."
-        )
+        raise TextError(f"Unknown text: expected one of {known}, or a text file, got {name!r}.")
     return encode(read_text(path), path.name)
 
 

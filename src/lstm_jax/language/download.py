@@ -1,8 +1,8 @@
-"""Files from the web: fetched once, checked, and kept.
+"""Download files once, check them, and store them in a cache.
 
-A file counts as what it should be by its checksum alone, wherever it is from: a cache, a folder that a user
-names, a server. What a server sends is written beside the place where it belongs and moved there when it has
-been checked, so that a killed or failed download never leaves anything that could be taken for the file.
+A file is accepted by its checksum, whether it is from the cache, a user's folder or a server. A download is
+written to a temporary file, checked, and then renamed, so that a killed or failed download never leaves a
+wrong file.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from lstm_jax.atomic_write import write_file
 from lstm_jax.language.vocabulary import TextError
 
 TIMEOUT = 30.0
-"""Seconds without an answer after which a server counts as out of reach."""
+"""Seconds without an answer after which a download fails."""
 
 
 class Source(NamedTuple):
-    """A file that can be had.
+    """A file to download.
 
     Attributes:
         file: its name.
-        urls: where it is, tried in this order.
+        urls: its addresses, tried in this order.
         sha256: its checksum.
         size: its bytes.
-        remarks: what it is, whose it is, and under which licence.
+        remarks: its content, author and licence.
     """
 
     file: str
@@ -39,20 +39,20 @@ class Source(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: ``$LSTM_JAX_DATA``, else ``lstm_jax`` in the user's cache folder."""
+    """The folder of downloaded files: ``$LSTM_JAX_DATA``, else ``lstm_jax`` in the user's cache folder."""
     if named := os.environ.get("LSTM_JAX_DATA"):
         return Path(named)
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has a relative path ignored.
+    # The XDG specification says to ignore a relative path.
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "lstm_jax"
 
 
 def contents(source: Source, data: Path | None = None) -> bytes:
-    """What is in a file: that in ``data``, else that in the cache, else that of a server.
+    """Read a file from ``data``, else from the cache, else from a server.
 
     Args:
         source: the file.
-        data: a folder that has it, in which case nothing is fetched.
+        data: a folder with the file; nothing is downloaded then.
 
     Returns:
         Bytes whose checksum is right.
@@ -67,22 +67,22 @@ def contents(source: Source, data: Path | None = None) -> bytes:
     try:
         return checked(source, path)
     except TextError:
-        # Missing, or spoilt since: what is fetched now takes its place.
+        # Missing or damaged: the download replaces it.
         pass
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The file is made before the download, which a cache that cannot be written would waste.
+        # `write_file` opens the file before the download, so an unwritable cache costs no download.
         write_file(path, lambda partial: partial.write_bytes(_fetch(source)))
     except OSError as error:
         raise TextError(
             f"Unwritable cache: expected to keep {path.name} in {path.parent}, got "
-            f"{error.strerror!r}; name another folder by LSTM_JAX_DATA."
+            f"{error.strerror!r}. Name another folder by LSTM_JAX_DATA."
         ) from None
     return path.read_bytes()
 
 
 def checked(source: Source, path: Path) -> bytes:
-    """Read a file that has to be what the source says.
+    """Read a file and check it against its source.
 
     Raises:
         TextError: a missing or unreadable file, or one with another checksum.
@@ -105,7 +105,7 @@ def _fetch(source: Source) -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": "lstm_jax"})
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                # One byte more than expected shows that there is too much, without taking in all of it.
+                # One byte more than expected shows a file that is too long, without reading all of it.
                 found = answer.read(source.size + 1)
         except urllib.error.HTTPError as error:
             error.close()
@@ -115,7 +115,7 @@ def _fetch(source: Source) -> bytes:
         except OSError as error:
             wrong = str(error) or type(error).__name__
         except http.client.HTTPException as error:
-            wrong = f"what is no HTTP ({type(error).__name__})"
+            wrong = f"no HTTP answer ({type(error).__name__})"
         else:
             wrong = _wrong(source, found)
             if not wrong:
@@ -132,7 +132,7 @@ def _identity(source: Source) -> str:
 
 
 def _wrong(source: Source, found: bytes) -> str:
-    """What came instead of the file; empty if it is the file."""
+    """The difference from the expected file; empty if there is none."""
     if len(found) != source.size:
         return f"{'more' if len(found) > source.size else len(found)} bytes"
     sha256 = hashlib.sha256(found).hexdigest()

@@ -1,4 +1,4 @@
-r"""Text from a language model, token by token.
+r"""Generate text with a language model, token by token.
 
 token_{t+1} ~ softmax(logits_t / temperature), or argmax logits_t at temperature 0
 """
@@ -10,22 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import Array, Int
+from lstm_jax.array_types import Array, Int, PyTree
 from lstm_jax.language.model import LanguageModel, LanguageParams
 from lstm_jax.layers.stack import starting_states
 from lstm_jax.validation import ShapeError, require_key, require_positive_int, show_shape
 
 
 class Generated(NamedTuple):
-    """Tokens that a model wrote, and where it stands.
+    """The generated tokens and the states of the model.
 
     Attributes:
         tokens: [length], after the prompt.
-        states: after the last token but one, which `generate` goes on from with that token as its prompt.
+        states: after the last token but one. To go on, call `generate` with them and the last token as
+            prompt.
     """
 
-    tokens: Any
-    states: Any
+    tokens: Int[Array, "length"]
+    states: tuple[PyTree, ...]
 
 
 def generate(
@@ -38,16 +39,16 @@ def generate(
     temperature: float = 0.0,
     key: Array | None = None,
 ) -> Generated:
-    """Read a prompt and go on with it.
+    """Read a prompt and continue it.
 
     Args:
         model: from `language_model`.
         params: of the model.
-        prompt: tokens to be read first, at least one.
-        length: how many to write.
-        states: those before the prompt; the starting ones if None. With those of an earlier call, and its
-            last token as the prompt, the text goes on where it stopped.
-        temperature: of the distribution drawn from; 0 takes the most probable token each time.
+        prompt: at least one token, read first.
+        length: the number of tokens to generate.
+        states: those before the prompt; the starting ones if None. With the states of an earlier call and its
+            last token as the prompt, the text continues where it stopped.
+        temperature: of the distribution; 0 takes the most probable token each time.
         key: a random key; needed unless the temperature is 0.
 
     Returns:
@@ -75,7 +76,9 @@ def generate(
             f"{prompt.dtype}{show_shape(prompt.shape)}."
         )
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"Range mismatch: expected temperature from 0 on, got {temperature!r}.")
+        raise ValueError(
+            f"Range mismatch: expected temperature of at least 0, got {temperature!r}."
+        )
     if temperature and key is None:
         raise ValueError(
             f"Key mismatch: expected a key to draw at temperature {temperature!r}, got None."

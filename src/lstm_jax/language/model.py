@@ -1,4 +1,4 @@
-r"""A language model: tokens in, a recurrent stack, a distribution over the next token out.
+r"""A language model: an embedding, a recurrent stack and a distribution over the next token.
 
     x_t = E[token_t]                            an embedding, or the one-hot vector itself
     y_1 … y_T = stack(d(x_1) … d(x_T))          d: dropout
@@ -41,14 +41,14 @@ class LanguageParams(NamedTuple):
         b_y: [V].
     """
 
-    embedding: Any
+    embedding: Float[Array, "vocabulary d"] | None
     stack: StackParams
-    w_y: Any
-    b_y: Any
+    w_y: Float[Array, "p vocabulary"] | None
+    b_y: Float[Array, "vocabulary"]
 
 
 class LanguageModel(NamedTuple):
-    """Layers and how tokens get in and out; make it with `language_model`. Hashable."""
+    """A stack with the embedding and readout of tokens; make it with `language_model`. Hashable."""
 
     stack: Stack
     vocabulary_size: int
@@ -74,7 +74,7 @@ class LanguageModel(NamedTuple):
         )
 
     def inputs(self, params: LanguageParams, tokens: Int[Array, "..."]) -> Float[Array, "... d"]:
-        """The vectors that stand for tokens."""
+        """The vectors of tokens."""
         if params.embedding is not None:
             return params.embedding[tokens]
         return jax.nn.one_hot(tokens, self.vocabulary_size, dtype=params.b_y.dtype)
@@ -83,7 +83,8 @@ class LanguageModel(NamedTuple):
         self, params: LanguageParams, ys: Float[Array, "... p"]
     ) -> Float[Array, "... vocabulary"]:
         """Unnormalised log-probabilities, in single precision at least."""
-        w_y = params.embedding.T if self.tied else params.w_y
+        matrix: Any = params.embedding if self.tied else params.w_y
+        w_y = matrix.T if self.tied else matrix
         dtype = ys.dtype if jnp.finfo(ys.dtype).bits >= 32 else jnp.dtype(jnp.float32)
         found = jnp.matmul(ys, w_y, preferred_element_type=dtype)
         return found + jnp.broadcast_to(params.b_y.astype(dtype), found.shape)
@@ -113,7 +114,7 @@ def language_model(
         stack: from `lstm_jax.stack`, its input size that of the embedding, or the vocabulary's without one.
         vocabulary_size: V.
         embedding: whether tokens have learned vectors; otherwise they are one-hot.
-        tied: whether the readout is the embedding turned round (Press & Wolf 2017).
+        tied: whether the readout is the transposed embedding (Press & Wolf 2017).
         dropout: rate on the embedded tokens and on the outputs (Zaremba et al. 2014); that between layers
             is the stack's.
         embedding_init: initialiser of E; the standard normal distribution if None.
@@ -124,7 +125,7 @@ def language_model(
         A `LanguageModel` over `LanguageParams`; its state is the stack's.
 
     Raises:
-        TypeError: what is no stack that runs forward, or no initialiser.
+        TypeError: anything but a stack that runs forward, or an initialiser that cannot be called.
         ValueError: sizes that do not fit, tied weights without an embedding, a rate outside of [0, 1).
 
     Example:
@@ -171,8 +172,8 @@ def language_model(
 def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Initializer:
     """An initialiser of b_y: the log frequency of each token in a text, log (n_v + 1) / (N + V).
 
-    With it a model begins at the entropy of single tokens. Without it, Adam has to learn the frequencies
-    first, and in a short run the memory units of an LSTM saturate in their place.
+    With it a model begins at the entropy of single tokens. Without it, Adam learns the frequencies first, and
+    in a short run the memory units of an LSTM saturate meanwhile.
 
     Args:
         codes: the text to train on.
@@ -231,7 +232,7 @@ def token_loss(
         inputs: tokens [T] or [T, B].
         targets: the token that follows each, of the same shape.
         key: a random key for dropout, in training; None at evaluation.
-        weights: of each target in the mean; all alike if None.
+        weights: of each target in the mean; all equal if None.
         unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
 
     Raises:
@@ -263,21 +264,21 @@ def nats_per_token(
     batch_size: int = 1,
     length: int = 200,
 ) -> float:
-    """Mean negative log-likelihood of a text, each token after all that come before it in its row.
+    """Mean negative log-likelihood of a text, each token given all tokens before it in its row.
 
     Args:
         model: from `language_model`.
         params: of the model.
         codes: the text.
-        batch_size: into how many rows it is cut, each read from the starting state. 1 predicts every token
-            but the first; more are faster, and leave off what does not divide.
-        length: tokens read at a time; it bounds the memory and changes no number but by rounding.
+        batch_size: the number of rows, each read from the starting state. 1 predicts every token but the
+            first; more are faster, but leave out the rest of the division.
+        length: tokens read at a time; it bounds the memory and changes the result only by rounding.
 
     Returns:
         Nats: perplexity is its exponential, bits per token it divided by log 2.
 
     Raises:
-        ValueError: a text too short for so many rows, or a size that is no positive integer.
+        ValueError: a text too short for so many rows, or a size that is not a positive integer.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -314,7 +315,7 @@ def _nats(
 
     def window(states: PyTree, at: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
         inputs, targets, weights = at
-        # The last window ends before its length; what it holds past the text weighs nothing.
+        # The last window may be longer than the rest of the text; its padding has weight 0.
         value, states = token_loss(model, params, states, inputs, targets, weights=weights)
         return states, value * weights.sum()
 

@@ -1,4 +1,4 @@
-"""Text as sequences of tokens: where it comes from, its numbers, windows cut from it.
+"""Read texts, encode them as numbers, and cut windows from them.
 
 Axes: codes[tokens]; windows[T, B], time first, of int32 codes.
 """
@@ -18,11 +18,11 @@ class Corpus(NamedTuple):
     """A text as codes.
 
     Attributes:
-        name: where the text is from.
+        name: of the text.
         vocabulary: its tokens, from the part to train on.
         codes: the part to train on, each token as its number in the vocabulary.
-        valid: the part to choose by, if the text has one.
-        test: the part to report on, if the text has one.
+        valid: the validation part, if the text has one.
+        test: the test part, if the text has one.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Corpus(NamedTuple):
 
 
 def embedded_text() -> str:
-    """Real English prose that every CPython carries: its own language reference (`pydoc_data.topics`).
+    """The Python language reference, English prose that is part of every CPython (`pydoc_data.topics`).
 
     Raises:
         TextError: a Python that was packaged without it.
@@ -72,10 +72,10 @@ def read_text(path: str | Path) -> str:
 
 
 def encode(text: str, name: str) -> Corpus:
-    """Number the distinct characters of a text, in order, and write it in those numbers.
+    """Number the distinct characters of a text, in order, and encode the text.
 
     Raises:
-        TextError: a text with fewer than two distinct characters, in which nothing can be predicted.
+        TextError: a text with fewer than two distinct characters.
 
     Example:
         >>> from lstm_jax.language import encode

@@ -1,4 +1,4 @@
-r"""A language model as a problem for `lstm_jax.training`: truncated back-propagation with the state carried.
+r"""The training problem of a language model: truncated back-propagation with carried states.
 
 batch n: tokens nT … (n+1)T of each row; the states after it start batch n+1, and no gradient goes back
 across the border. Where an epoch begins the states are the starting ones again.
@@ -27,17 +27,17 @@ def language_problem(
     compute_dtype: Any = float,
     unroll: int | str = "auto",
 ) -> Problem:
-    """A problem whose loss is `token_loss`, and that carries the states from batch to batch.
+    """A problem with the loss `token_loss` that carries the states from batch to batch.
 
     Args:
-        model: from `language_model`, its starting state not learned.
+        model: from `language_model`, without a learned starting state.
         batch: ``batch(codes, step, key)`` -> `Batch`, with ``first`` true where the states start anew.
         batch_size: rows of a batch.
-        init: ``init(key) -> params``, where they are not drawn by the model's own.
+        init: ``init(key) -> params``; the model's ``init`` if None.
         loss: ``"mean"``, over all tokens, or ``"time_sum"``, summed over time and averaged over the rows,
-            which makes every gradient T times as large: the form that the clipping norms and learning
-            rates of Zaremba et al. 2014 are for. What is logged is the mean.
-        compute_dtype: that of the states, the same as the run's.
+            which makes every gradient T times as large: the clipping norms and learning rates of Zaremba et
+            al. 2014 are for this form. The log has the mean.
+        compute_dtype: of the states; must be the run's.
         unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
 
     Raises:
@@ -65,6 +65,6 @@ def language_problem(
         loss=value,
         batch=batch,
         carry=lambda: model.stack.initial_state(batch_size, compute_dtype),
-        batch_axes=Batch(inputs=1, targets=1, first=None),
+        batch_axes=Batch._make((1, 1, None)),
         carry_axes=0,
     )

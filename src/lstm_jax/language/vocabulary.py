@@ -1,4 +1,4 @@
-"""The tokens of a text, characters or words, and their numbers.
+"""Vocabularies: the tokens of a text, characters or words, and their numbers.
 
 Axes: codes[tokens], int32.
 """
@@ -13,16 +13,16 @@ from lstm_jax.array_types import Int
 from lstm_jax.validation import require_one_of, require_positive_int
 
 UNKNOWN = "<unk>"
-"""The token that stands for all that a vocabulary does not have."""
+"""The token for every token that is not in the vocabulary."""
 
 END_OF_LINE = "<eos>"
-"""The word that stands for a line's end."""
+"""The word for the end of a line."""
 
 Kind = Literal["characters", "words"]
 
 
 class TextError(ValueError):
-    """A text that cannot be had or cannot be used."""
+    """A text that cannot be loaded or used."""
 
 
 class Vocabulary(NamedTuple):
@@ -31,7 +31,7 @@ class Vocabulary(NamedTuple):
     Attributes:
         tokens: each token at its number, all of them different.
         unknown: the number of ``<unk>``, which stands for every other token; None to refuse those.
-        kind: ``"characters"`` or ``"words"``, what a text falls into.
+        kind: ``"characters"`` or ``"words"``.
 
     Example:
         >>> from lstm_jax.language import character_vocabulary
@@ -46,11 +46,11 @@ class Vocabulary(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many tokens there are, ``<unk>`` included."""
+        """The number of tokens, ``<unk>`` included."""
         return len(self.tokens)
 
     def encode(self, text: str | Sequence[str]) -> Int[np.ndarray, "tokens"]:
-        """Write a text in numbers.
+        """Encode a text as numbers.
 
         Args:
             text: a text, which is cut into tokens, or the tokens themselves.
@@ -66,7 +66,7 @@ class Vocabulary(NamedTuple):
         tokens = words(text) if isinstance(text, str) else text
         numbers = {token: number for number, token in enumerate(self.tokens)}
         missing = -1 if self.unknown is None else self.unknown
-        # The count spares a list of Python integers, one for each token of the text.
+        # With the count NumPy needs no list of Python integers.
         codes = np.fromiter(
             (numbers.get(token, missing) for token in tokens), np.int32, count=len(tokens)
         )
@@ -75,13 +75,13 @@ class Vocabulary(NamedTuple):
         return codes
 
     def decode(self, codes: Any) -> str:
-        """Write numbers as a text: words with blanks between them, and ``<eos>`` as a new line.
+        """Decode numbers as a text: words with blanks between them, and ``<eos>`` as a new line.
 
         Args:
             codes: whole numbers [tokens].
 
         Raises:
-            TextError: numbers that stand for no token.
+            TextError: numbers without a token.
         """
         codes = np.asarray(codes)
         if codes.ndim != 1 or (codes.size and not np.issubdtype(codes.dtype, np.integer)):
@@ -100,13 +100,13 @@ class Vocabulary(NamedTuple):
         return " ".join("\n" if token == END_OF_LINE else token for token in tokens)
 
     def _encode_characters(self, text: str) -> np.ndarray:
-        # A token of several characters, such as <unk>, is nothing that a text can hold.
-        held = [(ord(t), number) for number, t in enumerate(self.tokens) if len(t) == 1]
+        # A token of several characters, such as <unk>, cannot occur in a text of single characters.
+        single = [(ord(t), number) for number, t in enumerate(self.tokens) if len(t) == 1]
         points = _code_points(text)
-        if not held:
+        if not single:
             known, codes = np.zeros(len(points), bool), np.zeros(len(points), np.int32)
         else:
-            ordered = np.array(sorted(held))
+            ordered = np.array(sorted(single))
             places = np.searchsorted(ordered[:, 0], points).clip(max=len(ordered) - 1)
             known = ordered[places, 0] == points
             codes = ordered[places, 1].astype(np.int32)
@@ -125,7 +125,7 @@ class Vocabulary(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    r"""The words of a text: what stands between blanks, and ``<eos>`` for each new line.
+    r"""The words of a text, separated by blanks, and ``<eos>`` for each new line.
 
     Example:
         >>> from lstm_jax.language import words
@@ -157,7 +157,7 @@ def frequency_vocabulary(
     Args:
         text: a text, or its tokens.
         kind: ``"characters"`` or ``"words"``.
-        min_count: tokens that are seen less often are left to ``<unk>``.
+        min_count: rarer tokens become ``<unk>``.
 
     Raises:
         ValueError: an unknown kind, or a count that is not positive.
@@ -171,7 +171,7 @@ def frequency_vocabulary(
     require_one_of("kind", kind, ("characters", "words"))
     require_positive_int("min_count", min_count)
     counts = Counter(words(text) if isinstance(text, str) and kind == "words" else text)
-    # A text may write the token itself, as the Penn Treebank's does.
+    # The token may occur in the text, as in the Penn Treebank.
     counts.pop(UNKNOWN, None)
     frequent = [(-count, token) for token, count in counts.items() if count >= min_count]
     return Vocabulary((UNKNOWN, *(token for _, token in sorted(frequent))), 0, kind)

@@ -1,4 +1,4 @@
-r"""Recurrent layers on top of each other, in one direction or in both.
+r"""The description of a stack of recurrent layers, in one direction or in both, and its parameters.
 
     y⁰ = xs
     yˡ = layer_l(d(yˡ⁻¹))                    d: dropout, between layers only
@@ -6,8 +6,7 @@ r"""Recurrent layers on top of each other, in one direction or in both.
     ys = yᴸ W_y + b_y                        with an output projection, else yᴸ
 
 A bidirectional layer is two cells over the same sequence, one of them backwards, their outputs side by side;
-a backward layer is the latter alone.
-Each layer is one `lstm_jax.unroll`, and so its gradient is the one derived by hand.
+a backward layer is one cell, backwards.
 
 Axes: xs[T, D] or xs[T, B, D]; ys[T, ..., O]; w_y[P, O], b_y[O] with P the last layer's output size.
 """
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, require_cell
 from lstm_jax.dropout import require_rate, zoneout_rates
 from lstm_jax.initializers import uniform
@@ -39,7 +38,7 @@ class Bidirectional(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        """Both cells' output sizes added up."""
+        """The sum of both cells' output sizes."""
         return self.forward.output_size + self.backward.output_size
 
     def init(self, key: Array, dtype: Any = float) -> "Both":
@@ -67,15 +66,15 @@ class Backward(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        """The cell's."""
+        """The cell's output size."""
         return self.cell.output_size
 
     def init(self, key: Array, dtype: Any = float) -> Any:
-        """Draw the cell's parameters, which are the layer's."""
+        """Draw the cell's parameters."""
         return self.cell.init(key, dtype)
 
     def initial_state(self, batch_size: int | None = None, dtype: Any = float) -> Any:
-        """The cell's, which is the layer's."""
+        """The cell's starting state."""
         return self.cell.initial_state(batch_size, dtype)
 
 
@@ -85,8 +84,8 @@ Layer = Cell | Bidirectional | Backward
 class Both(NamedTuple):
     """Parameters, or states, of the two cells of a bidirectional layer."""
 
-    forward: Any
-    backward: Any
+    forward: PyTree
+    backward: PyTree
 
 
 class StackParams(NamedTuple):
@@ -99,14 +98,14 @@ class StackParams(NamedTuple):
         b_y: [O] of the output projection; None without one.
     """
 
-    layers: tuple[Any, ...]
-    state0: Any = None
-    w_y: Any = None
-    b_y: Any = None
+    layers: tuple[PyTree, ...]
+    state0: tuple[PyTree, ...] | None = None
+    w_y: Float[Array, "p o"] | None = None
+    b_y: Float[Array, "o"] | None = None
 
 
 class Stack(NamedTuple):
-    """Layers and how they are joined; make it with `stack`. Hashable: a static argument of `jax.jit`."""
+    """Layers and their connections; make it with `stack`. Hashable: a static argument of `jax.jit`."""
 
     layers: tuple[Layer, ...]
     dropout: float
@@ -146,20 +145,21 @@ class Stack(NamedTuple):
     def step(
         self, params: StackParams, states: tuple[Any, ...], x: Array
     ) -> tuple[tuple[Any, ...], Array]:
-        """All layers for one time step, without dropout: ``(states, y)``, as a cell's own step.
+        """All layers for one time step, without dropout: ``(states, y)``, as the step of a cell.
 
-        For streams, for generating, and for the microscope, which takes it as a step like any other.
+        For streams, for generating, and for the microscope.
 
         Raises:
-            TypeError: a stack with a layer that needs the whole sequence: a bidirectional or backward one.
+            TypeError: a stack with a bidirectional or backward layer, which needs the whole sequence.
         """
         require_one_direction(self)
         after = []
-        for number, (cell, own, state) in enumerate(
+        for number, (cell, cell_params, state) in enumerate(
             zip(cells_of(self.layers), params.layers, states, strict=True)
         ):
             below = x
-            state, x = step_with_zoneout(cell, own, state, x, zoneout_rates(self.zoneout, state))
+            rates = zoneout_rates(self.zoneout, state)
+            state, x = step_with_zoneout(cell, cell_params, state, x, rates)
             after.append(state)
             x = x + below if self.residual and number else x
         return tuple(after), projected(params, x)
@@ -182,10 +182,10 @@ def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
 
     Args:
         forward: from `lstm`, `gru` or `rnn`.
-        backward: likewise; if None, like ``forward``, with parameters of its own.
+        backward: from `lstm`, `gru` or `rnn`; if None, like ``forward``, with other parameters.
 
     Raises:
-        TypeError: what is no cell.
+        TypeError: an argument that is not a cell.
         ValueError: two cells of different input sizes.
 
     Example:
@@ -208,13 +208,13 @@ def bidirectional(forward: Cell, backward: Cell | None = None) -> Bidirectional:
 def backward(cell: Cell) -> Backward:
     """A layer of one cell that runs from the last step to the first, for `stack`.
 
-    Its outputs stay aligned with its inputs, and with lengths it begins with each sequence's last own step.
+    Its outputs stay aligned with its inputs. With lengths it begins with the last step of each sequence.
 
     Args:
         cell: from `lstm`, `gru` or `rnn`.
 
     Raises:
-        TypeError: what is no cell.
+        TypeError: an argument that is not a cell.
     """
     require_cell(cell)
     return Backward(cell)
@@ -233,9 +233,8 @@ def stack(
     """Recurrent layers on top of each other, for `unroll_stack`.
 
     Args:
-        *layers: cells from `lstm`, `gru` or `rnn`, or layers from `bidirectional` or `backward`, the first
-            one first.
-            Kinds and sizes may differ; each layer's input size is the output size of the one below.
+        *layers: cells from `lstm`, `gru` or `rnn`, or layers from `bidirectional` or `backward`, lowest
+            first. Kinds and sizes may differ; each layer's input size is the output size of the one below.
         dropout: rate at which the outputs between layers are dropped.
         variational: whether one mask of that dropout serves all steps (Gal & Ghahramani 2016).
         zoneout: rate at which units keep their state, in every layer, as for `unroll`.
@@ -245,11 +244,11 @@ def stack(
         output_size: O of a linear projection of the outputs; none if None.
 
     Returns:
-        A `Stack` over `StackParams`; its state is a tuple with one state for each layer, of a
+        A `Stack` over `StackParams`; its state is a tuple with one state for each layer, for a
         bidirectional one `Both`.
 
     Raises:
-        TypeError: what is neither a cell nor a layer.
+        TypeError: an argument that is neither a cell nor a layer.
         ValueError: no layers, sizes that do not fit, rates outside of [0, 1), or recurrent dropout with
             a GRU.
 
@@ -305,10 +304,11 @@ def stack(
 
 def projected(params: StackParams, ys: Array) -> Array:
     """The outputs of the last layer through the output projection, if there is one."""
-    if params.w_y is None:
+    w_y, b_y = params.w_y, params.b_y
+    if w_y is None or b_y is None:
         return ys
-    ys = ys @ params.w_y
-    return ys + jnp.broadcast_to(params.b_y, ys.shape)
+    ys = ys @ w_y
+    return ys + jnp.broadcast_to(b_y, ys.shape)
 
 
 def starting_states(
@@ -322,7 +322,7 @@ def starting_states(
 
 
 def cells_of(layers: Sequence[Layer]) -> list[Cell]:
-    """The cells of some layers, of a bidirectional one both."""
+    """The cells of some layers, both of a bidirectional one."""
     cells: list[Cell] = []
     for layer in layers:
         cells += [layer] if isinstance(layer, Cell) else list(layer)
@@ -333,7 +333,7 @@ def require_one_direction(stack: Stack) -> None:
     """Refuse a stack that cannot go step by step.
 
     Raises:
-        TypeError: naming the first layer that goes backwards.
+        TypeError: naming the first layer that runs backwards.
     """
     for number, layer in enumerate(stack.layers, start=1):
         if not isinstance(layer, Cell):

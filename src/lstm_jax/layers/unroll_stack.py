@@ -1,8 +1,8 @@
-r"""A stack over a sequence, layer by layer, or by one kernel for all layers.
+r"""`unroll_stack`: run a stack over a sequence, layer by layer, or by one kernel for all layers.
 
     y⁰ = xs;   yˡ = layer_l(d(yˡ⁻¹)) [+ yˡ⁻¹];   ys = yᴸ W_y + b_y              (`lstm_jax.layers.stack`)
 
-Each layer is one `lstm_jax.unroll`, and so its gradient is the one derived by hand.
+Each layer is one `lstm_jax.unroll` and has its hand-derived gradient.
 
 Axes: xs[T, D] or xs[T, B, D]; ys[T, ..., O].
 """
@@ -74,11 +74,11 @@ def unroll_stack(
             included.
         key: a random key for dropout and zoneout, in training; None at evaluation.
         gradient: as for `unroll`.
-        backend: as for `unroll`. NVIDIA's kernel runs all layers at once where they are alike and nothing
-            happens between them, and else each by itself.
+        backend: as for `unroll`. NVIDIA's kernel runs all layers at once where they are alike and have no
+            dropout or sum between them; else it runs each alone.
 
     Returns:
-        The final state of each layer, of a bidirectional one `Both`, whose backward state is the one after
+        The final state of each layer, for a bidirectional one `Both`, whose backward state is the one after
         the first step; and ys, [T, O] or [T, B, O].
 
     Raises:
@@ -113,7 +113,7 @@ def unroll_stack(
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
     states = []
     for number, layer in enumerate(stack.layers):
-        own, start, key_layer = params.layers[number], state0[number], keys[number]
+        layer_params, start, key_layer = params.layers[number], state0[number], keys[number]
         below = ys
         if key_layer is not None:
             key_drop, key_layer = jax.random.split(key_layer)
@@ -121,7 +121,7 @@ def unroll_stack(
                 ys = drop(key_drop, stack.dropout, ys, variational=stack.variational)
         noise = Noise(stack.zoneout, stack.recurrent_dropout, key_layer)
         run = partial(unroll_cell, gradient=gradient, backend=backend)
-        after, ys = _unroll_layer(run, layer, own, ys, start, sequences, noise)
+        after, ys = _unroll_layer(run, layer, layer_params, ys, start, sequences, noise)
         states.append(after)
         if stack.residual and number:
             ys = ys + below
@@ -133,18 +133,17 @@ def _check_options(stack: Stack, sequences: Sequences, key: Any) -> None:
         require_key(key)
     if sequences.reverse:
         raise ValueError(
-            "Option mismatch: expected sequences without reverse, got reverse=True. Each layer of a stack "
-            "has its direction: backward(cell) runs backwards."
+            "Option mismatch: expected sequences without reverse, got reverse=True. Make a layer that runs "
+            "backwards by backward(cell)."
         )
     if stack.learned_state and sequences.resets is not None:
         raise ValueError(
-            "Option mismatch: expected resets with a starting state of zeros, to which they return, got a "
-            "stack with learned_state."
+            "Option mismatch: expected resets with a starting state of zeros, got a stack with learned_state."
         )
 
 
 def _kernel_could_run(stack: Stack, sequences: Sequences, key: Array | None) -> bool:
-    """Whether nothing happens between the layers or their steps that keeps them out of one kernel call."""
+    """Whether one kernel call can run all layers: they are alike, with no noise or sum between."""
     between = key is not None and stack.dropout and len(stack.layers) > 1
     zoneout = any(
         any(zoneout_rates(stack.zoneout, jax.eval_shape(cell.initial_state)))
@@ -206,8 +205,8 @@ def _unroll_layer(
         return run(layer.cell, params, xs, state0, sequences=backwards, noise=noise)
     keys = (None, None) if noise.key is None else jax.random.split(noise.key)
     (forward, ys), (backward, zs) = (
-        run(cell, own, xs, start, sequences=order, noise=noise._replace(key=key))
-        for cell, own, start, order, key in zip(
+        run(cell, cell_params, xs, start, sequences=order, noise=noise._replace(key=key))
+        for cell, cell_params, start, order, key in zip(
             layer, params, state0, (sequences, backwards), keys, strict=True
         )
     )
@@ -223,7 +222,7 @@ def check_stack_arguments(
         The starting states: the learned ones, or zeros, in place of None.
 
     Raises:
-        ShapeError, DtypeError, TypeError: with what was expected and what came.
+        ShapeError, DtypeError, TypeError: naming the expected and the actual value.
     """
     if not isinstance(stack, Stack):
         raise TypeError(f"Stack mismatch: expected a stack, got {type(stack).__name__}.")

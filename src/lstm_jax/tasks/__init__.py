@@ -1,7 +1,7 @@
-"""What to train on: tasks with a long lag between cause and effect.
+"""Training tasks with a long lag between cause and effect.
 
-Start with `long_lag`: adding, temporal order and copying, drawn on the device from a key, and what a network
-without a memory reaches on them.
+Start with `long_lag`: adding, temporal order and copying, drawn on the device from a key, and the loss of a
+network without a memory on them.
 
 May import: the files at the root of `lstm_jax`.
 """

@@ -1,13 +1,13 @@
 r"""Tasks with a long lag between cause and effect, drawn on the device from a key, of any length.
 
-    adding            two numbers of a long sequence are marked; their sum is wanted at its end
+    adding            two numbers of a long sequence are marked; the target is their sum, at its end
                       (Hochreiter & Schmidhuber 1997, experiment 4; uniform form: Le et al. 2015)
-    temporal_order    two or three of its symbols matter; their order is wanted at its end
+    temporal_order    two or three of its symbols matter; the target is their order, at its end
                       (Hochreiter & Schmidhuber 1997, experiments 6a, 6b; by fractions: Pascanu et al. 2013)
     copy_memory       ten symbols, a long silence, and then the ten symbols again
                       (Hochreiter & Schmidhuber 1997; this form: Arjovsky et al. 2016)
 
-What a network without a memory can reach (`adding_floor`, `copy_floor`) is what a result is measured against.
+Compare a result with the best loss of a network without a memory (`adding_floor`, `copy_floor`).
 
 Axes: xs[T, B, D], time first, zeros past ``lengths[B]``.
 """
@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Int
+from lstm_jax.array_types import Array, Float, Int
 from lstm_jax.validation import require_key, require_one_of, require_positive_int, show_shape
 
 SYMBOLS = 8
-"""How many symbols there are to copy."""
+"""The number of different symbols."""
 
 COPIED = 10
-"""How many symbols are copied."""
+"""The number of symbols to copy."""
 
 
 class Examples(NamedTuple):
@@ -38,9 +38,9 @@ class Examples(NamedTuple):
         lengths: steps of each sequence, [B].
     """
 
-    xs: Any
-    targets: Any
-    lengths: Any
+    xs: Float[Array, "time batch d"]
+    targets: Array
+    lengths: Int[Array, "batch"]
 
 
 def adding(key: Array, batch_size: int, length: int, *, form: str = "1997") -> Examples:
@@ -64,7 +64,7 @@ def adding(key: Array, batch_size: int, length: int, *, form: str = "1997") -> E
         `Examples` with xs [T + ⌊T/10⌋, B, 2], or [T, B, 2] in the uniform form, and targets [B].
 
     Raises:
-        TypeError: what is no key.
+        TypeError: ``key`` is not a random key.
         ValueError: a size that does not fit, or an unknown form.
 
     Example:
@@ -92,7 +92,7 @@ def adding(key: Array, batch_size: int, length: int, *, form: str = "1997") -> E
     values = jax.random.uniform(key_values, (longest, batch_size), minval=-1.0, maxval=1.0)
     lengths = jax.random.randint(key_length, (batch_size,), length, longest + 1)
     first = jax.random.randint(key_first, (batch_size,), 0, 10)
-    # One of the first T/2 − 1 pairs without the one that is marked: those behind it move up by one.
+    # One of the first T/2 − 1 pairs without the marked one: the numbers behind that one move up by one.
     second = jax.random.randint(key_second, (batch_size,), 0, length // 2 - 2)
     second = second + (second >= first).astype(second.dtype)
     markers = jnp.zeros_like(values)
@@ -100,8 +100,8 @@ def adding(key: Array, batch_size: int, length: int, *, form: str = "1997") -> E
     # The first pair keeps its −1 when it is marked, and counts as zero.
     markers = markers.at[0].set(-1.0).at[lengths - 1, samples].set(-1.0)
     x_1, x_2 = (jnp.where(place == 0, 0.0, values[place, samples]) for place in (first, second))
-    own = (jnp.arange(longest)[:, None] < lengths[None])[..., None]
-    xs = jnp.where(own, jnp.stack([values, markers], axis=-1), 0.0)
+    valid = (jnp.arange(longest)[:, None] < lengths[None])[..., None]
+    xs = jnp.where(valid, jnp.stack([values, markers], axis=-1), 0.0)
     return Examples(xs, 0.5 + (x_1 + x_2) / 4, lengths)
 
 
@@ -119,15 +119,15 @@ def temporal_order(
     form: str = "1997",
     lengths: Int[Array, "batch"] | None = None,
 ) -> Examples:
-    """Temporal order: which of X and Y stood at two or three places, read off at the end.
+    """Temporal order: which of X and Y stood at two or three places, to be told at the end.
 
     A sequence is E, then symbols drawn from a, b, c, d, and at last B; at the places t_1, t_2 (and t_3) it
     has X or Y instead. The class is their order read as a binary number, X as 0 and Y as 1. Inputs are
     one-hot in the order a, b, c, d, X, Y, E, B.
 
     In the form of 1997 lengths are from T to T + 10 and places within 10…20, 50…60 with two symbols, 10…20,
-    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, or ``lengths`` of
-    their own, and the places are within 1/10…2/10 and 4/10…5/10 of it.
+    33…43, 66…76 with three, in hundredths of T. By fractions all sequences have length T, or
+    ``lengths``, and the places are within 1/10…2/10 and 4/10…5/10 of it.
 
     Args:
         key: a random key.
@@ -135,13 +135,13 @@ def temporal_order(
         length: T, at least 20.
         symbols: 2 or 3; by fractions 2.
         form: ``"1997"`` or ``"fractions"``.
-        lengths: by fractions, each sequence's own length [B], from 20 to T; all T if None.
+        lengths: by fractions, the length of each sequence [B], from 20 to T; all T if None.
 
     Returns:
         `Examples` with xs [T + 10, B, 8], or [T, B, 8] by fractions, and targets [B], from 0 to 3 or 7.
 
     Raises:
-        TypeError: what is no key.
+        TypeError: ``key`` is not a random key.
         ValueError: a size or lengths that do not fit, or an unknown form.
 
     Example:
@@ -159,7 +159,7 @@ def temporal_order(
             f"Size mismatch: expected symbols 2, or 3 in the form of 1997, got {symbols!r} in {form!r}."
         )
     if lengths is not None:
-        lengths = _own_lengths(lengths, batch_size, length, form)
+        lengths = _checked_lengths(lengths, batch_size, length, form)
     key_noise, key_places, key_symbols, key_length = jax.random.split(key, 4)
     bounds: list[tuple[Any, Any]]
     if form == "fractions":
@@ -182,16 +182,17 @@ def temporal_order(
         codes = codes.at[place, samples].set(4 + which[number])
         targets = 2 * targets + which[number]
     codes = codes.at[0].set(6).at[lengths - 1, samples].set(7)
-    own = jnp.arange(longest)[:, None] < lengths[None]
-    # A code that does not exist is a row of zeros.
-    return Examples(jax.nn.one_hot(jnp.where(own, codes, -1), 8), targets, lengths)
+    valid = jnp.arange(longest)[:, None] < lengths[None]
+    # one_hot makes a row of zeros of the code −1.
+    return Examples(jax.nn.one_hot(jnp.where(valid, codes, -1), 8), targets, lengths)
 
 
 def copy_memory(key: Array, batch_size: int, delay: int) -> Examples:
     """Copy memory: ten symbols, ``delay`` steps of nothing, and then the ten symbols.
 
-    Of ten classes 0 to 7 are the symbols, 8 is the blank and 9 says that it is time. A sequence has ten
-    symbols, delay − 1 blanks, the sign and ten blanks; the target is delay + 10 blanks and then the symbols.
+    Of ten classes 0 to 7 are the symbols, 8 is the blank and 9 is the sign to begin the copy. A sequence has
+    ten symbols, delay − 1 blanks, the sign and ten blanks; the target is delay + 10 blanks and then the
+    symbols.
 
     Args:
         key: a random key.
@@ -202,8 +203,8 @@ def copy_memory(key: Array, batch_size: int, delay: int) -> Examples:
         `Examples` with xs [delay + 20, B, 10], one-hot, and targets [delay + 20, B].
 
     Raises:
-        TypeError: what is no key.
-        ValueError: a size that is no positive integer.
+        TypeError: ``key`` is not a random key.
+        ValueError: a size that is not a positive integer.
 
     Example:
         >>> import jax
@@ -239,8 +240,8 @@ def _require_sizes(key: Array, batch_size: int, length: int) -> None:
     require_positive_int("length", length)
 
 
-def _own_lengths(lengths: Any, batch_size: int, longest: int, form: str) -> Array:
-    """Refuse lengths that do not fit; where they are traced, their values pass unseen."""
+def _checked_lengths(lengths: Any, batch_size: int, longest: int, form: str) -> Array:
+    """Refuse lengths that do not fit; the values of traced ones are not checked."""
     if form != "fractions":
         raise ValueError(
             f"Option mismatch: expected lengths in the form by fractions alone, got them in {form!r}."

@@ -1,7 +1,7 @@
-"""How any loop over time runs: its direction, its speed, its masks.
+"""Loops over time: direction, speed and masks.
 
-Start with `scan`: `jax.lax.scan` with the settings that suit the platform. `chunked_scan` is a scan whose
-body sees several steps at once. `step_masks` says what happens to a state between two steps: padding, resets,
+Start with `scan`: `jax.lax.scan` with the best settings for the platform. `chunked_scan` is a scan whose
+body gets several steps at once. `step_masks` changes the state between two steps: padding, resets,
 truncation, zoneout and recurrent dropout.
 
 May import: `jax_extensions` and the files at the root.

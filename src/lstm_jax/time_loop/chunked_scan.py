@@ -1,10 +1,10 @@
-"""A scan over chunks of time: `jax.lax.scan` whose body sees several steps at once.
+"""A scan over chunks of time: `jax.lax.scan` whose body gets several steps at once.
 
     carry, outputs = body(carry, inputs[t … t + K − 1])
 
-What does not have to wait for the step before is then one large operation per chunk, on data that is still in
-the cache: the weight gradients of back-propagation are one matrix product over K·B rows, and no cotangent of
-the whole sequence is ever written out.
+Work that does not depend on the step before is then one large operation per chunk, on data that is still in
+the cache. So the weight gradients of back-propagation are one matrix product over K·B rows per chunk, and no
+cotangent of the whole sequence is stored.
 
 Axes: every leaf of inputs and outputs has time as its leading axis.
 """
@@ -36,7 +36,7 @@ def scan_chunks(
         starts: pytree of arrays with one entry for each chunk, ⌈T / steps⌉ leading.
         inputs: pytree of arrays, time leading.
         steps: the length of a chunk.
-        reverse: from the last chunk to the first. Inside of a chunk the order is up to ``body``.
+        reverse: from the last chunk to the first. Inside a chunk ``body`` sets the order.
 
     Returns:
         The final carry and the outputs of all chunks, joined in the order of the inputs.
@@ -74,10 +74,10 @@ def _join(array: Array) -> Array:
 
 
 def chunk_starts(first: Array, values: Array, steps: int, *, reverse: bool) -> Array:
-    """What each chunk of a loop starts from: the value after the step before it.
+    """The starting value of each chunk: the value after the step before it.
 
     Args:
-        first: what the first chunk in the order of the loop starts from.
+        first: the starting value of the first chunk in the order of the loop.
         values: after every step, [T, ...], aligned with the inputs.
         steps: the length of a chunk.
         reverse: whether the loop runs from the last step to the first.
@@ -91,7 +91,7 @@ def chunk_starts(first: Array, values: Array, steps: int, *, reverse: bool) -> A
 
 
 def zero_sums(tree: PyTree) -> PyTree:
-    """Zeros to add up parts of ``tree`` in, which needs more digits than bfloat16 has."""
+    """Zeros for sums of arrays like those of ``tree``; float32 for bfloat16, which has too few digits."""
 
     def zero(leaf: Array) -> Array:
         return jnp.zeros_like(leaf, jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype)

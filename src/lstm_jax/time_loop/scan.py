@@ -1,12 +1,11 @@
-"""How a loop over time runs: what changes its speed, and its numbers by rounding alone, for each platform.
+"""`jax.lax.scan` with settings for each platform, which change the speed, and the numbers only by rounding.
 
-    carry, outputs = scan(settings, step, carry, inputs)          `jax.lax.scan`, as the platform likes it
+    carry, outputs = scan(settings, step, carry, inputs)
 
-A step of a recurrent network is little work. On a CPU a loop costs next to nothing beside it, one step per
-iteration compiles fastest, and what is added up over time goes chunk by chunk through the cache. On a GPU
-every operation of an iteration is a kernel to be launched, however little it has to do: the products with
-the inputs of several steps are one kernel, and so are the stores of what several steps leave behind, if an
-iteration has several steps; and a chunk has as many rows as it takes to fill the device.
+A step of a recurrent network is little work. On a CPU the loop itself costs almost nothing, one step per
+iteration compiles fastest, and sums over time go chunk by chunk through the cache. On a GPU every operation
+of an iteration launches a kernel, however small. With several steps per iteration, one kernel computes the
+products with their inputs, and one stores their results; and a chunk has enough rows to fill the device.
 """
 
 from collections.abc import Callable
@@ -21,14 +20,14 @@ from lstm_jax.validation import require_positive_int
 
 
 class Platform(NamedTuple):
-    """What is best on one kind of device.
+    """The best settings for one kind of device.
 
     Attributes:
         steps: of an iteration of the loop.
         rows: (steps times batch) of a chunk: enough for a matrix product at full rate, few enough for the
-            cache, or for the memory that a chunk's factors take.
-        apart: whether the compiler has to be kept from computing results of one step of an iteration anew in
-            the next ones.
+            cache, or for the memory of a chunk's factors.
+        apart: whether the compiler must be stopped from recomputing the results of one step of an iteration
+            in the next steps.
     """
 
     steps: int
@@ -39,7 +38,7 @@ class Platform(NamedTuple):
 CPU = Platform(steps=1, rows=512, apart=False)
 GPU = Platform(steps=8, rows=8192, apart=True)
 PLATFORMS = {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}
-"""By the name of a device's platform; any other is treated as a CPU is."""
+"""By the name of a device's platform; any other counts as a CPU."""
 
 
 class ScanSettings(NamedTuple):
@@ -47,9 +46,9 @@ class ScanSettings(NamedTuple):
 
     Attributes:
         reverse: from the last step to the first.
-        unroll: steps of an iteration; the platform's own, or a divisor of T near it, if None.
-        platform: what is best on the device.
-        precision: of matrix products, as `jax.default_matmul_precision` said where the loop was asked for.
+        unroll: steps of an iteration; if None, the platform's number or a divisor of T near it.
+        platform: the best settings for the device.
+        precision: of matrix products: the value of `jax.default_matmul_precision` when the loop was called.
     """
 
     reverse: bool = False
@@ -59,7 +58,7 @@ class ScanSettings(NamedTuple):
 
     @property
     def opposite(self) -> "ScanSettings":
-        """The same in the other direction of time."""
+        """The same settings in the other direction of time."""
         return self._replace(reverse=not self.reverse)
 
 
@@ -76,7 +75,7 @@ def device_here() -> jax.Device:
 
 
 def scan_settings(reverse: bool, unroll: int | str) -> ScanSettings:
-    """The loop for the platform at hand.
+    """The settings for the current platform.
 
     Raises:
         ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
@@ -125,15 +124,15 @@ def scan(
         step: ``step(carry, inputs of a step) -> (carry, outputs)``.
         carry: as in `jax.lax.scan`.
         inputs: pytree of arrays, time leading.
-        apart: whether a step's results are to be there before the next step of the iteration, where the
-            platform asks for it. XLA for a GPU would compute C_t in every later step again, from the
+        apart: whether a step's results must be computed before the next step of the iteration, where the
+            platform needs it. XLA for a GPU would recompute C_t in every later step, from the
             pre-activations of all the steps before.
     """
     length = jax.tree.leaves(inputs)[0].shape[0]
     unroll = settings.unroll or divisor_near(length, settings.platform.steps)
 
-    def held_apart(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
+    def step_apart(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         return lax.optimization_barrier(step(carry, inputs))
 
-    body = held_apart if apart and unroll > 1 and settings.platform.apart else step
+    body = step_apart if apart and unroll > 1 and settings.platform.apart else step
     return lax.scan(body, carry, inputs, reverse=settings.reverse, unroll=unroll)

@@ -1,15 +1,15 @@
-r"""What happens to a state between steps: sequences that end, begin anew, or let no gradient through; noise.
+r"""Masks between the steps of a loop: lengths, resets, truncation, zoneout and recurrent dropout.
 
 Around the step of a cell, with m_t (valid), r_t (reset) and a cut for each sample and step, and for each unit
-a factor d_t (recurrent dropout) and k_t (zoneout):
+the factors d_t (recurrent dropout) and k_t (zoneout):
 
     s'_{t−1} = 0 where r_t, else s_{t−1}                    a new sequence begins
     s̃_t      = step(d_t s'_{t−1}, x_t)                      d_t on h alone
     s̄_t      = k_t s'_{t−1} + (1 − k_t) s̃_t                  a unit keeps its state
-    s_t      = s̄_t where m_t, else s'_{t−1}                 past its end a sequence holds its state
+    s_t      = s̄_t where m_t, else s'_{t−1}                 past its end a sequence keeps its state
     out_t    = h_t where m_t, else 0
 
-and on the way back
+and in the backward pass
 
     δz_t, δ   = backward_step((1 − k_t) δs_t)
     δs'_{t−1} = d_t δ + k_t δs_t where m_t, else δs_t (and δz_t = 0)
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import Array, Bool, Int, PyTree
+from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
 from lstm_jax.cells.cell import Cell
 from lstm_jax.dropout import recurrent_factor, require_rate, zoneout_masks, zoneout_rates
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
@@ -40,17 +40,18 @@ from lstm_jax.validation import (
 
 
 class Sequences(NamedTuple):
-    """How the sequences of a batch lie in ``xs``, and in which direction they are read.
+    """Where the sequences of a batch begin and end in ``xs``, and their direction.
 
     Attributes:
-        lengths: how many steps each sequence has, [B], or a number without a batch axis; all T if None. Past
-            them the state holds, the output is zero, and what ``xs`` holds does not matter, NaN included.
-        resets: before which steps the state is zero again, [T, B] or [T], because another sequence begins
-            there. Read backwards, the state is zero again before the last step of the sequence before.
-        truncate: cut the gradient every so many steps, counted as the loop goes (truncated back-propagation
-            through time); the state itself passes. Never if None.
+        lengths: the length of each sequence, [B], or a number without a batch axis; all T if None. Past it
+            the state does not change, the output is zero, and the values of ``xs`` do not matter, NaN
+            included.
+        resets: the steps before which the state is set to zero, [T, B] or [T], because another sequence
+            begins there. Read backwards, the state is zero before the last step of the sequence before.
+        truncate: cut the gradient every so many steps, counted in the order of the loop (truncated
+            back-propagation through time); the state passes. Never if None.
         reverse: read from the last step to the first. Outputs stay aligned with ``xs``; with lengths, a
-            sequence begins with its own last step.
+            sequence begins with its last step.
     """
 
     lengths: Any = None
@@ -64,7 +65,7 @@ class Noise(NamedTuple):
 
     Attributes:
         zoneout: rate at which each unit keeps its state instead of taking a step (Krueger et al. 2017): a
-            number, or a state of numbers, ``LSTMState(h=0.05, c=0.5)``. Without a key, the expectation.
+            number, or a state of numbers, ``LSTMState(h=0.05, c=0.5)``. Without a key, its expectation.
         recurrent_dropout: rate at which units of h_{t−1} are dropped before W_h, the others scaled up, one
             mask for all steps (Gal & Ghahramani 2016). Without a key, nothing is dropped.
         key: a random key, in training; None at evaluation.
@@ -80,22 +81,22 @@ ALL_STEPS = Sequences()
 
 
 class StepMasks(NamedTuple):
-    """Arrays, time leading, or None for what does not occur.
+    """Masks with time as the leading axis, or of one step without it; None for a mask that is not used.
 
     Attributes:
         valid: whether the step belongs to the sequence, boolean [T, ..., 1].
-        reset: whether the state is zero before the step, likewise.
-        cut: whether no gradient passes from the step to the state before it, likewise.
-        zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or how
-            much of it, a number from 0 to 1, broadcast.
-        dropout: recurrent dropout: what h_{t−1} is multiplied by, [T, ..., H].
+        reset: whether the state is zero before the step, boolean [T, ..., 1].
+        cut: whether no gradient passes from the step to the state before it, boolean [T, ..., 1].
+        zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or the
+            fraction that they keep, a number from 0 to 1, broadcast.
+        dropout: recurrent dropout: the factor of h_{t−1}, [T, ..., H].
     """
 
-    valid: Any = None
-    reset: Any = None
-    cut: Any = None
-    zoneout: Any = None
-    dropout: Any = None
+    valid: Bool[Array, "time *batch 1"] | None = None
+    reset: Bool[Array, "time *batch 1"] | None = None
+    cut: Bool[Array, "time *batch 1"] | None = None
+    zoneout: PyTree = None
+    dropout: Float[Array, "time *batch h"] | None = None
 
 
 NO_MASKS = StepMasks()
@@ -113,17 +114,18 @@ def tangent_before_step(masks: StepMasks, state_dot: PyTree) -> PyTree:
 
 
 def drop_recurrent(masks: StepMasks, state: PyTree) -> PyTree:
-    """The state as the step sees it, under recurrent dropout; linear, and its own transpose."""
+    """The state with recurrent dropout, the step's input; linear, and its own transpose."""
     return state if masks.dropout is None else state._replace(h=state.h * masks.dropout)
 
 
 def state_after_step(masks: StepMasks, after: PyTree, before: PyTree) -> PyTree:
-    """The state after a step, linear in both states: what the step returns, and what it began with."""
+    """The state after a step, linear in both states: the step's result and the state before it."""
     if masks.zoneout is not None:
         after = jax.tree.map(_blended, masks.zoneout, before, after)
-    if masks.valid is None:
+    valid = masks.valid
+    if valid is None:
         return after
-    return jax.tree.map(lambda a, b: jnp.where(masks.valid, a, b), after, before)
+    return jax.tree.map(lambda a, b: jnp.where(valid, a, b), after, before)
 
 
 def _blended(mask: Array, a: Array, b: Array) -> Array:
@@ -131,29 +133,31 @@ def _blended(mask: Array, a: Array, b: Array) -> Array:
 
 
 def cotangent_through_step(masks: StepMasks, d_state: PyTree) -> PyTree:
-    """The part of δs_t that goes back through the step."""
+    """The part of δs_t that passes through the step."""
     if masks.zoneout is None:
         return d_state
     return jax.tree.map(lambda k, d: _blended(k, jnp.zeros_like(d), d), masks.zoneout, d_state)
 
 
 def cotangent_before_step(masks: StepMasks, d_before: PyTree, d_state: PyTree) -> PyTree:
-    """δs'_{t−1} from the cotangent behind the step and the part of δs_t that went past the step."""
+    """δs'_{t−1} from the cotangent through the step and the part of δs_t that bypasses it."""
     if masks.zoneout is not None:
         passed = jax.tree.map(
             lambda k, d: _blended(k, d, jnp.zeros_like(d)), masks.zoneout, d_state
         )
         d_before = jax.tree.map(jnp.add, d_before, passed)
-    if masks.valid is None:
+    valid = masks.valid
+    if valid is None:
         return d_before
-    return jax.tree.map(lambda a, b: jnp.where(masks.valid, a, b), d_before, d_state)
+    return jax.tree.map(lambda a, b: jnp.where(valid, a, b), d_before, d_state)
 
 
 def zero_padding(masks: StepMasks, values: PyTree) -> PyTree:
-    """What counts of a step's values: zeros where it is not part of the sequence."""
-    if masks.valid is None:
+    """A step's values, with zeros where the step is not part of the sequence."""
+    valid = masks.valid
+    if valid is None:
         return values
-    return jax.tree.map(lambda a: jnp.where(masks.valid, a, jnp.zeros_like(a)), values)
+    return jax.tree.map(lambda a: jnp.where(valid, a, jnp.zeros_like(a)), values)
 
 
 def _where(mask: Array | None, function: Callable[[Array], Array], tree: PyTree) -> PyTree:
@@ -163,11 +167,11 @@ def _where(mask: Array | None, function: Callable[[Array], Array], tree: PyTree)
 
 
 def checked_sequences(sequences: Sequences, xs: Array) -> Sequences:
-    """The same with lengths as int32 and ``reverse`` as a bool.
+    """Check `Sequences`; return them with lengths as int32 and ``reverse`` as a bool.
 
     Raises:
-        TypeError: what is no `Sequences`, or lengths that are no whole numbers. ShapeError, ValueError:
-        lengths that do not fit ``xs``, or a ``reverse`` that is neither True nor False.
+        TypeError: anything but `Sequences`, or lengths that are not whole numbers.
+        ShapeError, ValueError: lengths that do not fit ``xs``, or a ``reverse`` that is not True or False.
     """
     require_type("sequences", sequences, Sequences)
     require_bool("reverse", sequences.reverse)
@@ -183,8 +187,8 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
 
     Raises:
         ShapeError: a shape other than that of the batch.
-        TypeError: lengths that are no whole numbers.
-        ValueError: lengths that are not from 0 to T, where they are known.
+        TypeError: lengths that are not whole numbers.
+        ValueError: concrete lengths that are not from 0 to T.
     """
     batch = jnp.shape(xs)[1:-1]
     array = jnp.asarray(lengths)
@@ -198,14 +202,14 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
             f"{show_shape(jnp.shape(xs))}, got {show_shape(array.shape)}."
         )
     if not isinstance(array, jax.core.Tracer) and array.size:
-        # In NumPy, because JAX would trace it where the caller is being traced.
+        # In NumPy: JAX would trace this where the caller is traced.
         known = np.asarray(array)
         lowest, highest = int(known.min()), int(known.max())
         if lowest < 0 or highest > len(xs):
             raise ValueError(
                 f"Range mismatch: expected lengths from 0 to {len(xs)}, got {lowest} to {highest}."
             )
-    # Lengths that are traced cannot be refused; beyond the sequence they mean its end.
+    # Traced lengths cannot be refused; those beyond T count as T.
     return jnp.clip(array.astype(jnp.int32), 0, len(xs))
 
 
@@ -238,7 +242,7 @@ def step_masks(
 ) -> StepMasks:
     """The masks of a loop over ``xs``.
 
-    Backwards with lengths, those of the loop over what `reverse_sequences` returns.
+    With ``reverse`` and lengths, they belong to the loop over the result of `reverse_sequences`.
 
     Raises:
         ShapeError, TypeError, ValueError: resets or truncate that do not fit.
@@ -249,7 +253,7 @@ def step_masks(
     reset = cut = None
     if resets is not None:
         reset = checked_resets(resets, xs)[..., None]
-        # What stands in the padding is no beginning.
+        # A reset in the padding begins no sequence.
         reset = reset if valid is None else reset & valid
         if reverse:  # before the last step of the sequence before
             reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
@@ -307,10 +311,10 @@ def in_order(prepared: Prepared, hs: Array) -> Array:
 
 
 def noise_masks(cell: Cell, noise: Noise, state0: PyTree, time: int) -> tuple[Any, Array | None]:
-    """What zoneout and recurrent dropout do at each step: ``StepMasks.zoneout`` and ``StepMasks.dropout``.
+    """The masks of zoneout and recurrent dropout: ``StepMasks.zoneout`` and ``StepMasks.dropout``.
 
     Raises:
-        TypeError: what is no `Noise` or no key, or rates for a state of another cell.
+        TypeError: anything but `Noise`, not a key, or rates for a state of another cell.
         ValueError: rates outside of [0, 1), or recurrent dropout for a GRU.
     """
     require_type("noise", noise, Noise)
@@ -327,21 +331,21 @@ def noise_masks(cell: Cell, noise: Noise, state0: PyTree, time: int) -> tuple[An
 
 
 def require_recurrent_dropout(cell: Cell, rate: Any) -> None:
-    """Refuse a rate that is none, and recurrent dropout where h_{t−1} does not act through W_h alone.
+    """Refuse a wrong rate, and recurrent dropout for a cell whose h_{t−1} does not act through W_h alone.
 
     Raises:
-        ValueError: with what came.
+        ValueError: naming the rate or the cell.
     """
     require_rate("recurrent_dropout", rate)
     if rate and cell.kind == "gru":
         raise ValueError(
             "Option mismatch: expected recurrent_dropout with a cell in which h_{t-1} acts through W_h "
-            f"alone (rnn, lstm), got {cell}; zoneout works with any."
+            f"alone (rnn, lstm), got {cell}. Use zoneout, which works with any."
         )
 
 
 def reverse_sequences(lengths: Int[Array, "*batch"], sequence: Array) -> Array:
-    """Each sequence from its last valid step to its first, padding where it was; its own inverse."""
+    """Each sequence from its last valid step to its first, the padding unchanged; its own inverse."""
     time = sequence.shape[0]
     steps = jnp.arange(time, dtype=lengths.dtype).reshape(time, *[1] * lengths.ndim)
     steps = jnp.where(steps < lengths[None], lengths[None] - 1 - steps, steps)

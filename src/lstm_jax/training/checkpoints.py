@@ -1,10 +1,10 @@
-r"""Checkpoints of a run, by orbax: the last ones and the best, each whole or not there.
+r"""Checkpoints of a run, by orbax: the latest ones and the best, each complete or absent.
 
     <folder>/<step>/state      the arrays of `TrainState`
-    <folder>/<step>/about      JSON: the settings of the run, a checksum of every array, what the caller adds
+    <folder>/<step>/about      JSON: the settings of the run, a checksum of every array, the caller's data
 
-Orbax writes into a temporary folder and renames it, so a process that is killed leaves no half checkpoint
-that could be taken for whole; the checksums find one that was damaged later.
+Orbax writes into a temporary folder and renames it, so a killed process never leaves half a checkpoint that
+looks complete. The checksums find a checkpoint that was damaged later.
 """
 
 import json
@@ -24,7 +24,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.validation import leaf_name, require_positive_int, show_shape
 
 FORMAT = 1
-"""Of what is kept about a checkpoint; another one is refused."""
+"""The format of ``about``; a checkpoint of another format is refused."""
 
 
 class CheckpointError(RuntimeError):
@@ -32,15 +32,15 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found.
+    """The result of `Checkpoints.restore`.
 
     Attributes:
-        state: of the structure, dtypes and shardings that were asked for.
-        step: after how many steps it was written.
-        more: what was kept beside it.
+        state: with the structure, dtypes and shardings of ``like``.
+        step: the number of steps after which it was written.
+        more: the caller's data.
     """
 
-    state: Any
+    state: PyTree
     step: int
     more: Any
 
@@ -50,13 +50,13 @@ class Checkpoints:
 
     Args:
         folder: made where it does not exist.
-        settings: of the run, what JSON can hold; another run's checkpoints are refused.
+        settings: of the run, as JSON; checkpoints of another run are refused.
         last: how many of the latest to keep.
         best: name of the measured number whose lowest checkpoint is kept as well; none if None.
 
     Raises:
         CheckpointError: a folder that cannot be made.
-        ValueError: ``last`` that is no positive integer.
+        ValueError: ``last`` is not a positive integer.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Checkpoints:
             policies.append(
                 BestN(
                     get_metric_fn=lambda measured: measured[best],
-                    # The lowest is the best, and the last of the sorted ones are kept.
+                    # Orbax keeps the last of the sorted ones, and the best is the lowest.
                     reverse=True,
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -82,7 +82,7 @@ class Checkpoints:
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=AnyPreservationPolicy(policies),
-                    # Without it orbax keeps no measured numbers, and forgets which was the best.
+                    # Without it orbax stores no measured numbers, and forgets the best one.
                     best_fn=None if best is None else lambda measured: measured[best],
                     best_mode="min",
                     cleanup_tmp_directories=True,
@@ -113,11 +113,11 @@ class Checkpoints:
         Args:
             step: steps done.
             state: a pytree of arrays.
-            measured: numbers, among them the one that the best is chosen by.
-            more: what else `restore` is to give back; what JSON can hold.
+            measured: numbers, among them the one that selects the best checkpoint.
+            more: further data for `restore`, as JSON.
 
         Raises:
-            CheckpointError: a full disk, or one that cannot be written. Earlier checkpoints are untouched.
+            CheckpointError: a full or unwritable disk. Earlier checkpoints stay.
         """
         about = {
             "format": FORMAT,
@@ -136,9 +136,7 @@ class Checkpoints:
                 force=True,
             )
             self._manager.wait_until_finished()
-        except (
-            Exception
-        ) as error:  # Orbax and tensorstore raise a dozen kinds, by what failed inside.
+        except Exception as error:  # Orbax and tensorstore raise a dozen types.
             raise CheckpointError(
                 f"Unwritten checkpoint: expected to write step {step} into {self.folder}, got: "
                 f"{_first_line(error)}. The last whole one is {self.named_last()}."
@@ -149,10 +147,10 @@ class Checkpoints:
 
         Args:
             like: a state of the expected structure, shapes, dtypes and shardings.
-            step: which; the latest if None.
+            step: of the checkpoint; the latest if None.
 
         Raises:
-            CheckpointError: none there, a damaged one, or one of another run. Nothing is changed.
+            CheckpointError: no checkpoint, a damaged one, or one of another run. Nothing is changed.
         """
         if step is None:
             if not self.steps():
@@ -177,18 +175,18 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, _first_line(error)) from error
         state = found["state"]
-        for name, came in checksums(state).items():
-            # What was spread over several processes has none.
-            if came != about["checksums"].get(name, came):
+        for name, actual in checksums(state).items():
+            # An array that was spread over several processes has no checksum.
+            if actual != about["checksums"].get(name, actual):
                 raise self._damaged(step, f"the checksum of {name} is another one")
         return Restored(state, step, about["more"])
 
     def close(self) -> None:
-        """Release what orbax holds."""
+        """Close orbax's manager."""
         self._manager.close()
 
     def named_last(self) -> str:
-        """The path of the last whole checkpoint, or that there is none."""
+        """The path of the last whole checkpoint, or ``none``."""
         try:
             steps = self.steps()
         except OSError:
@@ -205,7 +203,7 @@ class Checkpoints:
         if not isinstance(found, dict) or not {"settings", "arrays", "checksums", "more"} <= set(
             found
         ):
-            raise self._damaged(step, "it does not say of what run it is")
+            raise self._damaged(step, "it does not name its run")
         return found
 
     def _damaged(self, step: int, what: str) -> CheckpointError:
@@ -225,7 +223,7 @@ def _described(state: PyTree) -> dict[str, str]:
 
 
 def checksums(state: PyTree) -> dict[str, int]:
-    """CRC-32 of every array that this process holds whole."""
+    """CRC-32 of every array that is complete in this process."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

@@ -1,10 +1,10 @@
-r"""Many devices, and many processes or hosts, by JAX's own engine.
+r"""Training on many devices, processes and hosts: the mesh, and the start of the processes.
 
     mesh     one axis, "data": the samples of a batch, or the seeds of a sweep, are spread over it;
-             parameters are the same on every device, and gradients are added up by XLA.
+             parameters are the same on every device, and XLA adds the gradients.
 
-The same program runs on one device, on all of a machine, and on those of several hosts: each process calls
-`start_processes` first, and sees the devices of all.
+The same program runs on one device, on all devices of a machine, and on those of several hosts. Each process
+calls `start_processes` first and then sees all devices.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ def start_processes(
 ) -> None:
     """Join the processes of a run, on one host or several: `jax.distributed.initialize`, checked.
 
-    To be called before anything else that touches a device. On a TPU slice, and under SLURM or Open MPI, all
-    three are found by JAX and can be left out.
+    Call it before anything that uses a device. On a TPU slice, and under SLURM or Open MPI, JAX finds all
+    three arguments, and you can leave them out.
 
     Args:
         coordinator: ``host:port`` of the first process, reachable from all.
-        processes: how many there are.
-        process: which one this is, from 0.
+        processes: the number of processes.
+        process: the number of this one, from 0.
 
     Raises:
         ValueError: one of the three without the others, or a number out of range.
-        RuntimeError: by JAX, where it finds no cluster or cannot reach the coordinator.
+        RuntimeError: from JAX, if it finds no cluster or cannot reach the coordinator.
     """
     named = (coordinator, processes, process)
     if any(value is not None for value in named):
@@ -60,7 +60,7 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis ``"data"``.
 
     Args:
-        devices: those to be used; all of all processes if None.
+        devices: the devices of the mesh; those of all processes if None.
 
     Raises:
         ValueError: no devices.
@@ -77,7 +77,7 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Put values that every process holds whole where the shardings say."""
+    """Shard values that are complete in every process."""
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         host = np.asarray(leaf)

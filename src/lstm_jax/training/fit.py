@@ -1,11 +1,11 @@
-r"""A training run: the compiled step over and over, its log, its checkpoints, and how it ends.
+r"""`fit`: a training run with its log, its checkpoints and its end.
 
     for n = start … steps:   state, metrics = step(state, data)
 
-Nothing is fetched from the device but at the points where the log is written. Everything a run depends on
-is in its `TrainState`, so a run that was killed goes on to the numbers it would have had.
+Numbers are fetched from the device only where the log is written. All that a run depends on is in its
+`TrainState`, so a resumed run computes the same numbers as one without a break.
 
-Axes: of a sweep over seeds, every leaf of the state and of the metrics has the seeds in front.
+Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the state and of the metrics.
 """
 
 import time
@@ -62,7 +62,7 @@ from lstm_jax.validation import require_type
 
 
 class InterruptedRun(RuntimeError):
-    """A run that was asked to stop, and that can go on from where it is."""
+    """A run that was stopped by a signal and can be resumed."""
 
 
 class Fitted(NamedTuple):
@@ -71,10 +71,10 @@ class Fitted(NamedTuple):
     Attributes:
         state: the last one.
         log: its entries, those before a resumption included.
-        seconds: of training, those before a resumption included; compiling, evaluating, checkpoints and
-            watching apart.
+        seconds: of training, those before a resumption included, without compiling, evaluating, checkpoints
+            and watches.
         compile_seconds: to compile the step.
-        watch_seconds: spent in watches, by this process.
+        watch_seconds: in the watches of this process.
         stopped_early: whether ``until`` ended it.
     """
 
@@ -100,13 +100,13 @@ def fit(
     """Train, with a log, checkpoints and a progress bar.
 
     Args:
-        problem: what is trained.
+        problem: the `Problem` to train.
         optimizer: from optax.
         steps: gradient steps in all, those of an earlier part of the run included.
         seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
-        data: what ``problem.batch`` takes its batches from; arrays, which go to the device once.
-        folder: for the log, the checkpoints and what the watches record; nothing is written if None.
-        options: `RunOptions`: how the run is kept, shown, evaluated and watched.
+        data: arrays for ``problem.batch``; they go to the device once.
+        folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
+        options: `RunOptions`: log, checkpoints, progress bar, evaluation, watches.
         computation: `Computation`: accumulation, the dtype of the loss, the devices.
 
     Returns:
@@ -114,7 +114,7 @@ def fit(
 
     Raises:
         RunError: options that do not fit, or a folder with another run in it.
-        CheckpointError, LogError: what cannot be written or read; nothing is overwritten by it.
+        CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and
             the last checkpoint.
         InterruptedRun: after an interrupt or a termination signal, once a checkpoint is written.
@@ -136,7 +136,7 @@ def fit(
     seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
     refuse_occupied(folder, options)
-    # All that can fail with these arguments is done before anything in the folder is touched.
+    # Everything that can fail with these arguments comes before the folder is touched.
     begun = time.perf_counter()
     state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
     compile_seconds = time.perf_counter() - begun
@@ -187,7 +187,7 @@ def fit(
 
 
 class _Going(NamedTuple):
-    """What does not change while a run goes on; ``seeds`` are those of a sweep, else None."""
+    """The constants of a run; ``seeds`` are those of a sweep, else None."""
 
     compiled: Any
     data: PyTree
@@ -200,11 +200,11 @@ class _Going(NamedTuple):
     options: RunOptions
 
     def last_checkpoint(self) -> str:
-        return self.checkpoints.named_last() if self.checkpoints else "none, for want of a folder"
+        return self.checkpoints.named_last() if self.checkpoints else "none, without a folder"
 
 
 def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-    """The steps that are left."""
+    """Run the remaining steps."""
     done, pending, seconds, early = progress
     queue: list[Metrics] = []
     before: Metrics | None = None
@@ -212,7 +212,7 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
         total=run.steps,
         initial=done,
         unit="step",
-        # None: no bar where the output is no terminal.
+        # None: no bar unless the output is a terminal.
         disable=None if run.options.progress and not jax.process_index() else True,
         dynamic_ncols=True,
         leave=False,
@@ -225,10 +225,10 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
             done += 1
             bar.update()
             if len(queue) > 2:
-                # Two steps ahead of the device at most: the bar and a signal mean what they say.
+                # At most two steps ahead of the device, so that the bar and a signal are up to date.
                 jax.block_until_ready(queue[-3].loss)
             due = _due(done, run)
-            # Several processes have to ask each other, and do so where all of them are.
+            # Several processes have to ask each other, which they can only do after the same step.
             alone = jax.process_count() == 1
             stop = any_process(asked) if due or (asked and alone) else False
             if not due and not stop:
@@ -269,8 +269,8 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
                 )
             if stop:
                 raise InterruptedRun(
-                    f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}; the run goes on "
-                    f"from {run.last_checkpoint()} with resume."
+                    f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}. Resume it "
+                    f"from {run.last_checkpoint()} with resume=True."
                 )
             mark = time.perf_counter()
     return state, Progress(done, pending, seconds, early)
@@ -301,7 +301,7 @@ def _made(
             data = jax.tree.map(jnp.asarray, data)
         else:
             data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
-            # Every process logs the numbers of all.
+            # Every process logs the numbers of all processes.
             outputs = (shardings, spread(mesh, None))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
         return state, data, jitted.lower(state, data).compile()
@@ -318,7 +318,7 @@ def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None
 
 
 def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -> Any:
-    """Where each leaf of the state lies: replicated but for what is carried; of a sweep, by seeds."""
+    """The sharding of each leaf of the state: replicated except for the carry; in a sweep, by seeds."""
     if mesh is None:
         return None
     if sweep:
@@ -330,7 +330,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
 
 
 def _due(done: int, run: _Going) -> set[str]:
-    """What is due after a step."""
+    """The actions that are due after a step."""
     options, last = run.options, done == run.steps
     due = set()
     if last or done % options.log_every == 0:
@@ -339,7 +339,7 @@ def _due(done: int, run: _Going) -> set[str]:
         due.add("checkpoint")
     every = options.evaluate_every
     if run.options.evaluate is not None and (last or (every and done % every == 0)):
-        # The best checkpoint is among those with an evaluation.
+        # The best checkpoint is one of those with an evaluation.
         due |= {"evaluate", "log", "checkpoint"}
     if run.recorder.due(done):
         due.add("watch")

@@ -1,11 +1,11 @@
-r"""A penalty on gradients that vanish on their way back (Pascanu, Mikolov & Bengio 2013, section 3.3).
+r"""A penalty on gradients that vanish in the backward pass (Pascanu, Mikolov & Bengio 2013, section 3.3).
 
 With δh_t the total cotangent of h_t and J_t = ∂h_t/∂h_{t−1} = diag(φ'(z_t)) W_hᵀ of a vanilla network,
 
     Ω = mean over t, b of (q_t − 1)²,   q_t = ‖δh_t J_t‖ / ‖δh_t‖                             (their eq. 9)
 
-and its gradient by W_h is the immediate one, h_t and δh_t held (their eq. 10). With v_t = δh_t ⊙ φ'(z_t) and
-r_t = δh_t J_t = v_t W_hᵀ, N terms in the mean,
+and its gradient by W_h is the immediate one, h_t and δh_t constant (their eq. 10). With v_t = δh_t ⊙ φ'(z_t)
+and r_t = δh_t J_t = v_t W_hᵀ, N terms in the mean,
 
     ∂⁺Ω/∂W_h = (1/N) Σ_{t,b} 2 (q_t − 1) r_tᵀ v_t / (‖r_t‖ ‖δh_t‖)
 
@@ -14,8 +14,8 @@ r_t = δh_t J_t = v_t W_hᵀ, N terms in the mean,
 Axes: hs, d_totals[T, ..., H], d_totals[t] being δh_t; w_h[H, H].
 
 The paper's sum over t is a mean over the steps and samples whose δh_t is not zero in the authors' program
-(github.com/pascanur/trainingRNNs), and so it is here; the step from h_1 to h_0 counts. That program compares
-*squared* norms besides, (q² − 1)², near q = 1 four times as much: ``squared=True``.
+(github.com/pascanur/trainingRNNs), and in this file; the step from h_1 to h_0 counts. That program compares
+*squared* norms, (q² − 1)², which is four times as much near q = 1: ``squared=True``.
 """
 
 from typing import Any, NamedTuple
@@ -52,12 +52,12 @@ class VanishingPenalty(NamedTuple):
 
     Attributes:
         omega: Ω, a number.
-        d_w_h: ∂⁺Ω/∂W_h, its immediate gradient, [H, H]; what the loss's own gradient by ``w_h`` is given on
-            top, times the penalty's weight.
+        d_w_h: ∂⁺Ω/∂W_h, its immediate gradient, [H, H]; multiply it by the penalty's weight and add it to the
+            loss's gradient by ``w_h``.
     """
 
-    omega: Any
-    d_w_h: Any
+    omega: Float[Array, ""]
+    d_w_h: Float[Array, "h h"]
 
 
 def state_cotangents(
@@ -69,25 +69,25 @@ def state_cotangents(
     d_state: RNNState | None = None,
     lengths: Any = None,
 ) -> Float[Array, "time *batch h"]:
-    """The total cotangent δh_t of every state, from what the loss adds at each.
+    """The total cotangent δh_t of every state, from the loss's part at each step.
 
         δh_{t−1} = ∂ℓ_{t−1}/∂h_{t−1} + (δh_t ⊙ φ'(z_t)) W_hᵀ
 
     Args:
         cell: from `rnn`.
         params: of the cell.
-        hs: what `unroll` returned, [T, H] or [T, B, H].
-        d_hs: ∂L/∂hs with the states held, shaped as ``hs``; zeros if None.
-        d_state: ∂L/∂state, the cotangent of the final state `unroll` returned; zeros if None.
-        lengths: those that `unroll` was given, [B]; all T if None. A final state is then that of each
-            sequence's own last step.
+        hs: the outputs of `unroll`, [T, H] or [T, B, H].
+        d_hs: ∂L/∂hs with the states constant, shaped as ``hs``; zeros if None.
+        d_state: ∂L/∂state, the cotangent of `unroll`'s final state; zeros if None.
+        lengths: those of the call of `unroll`, [B]; all T if None. The final state is then that after the
+            last step of each sequence.
 
     Returns:
         δh_1 … δh_T, shaped as ``hs``; zeros past a sequence's length.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that is no vanilla one, or lengths beyond T.
+        ValueError: a cell that is not a vanilla one, or lengths beyond T.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -126,9 +126,9 @@ def vanishing_penalty(
     *,
     squared: bool = False,
 ) -> VanishingPenalty:
-    """How far the gradient is from keeping its norm at every step, and what would mend it.
+    """The penalty on a gradient whose norm changes from step to step, and its gradient by W_h.
 
-        Ω = mean of (‖δh_t J_t‖ / ‖δh_t‖ − 1)²,   ∂⁺Ω/∂W_h with h_t and δh_t held
+        Ω = mean of (‖δh_t J_t‖ / ‖δh_t‖ − 1)²,   ∂⁺Ω/∂W_h with h_t and δh_t constant
 
     The mean is over the steps and samples whose δh_t is not zero (not below the smallest normal number of
     its dtype); Ω is 0 where there is none. Where δh_t J_t is zero, so is its part of the gradient.
@@ -136,7 +136,7 @@ def vanishing_penalty(
     Args:
         cell: from `rnn`.
         params: of the cell.
-        hs: what `unroll` returned, [T, H] or [T, B, H].
+        hs: the outputs of `unroll`, [T, H] or [T, B, H].
         d_totals: δh_1 … δh_T from `state_cotangents`, shaped as ``hs``.
         squared: compare squared norms, as the authors' program does.
 
@@ -145,7 +145,7 @@ def vanishing_penalty(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
-        ValueError: a cell that is no vanilla one, or ``squared`` neither True nor False.
+        ValueError: a cell that is not a vanilla one, or ``squared`` neither True nor False.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -182,7 +182,8 @@ def _norm(rows: Array) -> Array:
 
 
 def _local(rule: HandDerived, hs: Array) -> Any:
-    return rule.local_derivatives(Residuals(hs, None))
+    not_read: Any = None
+    return rule.local_derivatives(Residuals(h=hs, h_prev=not_read))
 
 
 def _checked(cell: Cell, params: RNNParams, hs: Array) -> HandDerived:

@@ -1,4 +1,4 @@
-"""A run that is asked to stop by a signal, in one process or in any of several."""
+"""Signals that ask a run to stop, in one process or in several."""
 
 import signal
 import threading
@@ -23,7 +23,7 @@ def any_process(asked: list[str]) -> bool:
 
 @contextmanager
 def signals() -> Iterator[list[str]]:
-    """Names of the signals that asked the run to stop; a second one acts as it did before."""
+    """Names of the signals that asked the run to stop; a second signal has its usual effect."""
     asked: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked

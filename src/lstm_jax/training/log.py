@@ -2,8 +2,8 @@ r"""The log of a run: a line of JSON for each entry, and TensorBoard events besi
 
     {"step": 200, "loss": 1.83, "gradient_norm": 0.41, "tokens_per_second": 51200.0, "seconds": 7.1}
 
-A line that a killed process left half-written, and those past the checkpoint that a run goes on from, are
-cut off when it does: a resumed run's log is that of a run that nobody stopped.
+A resumed run first removes a half-written line and the lines past its checkpoint. So its log is that of a run
+without a break.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class Log:
         folder: where ``log.jsonl`` is; None keeps it in memory.
         upto: entries of later steps are dropped; None drops all.
         tensorboard: whether to write events as well, into ``tensorboard``.
-        entries: those there are already, of a log in memory.
+        entries: the present entries of a log in memory.
 
     Raises:
         LogError: a folder that cannot be written, or TensorBoard events without the package.
@@ -63,7 +63,7 @@ class Log:
         """Add an entry, which has a ``step``.
 
         Raises:
-            LogError: a full disk, or one that cannot be written.
+            LogError: a full or unwritable disk.
         """
         self.entries.append(dict(entry))
         try:
@@ -78,7 +78,7 @@ class Log:
             raise self._unwritten(error) from None
 
     def close(self) -> None:
-        """Close the files. What was written has been flushed, so nothing can be lost here."""
+        """Close the files. All entries have been flushed, so nothing can be lost."""
         for file in (self._file, self._events):
             if file is not None:
                 with contextlib.suppress(OSError):
@@ -86,13 +86,13 @@ class Log:
 
     def _unwritten(self, error: OSError) -> LogError:
         return LogError(
-            f"Unwritten log: expected to write {self._path}, got: {error.strerror or error}; what is there "
-            "stays."
+            f"Unwritten log: expected to write {self._path}, got: {error.strerror or error}. The "
+            "entries in the file stay."
         )
 
 
 def entries_upto(folder: Path | None, upto: int | None) -> list[dict[str, Any]]:
-    """The entries of a log of at most so many steps; none where ``upto`` is None or there is no log.
+    """The entries of a log up to a step; none if ``upto`` is None or there is no log.
 
     Raises:
         LogError: as `read_log`.
@@ -103,10 +103,10 @@ def entries_upto(folder: Path | None, upto: int | None) -> list[dict[str, Any]]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a log, without a last line that was not finished.
+    """The entries of a log, without an unfinished last line.
 
     Raises:
-        LogError: no log, or a line within it that is no entry.
+        LogError: no log, or a line before the last that is not an entry.
     """
     path = folder / NAME
     try:
@@ -144,14 +144,14 @@ def _plain(value: Any) -> Any:
 
 
 def require_tensorboard(wanted: bool) -> None:
-    """Refuse events without the package that writes them.
+    """Refuse TensorBoard events without the package that writes them.
 
     Raises:
-        LogError: saying what to install.
+        LogError: naming the package to install.
     """
     if wanted and importlib.util.find_spec("tensorboardX") is None:
         raise LogError(
-            "Missing package: expected tensorboardX for TensorBoard events, got none; install "
+            "Missing package: expected tensorboardX for TensorBoard events, got none. Do pip install "
             "lstm-jax[tensorboard]."
         )
 

@@ -1,4 +1,4 @@
-"""From the metrics of steps to entries of the log, and what is not finite among them."""
+"""Make the log's entries from the metrics of steps, and refuse metrics that are not finite."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +16,7 @@ from lstm_jax.training.step import Metrics
 from lstm_jax.validation import NonFiniteError
 
 TAKEN = ("step", "seconds", "diverged")
-"""Names of the log's own."""
+"""Names that the log uses."""
 
 
 class DivergedError(NonFiniteError):
@@ -24,13 +24,13 @@ class DivergedError(NonFiniteError):
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        done: steps.
+        done: steps done.
         pending: rows of the steps since the last entry of the log.
         seconds: of training.
-        stopped_early: whether it was ended before its last step, by ``until``.
+        stopped_early: whether ``until`` ended the run before its last step.
     """
 
     done: int = 0
@@ -40,7 +40,7 @@ class Progress(NamedTuple):
 
 
 def row_of(metrics: Metrics) -> dict[str, Any]:
-    """One step for the log: plain numbers, of a sweep lists of them."""
+    """One step for the log: plain numbers; in a sweep, lists of them."""
     row = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm}
     _require_other_names(metrics.more, (*TAKEN, *row))
     return {name: np.asarray(value).tolist() for name, value in {**row, **metrics.more}.items()}
@@ -71,10 +71,10 @@ def entry_of(
 
 
 def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | None:
-    """The number that the best checkpoint is chosen by, of a sweep the mean; what is not finite is worst.
+    """The number that selects the best checkpoint, in a sweep the mean; not finite counts as infinite.
 
     Raises:
-        RunError: a name that was not measured, or one of the log's own.
+        RunError: a name that was not measured, or one that the log uses.
     """
     _require_other_names(measured, (*TAKEN, "loss", "gradient_norm"))
     if best is None or not measured:
@@ -86,7 +86,7 @@ def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | 
 
 
 def shown(entry: Mapping[str, Any], unit: tuple[str, int]) -> str:
-    """What stands behind the progress bar."""
+    """The text behind the progress bar."""
     rate = tqdm.format_sizeof(entry[f"{unit[0]}_per_second"])
     return f"loss {np.mean(entry['loss']):.4f}, {rate} {unit[0]}/s"
 
@@ -127,7 +127,7 @@ def require_finite_rows(
 def require_finite_params(
     params: PyTree, row: Metrics, done: int, names: list[str], seeds: tuple[int, ...] | None
 ) -> None:
-    """Refuse parameters that are not finite, before they are kept, looked at or evaluated.
+    """Refuse parameters that are not finite, before they are saved, watched or evaluated.
 
     Raises:
         DivergedError: naming the parameters, the step, and the norm of every parameter's gradient.
@@ -151,14 +151,14 @@ def _finite(params: PyTree, sweep: bool) -> Any:
 
 
 def _first(bad: np.ndarray, seeds: tuple[int, ...] | None) -> tuple[Any, str]:
-    """Of a sweep, the first seed that went wrong."""
+    """In a sweep, the first seed that is not finite."""
     if seeds is None:
         return (), ""
     which = int(np.argmax(bad))
     return which, f" of seed {seeds[which]}"
 
 
-def _named(names: list[str], norms: np.ndarray) -> str:
+def _named(names: list[str], norms: Any) -> str:
     return ", ".join(f"{name} {norm:.3g}" for name, norm in zip(names, norms, strict=True))
 
 

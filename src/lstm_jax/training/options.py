@@ -1,4 +1,4 @@
-"""How a run is kept and shown, and what is refused before it starts."""
+"""The options of a run, and the checks before it starts."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is kept, shown and monitored. None of it changes a number, but ``until`` may end the run."""
+    """Log, checkpoints and display of a run. They change no number, but ``until`` may end the run."""
 
     resume: bool = False
     """Go on from the last checkpoint in the folder."""
@@ -44,18 +44,18 @@ class RunOptions:
     progress: bool = True
     """Show a progress bar, where the output is a terminal."""
     settings: Mapping[str, Any] | None = None
-    """What makes the run what it is, as JSON; a checkpoint made with other settings is refused."""
+    """The settings that define the run, as JSON; a checkpoint of other settings is refused."""
     unit: tuple[str, int] = ("steps", 1)
-    """What is counted for the speed, and how many of it a step takes: ``("tokens", 1120)``."""
+    """The unit of the speed, and its number in a step: ``("tokens", 1120)``."""
     evaluate: Callable[[PyTree], Mapping[str, Any]] | None = None
-    """``evaluate(params) -> {name: number}``, logged; of a sweep, with the seeds in front of the parameters
-    and of the numbers."""
+    """``evaluate(params) -> {name: number}``, logged; in a sweep, with the seeds as the first axis of the
+    parameters and of the numbers."""
     best: str | None = None
-    """Which of those numbers is to be lowest in the checkpoint that is kept as the best."""
+    """Which of those numbers selects the best checkpoint, by its lowest value."""
     until: Callable[[Mapping[str, Any]], bool] | None = None
     """``until(entry)`` on each entry of the log; true ends the run."""
     watches: Sequence[Watch] = ()
-    """What looks at the parameters every so often."""
+    """Measurements of the parameters during the run."""
 
 
 class Computation(NamedTuple):
@@ -63,8 +63,8 @@ class Computation(NamedTuple):
 
     Attributes:
         accumulate: parts of a batch, one after the other.
-        compute_dtype: that of the loss and its gradient; the parameters' own if None.
-        mesh: from `data_mesh`: the samples are spread over it; of a sweep, the seeds.
+        compute_dtype: that of the loss and its gradient; the parameters' dtype if None.
+        mesh: from `data_mesh`: the samples are spread over it; in a sweep, the seeds.
     """
 
     accumulate: int = 1
@@ -85,7 +85,7 @@ def checked_seeds(
         The seeds.
 
     Raises:
-        RunError: with what was expected and what came.
+        RunError: naming the expected and the actual value.
     """
     try:
         require_positive_int("steps", steps)
@@ -127,16 +127,16 @@ def checked_seeds(
 
 
 def holds_checkpoints(folder: Path) -> bool:
-    """Whether there is a whole checkpoint; orbax gives one its number when it is."""
+    """Whether there is a complete checkpoint; orbax names its folder by the step when it is complete."""
     found = folder / CHECKPOINTS
     return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
 
 
 def refuse_occupied(folder: Path | None, options: RunOptions) -> None:
-    """Refuse a folder with a run in it that is neither to go on nor to be replaced. Nothing is changed.
+    """Refuse a folder that has a run, unless the options say to resume or overwrite it. Nothing is changed.
 
     Raises:
-        RunError: naming what is there; in every process, where the first one sees it.
+        RunError: naming the folder or file; in every process.
     """
 
     def refuse() -> None:
@@ -150,20 +150,20 @@ def refuse_occupied(folder: Path | None, options: RunOptions) -> None:
             return
         if holds_checkpoints(folder) or (log.exists() and log.stat().st_size):
             raise RunError(
-                f"Occupied folder: expected one without a run, got {folder}; resume it, overwrite it or "
-                "name another folder."
+                f"Occupied folder: expected one without a run, got {folder}. Either resume it, overwrite it "
+                "or name another folder."
             )
 
     together(refuse)
 
 
 def prepared_log(folder: Path | None, options: RunOptions, upto: int | None) -> Log:
-    """Make the folder, or clear it where it may be overwritten, and open its log.
+    """Make the folder, or clear it if it may be overwritten, and open its log.
 
     Args:
         folder: of the run.
         options: of the run.
-        upto: steps of the checkpoint that the run goes on from; None where it begins.
+        upto: steps of the checkpoint of a resumed run; None for a new run.
 
     Raises:
         RunError, LogError: a folder that cannot be written; in every process.
@@ -185,28 +185,28 @@ def prepared_log(folder: Path | None, options: RunOptions, upto: int | None) -> 
         return Log(folder, upto=upto, tensorboard=options.tensorboard)
 
     log = together(prepare)
-    # The others write nothing, but know what was written.
+    # The other processes write nothing, but have the same entries.
     return Log(None, entries=entries_upto(folder, upto)) if log is None else log
 
 
 def together(action: Callable[[], Any]) -> Any:
-    """Run something in the first process; where it fails there, it fails in all.
+    """Run an action in the first process; if it fails there, it fails in all.
 
     Returns:
-        What it returned, None in the other processes.
+        The action's result; None in the other processes.
     """
-    trouble, result = None, None
+    failure, result = None, None
     if jax.process_index() == 0:
         try:
             result = action()
         except (RunError, LogError) as error:
-            trouble = error
+            failure = error
     if jax.process_count() > 1:
-        told = multihost_utils.broadcast_one_to_all(np.int32(trouble is not None))
-        if told and trouble is None:
-            trouble = RunError(
-                "Refused: expected the first process to begin, got a refusal; it says why."
+        told = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
+        if told and failure is None:
+            failure = RunError(
+                "Refused: expected the first process to begin, got an error. See its message."
             )
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
     return result

@@ -1,4 +1,4 @@
-r"""The learning rate of the papers on language models: constant for some epochs, then divided at each.
+r"""A schedule of the learning rate: constant for some epochs, then divided at each epoch.
 
 η(n) = η₀ / d^max(e − hold, 0),   e = ⌊n / steps per epoch⌋ + 1
 """
@@ -44,7 +44,7 @@ def step_decay(
         learning_rate,
         transition_steps=steps_per_epoch,
         decay_rate=1 / factor,
-        # Its exponent counts from the last epoch that is held.
+        # The exponent counts from the last epoch with η₀.
         transition_begin=(hold - 1) * steps_per_epoch,
         staircase=True,
     )

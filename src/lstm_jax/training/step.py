@@ -3,13 +3,12 @@ r"""One step of training as a pure function.
     g   = ∂/∂θ loss(θ, carry, batch(data, n, key), key)          clipped, scheduled and applied by optax:
     θ, s = apply(θ, update(g, s)),   n = n + 1
 
-The state holds all that a run depends on: parameters, the optimizer's state, what is carried from batch to
-batch (for truncated back-propagation through time the recurrent state), the step and the key. What a step
-sees is a function of the step and the key alone, so a run that goes on from a state goes on to the same
-numbers.
+The state has all that a run depends on: parameters, the optimizer's state, the carry from batch to batch (the
+recurrent state in truncated back-propagation through time), the step and the key. A step's batch and noise
+depend on the step and the key alone, so a run that is resumed from a state computes the same numbers.
 
-Axes: of a batch and of what is carried, `Problem.batch_axes` and `Problem.carry_axes` say where the samples
-are: to split them for accumulation, and over devices.
+Axes: `Problem.batch_axes` and `Problem.carry_axes` give the axis of the samples in the batch and in the
+carry, to split them for accumulation and over devices.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.validation import leaf_name, require_positive_int
 
 DATA = "data"
@@ -36,19 +35,19 @@ def _nothing() -> None:
 
 
 class Problem(NamedTuple):
-    """What is trained, as pure functions.
+    """A training problem as pure functions.
 
     Attributes:
         init: ``init(key) -> params``.
         loss: ``loss(params, carry, batch, key) -> (value, (carry, metrics))``: a mean over the samples of the
-            batch, what goes on to the next batch, and a dict of numbers to be logged.
-        batch: ``batch(data, step, key) -> batch``, from 0 on, under `jax.jit`; the key is the same at every
-            step (`jax.random.fold_in` it with the step).
-        carry: ``carry() -> carry``, that of the first batch; None unless given.
-        batch_axes: where the samples are in a batch, as ``in_axes`` of `jax.vmap`; 1, time first, unless
-            given.
-        carry_axes: where the samples are in what is carried; 0 unless given. A leaf without them, None, is
-            the same for all samples.
+            batch, the carry for the next batch, and a dict of numbers for the log.
+        batch: ``batch(data, step, key) -> batch``, steps from 0, under `jax.jit`; the key is the same at
+            every step (`jax.random.fold_in` it with the step).
+        carry: ``carry() -> carry``, for the first batch; returns None by default.
+        batch_axes: the axis of the samples in a batch, as ``in_axes`` of `jax.vmap`; by default 1, after
+            time.
+        carry_axes: the axis of the samples in the carry; by default 0. None for a leaf that is the same for
+            all samples.
     """
 
     init: Callable[[Array], PyTree]
@@ -60,37 +59,37 @@ class Problem(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a run depends on; a checkpoint holds it.
+    """All that a run depends on; the content of a checkpoint.
 
     Attributes:
         step: steps done, an int32.
         params: the parameters.
         optimizer: the state of the optax transformation.
-        carry: what goes on to the next batch.
+        carry: for the next batch.
         key: raw data of the run's key, uint32.
     """
 
-    step: Any
-    params: Any
-    optimizer: Any
-    carry: Any
-    key: Any
+    step: Int[Array, ""]
+    params: PyTree
+    optimizer: PyTree
+    carry: PyTree
+    key: Array
 
 
 class Metrics(NamedTuple):
-    """What a step leaves behind for the log.
+    """The numbers of a step for the log.
 
     Attributes:
         loss: before the step.
         gradient_norm: global norm of the gradient, unclipped.
         gradient_norms: the norm of each parameter's gradient, in the order of `parameter_names`.
-        more: what the problem's loss returned, averaged over the parts of an accumulated batch.
+        more: the metrics of the problem's loss, averaged over the parts of an accumulated batch.
     """
 
-    loss: Any
-    gradient_norm: Any
-    gradient_norms: Any
-    more: dict[str, Any]
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    gradient_norms: Float[Array, "parameters"]
+    more: dict[str, Array]
 
 
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -102,9 +101,9 @@ def init_state(
     """The state before the first step.
 
     Args:
-        problem: what is trained.
+        problem: the `Problem` to train.
         optimizer: from optax.
-        seed: of everything random; a traced one serves `jax.vmap`.
+        seed: of everything random; may be traced, for `jax.vmap`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -139,20 +138,20 @@ def train_step(
     """One step as a pure function ``step(state, data) -> (state, Metrics)``, for `jax.jit` and `jax.vmap`.
 
     Args:
-        problem: what is trained.
-        optimizer: from optax; what clips is part of it (`optax.clip_by_global_norm`).
-        accumulate: in how many parts a batch is taken, one after the other, to save memory; the gradient
-            is the mean of the parts'. The samples must divide.
+        problem: the `Problem` to train.
+        optimizer: from optax, clipping included (`optax.clip_by_global_norm`).
+        accumulate: the number of parts of a batch, computed one after the other to save memory; the gradient
+            is the mean over the parts. It must divide the number of samples.
         compute_dtype: that of the loss and its gradient, as bfloat16; parameters, optimizer and the sum of
-            the parts stay in the parameters' own. That one if None.
+            the parts stay in the parameters' dtype. The parameters' dtype if None.
         mesh: devices with an axis ``"data"``, over which the samples are spread; no constraint if None.
 
     Returns:
         The step.
 
     Raises:
-        ValueError: ``accumulate`` that is no positive integer.
-        SamplesError: in the step, samples that do not divide.
+        ValueError: ``accumulate`` is not a positive integer.
+        SamplesError: in the step, a number of samples that does not divide.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -189,7 +188,7 @@ def train_step(
         key = jax.random.fold_in(key_loss, state.step)
         loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
         carry = constrained(carry, problem.carry_axes, mesh)
-        # Optax mixes integers and floats, which strict promotion refuses.
+        # Optax mixes integers and floats, which strict promotion does not allow.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = optimizer.update(d_params, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -211,23 +210,23 @@ def _in_parts(
 ) -> Any:
     def one(whole: PyTree, at: tuple[PyTree, PyTree, Array]) -> Any:
         common, total = whole
-        own, batch, number = at
-        carry = merged(own, common)
+        of_samples, batch, number = at
+        carry = merged(of_samples, common)
         (loss, (carry, more)), d_params = differentiated(
             params, carry, batch, jax.random.fold_in(key, number)
         )
-        own, common = separated(problem.carry_axes, carry)
-        return (common, jax.tree.map(jnp.add, total, d_params)), (own, loss, more)
+        of_samples, common = separated(problem.carry_axes, carry)
+        return (common, jax.tree.map(jnp.add, total, d_params)), (of_samples, loss, more)
 
-    own, common = separated(problem.carry_axes, carry)
+    of_samples, common = separated(problem.carry_axes, carry)
     pieces = (
-        _parted(own, problem.carry_axes, parts, "carry"),
+        _parted(of_samples, problem.carry_axes, parts, "carry"),
         _parted(batch, problem.batch_axes, parts, "batch"),
         jnp.arange(parts),
     )
     start = (common, jax.tree.map(jnp.zeros_like, params))
-    (common, total), (own, losses, more) = jax.lax.scan(one, start, pieces)
-    carry = merged(_joined(own, problem.carry_axes), common)
+    (common, total), (of_samples, losses, more) = jax.lax.scan(one, start, pieces)
+    carry = merged(_joined(of_samples, problem.carry_axes), common)
     mean = jax.tree.map(lambda leaf: leaf.mean(0), (losses, more))
     return mean[0], carry, mean[1], jax.tree.map(lambda leaf: leaf / parts, total)
 
@@ -249,14 +248,14 @@ def separated(axes: Any, tree: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def merged(with_samples: PyTree, without: PyTree) -> PyTree:
-    """What `separated` took apart."""
+    """The inverse of `separated`."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, with_samples, without, is_leaf=lambda n: n is None
     )
 
 
 def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
-    # Every parts-th sample: samples that lie on one device stay there.
+    # A part has every parts-th sample, so that the samples of one device stay on it.
     def split(axis: int | None, leaf: Array) -> Array:
         if axis is None:
             return jnp.broadcast_to(leaf, (parts, *leaf.shape))
@@ -304,7 +303,7 @@ def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
     """The sharding of an array whose samples lie along ``axis``; replicated if None.
 
     Raises:
-        SamplesError: samples of ``leaf`` that the devices do not divide.
+        SamplesError: the number of devices does not divide the number of samples of ``leaf``.
     """
     if axis is not None and leaf is not None and leaf.shape[axis] % mesh.size:
         raise SamplesError(

@@ -1,4 +1,4 @@
-"""What looks at a run every so often, and the records it leaves: ``<folder>/<name>/<step>.npz``."""
+"""Measurements of the parameters during a run, recorded in ``<folder>/<name>/<step>.npz``."""
 
 import re
 import time
@@ -16,11 +16,11 @@ _RECORD = re.compile(r"(\d{9,})\.npz")
 
 
 class Watch(NamedTuple):
-    """Something that looks at the parameters every so often, as the microscope does.
+    """A measurement of the parameters at regular steps, as by the microscope.
 
     Attributes:
-        name: of the folder its records go to, ``<step>.npz``.
-        every: steps between two looks; there is one before the first step and one after the last.
+        name: of the folder of its records, ``<step>.npz``.
+        every: steps between two measurements; there is one before the first step and one after the last.
         look: ``look(params) -> {name: array}``.
     """
 
@@ -30,11 +30,11 @@ class Watch(NamedTuple):
 
 
 class Recorder:
-    """Keeps what the watches see, a file for each look, and counts their time.
+    """Runs the watches, writes a file for each measurement, and counts their time.
 
     Args:
         watches: of the run.
-        steps: of the run; all look after the last.
+        steps: of the run; all watches measure after the last.
     """
 
     def __init__(self, watches: Sequence[Watch], steps: int) -> None:
@@ -43,7 +43,7 @@ class Recorder:
         self._watches, self._steps = watches, steps
 
     def open(self, folder: Path | None, upto: int | None) -> None:
-        """Say where records go; None keeps none. Those past ``upto`` steps come again, and are deleted."""
+        """Set the folder of the records, None for no records; delete those past ``upto`` steps."""
         self._folder = folder
         if folder is None:
             return
@@ -56,14 +56,14 @@ class Recorder:
                     path.unlink()
 
     def due(self, done: int) -> list[Watch]:
-        """The watches that look after ``done`` steps."""
+        """The watches that measure after ``done`` steps."""
         last = done == self._steps
         return [watch for watch in self._watches if last or done % watch.every == 0]
 
     def see(
         self, done: int, params: PyTree, *, last: bool = False
     ) -> dict[str, dict[str, np.ndarray]]:
-        """What the watches see that are due after ``done`` steps, by their names."""
+        """The measurements of the watches that are due after ``done`` steps, by name."""
         begun, seen = time.perf_counter(), {}
         for watch in self._watches if last else self.due(done):
             looked = watch.look(params)
@@ -72,7 +72,7 @@ class Recorder:
         return seen
 
     def keep(self, done: int, seen: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Write what was seen after ``done`` steps.
+        """Write the measurements after ``done`` steps.
 
         Raises:
             LogError: a record that cannot be written.

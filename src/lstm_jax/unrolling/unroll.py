@@ -1,4 +1,4 @@
-"""A cell over time: s_t, out_t = step(params, s_{t−1}, x_t) for t = 1 … T, by `jax.lax.scan`.
+"""`unroll`: run a cell over a sequence, s_t, out_t = step(params, s_{t−1}, x_t) for t = 1 … T.
 
 Axes: xs[T, D] or xs[T, B, D], time first; outputs hs[T, H] or hs[T, B, H].
 """
@@ -46,18 +46,17 @@ def unroll(
         xs: [T, D] or [T, B, D]; for a plain step, any pytree with time as its leading axis.
         state0: the starting state, leaves [H] or [B, H]; zeros if None (a plain step needs one).
         sequences: `Sequences`: lengths, resets, truncation, and whether the loop runs backwards. A plain step
-            knows ``reverse`` alone.
+            takes ``reverse`` alone.
         noise: `Noise`: zoneout and recurrent dropout, with a key in training.
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
-            differentiates the plain scan; ``"auto"`` takes the rule where the cell brings one.
-        backend: who computes it. ``"loop"`` is the loop in XLA, `Loop` the same with settings of its own.
-            ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with lengths and
-            ``reverse`` but nothing else between steps, its products in the precision of
-            `jax.default_matmul_precision`; under `vmap` one after the other. ``"auto"`` takes the kernel
-            where it fits and where a test on a small LSTM, once in a process, agreed with the rule
-            (`lstm_jax.backends.choice`); else the loop. Under `vmap` and in a program for export ``"auto"``
-            then runs the loop; a gradient that is mapped or exported runs forward twice, which with
-            ``"loop"`` it need not.
+            differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
+        backend: ``"loop"`` is the loop in XLA, a `Loop` the same with other settings. ``"cudnn"`` is NVIDIA's
+            kernel: on a CUDA device, the standard LSTM in float32, with no masks but lengths and ``reverse``,
+            its products in the precision of `jax.default_matmul_precision`; under `vmap` one by one.
+            ``"auto"`` takes the kernel where it fits and agreed with the rule in a test on a small LSTM, once
+            in a process (`lstm_jax.backends.choice`); else the loop. Under `vmap` and for export ``"auto"``
+            runs the loop. A gradient that is mapped or exported then runs forward twice; with ``"loop"`` it
+            runs forward once.
 
     Returns:
         The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
@@ -65,10 +64,10 @@ def unroll(
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
         ValueError: an unknown ``gradient`` or ``backend``; ``"bptt"`` for a cell or step without a rule;
-            ``"cudnn"`` for what its kernel cannot run, or where there is none; settings of the loop that are
-            no positive integers, or segments where autodiff differentiates; lengths beyond T or ``truncate``
-            below 1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} acts past W_h as
-            well; masks or noise for a plain step.
+            ``"cudnn"`` for a network that the kernel cannot run, or without a kernel; settings of the loop
+            that are not positive integers, or segments with autodiff; lengths beyond T or ``truncate`` below
+            1; rates outside of [0, 1); recurrent dropout for a GRU, whose h_{t−1} does not act through W_h
+            alone; masks or noise for a plain step.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -125,14 +124,14 @@ def _unroll_step(
     """A plain step over time, differentiated by autodiff."""
     if not callable(step):
         raise TypeError(
-            f"Cell mismatch: expected a cell or a step function, got a {type(step).__name__}; a stack runs "
-            "by unroll_stack."
+            f"Cell mismatch: expected a cell or a step function, got a {type(step).__name__}. Run a stack by "
+            "unroll_stack."
         )
     if gradient == "bptt" or backend == "cudnn":
-        came = 'gradient="bptt"' if gradient == "bptt" else 'backend="cudnn"'
+        got = 'gradient="bptt"' if gradient == "bptt" else 'backend="cudnn"'
         raise ValueError(
             "A plain step has no hand-derived rule and no kernel: expected gradient and backend as "
-            f'"auto", got {came}.'
+            f'"auto", got {got}.'
         )
     require_type("sequences", sequences, Sequences)
     require_type("noise", noise, Noise)

@@ -1,19 +1,19 @@
-"""Weights to and from other frameworks and files: NumPy at the border, and never a pickle.
+"""Weights to and from other frameworks and files, as NumPy arrays and never as a pickle.
 
-| from and to | takes and gives |
+| from and to | format |
 | --- | --- |
 | `from_pytorch`, `to_pytorch` | a state dict of ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` or one of their cells |
-| `from_keras`, `to_keras` | what ``get_weights`` and ``set_weights`` of a Keras layer list |
+| `from_keras`, `to_keras` | the list of ``get_weights`` and ``set_weights`` of a Keras layer |
 | `from_onnx`, `to_onnx` | an ONNX model of RNN, LSTM and GRU operators; the package ``onnx`` |
 | `from_flax`, `to_flax` | the parameters of a Flax cell, linen or nnx |
 | `from_equinox`, `to_equinox` | an Equinox cell, its arrays |
 | `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
-| `save_safetensors`, `load_safetensors` | a file that holds the cell or stack with its parameters |
+| `save_safetensors`, `load_safetensors` | a file with the cell or stack and its parameters |
 
 Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with
-`cell_specification`, a cell in words. No framework is imported here; ``onnx`` and ``safetensors`` are when
-their functions are called.
+`cell_specification`, the kind, sizes and options of a cell. No framework is imported; ``onnx`` and
+``safetensors`` are imported when their functions are called.
 
 May import: `cells`, `layers` and the files at the root.
 """

@@ -1,7 +1,6 @@
-"""Arrays on the border: NumPy on the way out, JAX on the way in, with the dtype that they came with.
+"""Convert weights of other frameworks to NumPy and to JAX, in the same dtype, and check them.
 
-A tensor of another framework is taken by what it can do, not by its type, so that no framework is imported
-here.
+A tensor of another framework is recognised by its methods, so that no framework is imported.
 """
 
 from typing import Any
@@ -15,18 +14,18 @@ from lstm_jax.validation import DtypeError, ShapeError, show_shape
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
-    """A floating array of whatever framework as a NumPy array.
+    """A floating array of any framework as a NumPy array.
 
     Args:
-        name: what a message calls it.
-        value: a NumPy or JAX array, or a tensor that knows ``detach`` and ``cpu``.
+        name: for messages.
+        value: a NumPy or JAX array, or a tensor with ``detach`` and ``cpu``.
 
     Raises:
         DtypeError: numbers that are not floating.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        # NumPy has no bfloat16 of its own, and so PyTorch hands none over; float32 holds every one of them.
+        # PyTorch does not convert bfloat16, which NumPy lacks; float32 represents it exactly.
         if str(value.dtype) == "torch.bfloat16":
             value = np.asarray(value.float()).astype(jnp.bfloat16)
     array = np.asarray(value)
@@ -36,7 +35,7 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
 
 
 def require_shape(name: str, array: np.ndarray, expected: tuple[int, ...], legend: str) -> None:
-    """Refuse another shape than the expected one.
+    """Refuse an array of another shape.
 
     Raises:
         ShapeError: with both shapes and the named sizes.
@@ -74,10 +73,9 @@ def to_jax(params: PyTree) -> PyTree:
         if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
             raise DtypeError(
                 f"Dtype mismatch: expected weights that JAX can hold, got {leaf.dtype} while "
-                "jax_enable_x64 is off; switch it on, or cast them first."
+                "jax_enable_x64 is off. Switch it on, or cast them first."
             )
-        return jnp.array(
-            leaf
-        )  # a copy: what came may be changed in place, by its owner's optimiser
+        # A copy: the owner of the array may change it in place.
+        return jnp.array(leaf)
 
     return jax.tree.map(convert, params)

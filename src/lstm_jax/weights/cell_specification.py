@@ -1,8 +1,7 @@
-"""A cell in words: its kind, its sizes, and the options that make its function another one.
+"""The specification of a cell: its kind, its sizes, and the options that change its function.
 
-What a converter asks of a cell before it writes, and what a file says of the cell that it holds. It is read
-from the shapes of the cell's parameters, so that initialisers, which a trained cell has no more use for, are
-not part of it.
+A converter checks it before it writes, and a file stores it. It is read from the shapes of the cell's
+parameters. Initialisers are not part of it: a trained cell does not need them.
 """
 
 from typing import Any, NamedTuple
@@ -16,22 +15,22 @@ from lstm_jax.layers.stack import Backward, Bidirectional, Both, Layer, Stack
 from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
 
 KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
-"""What a cell is, by its number of gates."""
+"""The kind of a cell, by its number of gates."""
 
 
 class Specification(NamedTuple):
-    """What sets a cell apart.
+    """The kind, sizes and options of a cell.
 
     Attributes:
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
         input_size: D.
         hidden_size: H.
         activation: of a vanilla network; else ``"tanh"``.
-        reset_after: of a GRU, whether the reset gate acts after the product with W_hn.
-        peepholes: of an LSTM, whether the gates see the memory.
-        coupled_gates: of an LSTM, whether i = 1 − f.
-        layer_norm: of an LSTM, whether it normalises.
-        projection_size: of an LSTM, the size of its projected output; None without one.
+        reset_after: for a GRU, whether the reset gate acts after the product with W_hn.
+        peepholes: for an LSTM, whether the gates see the memory.
+        coupled_gates: for an LSTM, whether i = 1 − f.
+        layer_norm: for an LSTM, whether it normalises.
+        projection_size: for an LSTM, the size of its projected output; None without one.
     """
 
     kind: str
@@ -46,14 +45,14 @@ class Specification(NamedTuple):
 
     @property
     def gates(self) -> str:
-        """The gates in their order here, one letter each."""
+        """The gates in the order of `lstm_jax`, one letter each."""
         if self.kind == "lstm":
             return "fgo" if self.coupled_gates else "ifgo"
         return "run" if self.kind == "gru" else "h"
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that the cell's maker takes, where they are not its defaults."""
+        """The options of the cell's function (`lstm`, `gru`, `rnn`) that are not the defaults."""
         return {
             name: value
             for name, value in self._asdict().items()
@@ -108,7 +107,7 @@ def require_options(framework: str, cell: Cell, known: tuple[str, ...] = ()) -> 
     """Refuse, by name, an option of a cell that a framework does not have.
 
     Args:
-        framework: what the message calls it.
+        framework: its name in the message.
         cell: any.
         known: which of the names in `REFUSED` the framework has.
 
@@ -116,7 +115,7 @@ def require_options(framework: str, cell: Cell, known: tuple[str, ...] = ()) -> 
         The cell's specification.
 
     Raises:
-        ValueError: the first option that the framework does not know.
+        ValueError: naming the first option that the framework does not have.
     """
     specification = specify(cell)
     has = {
@@ -174,5 +173,5 @@ def joined(pairs: list[tuple[Cell, PyTree]]) -> tuple[Cell | Bidirectional, PyTr
     """The inverse of `directions`, for a layer that does not run backward alone."""
     if len(pairs) == 1:
         return pairs[0]
-    (forward, own), (backward, other) = pairs
-    return Bidirectional(forward, backward), Both(own, other)
+    (forward, forward_params), (backward, backward_params) = pairs
+    return Bidirectional(forward, backward), Both(forward_params, backward_params)

@@ -1,4 +1,4 @@
-r"""Weights of Equinox's recurrent cells, read from their attributes.
+r"""Weights to and from Equinox's recurrent cells, by their attributes.
 
     LSTMCell    weight_ih[4H, D], weight_hh[4H, H], bias[4H]               in i, f, g, o
     GRUCell     weight_ih[3H, D], weight_hh[3H, H], bias[3H], bias_n[H]    in r, z, n; bias_n is b_hn

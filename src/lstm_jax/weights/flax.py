@@ -1,4 +1,4 @@
-r"""Weights of Flax's recurrent cells, linen and nnx, as nested dicts of arrays.
+r"""Weights to and from Flax's recurrent cells, linen and nnx, as nested dicts of arrays.
 
     linen  LSTMCell, OptimizedLSTMCell   ii if ig io: kernel;  hi hf hg ho: kernel, bias
            GRUCell                       ir iz in: kernel, bias;  hr hz hn: kernel;  hn: bias   (z is our u)
@@ -11,7 +11,7 @@ r"""Weights of Flax's recurrent cells, linen and nnx, as nested dicts of arrays.
 Gates i, f, g, o and r, z, n; kernels are [in, out], as ours. nnx's GRU has no b_hn:
 ours is zero there.
 
-Axes: w_x[D, gates · H], w_h[H, gates · H], b[gates · H]. Everything here may be traced.
+Axes: w_x[D, gates · H], w_h[H, gates · H], b[gates · H]. All arrays may be traced.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,16 +42,16 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
     Args:
         params: of a linen cell, ``variables["params"]``; or of an nnx cell,
             ``nnx.to_pure_dict(nnx.state(cell, nnx.Param))``.
-        activation: of a SimpleCell, which its parameters do not tell.
+        activation: of a SimpleCell; its parameters do not contain it.
 
     Returns:
         A cell from `lstm`, `gru` or `rnn`, and its parameters.
 
     Raises:
-        ValueError: names that are those of no Flax cell with a counterpart here; an unknown activation.
+        ValueError: names of a Flax cell without a counterpart in `lstm_jax`; an unknown activation.
         ShapeError: an array that does not fit the others.
         DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
-        TypeError: what is no nest of dicts.
+        TypeError: anything but a dict of dicts.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -185,7 +185,7 @@ def _made(
 
 
 def _require_fields(layers: Mapping[str, Any], biased: set[str]) -> None:
-    """Refuse a layer that has anything but its kernel and, where there is to be one, its bias."""
+    """Refuse a layer with other fields than its kernel and, if it must have one, its bias."""
     for name, layer in layers.items():
         expected = {"kernel", "bias"} if name in biased else {"kernel"}
         if set(layer) != expected:

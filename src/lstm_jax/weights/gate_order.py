@@ -1,4 +1,4 @@
-"""In which order a framework lays out the gates, and where it keeps its biases.
+"""The order of the gates and the number of biases in each framework.
 
 | framework      | LSTM       | GRU     | matrices                           | biases                     |
 | -------------- | ---------- | ------- | ---------------------------------- | -------------------------- |
@@ -11,19 +11,19 @@
 | Haiku          | i, g, f, o | u, r, n | LSTM: one [D + H, 4H] for x and h  | one                        |
 | TensorFlow 1   | i, g, f, o |         | one [D + H, 4H] for x and h        | one                        |
 
-G gates of H units each. The same gates go by other names: g is ``c`` in ONNX and Keras and ``j`` in
-TensorFlow; u is ``z`` everywhere but here; n is ``h`` in ONNX and Keras and ``a`` in Haiku. u keeps the
-state, h_t = (1−u) ⊙ n + u ⊙ h_{t−1}, except in Haiku, whose z lets the new one in: z = 1 − u = σ(−z_u).
+G gates of H units each. The gates have other names too: g is ``c`` in ONNX and Keras and ``j`` in TensorFlow;
+u is ``z`` everywhere else; n is ``h`` in ONNX and Keras and ``a`` in Haiku. u keeps the state, h_t = (1−u) ⊙
+n + u ⊙ h_{t−1}, except in Haiku, whose z takes the new state: z = 1 − u = σ(−z_u).
 
-Biases that are not among the weights: Haiku adds 1 to the forget gate, and TensorFlow 1 its
-``forget_bias``, 1 unless said otherwise. Keras's ``unit_forget_bias`` is only how its bias begins.
+Biases that are not among the weights: Haiku adds 1 to the forget gate, and TensorFlow 1 adds its
+``forget_bias``, by default 1. Keras's ``unit_forget_bias`` only initialises its bias.
 
-Two biases are one function's worth of parameters too many, except inside the GRU's n with the reset gate
-after the product, n = tanh(x W_xn + b_n + r ⊙ (h W_hn + b_hn)): there they differ. That form is the one of
-PyTorch, cuDNN, Flax, Equinox, Keras with ``reset_after`` and ONNX with ``linear_before_reset``. Haiku, Keras
-without ``reset_after`` and ONNX by default reset before the product, n = tanh(x W_xn + b_n + (r ⊙ h) W_hn).
+Only the sum of two biases matters, except inside the GRU's n with the reset gate after the product,
+n = tanh(x W_xn + b_n + r ⊙ (h W_hn + b_hn)): there they differ. That is the form of PyTorch, cuDNN, Flax,
+Equinox, Keras with ``reset_after`` and ONNX with ``linear_before_reset``. Haiku, Keras without
+``reset_after`` and ONNX by default reset before the product, n = tanh(x W_xn + b_n + (r ⊙ h) W_hn).
 
-ONNX has peepholes in the order i, o, f; here they are in the order i, f, o.
+Peepholes are in the order i, f, o in `lstm_jax` and i, o, f in ONNX.
 """
 
 import numpy as np
@@ -71,17 +71,17 @@ def gates_of(kind: str, framework: str) -> str:
 
 
 def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.ndarray:
-    """Lay an array's gates out in another order.
+    """Reorder the gates of an array.
 
     Args:
         array: with G blocks of equal size along the axis.
-        source: the order that it has, one letter for each gate.
-        target: the order that it shall have.
-        axis: where the gates are.
+        source: its present order, one letter for each gate.
+        target: the new order.
+        axis: of the gates.
 
     Raises:
         ValueError: orders of different gates.
-        ShapeError: an axis that does not fall into G blocks.
+        ShapeError: an axis that G does not divide.
 
     Example:
         >>> import numpy as np

@@ -5,8 +5,8 @@
     VanillaRNN  {"vanilla_rnn/linear": {w [D, H], b [H]}, "vanilla_rnn/linear_1": {w [H, H], b [H]}}
     relu
 
-The GRU's first gate z lets the new one in: z = 1 − u, so that all that enters it is negated, σ(−z) = 1 −
-σ(z). The second bias of a VanillaRNN is there with ``double_bias`` only. Haiku is not imported.
+The GRU's first gate z takes the new state: z = 1 − u. So its weights and bias are negated, σ(−z) = 1 − σ(z).
+A VanillaRNN has its second bias only with ``double_bias``. Haiku is not imported.
 """
 
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from lstm_jax.weights.gate_order import GRU, reorder
 from lstm_jax.weights.tensorflow import merge_kernel, split_kernel
 
 NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
-"""What Haiku calls a module that was given no name."""
+"""Haiku's default name of a module."""
 
 
 def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell, PyTree]:
     """A recurrent Haiku module's weights as a cell with its parameters.
 
     Args:
-        params: what ``init`` of the transformed function returned; other modules in it are left alone.
-        name: of the module in it, as ``"lstm"`` or ``"encoder/~/gru"``.
+        params: from ``init`` of the transformed function; it may have other modules.
+        name: of the module, as ``"lstm"`` or ``"encoder/~/gru"``.
 
     Returns:
         The `Cell` and its params, of the dtype of the weights: for a GRU one with ``reset_after=False``,
         for a VanillaRNN one with relu.
 
     Raises:
-        ValueError: a module that is not there, or is none of the three.
+        ValueError: a module that does not exist, or of another type.
         ShapeError: arrays that do not fit each other.
         DtypeError: arrays that are not of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -56,19 +56,20 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell
         if module == name or module.startswith(f"{name}/")
         for part, value in parts.items()
     }
-    came = set(arrays)
+    found = set(arrays)
     rows = {"linear/w", "linear/b", "linear_1/w"}
-    if came == {"linear/w", "linear/b"}:
+    if found == {"linear/w", "linear/b"}:
         kernel, bias = arrays["linear/w"], arrays["linear/b"]
-        cell, own = merge_kernel(f"{name}/linear/w", kernel, f"{name}/linear/b", bias, "haiku", 1.0)
-        return cell, to_jax(own)
-    if came != {"w_i", "w_h", "b"} and came not in (rows, rows | {"linear_1/b"}):
+        names = f"{name}/linear/w", f"{name}/linear/b"
+        cell, lstm_params = merge_kernel(names[0], kernel, names[1], bias, "haiku", 1.0)
+        return cell, to_jax(lstm_params)
+    if found != {"w_i", "w_h", "b"} and found not in (rows, rows | {"linear_1/b"}):
         raise ValueError(
             f"Name mismatch: expected the weights of an hk.LSTM, hk.GRU or hk.VanillaRNN under {name!r}, got "
-            f"{sorted(came) or 'none'}."
+            f"{sorted(found) or 'none'}."
         )
     require_one_dtype({f"{name}/{part}": array for part, array in arrays.items()})
-    gates = 3 if "w_i" in came else 1
+    gates = 3 if "w_i" in found else 1
     w_x, w_h, b = ("w_i", "w_h", "b") if gates == 3 else ("linear/w", "linear_1/w", "linear/b")
     for part in (w_x, w_h):
         if arrays[part].ndim != 2 or 0 in arrays[part].shape:
@@ -85,12 +86,13 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell
         require_shape(f"{name}/{part}", array, shape, f"D={input_size}, H={hidden_size}")
     if gates == 1:
         bias = arrays[b] + arrays.get("linear_1/b", np.zeros_like(arrays[b]))
-        own_rnn = RNNParams(arrays[w_x], arrays[w_h], bias)
-        return rnn(input_size, hidden_size, activation="relu"), to_jax(own_rnn)
-    order, own_order = GRU["haiku"], GRU["lstm_jax"]
-    turned = (reorder(_turned(arrays[part]), order, own_order) for part in (w_x, w_h, b))
-    own_gru = GRUResetBeforeParams(*turned)
-    return gru(input_size, hidden_size, reset_after=False), to_jax(own_gru)
+        of_rnn: Any = (arrays[w_x], arrays[w_h], bias)
+        rnn_params = to_jax(RNNParams(*of_rnn))
+        return rnn(input_size, hidden_size, activation="relu"), rnn_params
+    order, our_order = GRU["haiku"], GRU["lstm_jax"]
+    of_gru: Any = (reorder(_negated_u(arrays[part]), order, our_order) for part in (w_x, w_h, b))
+    gru_params = to_jax(GRUResetBeforeParams(*of_gru))
+    return gru(input_size, hidden_size, reset_after=False), gru_params
 
 
 def to_haiku(
@@ -102,17 +104,17 @@ def to_haiku(
         cell: from `lstm` without optional parts, from `gru` with ``reset_after=False``, or from `rnn` with
             relu.
         params: of the cell.
-        name: of the module; if None, the one that Haiku gives it.
+        name: of the module; if None, Haiku's default name.
 
     Returns:
-        Module -> part -> NumPy array, of the parameters' dtype. A ``VanillaRNN`` is one with
+        Module -> part -> NumPy array, of the parameters' dtype. A ``VanillaRNN`` has
         ``double_bias=False``.
 
     Raises:
         ValueError: a cell that Haiku does not have.
         ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
-    own = checked_params(cell, params)
+    arrays = checked_params(cell, params)
     specification = require_options("Haiku", cell, ("reset_before", "identity"))
     name = NAMES[specification.kind] if name is None else name
     if specification.kind == "lstm":
@@ -120,17 +122,20 @@ def to_haiku(
         return {f"{name}/linear": {"w": w, "b": b}}
     if specification.kind == "rnn":
         require_one_of("activation for Haiku", specification.activation, ("relu",))
-        return {f"{name}/linear": {"w": own.w_x, "b": own.b}, f"{name}/linear_1": {"w": own.w_h}}
+        return {
+            f"{name}/linear": {"w": arrays.w_x, "b": arrays.b},
+            f"{name}/linear_1": {"w": arrays.w_h},
+        }
     if specification.reset_after:
         raise ValueError(
-            f"Option mismatch: expected a gru with reset_after=False, which is what Haiku has, got {cell}."
+            f"Option mismatch: expected a gru with reset_after=False for Haiku, got {cell}."
         )
-    order, own_order = GRU["lstm_jax"], GRU["haiku"]
-    turned = (_turned(reorder(array, order, own_order)) for array in own)
+    order, our_order = GRU["lstm_jax"], GRU["haiku"]
+    turned = (_negated_u(reorder(array, order, our_order)) for array in arrays)
     return {name: dict(zip(("w_i", "w_h", "b"), turned, strict=True))}
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
-    """Columns u, r, n with those of u negated: z for u, and u for z."""
+def _negated_u(array: np.ndarray) -> np.ndarray:
+    """Columns u, r, n with those of u negated: from u to z = 1 − u, and back."""
     u, r, n = np.split(array, 3, axis=-1)
     return np.concatenate([-u, r, n], axis=-1)

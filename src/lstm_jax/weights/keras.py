@@ -2,8 +2,8 @@
 
     kernel [D, GH]     recurrent_kernel [H, GH]     bias [GH], of a GRU with reset_after [2, GH]
 
-and of ``Bidirectional`` the same once more for the backward layer. Without ``use_bias`` there is no bias.
-Keras's order of gates is in `gate_order`. A Keras GRU is one with ``reset_after`` unless it says otherwise.
+and for ``Bidirectional`` the same again for the backward layer. Without ``use_bias`` there is no bias.
+Keras's order of gates is in `gate_order`. A Keras GRU has ``reset_after`` by default.
 
 Keras itself is not imported.
 """
@@ -42,21 +42,20 @@ def from_keras(
     """A recurrent Keras layer's ``get_weights()`` as a cell or a layer, with its parameters.
 
     Args:
-        weights: kernel, recurrent kernel and bias; without the bias for ``use_bias=False``; of a
-            ``Bidirectional`` twice as many (as two layers of a model have: give one layer's at a time).
-            All of one floating dtype, which the parameters keep.
-        kind: ``"lstm"``, ``"gru"`` or ``"rnn"``, to be told when it is another one; the number of gates
-            says it too.
+        weights: kernel, recurrent kernel and bias, without the bias for ``use_bias=False``; for a
+            ``Bidirectional`` twice as many. Two layers of a model have as many: pass one layer at a time. All
+            of one floating dtype, which is the parameters' dtype.
+        kind: ``"lstm"``, ``"gru"`` or ``"rnn"``, to check the kind that follows from the number of gates.
         reset_after: of the GRU.
         activation: of a SimpleRNN, ``"tanh"``, ``"relu"`` or ``"identity"``, Keras's ``"linear"``.
 
     Returns:
-        A `Cell`, or a `Bidirectional` layer for `lstm_jax.stack`, and its params. Not in Keras's weights
-        are dropout and ``go_backwards``, which here is ``reverse=True`` of `lstm_jax.unroll`, its outputs in
-        the order of the inputs.
+        A `Cell`, or a `Bidirectional` layer for `lstm_jax.stack`, and its params. Keras's weights contain
+        neither dropout nor ``go_backwards``; the latter is ``reverse=True`` of `lstm_jax.unroll`, with its
+        outputs in the order of the inputs.
 
     Raises:
-        ValueError: a number of arrays that no layer has, another kind, or an option of another kind.
+        ValueError: a wrong number of arrays, another kind, or an option of another kind.
         ShapeError: an array that does not fit the others, or a bias that contradicts ``reset_after``.
         DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -77,39 +76,39 @@ def from_keras(
             "Weight mismatch: expected kernel, recurrent kernel and perhaps a bias, of one layer or of two, "
             f"got {len(weights)} arrays."
         )
-    ways = names[len(weights)]
-    each = len(weights) // len(ways)
+    sides = names[len(weights)]
+    each = len(weights) // len(sides)
     parts = ["kernel", "recurrent kernel", "bias"][:each]
     arrays = {
-        way + part: to_numpy(way + part, weights[number * each + place])
-        for number, way in enumerate(ways)
+        direction + part: to_numpy(direction + part, weights[number * each + place])
+        for number, direction in enumerate(sides)
         for place, part in enumerate(parts)
     }
     require_one_dtype(arrays)
-    specification = _specify(arrays, ways[0], kind, reset_after, activation)
-    cell, params = joined([_read(arrays, way, specification) for way in ways])
+    specification = _specify(arrays, sides[0], kind, reset_after, activation)
+    cell, params = joined([_read(arrays, direction, specification) for direction in sides])
     return cell, to_jax(params)
 
 
 def _specify(
     arrays: dict[str, np.ndarray],
-    way: str,
+    direction: str,
     kind: str | None,
     reset_after: bool,
     activation: str,
 ) -> Specification:
-    """What the first layer's shapes say of both."""
+    """The specification of both directions, from the shapes of the first."""
     for part in ("kernel", "recurrent kernel"):
-        shape = arrays[way + part].shape
+        shape = arrays[direction + part].shape
         if len(shape) != 2 or 0 in shape:
             raise ShapeError(
-                f"Shape mismatch: expected the {way}{part} as a matrix, got {show_shape(shape)}."
+                f"Shape mismatch: expected the {direction}{part} as a matrix, got {show_shape(shape)}."
             )
-    hidden_size, columns = arrays[f"{way}recurrent kernel"].shape
+    hidden_size, columns = arrays[f"{direction}recurrent kernel"].shape
     gates, rest = divmod(columns, hidden_size)
     if rest or gates not in KINDS:
         raise ShapeError(
-            f"Shape mismatch: expected the {way}recurrent kernel of 1, 3 or 4 gates of {hidden_size} "
+            f"Shape mismatch: expected the {direction}recurrent kernel of 1, 3 or 4 gates of {hidden_size} "
             f"units, got {show_shape((hidden_size, columns))}."
         )
     found = KINDS[gates]
@@ -123,7 +122,7 @@ def _specify(
         )
     return Specification(
         found,
-        arrays[f"{way}kernel"].shape[0],
+        arrays[f"{direction}kernel"].shape[0],
         hidden_size,
         activation="identity" if activation == "linear" else activation,
         reset_after=reset_after or found != "gru",
@@ -131,7 +130,7 @@ def _specify(
 
 
 def _read(
-    arrays: dict[str, np.ndarray], way: str, specification: Specification
+    arrays: dict[str, np.ndarray], direction: str, specification: Specification
 ) -> tuple[Cell, Any]:
     """One direction: its cell, and its params in NumPy."""
     kind, input_size, hidden_size = specification[:3]
@@ -146,10 +145,10 @@ def _read(
     if kind == "gru":
         legend += f", reset_after={specification.reset_after}"
     for part, shape in shapes.items():
-        if way + part in arrays:
-            require_shape(f"the {way}{part}", arrays[way + part], shape, legend)
-    w_x, w_h = arrays[f"{way}kernel"], arrays[f"{way}recurrent kernel"]
-    bias = arrays.get(f"{way}bias", np.zeros(shapes["bias"], w_x.dtype))
+        if direction + part in arrays:
+            require_shape(f"the {direction}{part}", arrays[direction + part], shape, legend)
+    w_x, w_h = arrays[f"{direction}kernel"], arrays[f"{direction}recurrent kernel"]
+    bias = arrays.get(f"{direction}bias", np.zeros(shapes["bias"], w_x.dtype))
     b_x, b_h = bias if double else (bias, np.zeros_like(bias))
     weights = TwoBiases(w_x, w_h, b_x, b_h)
     params = merge(kind, "keras", weights, reset_after=specification.reset_after)
@@ -157,12 +156,12 @@ def _read(
 
 
 def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.ndarray]:
-    """A cell or a layer as what ``set_weights`` of the Keras layer takes that computes the same.
+    """A cell or a layer as the weights for ``set_weights`` of the same Keras layer.
 
     Args:
         cell: a `Cell` for ``SimpleRNN``, ``LSTM`` or ``GRU``, a `Bidirectional` layer for
-            ``Bidirectional``, or a `Backward` one for ``go_backwards``. The layer's activation and
-            ``reset_after`` have to be the cell's.
+            ``Bidirectional``, or a `Backward` one for ``go_backwards``. The Keras layer must have the cell's
+            activation and ``reset_after``.
         params: of the cell.
         use_bias: whether the layer has biases.
 
@@ -170,8 +169,9 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
         NumPy arrays of the parameters' dtype: kernel, recurrent kernel and, unless ``use_bias=False``, bias.
 
     Raises:
-        ValueError: what no Keras layer has: peepholes, coupled gates, layer normalisation, a projection,
-            two directions of different kinds or sizes; or ``use_bias=False`` with a bias that is not zero.
+        ValueError: options that no Keras layer has: peepholes, coupled gates, layer normalisation, a
+            projection, two directions of different kinds or sizes; or ``use_bias=False`` with a bias that is
+            not zero.
         ShapeError, DtypeError, TypeError: params that are not the cell's, or a stack, whose layers are
         given one by one.
 
@@ -192,12 +192,10 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
     known = ("reset_before", "identity")
     specifications = {require_options("Keras", one, known) for one, _ in pairs}
     if len(specifications) > 1:
-        raise ValueError(
-            f"Layer mismatch: expected both directions alike, which is what Keras has, got {cell}."
-        )
+        raise ValueError(f"Layer mismatch: expected both directions alike for Keras, got {cell}.")
     (specification,) = specifications
-    for _, own in pairs:
-        w_x, w_h, b_x, b_h = split(specification.kind, "keras", own)
+    for _, cell_params in pairs:
+        w_x, w_h, b_x, b_h = split(specification.kind, "keras", cell_params)
         written += [w_x, w_h]
         double = specification.kind == "gru" and specification.reset_after
         if use_bias:

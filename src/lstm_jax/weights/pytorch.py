@@ -3,10 +3,10 @@
     weight_ih_l0 [GH, D]     weight_hh_l0 [GH, P]     bias_ih_l0, bias_hh_l0 [GH]     weight_hr_l0 [P, H]
 
 l0 is the first layer, ``_reverse`` after it the backward direction; `gate_order` has the gates.
-``weight_hr`` is there with ``proj_size`` only, else P = H. An ``nn.RNNCell``, ``nn.LSTMCell`` or
+Only ``proj_size`` gives ``weight_hr``; without it P = H. An ``nn.RNNCell``, ``nn.LSTMCell`` or
 ``nn.GRUCell`` has the names without ``_l0``.
 
-PyTorch itself is not imported: tensors are taken by what they can do, and arrays of NumPy go back.
+PyTorch is not imported: tensors are recognised by their methods, and the results are NumPy arrays.
 """
 
 import re
@@ -42,19 +42,18 @@ def from_pytorch(
 ) -> tuple[Cell | Stack, PyTree]:
     """A recurrent PyTorch module's ``state_dict()`` as a cell or a stack, with its parameters.
 
-    Kind, sizes, layers, directions and projection are read from names and shapes. Two biases become one,
-    where they are one function; absent ones become zeros. Dropout is not in a state dict, and so not in the
-    stack.
+    Kind, sizes, layers, directions and projection are read from names and shapes. Two biases become one where
+    only their sum matters; absent ones become zeros. A state dict has no dropout, so the stack has none.
 
     Args:
-        state_dict: name -> tensor or array, all of one floating dtype, which the parameters keep.
-        prefix: of the names, as ``"encoder.lstm"``; names outside of it are left alone, under it each counts.
-        activation: ``"tanh"`` or ``"relu"``, ``nonlinearity`` of an ``nn.RNN``, which a state dict does not
-            say.
+        state_dict: name -> tensor or array, all of one floating dtype, which is the parameters' dtype.
+        prefix: of the names, as ``"encoder.lstm"``. Other names are ignored; all names with it are read.
+        activation: ``"tanh"`` or ``"relu"``, the ``nonlinearity`` of an ``nn.RNN``, which is not in a state
+            dict.
 
     Returns:
-        From a module of layers a `Stack`, of one layer too, and `StackParams`; from a module that is one
-        cell, a `Cell` and its params.
+        For a module of layers, also of one layer, a `Stack` and `StackParams`; for a module of one cell, a
+        `Cell` and its params.
 
     Raises:
         ValueError: a name that is missing, or one that is unexpected under the prefix; an activation with a
@@ -73,8 +72,8 @@ def from_pytorch(
     require_one_of("activation", activation, ("tanh", "relu"))
     if not isinstance(state_dict, Mapping):
         raise TypeError(
-            f"Type mismatch: expected a state dict, got a {type(state_dict).__name__}; a module gives it by "
-            "state_dict()."
+            f"Type mismatch: expected a state dict, got a {type(state_dict).__name__}. Pass the result of "
+            "the module's state_dict()."
         )
     dot = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     arrays = {
@@ -100,9 +99,9 @@ def from_pytorch(
     layers: list[Any] = []
     params: list[Any] = []
     for layer in endings:
-        made, own = joined([_read(arrays, ending, dot, specification) for ending in layer])
+        made, layer_params = joined([_read(arrays, ending, dot, specification) for ending in layer])
         layers.append(made)
-        params.append(own)
+        params.append(layer_params)
         specification = specification._replace(input_size=made.output_size)
     if first == "":
         return layers[0], to_jax(params[0])
@@ -110,7 +109,7 @@ def from_pytorch(
 
 
 def _endings(arrays: dict[str, np.ndarray]) -> tuple[list[list[str]], bool]:
-    """``[["_l0", "_l0_reverse"], …]`` of the layers there are, and whether there are biases."""
+    """``[["_l0", "_l0_reverse"], …]`` for all layers, and whether there are biases."""
     found = [match for name in arrays if (match := LAYERED.fullmatch(name))]
     count = 1 + max((int(match[2]) for match in found), default=0)
     backward = any(match[3] for match in found)
@@ -130,7 +129,7 @@ def _require_names(dot: str, arrays: dict[str, np.ndarray], expected: set[str]) 
 def _specify(
     arrays: dict[str, np.ndarray], ending: str, dot: str, activation: str
 ) -> Specification:
-    """What the first layer's shapes say of all."""
+    """The specification of all layers, from the shapes of the first."""
     for part in ("weight_ih", "weight_hh", "weight_hr"):
         shape = arrays[part + ending].shape if part + ending in arrays else (1, 1)
         if len(shape) != 2 or 0 in shape:
@@ -181,7 +180,8 @@ def _read(
     b_x, b_h = (arrays.get(f"{part}{ending}", zeros) for part in ("bias_ih", "bias_hh"))
     params = merge(kind, "pytorch", TwoBiases(w_x, w_h, b_x, b_h))
     if specification.projection_size:
-        params = LSTMVariantParams(*params)._replace(w_r=arrays[f"weight_hr{ending}"].T)
+        w_r: Any = arrays[f"weight_hr{ending}"].T
+        params = LSTMVariantParams(*params)._replace(w_r=w_r)
     return make_cell(specification), params
 
 
@@ -191,10 +191,10 @@ def to_pytorch(
     """A cell or a stack as the state dict of the PyTorch module that computes the same.
 
     Args:
-        net: a `Stack` for ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``, or a `Cell` for ``nn.RNNCell`` and its
-            like. A stack's dropout is not part of it.
+        net: a `Stack` for ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``, or a `Cell` for ``nn.RNNCell``,
+            ``nn.LSTMCell`` or ``nn.GRUCell``. A stack's dropout is not part of it.
         params: of the net.
-        prefix: put before each name, as ``"encoder.lstm"``.
+        prefix: of each name, as ``"encoder.lstm"``.
         bias: whether the module has biases.
 
     Returns:
@@ -202,10 +202,10 @@ def to_pytorch(
         torch.from_numpy(array) for name, array in to_pytorch(net, params).items()})`` takes them in.
 
     Raises:
-        ValueError: what no PyTorch module has: peepholes, coupled gates, layer normalisation, the GRU with
-            reset before the product, the activation identity, layers of different kinds, activations, sizes
-            or directions, residual connections, an output projection, zoneout, a learned starting state; or
-            ``bias=False`` with a bias that is not zero.
+        ValueError: options that no PyTorch module has: peepholes, coupled gates, layer normalisation, the GRU
+            with reset before the product, the activation identity, layers of different kinds, activations,
+            sizes or directions, residual connections, an output projection, zoneout, a learned starting
+            state; or ``bias=False`` with a bias that is not zero.
         ShapeError, DtypeError, TypeError: params that are not the net's.
 
     Example:
@@ -220,20 +220,21 @@ def to_pytorch(
     if isinstance(net, Cell):
         if require_options("PyTorch", net, ("projection",)).projection_size:
             raise ValueError(
-                "Option mismatch: expected a projection in a layer, which is what PyTorch has, got a "
-                "cell; put it into lstm_jax.stack."
+                "Option mismatch: expected a projection in a layer for PyTorch, got a cell. Put it into "
+                "lstm_jax.stack."
             )
         return _written(net, params, dot, "", bias)
     if not isinstance(net, Stack):
         raise TypeError(
-            f"Cell mismatch: expected a cell or a stack, got {type(net).__name__}; put it into "
+            f"Cell mismatch: expected a cell or a stack, got {type(net).__name__}. Put it into "
             "lstm_jax.stack."
         )
     _require_uniform(net)
     written: dict[str, np.ndarray] = {}
-    for number, (layer, own) in enumerate(zip(net.layers, params.layers, strict=True)):
-        for (cell, one), back in zip(directions(layer, own), ("", "_reverse"), strict=False):
-            written |= _written(cell, one, dot, f"_l{number}{back}", bias)
+    for number, (layer, layer_params) in enumerate(zip(net.layers, params.layers, strict=True)):
+        pairs = zip(directions(layer, layer_params), ("", "_reverse"), strict=False)
+        for (cell, cell_params), back in pairs:
+            written |= _written(cell, cell_params, dot, f"_l{number}{back}", bias)
     return written
 
 
@@ -249,7 +250,7 @@ def _written(cell: Cell, params: Any, dot: str, ending: str, bias: bool) -> dict
         )
     if getattr(params, "w_r", None) is not None:
         written["weight_hr"] = params.w_r.T
-    # A copy, in rows, as torch.from_numpy wants it; the params of JAX are not to be written to.
+    # A copy in row order, as torch.from_numpy needs it; JAX's arrays are read-only.
     return {f"{dot}{part}{ending}": np.array(array, order="C") for part, array in written.items()}
 
 
@@ -258,7 +259,7 @@ def _require_uniform(net: Stack) -> None:
     refused = {
         "residual connections": net.residual,
         "a layer that runs backward alone": any(isinstance(x, Backward) for x in net.layers),
-        "an output projection, which is an nn.Linear of its own (w_y transposed, b_y)": net.projected_size,
+        "an output projection, which is a separate nn.Linear (w_y transposed, b_y)": net.projected_size,
         "zoneout": net.zoneout,
         "a learned starting state, which PyTorch takes as h_0 and c_0 with each call": net.learned_state,
     }
@@ -274,11 +275,11 @@ def _require_uniform(net: Stack) -> None:
         for cell, _ in pairs:
             if (len(pairs), _alike(cell)) != expected:
                 raise ValueError(
-                    "Layer mismatch: expected layers that are alike, which is what PyTorch has, got "
+                    "Layer mismatch: expected layers that are alike for PyTorch, got "
                     f"{net.layers[0]} and, as layer {number + 1}, {layer}."
                 )
 
 
 def _alike(cell: Cell) -> Specification:
-    """What the cells of one PyTorch module have in common: all but the input size."""
+    """The common properties of the cells of one PyTorch module: all but the input size."""
     return specify(cell)._replace(input_size=0)

@@ -1,13 +1,12 @@
-"""A cell, a layer or a stack and its parameters in one safetensors file, from which both come back.
+"""Save and load a cell, a layer or a stack with its parameters in one safetensors file.
 
     tensors     named as in the params: w_x, layers.0.forward.w_h, state0.1.c, w_y, …
     metadata    format "lstm_jax", version "1"
                 gate_order  JSON: the order of the gates in every kind of cell
-                net         JSON: kind, sizes and options of every cell, and how the layers are joined
+                net         JSON: kind, sizes and options of every cell, and the connections of the layers
 
-Nothing in such a file is run. Not in it are initialisers and the biases that a gate begins with
-(``forget_bias``, ``update_bias``): the cell that comes back has the defaults, which its parameters make no
-use of.
+Nothing in such a file is executed. Initialisers and initial gate biases (``forget_bias``, ``update_bias``)
+are not in it: the loaded cell has the defaults, which do not affect its parameters.
 """
 
 import json
@@ -57,16 +56,16 @@ OPTIONS = (
 
 
 def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: PyTree) -> None:
-    """Write a cell, a layer or a stack with its parameters; the file appears whole or not at all.
+    """Write a cell, a layer or a stack with its parameters, completely or not at all.
 
     Args:
-        path: of the file; one that is there is replaced.
+        path: of the file; an existing one is replaced.
         net: from `lstm`, `gru`, `rnn`, `bidirectional` or `stack`.
         params: of the net, float16, bfloat16, float32 or float64.
 
     Raises:
         OSError: a folder that cannot be written to.
-        ValueError: a cell that is of no kind of ours.
+        ValueError: a cell of an unknown kind.
         ShapeError, DtypeError, TypeError: params that are not the net's.
 
     Example:
@@ -91,7 +90,7 @@ def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: P
         "gate_order": json.dumps(GATE_ORDER),
         "net": json.dumps(_described(net)),
     }
-    # Imported where it is used: `import lstm_jax` does without.
+    # Imported here, so that `import lstm_jax` does not need it.
     from safetensors.numpy import save
 
     write_whole(path, save(tensors, metadata))
@@ -100,19 +99,18 @@ def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: P
 def load_safetensors(
     path: str | os.PathLike[str],
 ) -> tuple[Layer | Stack, PyTree]:
-    """Read what `save_safetensors` wrote: the cell, layer or stack, and its parameters.
+    """Read a file of `save_safetensors`: the cell, layer or stack, and its parameters.
 
     Args:
         path: of the file.
 
     Returns:
-        The net, equal to the one that was saved if that had no initialisers of its own, and its params, of
-        the dtype that they had.
+        The net, equal to the saved one if that had the default initialisers, and its params in their dtype.
 
     Raises:
-        OSError: a file that is not there.
-        ValueError: what is no whole safetensors file or not one of ours, another version or gate order,
-            metadata that describe no net, and a tensor that is missing or unexpected.
+        OSError: a file that does not exist.
+        ValueError: a file that is not a complete safetensors file or not from `save_safetensors`, another
+            version or gate order, metadata without a net, or a tensor that is missing or unexpected.
         ShapeError: a tensor of another shape than the net's.
         DtypeError: tensors that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
     """
@@ -125,7 +123,7 @@ def load_safetensors(
         raise ValueError(
             f"File mismatch: expected {path} to be a whole safetensors file, got one with: {error}."
         ) from error
-    # What has been deserialised has a header, whose size is in the first eight bytes.
+    # A valid file has a header, whose size is in the first eight bytes.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     net = _net_of(path, header.get("__metadata__", {}))
     arrays = {}
@@ -146,14 +144,14 @@ def load_safetensors(
         raise ValueError(f"Name mismatch: expected only what {net} has in {path}, got {name}.")
     for name, shape in expected.items():
         require_shape(name, arrays[name], shape, f"in {path}")
-    # In the params' order: the file's own is by size.
+    # In the params' order; the file orders tensors by size.
     arrays = {name: arrays[name] for name in expected}
     require_one_dtype(arrays)
     return net, to_jax(jax.tree.unflatten(structure, list(arrays.values())))
 
 
 def _described(net: Any) -> dict[str, Any]:
-    """A net as what JSON can hold."""
+    """A net as values for JSON."""
     if isinstance(net, Cell):
         specification = specify(net)
         return dict(zip(Specification._fields[:3], specification, strict=False)) | (
@@ -206,7 +204,7 @@ def _made(description: dict[str, Any]) -> Any:
             description["zoneout"] = type(state)(**zoneout)
         return stack(*layers, **description)
     if "forward" in description:
-        return bidirectional(**{way: _made(cell) for way, cell in description.items()})
+        return bidirectional(**{direction: _made(cell) for direction, cell in description.items()})
     if "backward" in description:
         return backward(_made(description["backward"]))
     return make_cell(Specification(**description))

@@ -1,11 +1,12 @@
-"""The LSTM of TensorFlow 1, ``BasicLSTMCell`` and ``LSTMCell``, whose checkpoints are still about.
+"""Weights to and from the LSTM of TensorFlow 1, ``BasicLSTMCell`` and ``LSTMCell``.
 
     i, j, f, o = [x_t, h_{t−1}] W + b                   one kernel W[D + H, 4H], b[4H]; j is our g
     C_t = σ(f + forget_bias) ⊙ C_{t−1} + σ(i) ⊙ tanh(j)
     h_t = σ(o) ⊙ tanh C_t
 
-``forget_bias`` is an argument of the cell, 1 by default, and not among its weights: here it is in b_f. An
-``LSTMCell`` with peepholes, a projection or a clip is another function. TensorFlow is not imported.
+``forget_bias`` is an argument of TensorFlow's cell, 1 by default, and not among its weights; in `lstm_jax` it
+is part of b_f. An ``LSTMCell`` with peepholes, a projection or a clip does not fit. TensorFlow is not
+imported.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ def from_tensorflow_cell(
     Args:
         kernel: [D + H, 4H], gates in the order i, j, f, o.
         bias: [4H].
-        forget_bias: what the cell was made with; it is added to b_f.
+        forget_bias: that of TensorFlow's cell; it is added to b_f.
 
     Returns:
         The `Cell` and its `LSTMParams`, of the dtype of the arrays.
@@ -35,7 +36,7 @@ def from_tensorflow_cell(
     Raises:
         ShapeError: arrays that do not fit each other.
         DtypeError: arrays that are not of one floating dtype, or float64 without ``jax_enable_x64``.
-        ValueError: a forget_bias that is no finite number.
+        ValueError: a forget_bias that is not a finite number.
 
     Example:
         >>> import numpy as np
@@ -56,13 +57,13 @@ def to_tensorflow_cell(
     Args:
         cell: from `lstm`, without optional parts.
         params: of the cell.
-        forget_bias: what the TensorFlow cell is made with; it is taken off b_f.
+        forget_bias: that of TensorFlow's cell; it is subtracted from b_f.
 
     Returns:
         ``kernel`` [D + H, 4H] and ``bias`` [4H], NumPy arrays of the parameters' dtype.
 
     Raises:
-        ValueError: a cell of another kind or with optional parts, or a forget_bias that is no finite number.
+        ValueError: a cell of another kind or with optional parts, or a forget_bias that is not finite.
         ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
     return split_kernel("TensorFlow's LSTM cell", cell, params, "tensorflow", forget_bias)
@@ -71,7 +72,7 @@ def to_tensorflow_cell(
 def merge_kernel(
     kernel_name: str, kernel: Any, bias_name: str, bias: Any, framework: str, forget_bias: float
 ) -> tuple[Cell, LSTMParams]:
-    """One kernel for [x, h] and a bias without its forget bias, in a framework's order, as ours in NumPy."""
+    """A kernel for [x, h] and a bias without its forget bias, in a framework's order, as `lstm` in NumPy."""
     require_number("forget_bias", forget_bias, above=-np.inf)
     arrays = {kernel_name: to_numpy(kernel_name, kernel), bias_name: to_numpy(bias_name, bias)}
     require_one_dtype(arrays)
@@ -82,10 +83,11 @@ def merge_kernel(
             f"Shape mismatch: expected {kernel_name} [D + H, 4H], got {show_shape(kernel.shape)}."
         )
     require_shape(bias_name, bias, (4 * hidden_size,), f"H={hidden_size}")
-    order, own = LSTM[framework], LSTM["lstm_jax"]
+    order, our_order = LSTM[framework], LSTM["lstm_jax"]
     input_size = kernel.shape[0] - hidden_size
-    w_x, w_h = np.split(reorder(kernel, order, own), [input_size])
-    b = reorder(bias, order, own)
+    kernels: Any = np.split(reorder(kernel, order, our_order), [input_size])
+    w_x, w_h = kernels
+    b: Any = reorder(bias, order, our_order)
     b[hidden_size : 2 * hidden_size] += np.asarray(forget_bias, b.dtype)
     return lstm(input_size, hidden_size), LSTMParams(w_x, w_h, b)
 
@@ -98,8 +100,8 @@ def split_kernel(
     params = checked_params(cell, params)
     if not isinstance(cell, Cell) or require_options(words, cell).kind != "lstm":
         raise ValueError(f"Cell mismatch: expected an lstm for {words}, got {cell}.")
-    order, own = LSTM[framework], LSTM["lstm_jax"]
-    kernel = reorder(np.concatenate([params.w_x, params.w_h]), own, order)
+    order, our_order = LSTM[framework], LSTM["lstm_jax"]
+    kernel = reorder(np.concatenate([params.w_x, params.w_h]), our_order, order)
     b = params.b.copy()
     b[cell.hidden_size : 2 * cell.hidden_size] -= np.asarray(forget_bias, b.dtype)
-    return kernel, reorder(b, own, order)
+    return kernel, reorder(b, our_order, order)

@@ -1,13 +1,13 @@
-"""One layer as most frameworks see it, two matrices and two biases, and as it is here.
+"""Convert a layer of two matrices and two biases, as in most frameworks, to and from `lstm_jax`'s params.
 
     RNN, LSTM                b = b_x + b_h
     GRU                      b_r, b_u = the sums;   b_n = b_xn,   b_hn = b_hn
     GRU, reset before        b = b_x + b_h
 
-On the way out b is b_x, and b_h is zero but for the GRU's b_hn.
+In the other direction b_x is b, and b_h is zero except for the GRU's b_hn.
 
-Axes: w_x[D, GH], w_h[H, GH], b_x[GH], b_h[GH], in a framework's own order of gates (`gate_order`). The
-shapes are the caller's to check.
+Axes: w_x[D, GH], w_h[H, GH], b_x[GH], b_h[GH], in the framework's order of gates (`gate_order`). The caller
+checks the shapes.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +31,9 @@ class TwoBiases(NamedTuple):
 def merge(kind: str, framework: str, weights: TwoBiases, *, reset_after: bool = True) -> Any:
     """A framework's weights as NumPy params: `LSTMParams`, `RNNParams` or those of either GRU."""
     order = gates_of(kind, framework)
-    w_x, w_h, b_x, b_h = (reorder(w, order, gates_of(kind, "lstm_jax")) for w in weights)
+    # For mypy: NumPy arrays in place of JAX arrays.
+    ordered: Any = (reorder(w, order, gates_of(kind, "lstm_jax")) for w in weights)
+    w_x, w_h, b_x, b_h = ordered
     if kind == "lstm":
         return LSTMParams(w_x, w_h, b_x + b_h)
     if kind == "rnn":
@@ -39,7 +41,7 @@ def merge(kind: str, framework: str, weights: TwoBiases, *, reset_after: bool = 
     if not reset_after:
         return GRUResetBeforeParams(w_x, w_h, b_x + b_h)
     gates = 2 * len(b_x) // 3
-    b = np.concatenate([b_x[:gates] + b_h[:gates], b_x[gates:]])
+    b: Any = np.concatenate([b_x[:gates] + b_h[:gates], b_x[gates:]])
     return GRUParams(w_x, w_h, b, b_h[gates:])
 
 

@@ -1,4 +1,4 @@
-"""Whether NVIDIA's kernel computes what the loop computes: one look in a process, on a small LSTM."""
+"""Compare NVIDIA's kernel with the loop on a small LSTM, once in each process."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +21,12 @@ AGREEMENT = 1e-4
 
 @cache
 def objection(device: jax.Device) -> str | None:
-    """What is wrong with the kernel on a device: it fails, or it is not what the loop computes; None if fine.
+    """Why not to take the kernel on a device: it fails, or it differs from the loop; None if it is right.
 
-    It is looked at once in a process, on a small LSTM.
+    The comparison, on a small LSTM, runs once in a process.
     """
 
-    def alone() -> float:
+    def compare() -> float:
         with (
             jax.default_device(device),
             jax.transfer_guard("allow"),
@@ -35,10 +35,10 @@ def objection(device: jax.Device) -> str | None:
             return disagreement()
 
     try:
-        # A thread of its own has none of the traces, meshes and settings that this is called under.
+        # A new thread is free of the caller's traces, meshes and settings.
         with ThreadPoolExecutor(1) as thread:
-            off = thread.submit(alone).result()
-    except Exception as error:  # whatever a driver or a library has to say
+            off = thread.submit(compare).result()
+    except Exception as error:  # any error of a driver or a library
         words = " ".join(str(error).split())[:200]
         return f"On a small LSTM NVIDIA's kernel failed with {type(error).__name__}: {words}"
     if off <= AGREEMENT:
@@ -50,13 +50,13 @@ def objection(device: jax.Device) -> str | None:
 
 
 def disagreement() -> float:
-    """How far the kernel is from the loop on a small LSTM: outputs, and every gradient of two ways back.
+    """The difference of the kernel from the loop on a small LSTM: outputs and gradients.
 
-    Two layers in both directions and sequences of different lengths; no number is like another. Two ways back
-    because the kernel writes over its notes.
+    Two layers in both directions, sequences of different lengths, random numbers. Two backward passes,
+    because the kernel overwrites its workspace in each.
 
     Returns:
-        The largest difference in an array over its largest number, of all arrays.
+        The largest difference in an array divided by the array's largest number, over all arrays.
     """
     layers = tuple((lstm(size, 4), lstm(size, 4)) for size in (3, 8))
     rng = np.random.default_rng(0)
@@ -70,21 +70,23 @@ def disagreement() -> float:
     )
     states = tuple(tuple(LSTMState(drawn(3, 4), drawn(3, 4)) for _ in range(2)) for _ in range(2))
     xs, lengths = drawn(5, 3, 3), jnp.asarray([5, 3, 1], jnp.int32)
-    # One step an iteration: in single precision the same, and compiled in a tenth of the time.
+    # One step per iteration: the same numbers, compiled in a tenth of the time.
     by_loop = partial(unroll_by_loop, unroll=1)
     outputs = jax.eval_shape(partial(by_loop, layers), params, xs, states, lengths)
-    ways_back = [jax.tree.map(lambda a: drawn(*a.shape), outputs) for _ in range(2)]
+    cotangents = [jax.tree.map(lambda a: drawn(*a.shape), outputs) for _ in range(2)]
 
-    def everything(run: Callable[..., Any], inputs: Any, lengths: Array, ways_back: Any) -> Any:
+    def outputs_and_gradients(
+        run: Callable[..., Any], inputs: Any, lengths: Array, cotangents: Any
+    ) -> Any:
         out, pull = jax.vjp(lambda *inputs: run(layers, *inputs, lengths), *inputs)
-        return out, [pull(way) for way in ways_back]
+        return out, [pull(each) for each in cotangents]
 
     def off(a: Any, b: Any) -> float:
         return float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
 
-    in_full = jax.jit(at_precision(everything, "float32"), static_argnums=0)
+    in_full = jax.jit(at_precision(outputs_and_gradients, "float32"), static_argnums=0)
     found, expected = (
-        jax.device_get(in_full(run, (params, xs, states), lengths, ways_back))
+        jax.device_get(in_full(run, (params, xs, states), lengths, cotangents))
         for run in (unroll_by_cudnn, by_loop)
     )
     return float(np.max(jax.tree.leaves(jax.tree.map(off, found, expected))))  # NaN if one is

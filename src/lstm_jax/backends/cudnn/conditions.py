@@ -1,4 +1,4 @@
-"""What NVIDIA's kernel cannot run, each with its reason."""
+"""The networks and settings that NVIDIA's kernel cannot run, each with its reason."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from lstm_jax.time_loop.step_masks import StepMasks
 def refusal(layers: Layers, dtype: Any) -> str | None:
     """Why the kernel cannot run these layers: ``"expected …, got …"``; None if it can.
 
-    It knows the standard LSTM in float32, every layer of the same size and in the same directions.
+    It runs the standard LSTM in float32, every layer of the same size and in the same directions.
     """
     cells = [cell for layer in layers for cell in layer]
     for cell in cells:
@@ -31,7 +31,7 @@ def refusal(layers: Layers, dtype: Any) -> str | None:
 
 
 def device_refusal() -> str | None:
-    """Why there is no kernel here, likewise: it needs a CUDA device and JAX's plugin for it."""
+    """Why there is no kernel, or None: it needs a CUDA device and JAX's plugin for it."""
     platform = platform_name()
     if platform not in ("gpu", "cuda"):
         return f"expected a CUDA device, got {platform}"
@@ -45,7 +45,7 @@ def device_refusal() -> str | None:
 
 
 def precision_refusal() -> str | None:
-    """Why its products cannot have the precision that JAX is set to, likewise."""
+    """Why the kernel's products cannot have JAX's precision; None if they can."""
     if (precision := default_precision()) in PRECISIONS:
         return None
     return (
@@ -55,10 +55,10 @@ def precision_refusal() -> str | None:
 
 
 def require_cudnn(layers: Layers, dtype: Any, masks: StepMasks) -> None:
-    """Refuse what NVIDIA's kernel cannot run.
+    """Refuse layers, settings or masks that NVIDIA's kernel cannot run.
 
     Raises:
-        ValueError: with what was expected and what came.
+        ValueError: naming the expected and the actual value.
     """
     reason = refusal(layers, dtype) or device_refusal() or precision_refusal()
     if reason is not None:
@@ -68,7 +68,7 @@ def require_cudnn(layers: Layers, dtype: Any, masks: StepMasks) -> None:
 
 
 def unsupported_mask(masks: StepMasks) -> str | None:
-    """The first thing between steps that the kernel does not know, by its name in `unroll`; None if fine."""
+    """The first mask that the kernel does not have, by its name in `unroll`; None if there is none."""
     given = {
         "resets": masks.reset,
         "truncate": masks.cut,

@@ -1,10 +1,11 @@
-r"""The call of NVIDIA's LSTM kernel, in the kernel's own axes.
+r"""The call of NVIDIA's LSTM kernel, in the kernel's axes.
 
     y, h_T, C_T, reserve = forward(xs, h_0, C_0, w)             w: every matrix and bias in one vector
     ∂xs, ∂h_0, ∂C_0, ∂w  = backward(∂y, ∂h_T, ∂C_T, …, y, reserve)
 
-w holds, layer after layer and in it direction after direction, W_xᵀ [4H, D] and W_hᵀ [4H, H]; after all of
-these, in the same order, two biases [4H] that are added up. Gates are in the order i, f, g, o, as here.
+w has W_xᵀ [4H, D] and W_hᵀ [4H, H] of each layer and direction in turn, and then, in the same order, two
+biases [4H] each, which the kernel adds. Gates are in the order i, f, g, o, as everywhere in this package. The
+reserve is the kernel's workspace: the forward pass fills it, and the backward pass reads and overwrites it.
 
 Axes: xs[B, T, D]; states [L · directions, B, H].
 """
@@ -30,20 +31,20 @@ PRECISIONS: dict[str | None, jax.lax.Precision] = {
     **dict.fromkeys((None, "default", "high", "tensorfloat32", "TF32_TF32_F32"), TF32),
     **dict.fromkeys(("highest", "float32", "F32_F32_F32"), FULL),
 }
-"""What cuDNN is told, by what `jax.default_matmul_precision` says."""
+"""cuDNN's precision for each value of `jax.default_matmul_precision`."""
 
 PLATFORM = "cuda"
-"""For which the kernel is there, as JAX calls it where it lowers a program."""
+"""The kernel's platform, by JAX's name for it in lowering."""
 
 
 class Kernel(NamedTuple):
-    """What the kernel is built for; hashable.
+    """The layers and settings that the kernel is built for; hashable.
 
     Attributes:
         layers: their cells.
-        precision: of matrix products, as `jax.default_matmul_precision` said where the network was called.
+        precision: of matrix products: `jax.default_matmul_precision` at the call of the network.
         whole: whether every sequence has all T steps.
-        or_loop: whether the loop takes over where the kernel is not there, or would run one by one: compiled
+        or_loop: whether the loop takes over where there is no kernel, or it would run one by one: compiled
             for another platform or for export, and under `vmap` (`lstm_jax.jax_extensions.platform_switch`).
     """
 
@@ -54,7 +55,7 @@ class Kernel(NamedTuple):
 
 
 def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
-    """How many numbers of four bytes the kernel notes for the way back."""
+    """The size of the workspace, in numbers of four bytes."""
     from jax.experimental import rnn
 
     inputs, hidden, layers, _, both, _ = kernel_settings(kernel)
@@ -65,17 +66,17 @@ def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
     ]
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    *_, notes = jax.eval_shape(partial(kernel_forward, kernel), *arrays, lengths)
-    return int(notes.size)
+    *_, reserve = jax.eval_shape(partial(kernel_forward, kernel), *arrays, lengths)
+    return int(reserve.size)
 
 
 def kernel_forward(
     kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """The kernel itself, in its own axes: y, h_T, C_T, and what it notes for the way back."""
+    """The kernel's forward pass, in its axes: y, h_T, C_T, and the workspace for the backward pass."""
     from jax.experimental import rnn
 
-    # JAX does not say of its outputs over which devices they differ.
+    # JAX's primitive does not type its outputs with the mesh axes over which they vary.
     axes = varying_axes(x, h0, c0, w, lengths)
     x, h0, c0, w, lengths = vary_over(axes, (x, h0, c0, w, lengths))
     (y, h, c), (*_, reserve) = rnn.lstm_fwd(x, h0, c0, w, lengths, *kernel_settings(kernel))
@@ -85,11 +86,11 @@ def kernel_forward(
 def kernel_backward(
     kernel: Kernel, saved: Arrays, d_out: Arrays
 ) -> tuple[Array, Array, Array, Array]:
-    """The kernel backwards: cotangents of x, h_0, C_0 and of the vector of weights.
+    """The kernel's backward pass: cotangents of x, h_0, C_0 and of the vector of weights.
 
     Args:
-        kernel: what it is built for.
-        saved: x, h_0, C_0, the weights, the lengths, y and the notes.
+        kernel: its layers and settings.
+        saved: x, h_0, C_0, the weights, the lengths, y and the workspace.
         d_out: cotangents of y, h_T and C_T.
     """
     from jax.experimental import rnn
@@ -102,12 +103,13 @@ def kernel_backward(
 
 
 def _fresh_workspace(reserve: Array, d_out: Sequence[Array]) -> Array:
-    """The kernel's notes as a buffer of this way back alone, because it writes over them.
+    """The workspace as a buffer for one backward pass alone, because the backward kernel overwrites it.
 
-    XLA takes a kernel's inputs for read only. So the first number is set to what it is: where the notes are
-    needed again, XLA then makes a copy, and where they are not, it sets that number in place. It must not
-    see that nothing changes, nor make one of two ways back: n² + n is even for every n, and n is made of the
-    notes and of all that comes back.
+    XLA believes that a kernel only reads its inputs, so a second backward pass would read an overwritten
+    workspace. Here the first number is set to itself. XLA then copies the workspace if it is used again, and
+    else sets the number in place. XLA must not see that the number stays the same, nor merge the copies of
+    two backward passes. So the number gets the lowest bit of n² + n added, which is 0 for every n, and n is a
+    hash of the workspace and the cotangents.
     """
     bits = jax.lax.bitcast_convert_type(reserve[:1], jnp.uint32)
     n = bits + _hash_of(d_out)
@@ -116,9 +118,9 @@ def _fresh_workspace(reserve: Array, d_out: Sequence[Array]) -> Array:
 
 
 def _hash_of(arrays: Sequence[Array]) -> Array:
-    """A whole number that differs where a number of any array does, or its place: a sum of hashes.
+    """A hash of the numbers of some arrays and of their places.
 
-    The hash is the last part of MurmurHash3 (Appleby), of each number's bits and its place among all.
+    The sum of the last part of MurmurHash3 (Appleby) of each number's bits and place.
     """
     total, begin = jnp.uint32(0), 0
     for array in arrays:
@@ -132,7 +134,7 @@ def _hash_of(arrays: Sequence[Array]) -> Array:
 
 
 def kernel_settings(kernel: Kernel) -> tuple[int, int, int, float, bool, Any]:
-    """Of `jax.experimental.rnn`: sizes, layers, dropout, whether in both directions, precision."""
+    """The settings for `jax.experimental.rnn`: sizes, layers, dropout, both directions or one, precision."""
     layers = kernel.layers
     first, both = layers[0][0], len(layers[0]) == 2
     precision = (PRECISIONS[kernel.precision],) * 2
@@ -141,9 +143,9 @@ def kernel_settings(kernel: Kernel) -> tuple[int, int, int, float, bool, Any]:
 
 def packed(params: Sequence[Sequence[LSTMParams]]) -> Float[Array, " weights"]:
     """Parameters as the kernel's vector; the second of its two biases is zero."""
-    each = [own for layer in params for own in layer]
-    matrices = [w.T.ravel() for own in each for w in (own.w_x, own.w_h)]
-    biases = [b for own in each for b in (own.b, jnp.zeros_like(own.b))]
+    each = [cell_params for layer in params for cell_params in layer]
+    matrices = [w.T.ravel() for p in each for w in (p.w_x, p.w_h)]
+    biases = [b for p in each for b in (p.b, jnp.zeros_like(p.b))]
     return jnp.concatenate(matrices + biases)
 
 
@@ -158,7 +160,7 @@ def unpacked(layers: Layers, w: Float[Array, " weights"]) -> tuple[tuple[LSTMPar
             at = end
     each = []
     for number, cell in enumerate(cells):
-        # The two biases have one gradient, and only the first of them is ours.
+        # Both biases have the same gradient; ours is the first.
         b = w[at : at + 4 * cell.hidden_size]
         at += 8 * cell.hidden_size
         each.append(LSTMParams(matrices[2 * number], matrices[2 * number + 1], b))
@@ -166,7 +168,7 @@ def unpacked(layers: Layers, w: Float[Array, " weights"]) -> tuple[tuple[LSTMPar
 
 
 def stacked_states(states: Sequence[Sequence[LSTMState]]) -> tuple[Array, Array]:
-    """States of all layers and directions as the kernel has them: h and C, [L · directions, B, H]."""
+    """States of all layers and directions in the kernel's axes: h and C, [L · directions, B, H]."""
     each = [state for layer in states for state in layer]
     return jnp.stack([state.h for state in each]), jnp.stack([state.c for state in each])
 

@@ -1,7 +1,7 @@
 """Networks to and from ONNX models, with the package ``onnx``.
 
-Start with `convert`: `from_onnx` and `to_onnx`. `read_graph` walks a model's graph: it follows the sequence
-through the nodes by computing with stand-ins, which `symbols` has. `recurrent_node` reads one RNN, LSTM or
-GRU node, `one_direction` its arrays, and `layout_nodes` the nodes that only move axes. `write_graph` is the
-way out.
+Start with `convert`: `from_onnx` and `to_onnx`. `read_graph` reads a model's graph: it follows the sequence
+through the nodes by computing with placeholders, which are in `symbols`. `recurrent_node` reads one RNN, LSTM
+or GRU node, `one_direction` its arrays, and `layout_nodes` the nodes that only move axes. `write_graph`
+writes a graph.
 """

@@ -1,7 +1,6 @@
-"""Weights and whole networks to and from ONNX: the operators RNN, LSTM and GRU, one after the other.
+"""`from_onnx` and `to_onnx`: networks to and from ONNX models of RNN, LSTM and GRU nodes.
 
-`onnx_layer` has what a node and a cell have to do with each other, `onnx_writing` and `onnx_reading` the
-graph. The package ``onnx`` is imported when one of the two functions is called.
+The package ``onnx`` is imported when one of the two functions is called.
 """
 
 import os
@@ -27,7 +26,7 @@ def _onnx() -> Any:
         import_module("onnx.numpy_helper")
     except ImportError as error:
         raise ImportError(
-            "Package missing: expected onnx to be installed, got none; pip install 'lstm-jax[onnx]'."
+            "Package missing: expected onnx to be installed, got none. Do pip install 'lstm-jax[onnx]'."
         ) from error
     return onnx
 
@@ -35,14 +34,14 @@ def _onnx() -> Any:
 def from_onnx(model: Any) -> tuple[Stack, StackParams]:
     """An ONNX model of recurrent layers as a stack, with its parameters.
 
-    Understood is a chain of RNN, LSTM and GRU nodes, of both directions too, with what exporters put
-    between them to lay axes out; residual connections; one linear projection at the end. All nodes must have
-    their sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states may
-    be inputs of the graph, zeros, or constants that hold for every sample, which become a learned starting
-    state (zeros do not).
+    The graph must be a chain of RNN, LSTM and GRU nodes, also bidirectional, with nodes between them that
+    only move axes; residual connections; one linear projection at the end. All nodes must have their
+    sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states may be inputs
+    of the graph, zeros, or constants that are the same for every sample; such constants become a learned
+    starting state.
 
-    One thing differs: past a sequence's end the outputs here are zero behind a projection too, where a graph
-    without the mask that `to_onnx` writes gives the projection's bias.
+    One thing differs: past a sequence's end the stack's outputs are zero after a projection too. A graph
+    without the mask that `to_onnx` writes gives the projection's bias there.
 
     Args:
         model: a path, or an ``onnx.ModelProto``.
@@ -52,9 +51,9 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
 
     Raises:
         ImportError: without the package ``onnx``.
-        OSError: a file that is not there.
-        ValueError: what is no ONNX model; a graph that is no such chain; an attribute that makes it another
-            function (clip, other activations), each named with its node.
+        OSError: a file that does not exist.
+        ValueError: anything but an ONNX model; a graph that is not such a chain; an attribute that changes
+            the function (clip, other activations). The message names the node.
         ShapeError: weights that do not fit the node.
         DtypeError: weights that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -70,13 +69,13 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
             model = onnx.load(path)
         except OSError:
             raise
-        except Exception as error:  # protobuf's own, which onnx does not name
+        except Exception as error:  # protobuf's error, which onnx does not export
             raise ValueError(
                 f"File mismatch: expected {path} to hold an ONNX model, got {error}."
             ) from error
         if not model.HasField("graph"):
-            came = "one without a graph" if os.path.getsize(path) else "an empty file"
-            raise ValueError(f"File mismatch: expected {path} to hold an ONNX model, got {came}.")
+            got = "one without a graph" if os.path.getsize(path) else "an empty file"
+            raise ValueError(f"File mismatch: expected {path} to hold an ONNX model, got {got}.")
     if not hasattr(model, "graph"):
         raise TypeError(
             f"Model mismatch: expected a path or an onnx.ModelProto, got {type(model).__name__}."
@@ -91,22 +90,23 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: str | os.PathLike[str] | No
 
     Inputs of the model are ``xs`` [T, B, D]; ``lengths`` [B], int32, from 1 to T (for a length of 0
     onnxruntime gives zeros as the final state, not the starting one); and the starting state of each layer,
-    ``state0.0.h`` [B, H], ``state0.1.forward.c`` and so on, named as in the stack's own state. All but ``xs``
-    may be left out: they mean all steps then, and the learned state or zeros. (onnxruntime warns that such
-    inputs are no constants.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H] and so
-    on. T and B are free. A cell is written as a stack of one layer.
+    ``state0.0.h`` [B, H], ``state0.1.forward.c`` and so on, named as in the stack's state. All but ``xs``
+    may be left out: then all steps count, and the state is the learned one or zeros. (onnxruntime warns that
+    such inputs are no constants.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H]
+    and so on. T and B are free. A cell is written as a stack of one layer.
 
     Args:
         net: a `Cell` or a `Stack`. Its dropout is not part of the model.
         params: of the net.
-        path: where to write the model; nowhere if None. The file appears whole or not at all.
+        path: of the file to write, completely or not at all; none if None.
 
     Returns:
         The ``onnx.ModelProto``, of operator set 17.
 
     Raises:
         ImportError: without the package ``onnx``.
-        ValueError: what ONNX's operators do not have: layer normalisation, a projection of h, zoneout.
+        ValueError: options that ONNX's operators do not have: layer normalisation, a projection of h,
+            zoneout.
         DtypeError: bfloat16, which the operators of this operator set do not take.
         ShapeError, TypeError: params that are not the net's.
 
@@ -123,7 +123,7 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: str | os.PathLike[str] | No
         net, params = stack(net), StackParams((params,))
     if not isinstance(net, Stack):
         raise TypeError(
-            f"Cell mismatch: expected a cell or a stack, got {type(net).__name__}; put it into "
+            f"Cell mismatch: expected a cell or a stack, got {type(net).__name__}. Put it into "
             "lstm_jax.stack."
         )
     dtype = jax.tree.leaves(params)[0].dtype

@@ -1,6 +1,6 @@
-"""ONNX's nodes that move, cut or repeat entries and compute nothing, applied in NumPy.
+"""Apply ONNX's nodes that move, cut or repeat entries, in NumPy.
 
-None stands for an outcome that is not known, because a shape or a place is no constant.
+None stands for an unknown result, because a shape or an index is not a constant.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def is_zero(value: Any) -> bool:
 def laid_out(
     operator: str, said: dict[str, Any], array: np.ndarray, others: list[Any]
 ) -> np.ndarray | None:
-    """The array after a node that moves its entries only; None where how is not a constant."""
+    """The array after a node that only moves its entries; None if the shape or axes are not constants."""
     if operator == "Identity":
         return array
     if operator == "Transpose":
@@ -36,24 +36,24 @@ def laid_out(
             return np.squeeze(array, None if numbers is None else tuple(numbers))
         if numbers is None:
             return None
-        kept = said.get("allowzero", 0) == 0
-        shape = [array.shape[k] if n == 0 and kept else n for k, n in enumerate(numbers)]
+        zero_keeps = said.get("allowzero", 0) == 0  # 0 stands for the present size
+        shape = [array.shape[k] if n == 0 and zero_keeps else n for k, n in enumerate(numbers)]
         return np.reshape(array, shape)
-    except ValueError:  # a shape for other sizes of time and batch than those that stand for them
+    except ValueError:  # a shape for other sizes of time and batch than the placeholders have
         return None
 
 
 def of_constant(
     operator: str, said: dict[str, Any], array: np.ndarray, others: list[Any], count: int
 ) -> list[np.ndarray] | None:
-    """The outputs of a node that moves, cuts or repeats a constant; None where how is not a constant."""
+    """The outputs of a node that moves, cuts or repeats a constant; None if an argument is not a constant."""
     known = all(value is None or isinstance(value, np.ndarray) for value in others)
     try:
         if operator in LAYOUT:
             moved = laid_out(operator, said, array, others)
             parts = [] if moved is None else [moved]
         elif operator in REPEAT and not known:
-            # The same for every sample, which is what counts of a starting state.
+            # A starting state must be the same for every sample; the number of repeats does not matter.
             parts = [array] if array.dtype.kind == "f" else []
         elif not known:
             parts = []
@@ -68,9 +68,9 @@ def of_constant(
             parts = _split(said, array, others, count)
         else:
             parts = [array[_slices(said, array, others)]]
-    except (ValueError, IndexError):  # of an array that is not known in its whole shape
+    except (ValueError, IndexError):  # an array whose shape is only partly known
         return None
-    # An empty part is one of an axis that has been repeated without that being known.
+    # An empty part is one along an axis whose repeats are not known.
     return parts if parts and all(part.size for part in parts) else None
 
 

@@ -1,4 +1,4 @@
-"""One direction of an ONNX recurrent operator, and the cell that it is.
+"""Convert one direction of an ONNX recurrent operator to and from a cell.
 
     W[GH, D]   R[GH, H]   B[2GH] = (Wb, Rb)   P[3H]         gates and peepholes as `gate_order` says
 
@@ -7,10 +7,9 @@
     GRU, linear_before_reset = 0      `gru(reset_after=False)`
     RNN with Tanh, Relu, Affine(1, 0) `rnn` with tanh, relu, identity
 
-ONNX does not say which gate input_forget leaves: onnxruntime takes f = 1 − i, and here it is i = 1 − f. One
-is the other with all that enters the gate negated, σ(−z) = 1 − σ(z). On the way out both gates are written,
-z_f and −z_f, so that a runtime computes the same function whichever it takes, and also if it ignores the
-attribute.
+ONNX does not say which gate input_forget leaves: onnxruntime takes f = 1 − i, and `lstm_jax` i = 1 − f. One
+becomes the other by negating the gate's weights, σ(−z) = 1 − σ(z). `write_direction` writes both gates, z_f
+and −z_f, so that a runtime computes the same function with either, and also if it ignores the attribute.
 """
 
 from typing import Any, NamedTuple
@@ -47,10 +46,10 @@ def read_direction(
     Args:
         name: of the node, for messages.
         specification: of the cell.
-        arrays: of the node; their shapes are checked here.
+        arrays: of the node.
 
     Raises:
-        ShapeError: an input of another shape than the sizes ask for.
+        ShapeError: an input whose shape does not fit the sizes.
     """
     kind, input_size, hidden_size = specification[:3]
     rows = GATES[kind] * hidden_size
@@ -87,7 +86,8 @@ def write_direction(cell: Cell, params: Any) -> OneDirection:
     hidden_size, p = specification.hidden_size, getattr(params, "p", None)
     if specification.coupled_gates:
         p = None if p is None else _with_input_gate(p, hidden_size)
-        params = LSTMParams(*(_with_input_gate(w, hidden_size) for w in params[:3]))
+        four_gates: Any = (_with_input_gate(w, hidden_size) for w in params[:3])
+        params = LSTMParams(*four_gates)
     w_x, w_h, b_x, b_h = split(specification.kind, "onnx", params)
     if p is not None:
         p = reorder(p, PEEPHOLES["lstm_jax"], PEEPHOLES["onnx"])
@@ -95,9 +95,10 @@ def write_direction(cell: Cell, params: Any) -> OneDirection:
 
 
 def _without_input_gate(params: LSTMParams) -> LSTMParams:
-    """i, f, g, o to f, g, o: what enters f is what enters i, negated. The columns of f are not used."""
+    """i, f, g, o to f, g, o: the columns of f become those of i, negated; those of f are not used."""
     blocks = (np.split(w, 4, axis=-1) for w in params)
-    return LSTMParams(*(np.concatenate([-i, g, o], axis=-1) for i, _, g, o in blocks))
+    three_gates: Any = (np.concatenate([-i, g, o], axis=-1) for i, _, g, o in blocks)
+    return LSTMParams(*three_gates)
 
 
 def _with_input_gate(w: np.ndarray, hidden_size: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""An ONNX graph as a stack, by following its sequence from node to node.
+"""Read an ONNX graph as a stack, by following its sequence from node to node.
 
-Exporters put Transpose, Reshape, Squeeze and the like between two recurrent nodes. Whether these add up to
-the layout that the next node's input has in a stack is not guessed from their names but computed: the
-sequence [T, B, N] is stood for by as many different numbers, the nodes between are applied to them, and the
-outcome must be those numbers in that layout. What cannot be followed in this way is refused by name.
+Exporters put Transpose, Reshape, Squeeze and similar nodes between two recurrent nodes. Together they must
+give the layout that the next node's input has in a stack. This is computed, not guessed from their names: the
+placeholder of a sequence [T, B, N] is an array of different numbers, the nodes are applied to it, and the
+result must be those numbers in that layout. Otherwise the message names the node.
 
 A stack has one set of lengths: every node must have its sequence_lens from the same input of the graph.
 """
@@ -25,7 +25,16 @@ from lstm_jax.weights.onnx.recurrent_node import (
     read_node,
     starting_state,
 )
-from lstm_jax.weights.onnx.symbols import GIVEN, STATES, UNKNOWN, Labels, Lengths, Own, Parts, Sizes
+from lstm_jax.weights.onnx.symbols import (
+    GIVEN,
+    STATES,
+    UNKNOWN,
+    Labels,
+    Lengths,
+    Parts,
+    Sizes,
+    StepNumbers,
+)
 from lstm_jax.weights.onnx.write_graph import LONGEST
 
 STATE = (*LAYOUT, *CUT, "Concat")
@@ -38,7 +47,7 @@ CONSTANTS = {
 
 
 class Half(NamedTuple):
-    """A recurrent node that no layer has been made of yet: its labels come [T, B, dirs·H]."""
+    """A recurrent node that is not yet part of a layer, with its labels [T, B, dirs·H]."""
 
     node: Node
     labels: np.ndarray
@@ -55,7 +64,7 @@ def read_graph(onnx: Any, graph: Any) -> tuple[Stack, StackParams]:
 
 
 class Reader:
-    """The values of a graph as far as it has been read, and the layers that they made."""
+    """The values of a graph that has been read so far, and the layers."""
 
     def __init__(self, onnx: Any, graph: Any) -> None:
         self.onnx = onnx
@@ -73,7 +82,7 @@ class Reader:
             constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
         }
         self.defaults = set(self.values) & {value.name for value in graph.input}
-        # Where a graph leaves the size of its input free, the first weight says it.
+        # If a graph leaves the size of its input free, the first weight has it.
         weights = [node.input[1] for node in graph.node if node.op_type in OPERATORS]
         first = self.values.get(weights[0]) if weights else None
         self.input_size = first.shape[-1] if isinstance(first, np.ndarray) else 1
@@ -82,7 +91,7 @@ class Reader:
                 self.values[value.name] = self.of_input(value)
 
     def of_input(self, value: Any) -> Any:
-        """Labels for what may be a sequence; an axis of free size gets one of its own."""
+        """Labels for a possible sequence; an axis of free size gets a size that no other axis has."""
         types = self.onnx.TensorProto
         if value.type.tensor_type.elem_type in (types.INT32, types.INT64, types.BOOL):
             return Lengths(value.name)
@@ -108,14 +117,14 @@ class Reader:
         made = self.made(node, inputs)
         if made is None:
             raise ValueError(
-                "Graph mismatch: expected recurrent nodes one after the other, with nothing between but what "
-                f"lays axes out, got {name_of(node)}."
+                "Graph mismatch: expected recurrent nodes one after the other, with only nodes between them "
+                f"that move axes, got {name_of(node)}."
             )
         each = made.each if isinstance(made, Parts) else [made] * len(node.output)
         self.values |= {name: one for name, one in zip(node.output, each, strict=False) if name}
 
     def made(self, node: Any, inputs: list[Any]) -> Any:
-        """What a node makes of its inputs; None if it cannot be followed."""
+        """The results of a node; None if they cannot be computed."""
         operator, said = node.op_type, attributes_of(self.onnx, node)
         if operator == "Constant":
             return self.constant(said)
@@ -179,7 +188,7 @@ class Reader:
         return UNKNOWN
 
     def counted(self, node: Any, said: dict[str, Any], inputs: list[Any]) -> Any:
-        """What a node makes of sizes, of lengths and of the numbers of steps; None if nothing known."""
+        """The results of a node on sizes, lengths or step numbers; None if they are unknown."""
         operator, first, others = node.op_type, inputs[0], inputs[1:]
         types = self.onnx.TensorProto
         cast = operator == "Cast" and said["to"] in (types.INT32, types.INT64)
@@ -205,8 +214,8 @@ class Reader:
             limits = tuple(limit for lengths in known for limit in lengths.limits)
             return Lengths(next(iter(sources), None), limits, all(k.flat for k in known))
         if operator == "Range" and _equal(first, 0) and _equal(inputs[2], 1):
-            return Own(others[0], np.zeros(2)) if isinstance(others[0], Sizes) else None
-        if isinstance(first, Own):
+            return StepNumbers(others[0], np.zeros(2)) if isinstance(others[0], Sizes) else None
+        if isinstance(first, StepNumbers):
             if operator == "Unsqueeze":
                 moved = laid_out(operator, said, first.array, others)
                 return None if moved is None else first._replace(array=moved)
@@ -216,13 +225,13 @@ class Reader:
         return None
 
     def masked(self, condition: Any, projected: Labels, nothing: Any) -> bool:
-        """Whether this is what `to_onnx` writes behind a projection: zeros past the end, as without one."""
+        """Whether this is the mask that `to_onnx` writes after a projection: zeros past the end."""
         return (
             self.w_y is not None
             and _same(projected.array, self.current)
             and is_zero(nothing)
             and nothing.ndim <= 3
-            and isinstance(condition, Own)
+            and isinstance(condition, StepNumbers)
             and condition.array.shape == (2, 3, 1)
             and condition.lengths is not None
             and self.lengths is not None
@@ -231,16 +240,18 @@ class Reader:
         )
 
     def all_steps(self, sizes: Sizes) -> bool:
-        """Whether sizes are the number of steps: along this axis lie a sequence's steps."""
+        """Whether sizes are the number of steps: the size of a sequence's time axis."""
         labels, axes = sizes.labels, set(sizes.axes.flat)
         if len(axes) != 1:
             return False
         (axis,) = axes
-        own = set(labels.take(0, axis).flat)
-        return any(labels.size == xs.size and own == set(xs[0].flat) for xs in self.sequences)
+        first_step = set(labels.take(0, axis).flat)
+        return any(
+            labels.size == xs.size and first_step == set(xs[0].flat) for xs in self.sequences
+        )
 
     def recurrent(self, node: Any) -> None:
-        """Read a recurrent node, whose input has to be what is on top of the stack."""
+        """Read a recurrent node, whose input must be the outputs of the last layer."""
         read = read_node(self.onnx, node, self.values)
         given = self.values.get(read.inputs["X"], UNKNOWN)
         if not isinstance(given, Labels) or self.w_y is not None:
@@ -253,7 +264,7 @@ class Reader:
             if xs.ndim != 3 or not given.given or (np.diff(xs) != 1).any():
                 raise ValueError(
                     f"Graph mismatch: expected {read.name} on an input [T, B, D] of the graph, got it "
-                    "laid out in another way."
+                    "in another layout."
                 )
             self.current = xs
         elif not (len(self.open) == 1 and _same(xs, self.current)):
@@ -266,10 +277,10 @@ class Reader:
         self.require_states(read)
         self.sequences.append(xs)
         self.require_lengths(read)
-        ways, size = len(read.pairs), read.pairs[0][0].hidden_size
-        ys = self.labels(*xs.shape[:2], ways * size)
+        count, size = len(read.pairs), read.pairs[0][0].hidden_size
+        ys = self.labels(*xs.shape[:2], count * size)
         self.open.append(Half(read, ys, starting_state(read, self.values)))
-        whole = ys.reshape(*xs.shape[:2], ways, size).swapaxes(1, 2)
+        whole = ys.reshape(*xs.shape[:2], count, size).swapaxes(1, 2)
         if read.batch_first:
             whole = whole.transpose(2, 0, 1, 3)
         made = zip(node.output, (Labels(whole), STATES, STATES), strict=False)
@@ -287,7 +298,7 @@ class Reader:
                 )
 
     def require_lengths(self, node: Node) -> None:
-        """Refuse lengths that are part of the model or computed, and other ones than the first node has."""
+        """Refuse lengths that are constants or computed, or that differ from the first node's."""
         name, source = node.inputs.get("sequence_lens"), None
         if name is not None:
             value = self.values.get(name, UNKNOWN)
@@ -313,28 +324,28 @@ class Reader:
             )
 
     def close(self, labels: np.ndarray, name: str) -> None:
-        """Make a layer of the open nodes, if these labels are its outputs and it is not made yet."""
+        """Make a layer of the open nodes, if these labels are its outputs and it does not exist yet."""
         if not self.open and self.current is not None and _same(labels, self.current):
             return
         nodes = [half.node for half in self.open]
-        ways = [node.way for node in nodes]
-        halves = self.open if ways != ["reverse", "forward"] else self.open[::-1]
-        if len(ways) > 1 and sorted(ways) != ["forward", "reverse"]:
-            came = " and ".join(f"{node.name} ({node.way})" for node in nodes)
+        directions = [node.direction for node in nodes]
+        halves = self.open if directions != ["reverse", "forward"] else self.open[::-1]
+        if len(directions) > 1 and sorted(directions) != ["forward", "reverse"]:
+            got = " and ".join(f"{node.name} ({node.direction})" for node in nodes)
             raise ValueError(
                 "Graph mismatch: expected two nodes side by side to be one forward and one reverse, got "
-                f"{came}."
+                f"{got}."
             )
         whole = np.concatenate([half.labels for half in halves], -1) if halves else np.empty(0)
         if not _same(labels, whole):
             raise ValueError(
                 f"Graph mismatch: expected {name} on the outputs [T, B, N] of the layer below, got them "
-                "laid out in another way, or the outputs of another layer."
+                "in another layout, or the outputs of another layer."
             )
         pairs = [pair for half in halves for pair in half.node.pairs]
-        if ways == ["reverse"]:
-            ((cell, own),) = pairs
-            self.pairs.append((Backward(cell), own))
+        if directions == ["reverse"]:
+            ((cell, params),) = pairs
+            self.pairs.append((Backward(cell), params))
         else:
             self.pairs.append(joined(pairs))
         self.starts.append([state for half in halves for state in half.start])
@@ -375,15 +386,17 @@ class Reader:
         return Labels(self.current.swapaxes(0, 1) if batch_first else self.current)
 
     def top(self) -> np.ndarray:
-        """The outputs of what comes last, [T, B, N]."""
+        """The outputs of the last layer, [T, B, N]."""
         if len(self.open) == 1:
             return self.open[0].labels
         return np.empty((0, 1, 1)) if self.current is None else self.current
 
     def require_outputs(self, graph: Any) -> None:
-        """Refuse a graph that gives out anything but the last layer's outputs, and final states."""
+        """Refuse a graph with other outputs than those of the last layer and final states."""
         if self.open:
-            whole = [half.labels for half in sorted(self.open, key=lambda half: half.node.way)]
+            whole = [
+                half.labels for half in sorted(self.open, key=lambda half: half.node.direction)
+            ]
             self.close(np.concatenate(whole, -1), "the output")
         if not self.pairs:
             raise ValueError("Graph mismatch: expected an RNN, GRU or LSTM node, got none.")
@@ -392,16 +405,16 @@ class Reader:
             if isinstance(value, Labels) and set(value.array.flat) == set(self.top().flat):
                 continue
             if not isinstance(value, str) or value is not STATES:
-                came = (
+                got = (
                     "the outputs of a layer below" if isinstance(value, Labels) else "another value"
                 )
                 raise ValueError(
                     f"Graph mismatch: expected output {output.name!r} as the last layer's outputs or a final "
-                    f"state, got {came}."
+                    f"state, got {got}."
                 )
 
     def stack(self) -> tuple[Stack, StackParams]:
-        """What has been read."""
+        """The stack that has been read, and its parameters."""
         residual = self.residual[1:]
         if len(set(residual)) > 1:
             raise ValueError(
@@ -415,12 +428,13 @@ class Reader:
             learned_state=learned,
             output_size=None if self.w_y is None else self.w_y.shape[1],
         )
-        params = StackParams(tuple(own for _, own in self.pairs))
+        params = StackParams(tuple(layer_params for _, layer_params in self.pairs))
         if learned:
             params = params._replace(state0=tuple(map(_state, net.initial_state(), self.starts)))
         if self.w_y is not None:
-            b_y = np.zeros(self.w_y.shape[1], self.w_y.dtype) if self.b_y is None else self.b_y
-            params = params._replace(w_y=self.w_y, b_y=b_y)
+            w_y: Any = self.w_y
+            b_y: Any = np.zeros(w_y.shape[1], w_y.dtype) if self.b_y is None else self.b_y
+            params = params._replace(w_y=w_y, b_y=b_y)
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
         require_one_dtype({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
         return net, to_jax(params)
@@ -428,7 +442,7 @@ class Reader:
 
 def _state(like: Any, start: list[dict[str, np.ndarray]]) -> Any:
     if isinstance(like, Both):
-        return Both(*(type(s)(**own) for s, own in zip(like, start, strict=True)))
+        return Both(*(type(s)(**arrays) for s, arrays in zip(like, start, strict=True)))
     return type(like)(**start[0])
 
 
@@ -437,14 +451,14 @@ def _same(one: np.ndarray, other: np.ndarray | None) -> bool:
 
 
 def _called(value: Any) -> str:
-    """How a message calls a value."""
+    """The name of a value in messages."""
     if isinstance(value, np.ndarray):
         return "a constant"
     return value if isinstance(value, str) else UNKNOWN
 
 
 def _lengths(name: str, value: Any, defaults: set[str]) -> Lengths | None:
-    """A value as lengths; a constant is one only where it cuts nothing off, alone or as a default."""
+    """A value as lengths, else None; constants count only if they are longer than every sequence."""
     if isinstance(value, Sizes):
         return Lengths(None, (value,))
     if isinstance(value, np.ndarray) and value.dtype.kind == "i" and (value >= LONGEST).all():
@@ -459,5 +473,5 @@ def _equal(value: Any, number: int) -> bool:
 def _concatenated(arrays: list[np.ndarray], axis: int) -> Any:
     try:
         return np.concatenate(arrays, axis)
-    except ValueError:  # zeros of a shape that is not known
+    except ValueError:  # zeros of an unknown shape
         return np.zeros(1, arrays[0].dtype) if all(map(is_zero, arrays)) else UNKNOWN

@@ -1,8 +1,8 @@
-"""A recurrent node of an ONNX graph as cells: its attributes, its constants, its starting state.
+"""Read a recurrent node of an ONNX graph as cells: attributes, constants, starting state.
 
-inputs      X, W, R, B, sequence_lens, initial_h, initial_c, P        X, initial_h, initial_c may be computed
+inputs      X, W, R, B, sequence_lens, initial_h, initial_c, P    X, initial_h, initial_c may be computed
 attributes  direction, hidden_size, layout, activations (+ alpha, beta), clip, input_forget,
-linear_before_reset
+            linear_before_reset
 """
 
 from typing import Any, NamedTuple
@@ -22,31 +22,31 @@ from lstm_jax.weights.onnx.one_direction import (
 )
 
 STANDARD = {"lstm": ["sigmoid", "tanh", "tanh"], "gru": ["sigmoid", "tanh"], "rnn": ["tanh"]}
-WAYS = ("forward", "reverse", "bidirectional")
+DIRECTIONS = ("forward", "reverse", "bidirectional")
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 MEANING = {activation.lower(): name for name, activation in ACTIVATIONS.items()}
 
 
 class Node(NamedTuple):
-    """What a recurrent node says.
+    """A recurrent node.
 
     Attributes:
         name: for messages.
-        way: ``"forward"``, ``"reverse"`` or ``"bidirectional"``.
+        direction: ``"forward"``, ``"reverse"`` or ``"bidirectional"``.
         batch_first: whether X and Y have the batch as their first axis.
         pairs: one or two cells with their NumPy params.
-        inputs: name in ONNX's documentation -> name in the graph, of those that are there.
+        inputs: name in ONNX's documentation -> name in the graph, for the inputs that are used.
     """
 
     name: str
-    way: str
+    direction: str
     batch_first: bool
     pairs: list[tuple[Cell, Any]]
     inputs: dict[str, str]
 
 
 def name_of(node: Any) -> str:
-    """How a message calls a node: ``LSTM 'encoder'``."""
+    """The name of a node in messages: ``LSTM 'encoder'``."""
     return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
 
 
@@ -66,10 +66,10 @@ def read_node(onnx: Any, node: Any, values: dict[str, Any]) -> Node:
     Args:
         onnx: the package.
         node: RNN, GRU or LSTM.
-        values: name -> NumPy array, of the graph's constants; names of other values are not looked at.
+        values: name -> NumPy array, of the graph's constants; other values are not read.
 
     Raises:
-        ValueError: weights that are no constants, or an attribute that makes the node another function.
+        ValueError: weights that are not constants, or an attribute that changes the node's function.
         ShapeError, DtypeError: weights that do not fit each other.
     """
     name, kind, said = name_of(node), OPERATORS[node.op_type], attributes_of(onnx, node)
@@ -84,14 +84,14 @@ def read_node(onnx: Any, node: Any, values: dict[str, Any]) -> Node:
                 f"Weight mismatch: expected {field} of {name} as a constant, got none."
             )
         arrays[field] = to_numpy(f"{field} of {name}", array)
-    way = said.get("direction", "forward")
-    require_one_of(f"direction of {name}", way, WAYS)
-    count = 2 if way == "bidirectional" else 1
+    direction = said.get("direction", "forward")
+    require_one_of(f"direction of {name}", direction, DIRECTIONS)
+    count = 2 if direction == "bidirectional" else 1
     for field, array in arrays.items():
         if array.ndim != (3 if field in "WR" else 2) or array.shape[0] != count:
             raise ShapeError(
                 f"Shape mismatch: expected {field} of {name} with {count} as its first axis, direction "
-                f"{way!r}, got {show_shape(array.shape)}."
+                f"{direction!r}, got {show_shape(array.shape)}."
             )
     require_one_dtype({f"{field} of {name}": array for field, array in arrays.items()})
     hidden_size = arrays["R"].shape[2]
@@ -113,23 +113,26 @@ def read_node(onnx: Any, node: Any, values: dict[str, Any]) -> Node:
     for number, activation in enumerate(_activations(name, kind, said, count)):
         each = OneDirection(**{field: array[number] for field, array in arrays.items()})
         pairs.append(read_direction(name, specification._replace(activation=activation), each))
-    return Node(name, way, bool(said.get("layout", 0)), pairs, inputs)
+    return Node(name, direction, bool(said.get("layout", 0)), pairs, inputs)
 
 
 def _activations(name: str, kind: str, said: dict[str, Any], count: int) -> list[str]:
-    """The activation of each direction's cell, ours; refuses what a cell here cannot be."""
+    """The activation of each direction's cell, by `lstm_jax`'s name; refuses activations without a cell."""
     if "clip" in said:
         raise ValueError(
             f"Attribute mismatch: expected {name} without clip, got clip={said['clip']:g}."
         )
-    came = [a.lower() for a in said.get("activations", STANDARD[kind] * count)]
-    if kind == "rnn" and len(came) == count and set(came) <= set(MEANING):
+    names = [a.lower() for a in said.get("activations", STANDARD[kind] * count)]
+    if kind == "rnn" and len(names) == count and set(names) <= set(MEANING):
         alpha, beta = said.get("activation_alpha", []), said.get("activation_beta", [])
-        affine = "affine" in came
+        affine = "affine" in names
         if set(alpha) <= ({1.0} if affine else set()) and set(beta) <= ({0.0} if affine else set()):
             if bool(alpha) == affine:
-                return [MEANING[a] for a in came]
-    elif came == STANDARD[kind] * count and not set(said) & {"activation_alpha", "activation_beta"}:
+                return [MEANING[a] for a in names]
+    elif names == STANDARD[kind] * count and not set(said) & {
+        "activation_alpha",
+        "activation_beta",
+    }:
         return ["tanh"] * count
     known = "Tanh, Relu or Affine(1, 0)" if kind == "rnn" else " ".join(STANDARD[kind])
     shown = {key: said[key] for key in said if key.startswith("activation")}
@@ -139,11 +142,11 @@ def _activations(name: str, kind: str, said: dict[str, Any], count: int) -> list
 def starting_state(node: Node, values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
     """Each direction's starting state as constants ``h[H]`` and ``c[H]``, zeros where the node has none.
 
-    ``values`` says of each name what it is: an array is a constant, the rest the caller lets pass.
+    In ``values`` an array is a constant; the caller checks all other values.
 
     Raises:
         ShapeError: a constant of another shape.
-        ValueError: one that is not the same for every sample.
+        ValueError: a constant that is not the same for every sample.
     """
     states = []
     for number, (cell, params) in enumerate(node.pairs):

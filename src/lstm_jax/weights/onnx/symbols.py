@@ -1,4 +1,4 @@
-"""What stands for a value that is not known while a graph is read: sequences, sizes, lengths."""
+"""Placeholders for the values that are not known while a graph is read: sequences, sizes, lengths."""
 
 from typing import Any, NamedTuple
 
@@ -6,25 +6,25 @@ import numpy as np
 
 
 class Labels(NamedTuple):
-    """What stands for a sequence: different numbers, laid out as the graph lays it out."""
+    """A placeholder for a sequence: different numbers in the graph's layout."""
 
     array: np.ndarray
     given: bool = False
 
 
 class Sizes(NamedTuple):
-    """What stands for sizes of a sequence: the sequence, and which axes of it are meant."""
+    """A placeholder for sizes of a sequence: the sequence and the axes."""
 
     labels: np.ndarray
     axes: np.ndarray
 
 
 class Lengths(NamedTuple):
-    """What stands for lengths: the input that they come from, or None for every step.
+    """A placeholder for lengths.
 
     Attributes:
-        source: name of the input.
-        limits: the sizes that they do not exceed, which have to be the number of steps.
+        source: name of the graph's input; None if they are all steps.
+        limits: upper bounds, which must be the number of steps.
         flat: whether their last axis is still the batch.
     """
 
@@ -33,13 +33,13 @@ class Lengths(NamedTuple):
     flat: bool = True
 
 
-class Own(NamedTuple):
-    """What stands for steps 0, 1, ..., and for which of them are a sample's own once ``lengths`` is there.
+class StepNumbers(NamedTuple):
+    """A placeholder for steps 0, 1, ...; with ``lengths``, for the mask of the steps within them.
 
     Attributes:
-        limit: how many steps.
+        limit: the number of steps.
         array: any numbers; its shape has 2 for an axis of steps and 3 for one of samples.
-        lengths: what the steps have been compared with.
+        lengths: with which the steps are compared.
     """
 
     limit: Sizes
@@ -48,10 +48,10 @@ class Own(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What stands for the outputs of a node where they are not the same."""
+    """The different outputs of one node."""
 
     each: list[Any]
 
 
 GIVEN, STATES, UNKNOWN = "a part of an input", "a final state", "a computed value"
-"""What stands for any other value. A constant is an array."""
+"""Placeholders for all other values. A constant is an array."""

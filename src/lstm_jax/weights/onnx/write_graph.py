@@ -1,8 +1,8 @@
-"""A stack as an ONNX graph.
+"""Write a stack as an ONNX graph.
 
     xs [T, B, D]                                  or the layer below
     LSTM, GRU or RNN                              [T, dirs, B, H]
-    Squeeze; both ways: Transpose, Reshape        [T, B, dirs·H]
+    Squeeze; bidirectional: Transpose, Reshape    [T, B, dirs·H]
     Add                                           residual connections: the layer's input
     MatMul, Add, Where                            the output projection, zero past the end of a sequence
     ys [T, B, O]
@@ -28,14 +28,14 @@ NODES = {kind: operator for operator, kind in OPERATORS.items()}
 
 
 class Graph:
-    """Nodes and constants as they come; a node is called like its first output."""
+    """The nodes and constants of a graph; a node has the name of its first output."""
 
     def __init__(self, onnx: Any) -> None:
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: Any) -> str:
         """Add an initialiser; return its name."""
         made = self.onnx.numpy_helper.from_array(np.array(array, order="C"), name)
         self.constants.append(made)
@@ -55,18 +55,18 @@ class Graph:
 
 
 def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
-    """The ``onnx.ModelProto`` of a stack with NumPy params; what it holds is documented at `to_onnx`."""
+    """The ``onnx.ModelProto`` of a stack with NumPy params, documented at `to_onnx`."""
     graph, dtype = Graph(onnx), jax.tree.leaves(params)[0].dtype
     info, helper = onnx.helper.make_tensor_value_info, onnx.helper
     floating = helper.np_dtype_to_tensor_dtype(dtype)
     zero, one = graph.integers("zero", 0), graph.integers("one", 1)
     time = graph.add("Shape", ["xs"], "time", start=0, end=1)
     batch = graph.add("Shape", ["xs"], "batch", start=1, end=2)
-    # All steps, and states that hold for every sample, unless other ones are passed.
+    # Default inputs: all steps, and the same state for every sample.
     graph.constant("lengths", np.array([LONGEST], np.int32))
     steps = graph.add("Cast", [time], "steps", to=onnx.TensorProto.INT32)
-    own = graph.add("Min", ["lengths", steps], "own_steps")
-    own = graph.add("Expand", [own, batch], "sequence_lens")
+    lengths = graph.add("Min", ["lengths", steps], "own_steps")
+    lengths = graph.add("Expand", [lengths, batch], "sequence_lens")
     rows = graph.add("Concat", [batch, one], "batch_rows", axis=0)
     inputs = [
         info("xs", floating, ["T", "B", net.input_size]),
@@ -92,11 +92,11 @@ def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
         specifications = [specify(cell)._replace(activation="tanh") for cell, _ in pairs]
         if len(set(specifications)) == 1:
             alone = isinstance(layer, Backward)
-            ys = _node(graph, f"{number}", pairs, below, own, zero, reverse=alone)
+            ys = _node(graph, f"{number}", pairs, below, lengths, zero, reverse=alone)
         else:
             both = [
-                _node(graph, f"{number}.{way}", [pair], below, own, zero, reverse=bool(n))
-                for n, (way, pair) in enumerate(zip(("forward", "backward"), pairs, strict=True))
+                _node(graph, f"{number}.{side}", [pair], below, lengths, zero, reverse=bool(n))
+                for n, (side, pair) in enumerate(zip(("forward", "backward"), pairs, strict=True))
             ]
             ys = graph.add("Concat", both, f"layer.{number}.ys", axis=-1)
         if net.residual and number:
@@ -104,11 +104,11 @@ def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
     if params.w_y is not None:
         ys = graph.add("MatMul", [ys, graph.constant("w_y", params.w_y)], "product")
         ys = graph.add("Add", [ys, graph.constant("b_y", params.b_y)], "projected")
-        # Past its end a sequence's output is zero, without b_y too.
+        # Past its end a sequence's output is zero, not b_y.
         first, last = graph.constant("first", np.array(0)), graph.add("Squeeze", [time], "last")
         step = graph.add("Range", [first, last, graph.constant("step", np.array(1))], "numbers")
         step = graph.add("Unsqueeze", [step, one], "step_numbers")
-        length = graph.add("Cast", [own], "length", to=onnx.TensorProto.INT64)
+        length = graph.add("Cast", [lengths], "length", to=onnx.TensorProto.INT64)
         valid = graph.add("Less", [step, length], "own_step")
         valid = graph.add("Unsqueeze", [valid, graph.integers("two", 2)], "own_step_rows")
         ys = graph.add("Where", [valid, ys, graph.constant("nothing", np.array(0, dtype))], "shown")
@@ -128,7 +128,7 @@ def _node(
     name: str,
     pairs: list[tuple[Cell, Any]],
     xs: str,
-    own: str,
+    lengths: str,
     zero: str,
     *,
     reverse: bool = False,
@@ -136,7 +136,7 @@ def _node(
     """One recurrent operator with its states in and out; returns the outputs [T, B, dirs·H]."""
     specification = specify(pairs[0][0])
     kind, hidden_size = specification.kind, specification.hidden_size
-    ways = [name] if len(pairs) == 1 else [f"{name}.forward", f"{name}.backward"]
+    sides = [name] if len(pairs) == 1 else [f"{name}.forward", f"{name}.backward"]
     written = [write_direction(cell, params) for cell, params in pairs]
     arrays = {
         field: graph.constant(f"layer.{name}.{field}", np.stack(of_each))
@@ -146,14 +146,14 @@ def _node(
     starts = []
     for field in ("h", "c")[: 2 if kind == "lstm" else 1]:
         each = [
-            graph.add("Unsqueeze", [f"start.{way}.{field}", zero], f"initial.{way}.{field}")
-            for way in ways
+            graph.add("Unsqueeze", [f"start.{side}.{field}", zero], f"initial.{side}.{field}")
+            for side in sides
         ]
         joined = each[0]
         if len(each) == 2:
             joined = graph.add("Concat", each, f"initial.{name}.{field}", axis=0)
         starts.append(joined)
-    inputs = [xs, arrays["W"], arrays["R"], arrays["B"], own, *starts]
+    inputs = [xs, arrays["W"], arrays["R"], arrays["B"], lengths, *starts]
     attributes: dict[str, Any] = {
         "hidden_size": hidden_size,
         "direction": "bidirectional" if len(pairs) == 2 else ("reverse" if reverse else "forward"),
@@ -173,12 +173,12 @@ def _node(
     finals = [f"layer.{name}.final.{field}" for field in ("h", "c")[: len(starts)]]
     whole = graph.add(NODES[kind], inputs, f"layer.{name}.Y", *finals, **attributes)
     for final, field in zip(finals, ("h", "c"), strict=False):
-        for number, way in enumerate(ways):
-            index = graph.constant(f"index.{way}.{field}", np.array(number))
-            graph.add("Gather", [final, index], f"states.{way}.{field}", axis=0)
+        for number, side in enumerate(sides):
+            index = graph.constant(f"index.{side}.{field}", np.array(number))
+            graph.add("Gather", [final, index], f"states.{side}.{field}", axis=0)
     if len(pairs) == 1:
         axes = graph.integers(f"layer.{name}.axis", 1)
         return graph.add("Squeeze", [whole, axes], f"layer.{name}.out")
-    turned = graph.add("Transpose", [whole], f"layer.{name}.turned", perm=[0, 2, 1, 3])
+    swapped = graph.add("Transpose", [whole], f"layer.{name}.turned", perm=[0, 2, 1, 3])
     shape = graph.integers(f"layer.{name}.shape", 0, 0, -1)
-    return graph.add("Reshape", [turned, shape], f"layer.{name}.out")
+    return graph.add("Reshape", [swapped, shape], f"layer.{name}.out")
