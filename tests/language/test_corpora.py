@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import io
-import os
 import threading
 import zipfile
 from collections import Counter
