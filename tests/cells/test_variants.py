@@ -275,7 +275,7 @@ def gru_by_its_paper(params, xs, h):
     return (h,), np.stack(hs), {"r": r, "u": u, "n": n}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [*quick(*OPTIONS, RICHEST, "reset_before"), slow("plain")])
 def test_steps_by_the_papers_equations(x64, name):
     cell, params, xs, state0, *_ = random_variant(name, 3, scale=1.0)
     every = jax.tree.map(np.asarray, params)

@@ -97,7 +97,6 @@ LAYERS = {"linen": linen_layers, "nnx": nnx_layers}
 # What a call asks is the layer's own; a cell brings its weights and its carry.
 QUICK = [
     ("linen", "LSTMCell", "lengths"),
-    ("linen", "OptimizedLSTMCell", "plain"),
     ("nnx", "GRUCell", "reverse lengths in order"),
     ("nnx", "SimpleCell", "carry"),
 ]
@@ -124,9 +123,15 @@ def test_a_layer_is_flaxs_own(x64, api, kind, call):
     )
 
 
-@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
 @pytest.mark.parametrize(
-    "options", [{"residual": True}, {"activation_fn": jax.nn.relu}], ids=["residual", "relu"]
+    ("layers", "options"),
+    [
+        (linen_layers, {"residual": True}),
+        (nnx_layers, {"activation_fn": jax.nn.relu}),
+        slow(linen_layers, {"activation_fn": jax.nn.relu}),
+        slow(nnx_layers, {"residual": True}),
+    ],
+    ids=["linen, residual", "nnx, relu", "linen, relu", "nnx, residual"],
 )
 def test_options_of_the_simple_cell(x64, layers, options):
     (theirs, ours), arguments = layers("SimpleCell", **options)
@@ -134,7 +139,7 @@ def test_options_of_the_simple_cell(x64, layers, options):
     assert_close(jax.tree.leaves(called(ours, {}, *arguments)), jax.tree.leaves(expected), 1e-11)
 
 
-@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
+@pytest.mark.parametrize("layers", [slow(linen_layers), nnx_layers], ids=["linen", "nnx"])
 def test_dtypes_are_those_that_flax_returns(layers):
     rounded = {"param_dtype": jnp.float32, "dtype": jnp.bfloat16}
     if layers is linen_layers:
