@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lstm_jax
 
@@ -15,6 +16,11 @@ CELLS = {
     "rnn_relu": lambda d, h: lstm_jax.rnn(d, h, activation="relu"),
     "rnn_identity": lambda d, h: lstm_jax.rnn(d, h, activation="identity"),
 }
+
+
+def slow(*values, **named):
+    """A case for the full run alone: the quick part has another one like it."""
+    return pytest.param(*values, marks=pytest.mark.slow, **named)
 
 
 class Problem(NamedTuple):

@@ -57,6 +57,14 @@ def pytest_runtest_teardown():
             jax.clear_caches()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A test against another framework is slow: the framework alone takes seconds to import."""
+    for item in items:
+        if item.get_closest_marker("peer"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def x64():
     """Run the test in float64."""

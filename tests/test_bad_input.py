@@ -10,7 +10,7 @@ from comparison import CELLS, grouped, random_problem
 
 import lstm_jax
 from lstm_jax import DtypeError, NonFiniteError, ShapeError
-from lstm_jax.validation import require_finite
+from lstm_jax.validation import require_finite, require_type
 
 # As a user sees it, who has no run-time type checker.
 pytestmark = pytest.mark.usefixtures("without_type_checker")
@@ -323,3 +323,17 @@ class TestProperties:
         )
         assert hs.shape == problem.hs_weights.shape
         assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, problem.state0)
+
+
+@pytest.mark.parametrize(
+    "given", [None, {"lengths": 3}, (None, None, None, False), lstm_jax.Noise()]
+)
+def test_a_group_of_options_is_of_its_own_type(given):
+    sequences = lstm_jax.Sequences(truncate=2)
+    require_type("sequences", sequences, lstm_jax.Sequences)
+    came = type(given).__name__
+    with refuses(TypeError, "expected sequences as Sequences(...), got", came):
+        require_type("sequences", given, lstm_jax.Sequences)
+    problem = random_problem("lstm", 3)
+    with refuses(TypeError, "expected sequences as Sequences(...), got", came):
+        lstm_jax.unroll(problem.cell, *problem.inputs, sequences=given)

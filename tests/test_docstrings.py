@@ -7,6 +7,7 @@ import pkgutil
 
 import jax
 import pytest
+from comparison import slow
 
 
 def modules():
@@ -18,7 +19,29 @@ def modules():
                 yield module.name
 
 
-@pytest.mark.parametrize("name", list(modules()))
+LONGER = {
+    "gradient_flow.foreign",
+    "gradient_flow.measurements.by_layer",
+    "gradient_flow.measurements.credit",
+    "gradient_flow.measurements.detours",
+    "gradient_flow.measurements.gate_paths",
+    "gradient_flow.measurements.jacobian_norms",
+    "gradient_flow.measurements.random_probes",
+    "gradient_flow.measurements.training_watch",
+    "gradient_flow.parallel_in_time.newton_states",
+    "gradient_flow.parallel_in_time.products",
+    "gradient_flow.pictures.comparison_figures",
+    "gradient_flow.verdicts.audit",
+    "gradient_flow.verdicts.diagnose",
+}
+"""Modules whose examples take more than a second, nearly all of it XLA's compiler."""
+
+
+def test_the_modules_with_longer_examples_are_there():
+    assert set(modules()) >= LONGER
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in LONGER else name for name in modules()])
 def test_examples_run(name):
     module = importlib.import_module(name)
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

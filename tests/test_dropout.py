@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, grouped, random_like, random_problem
+from comparison import assert_close, grouped, random_like, random_problem, slow
 
 import lstm_jax
 from lstm_jax.dropout import dropout, zoneout_masks, zoneout_rates
@@ -65,12 +65,19 @@ def weighed(run, problem):
     )
 
 
-@pytest.mark.slow
+# The noise meets a cell in its step's state alone, so that not every cell has to meet all of it.
 @pytest.mark.parametrize(
-    ("reverse", "lengths"), [(False, LENGTHS), (True, None)], ids=["lengths", "reverse"]
+    ("name", "noise", "reverse", "lengths"),
+    [
+        ("lstm", "both", False, LENGTHS),
+        slow("lstm", "zoneout", True, None),
+        slow("lstm", "expected zoneout", False, LENGTHS),
+        slow("lstm", "recurrent dropout", True, None),
+        slow("gru", "zoneout", False, LENGTHS),
+        slow("gru", "expected zoneout", True, None),
+        slow("rnn_tanh", "both", True, None),
+    ],
 )
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh"])
 def test_noise_is_its_definition_step_by_step(x64, name, noise, reverse, lengths):
     problem = random_problem(name, T, B)
     noise = noise_of(noise, problem.cell)

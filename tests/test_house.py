@@ -38,10 +38,10 @@ GRADIENT_FLOW = {
     "long_products": {"step_jacobians"},
     "parallel_in_time": {"step_jacobians", "long_products"},
     "measurements": {"step_jacobians", "long_products"},
-    "verdicts": {"step_jacobians", "long_products", "measurements"},
+    "verdicts": {"step_jacobians", "measurements"},
     "results_folder": set(),
     "pictures": {"measurements", "results_folder"},
-    "foreign": {"measurements", "step_jacobians"},
+    "foreign": set(),
     "command_line": {"measurements", "pictures", "results_folder"},
 }
 
@@ -114,6 +114,13 @@ def test_arrows_point_one_way():
     }.items():
         for path in (CHECKOUT / folder).rglob("*.py"):
             assert not {name.split(".")[0] for name in imports_of(path)} & refused, path
+
+
+def test_one_file_sets_the_precision_of_matrix_products():
+    """What is traced later than it is called goes through `at_precision`, so that nobody sets it too late."""
+    files = [*(CHECKOUT / "src").rglob("*.py"), *(CHECKOUT / "analysis").rglob("*.py")]
+    setting = [path for path in files if "default_matmul_precision(" in path.read_text("utf-8")]
+    assert [path.name for path in setting] == ["matmul_precision.py"]
 
 
 @pytest.mark.parametrize("room", [*LSTM_JAX, *GRADIENT_FLOW])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, grouped, grouped_for_stack, random_like
+from comparison import assert_close, grouped, grouped_for_stack, random_like, slow
 from jax import export
 from jax.experimental import rnn
 from kernel_emulation import backward, emulate, forward
@@ -35,6 +35,15 @@ def emulated(monkeypatch):
     emulate(monkeypatch)
     monkeypatch.setattr(kernel_call, "PLATFORM", "cpu")
     monkeypatch.setattr(agreement, "objection", lambda device: None)
+
+
+@pytest.fixture
+def as_on_cuda(emulated, monkeypatch):
+    """As on a machine with a GPU: the kernel is for CUDA alone, and the CPU has the loop."""
+    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
+    jax.clear_caches()  # no program with a kernel for the CPU, now or later
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(
@@ -273,8 +282,11 @@ def weighed(net, gradient, lengths, params, xs):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [("one layer", LENGTHS), slow("one layer", None), slow("two layers, both directions", LENGTHS)],
+    ids=["lengths", "all steps", "two layers, both directions"],
+)
 def test_every_derivative_is_that_of_the_loop(kernel, name, lengths):
     net = NETS[name]
     inputs, dots = problem(net), problem(net, seed=1)
@@ -289,10 +301,17 @@ def test_every_derivative_is_that_of_the_loop(kernel, name, lengths):
     assert_close(everything("auto", inputs, dots), everything("bptt", inputs, dots), 1e-5)
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
-@pytest.mark.parametrize("order", ["grad of vmap", "vmap of grad", "vmap of vmap"])
-def test_under_vmap_it_is_the_loop(kernel, order, lengths):
-    net = NETS["two layers, both directions"]
+@pytest.mark.parametrize(
+    ("order", "name", "lengths"),
+    [
+        ("grad of vmap", "one layer", LENGTHS),
+        slow("vmap of grad", "two layers, both directions", None),
+        slow("vmap of vmap", "one layer", LENGTHS),
+    ],
+    ids=["grad of vmap", "vmap of grad", "vmap of vmap"],
+)
+def test_under_vmap_it_is_the_loop(kernel, order, name, lengths):
+    net = NETS[name]
     many = jax.tree.map(lambda *a: jnp.stack(a), *(problem(net, seed=n) for n in range(4)))
 
     def gradients(gradient, many):
@@ -336,9 +355,13 @@ def test_without_jit_and_without_a_batch(kernel):
     assert_close(of("auto"), of("bptt"), 1e-5)
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
-def test_a_stack_mapped_over_devices(emulated, lengths):
-    net = NETS["two layers, both directions"]
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [("one layer", LENGTHS), slow("two layers, both directions", None)],
+    ids=["lengths", "all steps"],
+)
+def test_a_stack_mapped_over_devices(emulated, name, lengths):
+    net = NETS[name]
     params, xs = problem(net)
     mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
     part = None if lengths is None else jax.P("b")
@@ -356,8 +379,7 @@ def test_a_stack_mapped_over_devices(emulated, lengths):
     assert_close(found, jax.jit(partial(gradients, "bptt"))(params, xs), 1e-5)
 
 
-def test_a_program_for_export_has_no_kernel(emulated, monkeypatch):
-    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
+def test_a_program_for_export_has_no_kernel(as_on_cuda):
     net = NETS["one layer"]
     inputs = problem(net)
     gradient = jax.jit(jax.grad(partial(weighed, net, "auto", LENGTHS), (0, 1)))
@@ -374,7 +396,7 @@ def test_compiled_for_another_platform_it_is_the_loop(emulated, monkeypatch):
         return [jnp.nan * array for array in forward(*arrays, **settings)]
 
     emulate(monkeypatch, forward=wrong)
-    net = NETS["two layers, both directions"]
+    net = NETS["one layer"]
     params, xs = problem(net)
 
     def of(gradient):
@@ -384,15 +406,15 @@ def test_compiled_for_another_platform_it_is_the_loop(emulated, monkeypatch):
     monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
     jax.clear_caches()
     assert_close(of("auto"), of("bptt"), 1e-5)
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("gradient", ["bptt", "auto"])
 @pytest.mark.parametrize(
     "way", ["mapped", "its gradient mapped", "mapped, the gradient", "gradient"]
 )
-def test_the_precision_is_that_where_it_was_called(emulated, monkeypatch, gradient, way):
+def test_the_precision_is_that_where_it_was_called(as_on_cuda, gradient, way):
     """Whatever JAX is set to when the function is mapped, transposed or compiled for another platform."""
-    monkeypatch.setattr(kernel_call, "PLATFORM", "cuda")
     params, xs = problem(LSTM)
 
     @jax.jit
@@ -414,12 +436,6 @@ def test_the_precision_is_that_where_it_was_called(emulated, monkeypatch, gradie
     text = jax.jit(ways[way]).lower(params, given).as_text()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert products and all("HIGHEST" in line for line in products)
-
-
-def test_a_kernel_that_agrees_is_trusted(monkeypatch):
-    emulate(monkeypatch)
-    assert agreement.disagreement() < 1e-5
-    assert agreement.objection(jax.devices()[0]) is None
 
 
 def swapped(x, h0, c0, w, lengths, **settings):
@@ -470,9 +486,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", ["weights", "error", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in WRONG if name not in ("weights", "error")
-)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["error", "way back", *map(slow, ("weights", "lengths", "precision", "nan"))]
+)
 def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
     functions, message = WRONG[name]
     emulate(monkeypatch, **functions)
@@ -495,44 +511,62 @@ def test_a_machine_without_cudnn_has_the_loop(monkeypatch):
         assert calls_of(LSTM, problem(LSTM)) == 0
 
 
-@pytest.mark.parametrize("way", ["jit", *(pytest.param(way, marks=pytest.mark.slow) for way in (
-    "vmap", "scan", "shard_map", "checkpoint", "debug_nans", "guard", "leaks", "x64"
-))])  # fmt: skip
-def test_it_is_looked_at_wherever_it_is_asked_for(monkeypatch, way):
-    """Inside of any trace, and whatever JAX is set to."""
+def test_a_kernel_that_agrees_is_trusted_also_where_it_is_first_asked_for_inside_of_jit(
+    monkeypatch,
+):
+    emulate(monkeypatch)
+    params, xs = problem(LSTM)
+    jax.jit(lambda xs: lstm_jax.unroll(LSTM, params, xs)[1])(xs)
+    assert agreement.objection.cache_info().misses == 1
+    assert agreement.objection(jax.devices()[0]) is None
+
+
+@pytest.mark.slow
+def test_how_close_a_kernel_comes(monkeypatch):
+    emulate(monkeypatch)
+    assert agreement.disagreement() < 1e-5
+
+
+@pytest.mark.slow
+def test_it_is_looked_at_inside_of_any_trace(monkeypatch):
     emulate(monkeypatch)
     params, xs = problem(LSTM)
     mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
-    settings = {
-        "guard": ("jax_transfer_guard", "disallow", "allow"),
-        "leaks": ("jax_check_tracer_leaks", True, False),
-        "x64": ("jax_enable_x64", True, False),
-    }
+    found = []
 
     def run(xs):
-        return lstm_jax.unroll(LSTM, params, xs)[1]
+        ys = lstm_jax.unroll(LSTM, params, xs)[1]
+        found.append(agreement.objection.cache_info().misses)
+        return ys
 
-    if way in settings:
-        name, value, before = settings[way]
-        jax.config.update(name, value)
-        try:
-            assert agreement.objection(jax.devices()[0]) is None
-        finally:
-            jax.config.update(name, before)
-        return
-    if way == "scan":
-        jax.lax.scan(lambda s, x: (s, run(x)), None, xs[None])
-    elif way == "shard_map":
-        jax.shard_map(run, mesh=mesh, in_specs=jax.P(None, "b"), out_specs=jax.P(None, "b"))(xs)
-    elif way == "checkpoint":
-        jax.grad(lambda xs: jnp.sum(jax.checkpoint(run)(xs)))(xs)
-    elif way == "debug_nans":
-        with jax.debug_nans(True):
-            assert agreement.objection(jax.devices()[0]) is None
-    else:
-        (jax.jit if way == "jit" else jax.vmap)(run)(xs if way == "jit" else xs[None])
-    assert agreement.objection.cache_info().misses == 1
+    def mapped(xs):
+        return jax.vmap(jax.checkpoint(run))(xs[None])[0]
+
+    def scanned(xs):
+        return jax.lax.scan(lambda s, x: (s, jnp.sum(mapped(x))), None, xs[None])[1]
+
+    split = jax.shard_map(scanned, mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
+    jax.grad(lambda xs: jnp.sum(split(xs)))(xs)
+    assert set(found) == {1}
     assert agreement.objection(jax.devices()[0]) is None
+
+
+@pytest.mark.slow
+def test_it_is_looked_at_whatever_jax_is_set_to(monkeypatch):
+    emulate(monkeypatch)
+    settings = {
+        "jax_transfer_guard": ("disallow", "allow"),
+        "jax_check_tracer_leaks": (True, False),
+        "jax_enable_x64": (True, False),
+        "jax_debug_nans": (True, False),
+    }
+    try:
+        for name, (value, _) in settings.items():
+            jax.config.update(name, value)
+        assert agreement.objection(jax.devices()[0]) is None
+    finally:
+        for name, (_, before) in settings.items():
+            jax.config.update(name, before)
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, grouped, random_like
+from comparison import assert_close, grouped, random_like, slow
 from jax import export
 from jax.experimental import rnn
 from jax.interpreters import mlir
@@ -116,9 +116,20 @@ def weighed(net, gradient, lengths, *inputs):
 
 
 @pytest.mark.parametrize(
-    "lengths", [pytest.param(None, marks=pytest.mark.slow), LENGTHS], ids=["all steps", "lengths"]
+    ("name", "lengths"),
+    [
+        ("both directions", LENGTHS),
+        ("two sizes", LENGTHS),
+        slow("one layer", None),
+        slow("two layers", LENGTHS),
+        slow("two layers, both directions", None),
+        slow("two layers, both directions", LENGTHS),
+        slow("residual", LENGTHS),
+        slow("backward", None),
+        slow("backward", LENGTHS),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "all" if value is None else "lengths",
 )
-@pytest.mark.parametrize("name", NETS)
 def test_outputs_and_gradients_are_those_of_the_loop(kernel, name, lengths):
     net, inputs = NETS[name], problem(NETS[name])
 
@@ -130,11 +141,25 @@ def test_outputs_and_gradients_are_those_of_the_loop(kernel, name, lengths):
     assert_close(everything("cudnn", inputs), everything("bptt", inputs), TOLERANCE)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "lengths"), [(B, None), (B, LENGTHS), (None, None), (None, jnp.int32(2))],
-    ids=["batch", "batch and lengths", "no batch", "no batch, a length"],
-)  # fmt: skip
+    ("batch", "lengths", "reverse"),
+    [
+        (B, LENGTHS, True),
+        (None, None, False),
+        slow(B, None, True),
+        slow(B, LENGTHS, False),
+        slow(None, None, True),
+        slow(None, jnp.int32(2), True),
+    ],
+    ids=[
+        "lengths, reverse",
+        "no batch",
+        "reverse",
+        "lengths",
+        "no batch, reverse",
+        "a length, reverse",
+    ],
+)
 def test_a_cell_alone_in_either_direction(kernel, batch, lengths, reverse):
     cell = lstm()
     whole, xs, (state0,) = problem(lstm_jax.stack(cell), batch)
@@ -224,7 +249,7 @@ def test_dropout_between_layers_takes_them_one_by_one(cuda_lowering):
 
 
 def test_two_ways_back_from_one_way_there(kernel):
-    net, inputs = NETS["two layers"], problem(NETS["two layers"])
+    net, inputs = NETS["one layer"], problem(NETS["one layer"])
     (_, expected), pull_loop = jax.vjp(partial(run, net, "bptt", None), *inputs)
     out, pull = jax.vjp(partial(run, net, "cudnn", None), *inputs)
     assert_close(pull(out), pull_loop(out), TOLERANCE)

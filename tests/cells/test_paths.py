@@ -43,10 +43,14 @@ def plus(*jacobians):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_parts_make_the_whole(name):
-    cell, params, state, x = problem(name)
-    direct = cell.paths.direct(params, state, x)
-    each = [cell.paths.through(params, state, x, kept) for kept in jnp.eye(len(cell.gate_names))]
-    assert_close(plus(direct, *each), dense(cell.step_jacobian(params, state, x)), 1e-13)
+    cell, *at = problem(name)
+
+    @jax.jit
+    def parts_and_whole(*at):
+        each = [cell.paths.through(*at, kept) for kept in jnp.eye(len(cell.gate_names))]
+        return plus(cell.paths.direct(*at), *each), dense(cell.step_jacobian(*at))
+
+    assert_close(*parts_and_whole(*at), 1e-13)
 
 
 def weakened(params, state, x, kept):
@@ -64,13 +68,22 @@ def weakened(params, state, x, kept):
 
 @pytest.mark.parametrize("name", [*CELLS, "peepholes", "coupled", "projected"])
 def test_weights_scaled_at_the_same_pre_activations_scale_their_paths(name):
-    cell, params, state, x = problem(name)
+    cell, *at = problem(name)
     kept = jnp.asarray(np.random.default_rng(3).uniform(0, 2, len(cell.gate_names)))
-    found = plus(cell.paths.direct(params, state, x), cell.paths.through(params, state, x, kept))
-    other = weakened(params, state, x, kept)
-    assert_close(cell.step(other, state, x)[1], cell.step(params, state, x)[1], 1e-13)
-    expected = jax.jacfwd(lambda s: cell.step(other, s, x)[0])(state)
-    assert_close(found, expected, 1e-12)
+
+    @jax.jit
+    def everything(params, state, x):
+        found = plus(
+            cell.paths.direct(params, state, x), cell.paths.through(params, state, x, kept)
+        )
+        other = weakened(params, state, x, kept)
+        expected = jax.jacfwd(lambda s: cell.step(other, s, x)[0])(state)
+        outputs = [cell.step(weights, state, x)[1] for weights in (other, params)]
+        return outputs, (found, expected)
+
+    outputs, jacobians = everything(*at)
+    assert_close(*outputs, 1e-13)
+    assert_close(*jacobians, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["norm", "all"])
@@ -79,8 +92,8 @@ def test_with_layer_norm_only_h_passes_through_the_recurrent_weights(name):
     kept = jnp.zeros(len(cell.gate_names))
     nothing = jax.tree.map(jnp.any, cell.paths.through(params, state, x, kept))
     assert not any(jax.tree.leaves(nothing))
-    direct = dense(cell.paths.direct(params, state, x))
-    without_h = jax.jacfwd(lambda c: cell.step(params, state._replace(c=c), x)[0])(state.c)
+    direct = dense(jax.jit(cell.paths.direct)(params, state, x))
+    without_h = jax.jit(jax.jacfwd(lambda c: cell.step(params, state._replace(c=c), x)[0]))(state.c)
     assert_close((direct.h.c, direct.c.c), tuple(without_h), 1e-12)
     assert not direct.h.h.any() and not direct.c.h.any()
 

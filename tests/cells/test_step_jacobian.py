@@ -14,21 +14,27 @@ def dense(jacobian):
     return jax.tree.map(lambda block: jnp.diag(block) if block.ndim == 1 else block, jacobian)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CELLS)
-def test_closed_form_is_the_derivative_of_step(name, seed):
-    cell, params, xs, state, *_ = random_problem(name, 1, seed=seed, scale=1.0)
-    by_hand = cell.step_jacobian(params, state, xs[0])
-    autodiff = jax.jacfwd(lambda s: cell.step(params, s, xs[0])[0])(state)
-    assert_close(dense(by_hand), autodiff, 1e-12)
-    assert_close(jax.jit(cell.step_jacobian)(params, state, xs[0]), by_hand, 1e-13)
+def test_closed_forms_are_the_derivatives_of_step(name):
+    cell = CELLS[name](3, 5)
+
+    @jax.jit
+    def by_hand_and_autodiff(params, state, x):
+        by_hand = cell.step_jacobian(params, state, x), cell.input_jacobian(params, state, x)
+        by_state = jax.jacfwd(lambda s: cell.step(params, s, x)[0])(state)
+        by_input = jax.jacfwd(lambda x: cell.step(params, state, x)[0])(x)
+        return by_hand, (by_state, by_input)
+
+    for seed in range(3):
+        _, params, xs, state, *_ = random_problem(name, 1, seed=seed, scale=1.0)
+        (of_state, of_input), autodiff = by_hand_and_autodiff(params, state, xs[0])
+        assert_close((dense(of_state), of_input), autodiff, 1e-12)
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_the_jacobian_of_the_input_is_the_derivative_of_step(name):
-    cell, params, xs, state, *_ = random_problem(name, 1, scale=1.0)
-    autodiff = jax.jacfwd(lambda x: cell.step(params, state, x)[0])(xs[0])
-    assert_close(cell.input_jacobian(params, state, xs[0]), autodiff, 1e-12)
+def test_outside_of_jit_too():
+    cell, params, xs, state, *_ = random_problem("lstm", 1)
+    jitted = jax.jit(cell.step_jacobian)(params, state, xs[0])
+    assert_close(cell.step_jacobian(params, state, xs[0]), jitted, 1e-13)
 
 
 def test_the_lstms_derivatives_in_c_are_diagonals():
@@ -41,9 +47,10 @@ def test_the_lstms_derivatives_in_c_are_diagonals():
 @pytest.mark.parametrize("name", CELLS)
 def test_a_batch_by_vmap(name):
     cell, params, xs, states, *_ = random_problem(name, 1, 3)
-    several = jax.vmap(cell.step_jacobian, in_axes=(None, 0, 0))(params, states, xs[0])
+    several = jax.jit(jax.vmap(cell.step_jacobian, in_axes=(None, 0, 0)))(params, states, xs[0])
+    one = jax.jit(cell.step_jacobian)
     for n in range(3):
-        alone = cell.step_jacobian(params, jax.tree.map(lambda s, n=n: s[n], states), xs[0, n])
+        alone = one(params, jax.tree.map(lambda s, n=n: s[n], states), xs[0, n])
         assert_close(jax.tree.map(lambda j, n=n: j[n], several), alone, 1e-14)
 
 

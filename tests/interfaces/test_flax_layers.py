@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from comparison import assert_close
+from comparison import assert_close, slow
 from flax import linen, nnx
 
 import lstm_jax.linen
@@ -93,11 +93,29 @@ def called(run, call, params, xs):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, xs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
-def test_a_layer_is_flaxs_own(x64, layers, kind, call):
+LAYERS = {"linen": linen_layers, "nnx": nnx_layers}
+# What a call asks is the layer's own; a cell brings its weights and its carry.
+QUICK = [
+    ("linen", "LSTMCell", "lengths"),
+    ("nnx", "GRUCell", "reverse lengths in order"),
+    ("nnx", "SimpleCell", "carry"),
+]
+ALL = [
+    *((api, "LSTMCell", call) for api in LAYERS for call in CALLS),
+    *(
+        (api, kind, call)
+        for api in LAYERS
+        for kind in KINDS[1:]
+        for call in ("carry", "reverse lengths")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "call"), [*QUICK, *(slow(*case) for case in ALL if case not in QUICK)]
+)
+def test_a_layer_is_flaxs_own(x64, api, kind, call):
+    layers = LAYERS[api]
     (theirs, ours), arguments = layers(kind)
     expected = called(theirs, CALLS[call], *arguments)
     assert_close(
@@ -105,9 +123,15 @@ def test_a_layer_is_flaxs_own(x64, layers, kind, call):
     )
 
 
-@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
 @pytest.mark.parametrize(
-    "options", [{"residual": True}, {"activation_fn": jax.nn.relu}], ids=["residual", "relu"]
+    ("layers", "options"),
+    [
+        (linen_layers, {"residual": True}),
+        (nnx_layers, {"activation_fn": jax.nn.relu}),
+        slow(linen_layers, {"activation_fn": jax.nn.relu}),
+        slow(nnx_layers, {"residual": True}),
+    ],
+    ids=["linen, residual", "nnx, relu", "linen, relu", "nnx, residual"],
 )
 def test_options_of_the_simple_cell(x64, layers, options):
     (theirs, ours), arguments = layers("SimpleCell", **options)
@@ -115,7 +139,7 @@ def test_options_of_the_simple_cell(x64, layers, options):
     assert_close(jax.tree.leaves(called(ours, {}, *arguments)), jax.tree.leaves(expected), 1e-11)
 
 
-@pytest.mark.parametrize("layers", [linen_layers, nnx_layers], ids=["linen", "nnx"])
+@pytest.mark.parametrize("layers", [slow(linen_layers), nnx_layers], ids=["linen", "nnx"])
 def test_dtypes_are_those_that_flax_returns(layers):
     rounded = {"param_dtype": jnp.float32, "dtype": jnp.bfloat16}
     if layers is linen_layers:

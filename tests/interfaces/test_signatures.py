@@ -18,9 +18,16 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("name", "given", "batch_first"),
+    [
+        ("lstm", True, True),
+        ("gru", False, True),
+        ("rnn", True, False),
+        ("gru", True, False),
+        ("lstm", False, False),
+    ],
+)
 def test_torch_style_is_the_unrolled_stack(name, given, batch_first):
     net = NETS[name]
     params = net.init(jax.random.key(0))
@@ -93,6 +100,38 @@ def test_flax_style_without_a_batch_and_with_two_axes():
     np.testing.assert_array_equal(turned, order[:, :, ::-1])
 
 
+def test_the_order_of_axes_and_of_time():
+    """Each field alone against its definition, with lengths where the padding shows the difference."""
+    cell = gru(D, H)
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    lengths = np.array([6, 2, 4])
+
+    def style(inputs, **fields):
+        order = FlaxOrder(**fields)
+        return flax_style(cell, params, inputs, seq_lengths=jnp.array(lengths), order=order)
+
+    assert FlaxOrder() == (False, False, False)
+    carry, plain = style(xs)
+    by_time = style(jnp.swapaxes(xs, 0, 1), time_major=True)
+    assert_close(by_time, (carry, jnp.swapaxes(plain, 0, 1)), 0.0)
+    # Reversed, each sequence begins at its own last step, and its outputs come in the order of the loop.
+    turned = np.stack(
+        [np.roll(x[::-1], n, 0) for x, n in zip(np.asarray(xs), lengths, strict=True)]
+    )
+    assert_close(style(xs, reverse=True), style(jnp.asarray(turned)), 1e-6)
+    last, kept = style(xs, reverse=True, keep_order=True)
+    own = [
+        np.asarray(y)[:n][::-1] for y, n in zip(style(xs, reverse=True)[1], lengths, strict=True)
+    ]
+    for b, n in enumerate(lengths):
+        np.testing.assert_array_equal(kept[b, :n], own[b])
+        assert not kept[b, n:].any()
+    assert_close(last, style(xs, reverse=True)[0], 0.0)
+    # Without reverse there is nothing to keep.
+    assert_close(style(xs, keep_order=True), (carry, plain), 0.0)
+
+
 def test_flax_style_refusals(without_type_checker):
     cell = lstm(D, H)
     params = cell.init(jax.random.key(0))
@@ -100,3 +139,5 @@ def test_flax_style_refusals(without_type_checker):
         flax_style(cell, params, jnp.ones(D))
     with pytest.raises(TypeError, match="expected carry as"):
         flax_style(cell, params, jnp.ones((T, D)), initial_carry=jnp.zeros(H))
+    with pytest.raises(TypeError, match=r"expected order as FlaxOrder\(...\), got tuple"):
+        flax_style(cell, params, jnp.ones((T, D)), order=(True, False, False))

@@ -82,11 +82,11 @@ def test_from_an_offset_is_the_loop_with_an_offset_for_each_epoch(tokens, batch_
 
 
 @pytest.mark.parametrize("offset", [False, True])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(st.data())
 def test_the_next_batch_goes_on_where_one_ended(offset, data):
-    batch_size = data.draw(st.integers(1, 5), "batch_size")
-    length = data.draw(st.integers(1, 6), "length")
+    batch_size = data.draw(st.sampled_from([1, 2, 5]), "batch_size")
+    length = data.draw(st.sampled_from([1, 3, 6]), "length")
     least = (batch_size + 1) * length + 1 if offset else batch_size * (length + 1)
     tokens = data.draw(st.integers(least, least + 40), "tokens")
     codes = np.arange(tokens, dtype=np.int32)
@@ -98,7 +98,8 @@ def test_the_next_batch_goes_on_where_one_ended(offset, data):
             return contiguous_from_offset(codes, step, batch_size, length, KEY)
         return contiguous(codes, step, batch_size, length)
 
-    batches = [cut(step) for step in range(steps)]
+    every = jax.device_get(jax.jit(jax.vmap(cut))(jnp.arange(steps, dtype=jnp.int32)))
+    batches = [jax.tree.map(lambda leaf, n=n: leaf[n], every) for n in range(steps)]
     for batch, following in zip(batches, batches[1:], strict=False):
         np.testing.assert_array_equal(batch.targets[-1], following.inputs[0])
         assert not following.first

@@ -221,3 +221,39 @@ def test_texts_that_are_too_short_or_do_not_fit_are_refused(without_type_checker
         nats_per_token(net, params, text(5), batch_size=3)
     with pytest.raises(lstm_jax.ShapeError, match=r"\[T\] or \[T, B\] alike, got \[3\] and \[4\]"):
         token_loss(net, params, None, jnp.asarray(text(3)), jnp.asarray(text(4)))
+
+
+class TestLogFrequency:
+    def test_is_its_formula(self):
+        codes, size = np.array([3, 0, 3, 3, 1]), 5
+        found = lstm_jax.language.log_frequency(codes, size)(jax.random.key(0), (size,))
+        expected = [np.log((np.sum(codes == v) + 1) / (len(codes) + size)) for v in range(size)]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(np.exp(found).sum(), 1, rtol=1e-6)
+
+    def test_a_text_of_nothing_is_uniform(self):
+        init = lstm_jax.language.log_frequency(np.array([], int), 4)
+        np.testing.assert_allclose(init(jax.random.key(0), (4,)), [-np.log(4)] * 4, rtol=1e-6)
+
+    def test_dtype_and_shape_are_those_asked_for_and_the_key_is_none(self):
+        init = lstm_jax.language.log_frequency(np.array([0, 1, 1]), 2)
+        found = init(jax.random.key(0), (2,), jnp.bfloat16)
+        assert found.dtype == jnp.bfloat16 and found.shape == (2,)
+        np.testing.assert_array_equal(found, init(jax.random.key(1), (2,), jnp.bfloat16))
+
+    def test_equal_frequencies_are_equal(self):
+        make = lstm_jax.language.log_frequency
+        one, same, other = (make(np.array(codes), 3) for codes in ([0, 1], [1, 0], [1, 1]))
+        assert one == same != other and hash(one) == hash(same)
+
+    @pytest.mark.parametrize(
+        ("codes", "size", "message"),
+        [
+            ([0, 3], 3, "expected codes from 0 to 2, got 0 to 3"),
+            ([-1, 2], 3, "expected codes from 0 to 2, got -1 to 2"),
+            ([0], 0, "expected vocabulary_size to be a positive integer, got 0"),
+        ],
+    )
+    def test_refusals(self, codes, size, message):
+        with pytest.raises(ValueError, match=message):
+            lstm_jax.language.log_frequency(np.array(codes), size)

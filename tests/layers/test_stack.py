@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, grouped, random_like
+from comparison import assert_close, grouped, random_like, slow
 
 import lstm_jax
 from lstm_jax import Both, backward, bidirectional, gru, lstm, rnn, stack, unroll_stack
@@ -86,9 +86,8 @@ def over_time(cell, params, state, xs):
     return state, outs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "given"), [*((name, True) for name in STACKS), ("learned", False)]
+    ("name", "given"), [("learned", False), *(slow(name, True) for name in STACKS)]
 )
 def test_a_stack_is_its_layers_one_by_one(x64, name, given):
     net = STACKS[name]
@@ -102,7 +101,7 @@ def test_a_stack_is_its_layers_one_by_one(x64, name, given):
 
         run = partial(unroll_stack, net, sequences=lstm_jax.Sequences(lengths=jnp.array(LENGTHS)))
         return weighed(reference, *arguments), [
-            weighed(partial(run, **options), *arguments)
+            weighed(partial(run, **grouped(**options)), *arguments)
             for options in ({}, {"gradient": "autodiff"}, {"segments": 2})
         ]
 

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, grouped, random_like, random_problem
+from comparison import assert_close, grouped, random_like, random_problem, slow
 
 import lstm_jax
 from lstm_jax.time_loop import step_masks
 
 T, B = 9, 5
 LENGTHS = (9, 4, 1, 0, 6)
-GATED = ("lstm", "gru", "rnn_tanh")
 
 
 def resets_of(rng, time=T, batch=B):
@@ -66,63 +65,74 @@ def problem_of(name):
     return problem, weights
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{"gradient": "autodiff"}, {}, {"segments": 3}], ids=str)
-@pytest.mark.parametrize("with_resets", [False, True], ids=["", "resets"])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", CELLS)
-def test_a_padded_batch_is_its_sequences_one_by_one(x64, name, reverse, with_resets, options):
+def each_way(problem, weights, *, segments, **asked):
+    """`weighed` of `unroll` by autodiff, by hand, and by hand in segments, in one program."""
+
+    @jax.jit
+    def runs():
+        return [
+            weighed(partial(lstm_jax.unroll, **grouped(**asked, **options)), problem, weights)
+            for options in ({"gradient": "autodiff"}, {}, {"segments": segments})
+        ]
+
+    return runs()
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse", "with_resets"),
+    [
+        ("lstm", True, True),
+        ("gru", False, True),
+        slow("lstm", False, False),
+        slow("lstm", False, True),
+        slow("gru", True, False),
+        slow("gru", True, True),
+        slow("rnn_tanh", False, False),
+        slow("rnn_tanh", True, True),
+    ],
+)
+def test_a_padded_batch_is_its_sequences_one_by_one(x64, name, reverse, with_resets):
     problem, weights = problem_of(name)
     asked = {"reverse": reverse}
     if with_resets:
         asked["resets"] = resets_of(np.random.default_rng(1))
     expected = weighed(partial(one_by_one, **asked), problem, weights)
     lengths = jnp.array(LENGTHS)
-    ours = weighed(
-        partial(lstm_jax.unroll, **grouped(lengths=lengths, **asked, **options)),
-        problem,
-        weights,
-    )
-    assert_close(ours, expected, 1e-12)
+    for ours in each_way(problem, weights, segments=3, lengths=lengths, **asked):
+        assert_close(ours, expected, 1e-12)
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [("rnn_tanh", True), slow("rnn_tanh", False), slow("lstm", False), slow("gru", True)],
+)
 def test_resets_alone(x64, name, reverse):
     problem, weights = problem_of(name)
     asked = {"reverse": reverse, "resets": resets_of(np.random.default_rng(2))}
     expected = weighed(partial(one_by_one, lengths=(T,) * B, **asked), problem, weights)
-    for options in ({"gradient": "autodiff"}, {}, {"segments": 2}):
-        assert_close(
-            weighed(partial(lstm_jax.unroll, **grouped(**asked, **options)), problem, weights),
-            expected,
-            1e-12,
-        )
+    for ours in each_way(problem, weights, segments=2, **asked):
+        assert_close(ours, expected, 1e-12)
 
 
-@pytest.mark.parametrize("filling", [np.nan, np.inf, 1e30])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", GATED)
-def test_what_the_padding_holds_changes_nothing(name, reverse, filling):
+@pytest.mark.parametrize(
+    ("name", "reverse"), [("lstm", True), ("gru", False), slow("rnn_tanh", False)]
+)
+def test_what_the_padding_holds_changes_nothing(name, reverse):
     problem, weights = problem_of(name)
     lengths = jnp.array(LENGTHS)
     valid = np.arange(T)[:, None] < np.array(LENGTHS)
-    filled = problem._replace(xs=jnp.where(valid[..., None], problem.xs, filling))
-    run, clean = (
-        partial(
-            lstm_jax.unroll,
-            sequences=lstm_jax.Sequences(
-                lengths=lengths, resets=jnp.asarray(resets), reverse=reverse
-            ),
-        )
-        for resets in (~valid, np.zeros_like(valid))
-    )
-    for ours, expected in zip(
-        jax.tree.leaves(weighed(run, filled, weights)),
-        jax.tree.leaves(weighed(clean, problem, weights)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, expected)
+
+    @jax.jit
+    def run(xs, resets):
+        sequences = lstm_jax.Sequences(lengths=lengths, resets=resets, reverse=reverse)
+        unroll = partial(lstm_jax.unroll, sequences=sequences)
+        return weighed(unroll, problem._replace(xs=xs), weights)
+
+    expected = jax.tree.leaves(run(problem.xs, np.zeros_like(valid)))
+    for filling in (np.nan, np.inf, 1e30):
+        filled = jnp.where(valid[..., None], problem.xs, filling)
+        for ours, clean in zip(jax.tree.leaves(run(filled, ~valid)), expected, strict=True):
+            np.testing.assert_array_equal(ours, clean)
 
 
 def in_pieces(cell, params, xs, state, *, truncate, reverse=False, resets=None):
@@ -150,22 +160,31 @@ def in_pieces(cell, params, xs, state, *, truncate, reverse=False, resets=None):
     return state, jnp.concatenate(pieces[::-1] if reverse else pieces)
 
 
-@pytest.mark.parametrize("truncate", [1, 2, 4, T, 50])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize(
+    ("name", "reverse", "truncate"),
+    [
+        ("lstm", True, 2),
+        ("gru", False, 4),
+        slow("rnn_tanh", True, 4),
+        *(slow("lstm", False, truncate) for truncate in (1, 2, 4, T, 50)),
+        slow("gru", True, 2),
+    ],
+)
 def test_truncation_is_stop_gradient_between_pieces(x64, name, reverse, truncate):
     problem, weights = problem_of(name)
     asked = {"reverse": reverse, "truncate": truncate}
-    expected = weighed(partial(in_pieces, **asked), problem, weights)
-    for options in ({"gradient": "autodiff"}, {}, {"segments": 4}):
-        assert_close(
-            weighed(partial(lstm_jax.unroll, **grouped(**asked, **options)), problem, weights),
-            expected,
-            1e-12,
-        )
-    whole = weighed(
-        partial(lstm_jax.unroll, sequences=lstm_jax.Sequences(reverse=reverse)), problem, weights
-    )
+    sequences = lstm_jax.Sequences(reverse=reverse)
+
+    @jax.jit
+    def references():
+        return [
+            weighed(run, problem, weights)
+            for run in (partial(in_pieces, **asked), partial(lstm_jax.unroll, sequences=sequences))
+        ]
+
+    expected, whole = references()
+    for ours in each_way(problem, weights, segments=4, **asked):
+        assert_close(ours, expected, 1e-12)
     differs = not np.allclose(whole[1][2].h, expected[1][2].h)
     assert differs == (truncate < T)
 
@@ -196,7 +215,7 @@ def test_all_three_at_once_and_every_mode(x64, reverse):
             ),
         )
 
-    assert_close(jax.jit(modes)(), modes(gradient="autodiff"), 1e-11)
+    assert_close(*jax.jit(lambda: (modes(), modes(gradient="autodiff")))(), 1e-11)
 
 
 def test_lengths_and_resets_may_be_mapped_and_traced():
@@ -223,8 +242,10 @@ def test_lengths_and_resets_may_be_mapped_and_traced():
     assert_close(mapped(problem.xs, problem.state0, lengths, resets), whole, 1e-6)
 
 
-@pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("gradient", "reverse"),
+    [("bptt", True), slow("bptt", False), slow("autodiff", False), slow("autodiff", True)],
+)
 def test_lengths_alone_may_differ_between_devices(gradient, reverse):
     """JAX types what differs, and a loop's state has to from its start on; one device is enough to see it."""
     cell = lstm_jax.lstm(3, 4)
@@ -246,7 +267,7 @@ def test_lengths_alone_may_differ_between_devices(gradient, reverse):
     specs = (jax.P(), jax.P("b"))
     mapped = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=jax.P())
     found = jax.jit(jax.value_and_grad(mapped))(params, lengths)
-    assert_close(found, jax.value_and_grad(total)(params, lengths), 1e-6)
+    assert_close(found, jax.jit(jax.value_and_grad(total))(params, lengths), 1e-6)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

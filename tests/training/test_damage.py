@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import slow
 from training.problems import leaves, line, run
 
 from lstm_jax import training
@@ -38,8 +39,8 @@ def flip(path):
     "damage",
     [
         flip,
-        lambda path: path.write_bytes(path.read_bytes()[: -1 - path.stat().st_size // 2]),
-        lambda path: path.unlink(),
+        slow(lambda path: path.write_bytes(path.read_bytes()[: -1 - path.stat().st_size // 2])),
+        slow(lambda path: path.unlink()),
     ],
     ids=["flipped", "cut", "gone"],
 )

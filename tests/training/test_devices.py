@@ -59,6 +59,7 @@ def test_four_devices_give_the_curve_of_one(one_device):
     same_curves(four["log"], one_device["log"])
 
 
+@pytest.mark.slow
 def test_a_sweep_spread_over_devices_is_the_sweep_on_one():
     seeds = [0, 1, 2, 5]
     four = ended(start(4, steps=10, mesh=True, seed=seeds))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparison import slow
 from training.problems import DATA, OPTIONS, B, fit_flat, leaves, line, numbers, recurrent, run
 
 from lstm_jax import training
@@ -37,7 +38,7 @@ def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
         np.testing.assert_allclose(came, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("asked", [slow(signal.SIGINT), signal.SIGTERM])
 def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(tmp_path, asked):
     problem, optimizer = recurrent(dropout=0.3), optax.adam(0.01)
     words = {"data": DATA, "options": OPTIONS, "settings": {"rate": 0.01}}

@@ -32,16 +32,18 @@ for make in (lstm_jax.lstm, lstm_jax.gru, lstm_jax.rnn):
     specs = dict(mesh=mesh, in_specs=(P(), split))
     outside = jax.grad(jax.shard_map(local, out_specs=P(), **specs), argnums=(0, 1))
     inside = jax.shard_map(jax.grad(local), out_specs=P(), **specs)
-    cut = jax.shard_map(lambda *a: jax.lax.pmean(loss(*a, segments=4), "b"), out_specs=P(), **specs)
+    in_four = lstm_jax.Loop(segments=4)
+    cut = jax.shard_map(lambda *a: jax.lax.pmean(loss(*a, backend=in_four), "b"), out_specs=P(), **specs)
     in_segments = jax.grad(cut, argnums=(0, 1))
     spread = jax.device_put(xs, NamedSharding(mesh, split))
     expected = jax.jit(jax.grad(lambda *a: loss(*a, gradient="autodiff"), argnums=(0, 1)))(params, xs)
-    got = {
-        "grad of shard_map": (outside(params, xs), expected),
-        "shard_map of grad": (inside(params, xs), expected[0]),
-        "jit, sharded": (jax.jit(jax.grad(loss))(params, spread), expected[0]),
-        "segments": (in_segments(params, xs), expected),
-    }
+    got = {"grad of shard_map": (jax.jit(outside)(params, xs), expected)}
+    if cell.kind == "lstm":
+        got |= {
+            "shard_map of grad": (jax.jit(inside)(params, xs), expected[0]),
+            "jit, sharded": (jax.jit(jax.grad(loss))(params, spread), expected[0]),
+            "segments": (jax.jit(in_segments)(params, xs), expected),
+        }
     for name, (value, reference) in got.items():
         pairs = zip(jax.tree.leaves(value), jax.tree.leaves(reference), strict=True)
         errors[f"{cell.name}: {name}"] = max(
@@ -63,5 +65,5 @@ def test_four_devices_give_one_devices_gradient():
     )
     assert run.returncode == 0, run.stderr
     errors = json.loads(run.stdout)
-    assert len(errors) == 12
+    assert len(errors) == 6
     assert max(errors.values()) < 1e-6, errors

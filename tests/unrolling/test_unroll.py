@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, grouped, loss, random_like, random_problem, weigh
+from comparison import CELLS, assert_close, grouped, loss, random_like, random_problem, slow, weigh
 from jax import export
 
 import lstm_jax
@@ -48,18 +48,12 @@ def in_state0(f, problem):
 
 TRANSFORMATIONS = {
     "value": lambda f, p: f(p.inputs),
-    "jit": lambda f, p: jax.jit(f)(p.inputs),
     "vmap": lambda f, p: jax.vmap(f)(batched(p, 2)),
     "grad": lambda f, p: jax.grad(f)(p.inputs),
     "value_and_grad": lambda f, p: jax.value_and_grad(f)(p.inputs),
-    "jit of grad": lambda f, p: jax.jit(jax.grad(f))(p.inputs),
     "grad of jit": lambda f, p: jax.grad(jax.jit(f))(p.inputs),
     "vmap of grad": lambda f, p: jax.vmap(jax.grad(f))(batched(p, 2)),
     "grad of vmap": lambda f, p: jax.grad(lambda u: jnp.sum(jax.vmap(f)(u) ** 2))(batched(p, 2)),
-    "jit of vmap of grad": lambda f, p: jax.jit(jax.vmap(jax.grad(f)))(batched(p, 2)),
-    "jit of grad of vmap": lambda f, p: jax.jit(
-        jax.grad(lambda u: jnp.sum(jax.vmap(f)(u) ** 2)),
-    )(batched(p, 2)),
     "vmap over xs alone": lambda f, p: jax.vmap(
         jax.grad(lambda xs, params: f(p.inputs._replace(params=params, xs=xs)), argnums=(0, 1)),
         in_axes=(0, None),
@@ -76,7 +70,6 @@ TRANSFORMATIONS = {
     "jacfwd": lambda f, p: jax.jacfwd(f)(p.inputs),
     "jacrev": lambda f, p: jax.jacrev(f)(p.inputs),
     "checkpoint": lambda f, p: jax.grad(jax.checkpoint(f))(p.inputs),
-    "jit of checkpoint": lambda f, p: jax.jit(jax.grad(jax.checkpoint(f)))(p.inputs),
     "jvp of grad": hessian_vector,
     "grad of jvp": gradient_of_jvp,
     "jacfwd in s_0": lambda f, p: jax.jacfwd(in_state0(f, p))(p.state0),
@@ -94,41 +87,73 @@ SECOND_ORDER = {
 
 
 def both_ways(evaluate):
-    """``evaluate(gradient)`` by hand and by autodiff."""
-    return evaluate("bptt"), evaluate("autodiff")
+    """``evaluate(gradient)`` by hand and by autodiff, in one program."""
+    return jax.jit(lambda: (evaluate("bptt"), evaluate("autodiff")))()
 
 
-# The LSTM goes through all of them, the others through what depends on the cell's own rule.
+# What depends on the cell's own rule, and what asks more of the loop's derivative as a function.
 BY_RULE = ("value", "grad", "jvp", "vmap of grad", "grad of vmap", "jvp of grad")
+QUICK = ("grad of vmap", "linear_transpose", "checkpoint", "grad of jvp", "vmap of jvp of grad")
 
 
+# A difference is reported by the name of its transformation.
 @pytest.mark.parametrize(
-    ("name", "transformation"),
-    [("lstm", transformation) for transformation in TRANSFORMATIONS]
-    + [(name, transformation) for name in ("gru", "rnn_tanh") for transformation in BY_RULE],
+    ("name", "chosen"),
+    [
+        ("lstm", QUICK),
+        ("gru", ("jvp", "vmap of grad")),
+        slow("lstm", tuple(TRANSFORMATIONS)),
+        slow("gru", BY_RULE),
+        slow("rnn_tanh", BY_RULE),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
-def test_transformations_agree(x64, name, transformation):
+def test_transformations_agree(x64, name, chosen):
     problem = random_problem(name, 3, input_size=2, hidden_size=3)
-    transform = TRANSFORMATIONS[transformation]
     by_hand, autodiff = both_ways(
-        lambda gradient: transform(partial(loss, problem, gradient=gradient), problem)
+        lambda gradient: {
+            name: TRANSFORMATIONS[name](partial(loss, problem, gradient=gradient), problem)
+            for name in chosen
+        }
     )
     assert_close(by_hand, autodiff, 1e-12)
 
 
 @pytest.mark.parametrize(
-    ("name", "order"),
-    [(name, order) for name in ("lstm", "rnn_tanh") for order in SECOND_ORDER]
-    + [("gru", "jacfwd of jacrev")],
+    "transformation", ["grad", *map(slow, ("value", "grad of jit", "jvp", "checkpoint"))]
 )
-def test_second_derivatives_agree(x64, name, order):
-    problem = random_problem(name, 2, input_size=1, hidden_size=2)
-    by_hand, autodiff = both_ways(
-        lambda gradient: jax.jit(SECOND_ORDER[order](partial(loss, problem, gradient=gradient)))(
-            problem.inputs
-        )
+def test_outside_of_jit_too(x64, transformation):
+    problem = random_problem("lstm", 3, input_size=2, hidden_size=3)
+    by_hand, autodiff = (
+        TRANSFORMATIONS[transformation](partial(loss, problem, gradient=gradient), problem)
+        for gradient in ("bptt", "autodiff")
     )
     assert_close(by_hand, autodiff, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "orders"),
+    [
+        ("rnn_tanh", tuple(SECOND_ORDER)),
+        slow("lstm", tuple(SECOND_ORDER)),
+        slow("gru", ("jacfwd of jacrev",)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
+)
+def test_second_derivatives_agree(x64, name, orders):
+    """In whatever order by hand, against one Hessian by autodiff."""
+    problem = random_problem(name, 2, input_size=1, hidden_size=2)
+
+    @jax.jit
+    def hessians(inputs):
+        by_hand = partial(loss, problem, gradient="bptt")
+        autodiff = partial(loss, problem, gradient="autodiff")
+        return {order: SECOND_ORDER[order](by_hand)(inputs) for order in orders}, jax.hessian(
+            autodiff
+        )(inputs)
+
+    by_hand, autodiff = hessians(problem.inputs)
+    assert_close(by_hand, dict.fromkeys(orders, autodiff), 1e-12)
 
 
 def test_third_derivatives_agree(x64):
@@ -136,82 +161,103 @@ def test_third_derivatives_agree(x64):
 
     def third(gradient):
         of_state0 = in_state0(partial(loss, problem, gradient=gradient), problem)
-        return jax.jit(jax.jacrev(jax.jacfwd(jax.jacrev(of_state0))))(problem.state0)
+        return jax.jacrev(jax.jacfwd(jax.jacrev(of_state0)))(problem.state0)
 
     assert_close(*both_ways(third), 1e-11)
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev], ids=["jacfwd", "jacrev"])
-def test_jacobians_of_the_outputs_agree(x64, name, jacobian):
+@pytest.mark.parametrize("name", ["rnn_tanh", slow("lstm"), slow("gru")])
+def test_jacobians_of_the_outputs_agree(x64, name):
     problem = random_problem(name, 4, 2, input_size=2, hidden_size=3)
 
-    def outputs(gradient):
-        def run(inputs):
+    @jax.jit
+    def jacobians(inputs):
+        def run(inputs, gradient="bptt"):
             return lstm_jax.unroll(problem.cell, *inputs, **grouped(gradient=gradient))
 
-        return jax.jit(jacobian(run))(problem.inputs)
+        autodiff = jax.jacrev(partial(run, gradient="autodiff"))(inputs)
+        return [jax.jacfwd(run)(inputs), jax.jacrev(run)(inputs)], [autodiff, autodiff]
 
-    assert_close(*both_ways(outputs), 1e-12)
+    assert_close(*jacobians(problem.inputs), 1e-12)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
 @pytest.mark.parametrize("name", CELLS)
-def test_equals_stepping_in_a_loop(x64, name, gradient, reverse):
+def test_equals_stepping_in_a_loop(x64, name, reverse):
     cell, params, xs, state, *_ = problem = random_problem(name, 5, 2)
     outs = [None] * 5
     for t in reversed(range(5)) if reverse else range(5):
         state, outs[t] = cell.step(params, state, xs[t])
-    unrolled = lstm_jax.unroll(cell, *problem.inputs, **grouped(reverse=reverse, gradient=gradient))
-    assert_close(unrolled, (state, jnp.stack(outs)), 1e-14)
+    unrolled = both_ways(
+        lambda gradient: lstm_jax.unroll(
+            cell, *problem.inputs, **grouped(reverse=reverse, gradient=gradient)
+        )
+    )
+    expected = state, np.stack(outs)
+    assert_close(unrolled, (expected, expected), 1e-14)
 
 
-@pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
-def test_reverse_is_a_flip_of_time(x64, gradient):
+def test_reverse_is_a_flip_of_time(x64):
     problem = random_problem("lstm", 6, 2)
     flipped = problem._replace(xs=problem.xs[::-1], hs_weights=problem.hs_weights[::-1])
     grad = jax.value_and_grad(loss, argnums=1)
-    value, gradients = grad(problem, problem.inputs, gradient, reverse=True)
-    expected, of_flipped = grad(flipped, flipped.inputs, gradient)
-    of_flipped = of_flipped._replace(xs=of_flipped.xs[::-1])
-    assert_close((value, gradients), (expected, of_flipped), 1e-13)
+
+    def turned_and_flipped(gradient):
+        value, of_flipped = grad(flipped, flipped.inputs, gradient)
+        of_flipped = of_flipped._replace(xs=of_flipped.xs[::-1])
+        return grad(problem, problem.inputs, gradient, reverse=True), (value, of_flipped)
+
+    for ours, expected in both_ways(turned_and_flipped):
+        assert_close(ours, expected, 1e-13)
 
 
-@pytest.mark.parametrize("steps", [2, 3, 7, 100])
-@pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
+@pytest.mark.parametrize(("gradient", "steps"), [("bptt", (2, 100)), slow("autodiff", (3, 7))])
 def test_steps_per_iteration_change_nothing(x64, gradient, steps):
     problem = random_problem("gru", 7, 2)
-    grad = jax.value_and_grad(loss, argnums=1)
-    several = grad(problem, problem.inputs, gradient, unroll=steps)
-    assert_close(several, grad(problem, problem.inputs, gradient), 1e-13)
-    direct = partial(lstm_jax.bptt, problem.cell, *problem.inputs, d_hs=problem.hs_weights)
-    assert_close(direct(unroll=steps), direct(), 1e-13)
+
+    @jax.jit
+    def by_steps():
+        grad = jax.value_and_grad(loss, argnums=1)
+        direct = partial(lstm_jax.bptt, problem.cell, *problem.inputs, d_hs=problem.hs_weights)
+        several = [
+            (grad(problem, problem.inputs, gradient, unroll=n), direct(unroll=n)) for n in steps
+        ]
+        return several, (grad(problem, problem.inputs, gradient), direct())
+
+    several, one = by_steps()
+    for found in several:
+        assert_close(found, one, 1e-13)
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize(("name", "batch"), [("lstm", 3), slow("gru", None), ("rnn_tanh", None)])
 def test_a_missing_starting_state_is_zeros(x64, name, batch):
     cell, params, xs, state0, *_ = random_problem(name, 4, batch)
     zeros = jax.tree.map(jnp.zeros_like, state0)
-    for gradient in ("auto", "bptt", "autodiff"):
-        run = partial(lstm_jax.unroll, cell, params, xs, **grouped(gradient=gradient))
-        assert_close(run(), run(zeros), 0.0)
-    d_hs = jnp.ones((4, *([] if batch is None else [batch]), 5))
-    bptt = partial(lstm_jax.bptt, cell, params, xs, d_hs=d_hs)
-    assert_close(bptt(), bptt(zeros), 0.0)
+
+    @jax.jit
+    def runs(state0):
+        d_hs = jnp.ones((4, *([] if batch is None else [batch]), 5))
+        return lstm_jax.bptt(cell, params, xs, state0, d_hs=d_hs), [
+            lstm_jax.unroll(cell, params, xs, state0, **grouped(gradient=gradient))
+            for gradient in ("auto", "bptt", "autodiff")
+        ]
+
+    assert_close(runs(None), runs(zeros), 0.0)
 
 
-@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("name", ["lstm", slow("gru"), slow("rnn_tanh")])
 def test_more_batch_axes_by_vmap(x64, name):
     problem = random_problem(name, 3, 2)
     stacked = batched(problem, 4)
     axes = lstm_jax.Gradients(None, 0, 0)
-    mapped = jax.vmap(partial(lstm_jax.unroll, problem.cell), in_axes=tuple(axes))
-    several = mapped(problem.params, stacked.xs, stacked.state0)
+    run = partial(lstm_jax.unroll, problem.cell)
+    several = jax.jit(jax.vmap(run, in_axes=tuple(axes)))(
+        problem.params, stacked.xs, stacked.state0
+    )
+    one = jax.jit(run)
     for n in range(4):
         slices = jax.tree.map(lambda leaf, n=n: leaf[n], (stacked.xs, stacked.state0))
-        alone = lstm_jax.unroll(problem.cell, problem.params, *slices)
+        alone = one(problem.params, *slices)
         assert_close(jax.tree.map(lambda leaf, n=n: leaf[n], several), alone, 1e-14)
 
     def total(gradient):
@@ -229,14 +275,18 @@ def test_more_batch_axes_by_vmap(x64, name):
 
 def test_only_some_inputs_differentiated(x64):
     problem = random_problem("lstm", 4, 2)
-    whole = jax.grad(loss, argnums=1)(problem, problem.inputs, "bptt")
-    for field in lstm_jax.Gradients._fields:
-        alone = jax.grad(
-            lambda part, field=field: loss(
-                problem, problem.inputs._replace(**{field: part}), "bptt"
-            )
-        )(getattr(problem.inputs, field))
-        assert_close(alone, getattr(whole, field), 1e-14)
+
+    @jax.jit
+    def gradients(inputs):
+        alone = [
+            jax.grad(
+                lambda part, field=field: loss(problem, inputs._replace(**{field: part}), "bptt")
+            )(getattr(inputs, field))
+            for field in inputs._fields
+        ]
+        return lstm_jax.Gradients(*alone), jax.grad(loss, argnums=1)(problem, inputs, "bptt")
+
+    assert_close(*gradients(problem.inputs), 1e-14)
 
 
 class TestPlainStep:
@@ -271,12 +321,21 @@ class TestPlainStep:
 
 
 class TestDtype:
-    @pytest.mark.parametrize("name", CELLS)
-    @pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
+    @pytest.mark.parametrize(
+        ("name", "gradient"),
+        [
+            ("lstm", "bptt"),
+            slow("gru", "bptt"),
+            slow("rnn_tanh", "bptt"),
+            slow("rnn_relu", "autodiff"),
+            slow("lstm", "autodiff"),
+        ],
+    )
     def test_bfloat16_follows_the_parameters(self, name, gradient):
         problem = random_problem(name, 6, 2, dtype=jnp.bfloat16)
-        state, hs = lstm_jax.unroll(problem.cell, *problem.inputs[:2], **grouped(gradient=gradient))
-        gradients = jax.grad(loss, argnums=1)(problem, problem.inputs, gradient)
+        run = partial(lstm_jax.unroll, problem.cell, **grouped(gradient=gradient))
+        state, hs = jax.jit(run)(*problem.inputs[:2])
+        gradients = jax.jit(jax.grad(partial(loss, problem, gradient=gradient)))(problem.inputs)
         assert {x.dtype for x in jax.tree.leaves((state, hs, gradients))} == {
             jnp.dtype(jnp.bfloat16)
         }
@@ -284,7 +343,7 @@ class TestDtype:
             lambda leaf: leaf.astype(jnp.float32) if hasattr(leaf, "astype") else leaf,
             problem._replace(cell=None),
         )._replace(cell=problem.cell)
-        expected = jax.grad(loss, argnums=1)(wide, wide.inputs, gradient)
+        expected = jax.jit(jax.grad(partial(loss, wide, gradient=gradient)))(wide.inputs)
         narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
         assert_close(narrow, expected, 0.1)
 
@@ -351,7 +410,7 @@ class TestCompilation:
         assert make() is make()
         assert lstm_jax.lstm(np.int64(3), np.int64(5)) is lstm_jax.lstm(3, 5)
 
-    @pytest.mark.parametrize("name", GATED)
+    @pytest.mark.parametrize("name", ["lstm", slow("gru"), slow("rnn_tanh")])
     def test_lowers_for_every_platform(self, name):
         problem = random_problem(name, 4, 2)
 
@@ -476,8 +535,11 @@ def test_a_second_call_outside_of_jit_traces_nothing():
     assert 0 < counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("options", [{}, {"segments": 2}, {"reverse": True}], ids=str)
-@pytest.mark.parametrize("way", [lambda f: f, jax.grad, jax.jit], ids=["run", "grad", "jit"])
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [(jax.grad, {}), (lambda f: f, {"reverse": True}), slow(jax.grad, {"segments": 2})],
+    ids=["grad", "run in reverse", "grad in segments"],
+)
 def test_a_second_call_with_the_same_shapes_never_compiles(way, options, caplog):
     problem = random_problem("lstm", 6, 2)
     of_inputs = way(partial(loss, problem, gradient="auto", **options))
