@@ -38,10 +38,10 @@ GRADIENT_FLOW = {
     "long_products": {"step_jacobians"},
     "parallel_in_time": {"step_jacobians", "long_products"},
     "measurements": {"step_jacobians", "long_products"},
-    "verdicts": {"step_jacobians", "long_products", "measurements"},
+    "verdicts": {"step_jacobians", "measurements"},
     "results_folder": set(),
     "pictures": {"measurements", "results_folder"},
-    "foreign": {"measurements", "step_jacobians"},
+    "foreign": set(),
     "command_line": {"measurements", "pictures", "results_folder"},
 }
 

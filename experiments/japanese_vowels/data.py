@@ -6,14 +6,13 @@ linear-prediction cepstrum coefficients.
 Axes: xs[T, B, D], time first, zeros past ``lengths[B]``; ``labels[B]`` from 0.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lstm_jax.language.download import cache_folder
 from experiments.running import Refusal
+from lstm_jax.language.download import cache_folder
 
 NAMES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 SOURCE = "aeon-toolkit/aeon on GitHub, aeon/datasets/data/JapaneseVowels"

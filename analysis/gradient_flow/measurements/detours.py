@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products import transition
-from gradient_flow.long_products.backward_walk import LogNorms, Plan
+from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan, nan_unless
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
     EvenlyScaled,
@@ -54,9 +54,9 @@ from gradient_flow.step_jacobians.step_jacobian import (
     require_stable_state,
 )
 from gradient_flow.step_jacobians.trajectory import run
+from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, Bool, Int, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_names
 
@@ -252,7 +252,7 @@ def _curves(
     lowest = length - max(lags)
     record = np.zeros(length + 1, bool)
     record[[length - lag for lag in lags]] = True
-    weights = with_transposes(params, length) if isinstance(cell, Cell) else params
+    weights = with_transposed_weights(cell, params, length)
     parts_of = _parts(cell, direct, plan.layout)
 
     def of_sample(state0: PyTree, xs: PyTree) -> dict[str, LogNorms]:
@@ -352,6 +352,4 @@ def _if_wanted(wanted: Bool[Array, ""], plan: Plan, terms: _Terms, h_c: Any) -> 
         levels = {name: read(name) for name in plan.blocks}
         return {n: {name: NORMS[n](m) for name, m in levels.items()} for n in plan.norms}
 
-    shapes = jax.eval_shape(measure, terms)
-    nothing = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
-    return lax.cond(wanted, measure, lambda _: nothing, terms)
+    return nan_unless(wanted, measure, terms)

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.long_products.backward_walk import LogNorms, Plan, lag_curves
+from gradient_flow.long_products.backward_walk import lag_curves
+from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,

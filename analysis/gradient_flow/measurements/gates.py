@@ -23,6 +23,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell
@@ -80,7 +81,7 @@ def gate_time_constants(
     require_finite_states(cell, params, given, xs)
     states, samples = with_samples(given.batched, given.state0, xs)
     found = _time_constants(cell, gate, params, states, samples)
-    return found if given.batched else jax.tree.map(lambda a: a[0], found)
+    return without_samples(given.batched, found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.long_products.backward_walk import LogNorms, Plan, lag_curves, pair_map
+from gradient_flow.long_products.backward_walk import lag_curves, pair_map
+from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,

@@ -24,9 +24,9 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products import qr_transition
-from gradient_flow.long_products.backward_walk import run_samples, way_back
 from gradient_flow.long_products.jacobi_svd import singular_values
 from gradient_flow.long_products.qr_product import QRProduct, multiply
+from gradient_flow.long_products.step_factors import run_samples, step_factors
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
@@ -35,6 +35,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, Layout, moving_parts
 from lstm_jax.array_types import Array, Float, Int, PyTree
@@ -50,7 +51,7 @@ class SingularSpectrum(NamedTuple):
         lags: the lags t − k.
         log_values: [lags, n] or [B, lags, n], natural logs, falling; −∞ where exactly zero.
         alignment: as log_values, |u_i · δ| / |δ| for each direction u_i of the later state; None without
-            a cotangent. Directions whose singular values are equal share what they have of δ in any way.
+            a cotangent. Directions whose singular values are equal share what they have of δ in any factors.
     """
 
     lags: Int[np.ndarray, "lags"]
@@ -180,7 +181,7 @@ def _measure(
     """Logs and alignments, [batch?, lags, n], of rising lags."""
     trajectory = run_samples(cell, batched, params, state0, xs)
     length, samples = jax.tree.leaves(xs)[0].shape[0], jax.tree.leaves(trajectory.xs)[0].shape[0]
-    way = way_back(cell, layout, trajectory)
+    factors = step_factors(cell, layout, trajectory)
     delta = None
     if cotangent is not None:
         cotangent, _ = with_samples(batched, cotangent, ())
@@ -191,12 +192,12 @@ def _measure(
         def one(walk: Any, h_c: Any, delta: Any) -> tuple[Array, Array]:
             return _of_product(qr_transition.read(walk, block, layout, h_c), delta)
 
-        return jax.vmap(one)(walk, way.h_c(k), delta)
+        return jax.vmap(one)(walk, factors.h_c(k), delta)
 
     def back(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
         walk, found, count = carry
         k, recorded = at
-        walk = jax.vmap(qr_transition.step_back)(walk, way.jacobian(k), way.h_c(k))
+        walk = jax.vmap(qr_transition.step_back)(walk, factors.jacobian(k), factors.h_c(k))
 
         def with_it() -> PyTree:
             return jax.tree.map(lambda all_, new: all_.at[count].set(new), found, look(walk, k))
@@ -216,7 +217,7 @@ def _measure(
     steps = np.arange(1, lags[-1] + 1)
     ks = (jnp.asarray(length - steps, jnp.int32), jnp.asarray(np.isin(steps, lags)))
     _, found, _ = lax.scan(back, (walk, found, jnp.int32(lags[0] == 0)), ks)[0]
-    logs, cosines = (jnp.moveaxis(a, 0, 1) if batched else a[:, 0] for a in found)
+    logs, cosines = without_samples(batched, [jnp.moveaxis(a, 0, 1) for a in found])
     return logs, None if delta is None else cosines
 
 

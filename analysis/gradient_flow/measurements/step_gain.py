@@ -27,6 +27,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.trajectory import is_lstm, run
 from lstm_jax.array_types import Array, Float, PyTree
@@ -92,7 +93,7 @@ def step_gain(
     require_finite_states(cell, params, given, xs)
     states, samples = with_samples(given.batched, given.state0, xs)
     found = _step_gain(cell, params, states, samples)
-    return found if given.batched else jax.tree.map(lambda a: a[0], found)
+    return without_samples(given.batched, found)
 
 
 @partial(jax.jit, static_argnums=0)

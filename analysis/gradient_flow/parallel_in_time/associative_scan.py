@@ -29,7 +29,7 @@ from gradient_flow.long_products.scaled_matrix import (
 )
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.step_jacobian import block_jacobian, dense
-from gradient_flow.step_jacobians.vector_products import laid_out
+from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
@@ -83,5 +83,5 @@ def step_jacobians(
     """J_1 … J_T of one sample, all at once, from the states before each step."""
     length = jax.tree.leaves(xs)[0].shape[0]
     blocks = block_jacobian(cell, layout)
-    params = laid_out(cell, params, length)
+    params = with_transposed_weights(cell, params, length)
     return jax.vmap(lambda s, x: dense(blocks(params, s, x)))(states, xs)

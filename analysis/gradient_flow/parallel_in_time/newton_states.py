@@ -33,7 +33,11 @@ from gradient_flow.parallel_in_time.associative_scan import (
     running_products,
     step_jacobians,
 )
-from gradient_flow.step_jacobians.checked_arguments import checked_run, with_samples
+from gradient_flow.step_jacobians.checked_arguments import (
+    checked_run,
+    with_samples,
+    without_samples,
+)
 from gradient_flow.step_jacobians.state_layout import Layout, flat_parts, from_flat
 from gradient_flow.step_jacobians.trajectory import step_of
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
@@ -246,9 +250,8 @@ def _newton(
     states, last, converged = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0, 0))(
         state0, xs, guess
     )
-    if not batched:
-        states = jax.tree.map(lambda a: a[:, 0], states)
-        last, converged = jax.tree.map(lambda a: a[0], (last, converged))
+    states = without_samples(batched, states, axis=1)
+    last, converged = without_samples(batched, (last, converged))
     return ParallelStates(states, last.number, converged, last.correction, last.residual)
 
 

@@ -41,6 +41,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_cotangents,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout, flat_parts, from_flat, part_slices
 from gradient_flow.step_jacobians.trajectory import run
@@ -200,7 +201,7 @@ def _transitions(
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b[::-1]]), eye, found)
 
     found = jax.vmap(one, in_axes=(0, 1))(*with_samples(batched, state0, xs))
-    return tuple(found) if batched else (found.matrix[0], found.exponent[0])
+    return tuple(without_samples(batched, found))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -235,6 +236,4 @@ def _cotangents(
     state0, xs = with_samples(batched, state0, xs)
     _, d_states = with_samples(batched, (), d_states)
     found, logs = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0))(state0, xs, d_states)
-    if not batched:
-        found, logs = jax.tree.map(lambda a: a[:, 0], found), {n: a[0] for n, a in logs.items()}
-    return Cotangents(found, logs)
+    return Cotangents(without_samples(batched, found, axis=1), without_samples(batched, logs))

@@ -88,7 +88,7 @@ def _has_rule(cell: Cell) -> bool:
     return cell.rule is not None and cell.rule.saturated_derivatives is not None
 
 
-def laid_out(cell: Cell | Stack | Step, params: PyTree, steps: int) -> PyTree:
+def with_transposed_weights(cell: Cell | Stack | Step, params: PyTree, steps: int) -> PyTree:
     """The parameters with transposes of the weights made once, for a closed form in a loop."""
     return with_transposes(params, steps) if isinstance(cell, (Cell, Stack)) else params
 
