@@ -4,7 +4,7 @@ r"""Credit: how much of a loss at the last step goes back to each state, input a
 
     ∂ℓ_T/∂W = Σ_k G_k,     G_k = δs_k ∂s_k/∂W          the contribution of step k to the gradient
 
-The backward pass is rescaled by a power of two at every step, so that a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
+The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
 Norms are Euclidean (of a matrix Frobenius), returned as natural logarithms. The share of step k in ∂ℓ_T/∂W is
 
     ⟨G_k, G⟩ / ⟨G, G⟩,     G = Σ_k G_k
@@ -274,7 +274,7 @@ def _credit(
             for name, part in shapes.items()
         }
         (_, sums), (earlier, weights, inputs) = lax.scan(back, (last, empty), at, reverse=True)
-        # G is known only now. A second backward pass compares each G_k with it: all G_k would fill the memory.
+        # G is known only now. A second backward pass compares each G_k with it; storing them fills memory.
         _, shares = lax.scan(lambda *carry_at: share(sums, *carry_at), last, at, reverse=True)
         of_states = jax.tree.map(lambda rows, row: jnp.append(rows, row), earlier, norms(last))
         return Credit(of_states, inputs, weights, shares)
