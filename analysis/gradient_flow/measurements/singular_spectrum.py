@@ -1,4 +1,4 @@
-r"""All singular values of ∂s_t/∂s_k: how many directions survive a lag, and whether the gradient lies in them.
+r"""All singular values of ∂s_t/∂s_k: the directions that survive a lag, and what they carry of the gradient.
 
     P_{t,k} = U diag(σ) Vᵀ                  ∂ℓ/∂s_k = Pᵀ δ = Σ_i σ_i (u_i · δ) v_i,   δ = ∂ℓ/∂s_t
 
