@@ -1,4 +1,4 @@
-"""How long analyses take where they are large: many units, or many steps.
+"""Time analyses of large networks: many units, or many steps.
 
 python benchmarks/analyses.py [a part of a name …]
 """

@@ -1,4 +1,4 @@
-"""The machine that a figure was taken on, the threads a worker may use, and the memory it has used."""
+"""The machine of a timing, the threads that a worker may use, and the memory that it has used."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""The gradient of one very long unroll, of a loss on its final state alone: time and peak memory.
+"""Time and peak memory of the gradient of one very long unroll, with a loss on its final state alone.
 
 loss = ⟨h_T, v⟩ + ⟨C_T, w⟩,   T = 100,000, B = 1, D = 8, H = 256;   gradient by parameters and starting state
 """

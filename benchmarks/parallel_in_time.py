@@ -1,4 +1,4 @@
-"""The backward pass of a GRU by hand, by products one after the other, and by an associative scan.
+"""Time the backward pass of a GRU: by hand, by serial products, and by an associative scan.
 
 python benchmarks/parallel_in_time.py
 """

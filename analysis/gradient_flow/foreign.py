@@ -1,4 +1,4 @@
-r"""Other libraries' cells as steps for the microscope: one adapter for each library.
+r"""Other libraries' cells as steps for `gradient_flow`: one adapter for each library.
 
     step(params, state, x) -> (state, out)
 

@@ -1,4 +1,4 @@
-"""What the experiment trains: the book's setting in three forms, and a whole book with a held-out part."""
+"""The settings of the experiment: the book's in three forms, and a whole book with a held-out part."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

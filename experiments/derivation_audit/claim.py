@@ -1,4 +1,4 @@
-r"""A saying, the cases that it is tried in, and its verdict.
+r"""A claim about recurrent gradients, the cases in which it is tested, and its verdict.
 
 true           where it holds in every case
 false          where it holds in none

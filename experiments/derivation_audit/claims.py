@@ -1,4 +1,4 @@
-r"""Six things that are said of recurrent gradients, measured and judged.
+r"""Six common claims about recurrent gradients, measured and judged.
 
 Each is put to a number of cases: one number each, and whether it holds there. `clipping` has the seventh.
 

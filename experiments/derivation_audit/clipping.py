@@ -1,4 +1,4 @@
-r"""The last of the sayings: that clipping handles the exploding gradient.
+r"""The last claim: that clipping solves the exploding gradient.
 
     by norm     d ← d · min(1, c / ‖d‖)             the direction of one gradient is kept
     by value    d ← min(max(d, −c), c)              it is not

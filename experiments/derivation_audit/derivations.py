@@ -1,4 +1,4 @@
-"""The derivations that are audited: each with its network, its loss and the term that mends it."""
+"""The derivations that are audited, each with its network, its loss and the term that corrects it."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-r"""The networks on which the sayings are measured: as they begin, and after a short training.
+r"""The networks on which the claims are measured: at initialisation, and after a short training.
 
     text      the next letter of real prose: logits_t = h_t W_y + b_y, cross-entropy at every step
     adding    two marked numbers of a long sequence are to be added: ŷ = h_T W_y + b_y, squared error at T

@@ -1,4 +1,4 @@
-"""The networks that are compared, each with the way it begins."""
+"""The networks that are compared, each with its initialisation."""
 
 from typing import NamedTuple
 

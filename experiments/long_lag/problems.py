@@ -1,4 +1,4 @@
-r"""The tasks as problems for `lstm_jax.training`: a recurrent layer, a linear readout, and what is counted.
+r"""The tasks as problems for `lstm_jax.training`: a recurrent layer, a linear readout, and their errors.
 
     ŷ = h_T W_y + b_y          at each sequence's own last step; of `copy` at every step
 

@@ -1,4 +1,4 @@
-"""Long-lag tasks: each trial of each study, with several seeds, under the microscope while it learns.
+"""Long-lag tasks: each trial of each study with several seeds, with its gradient horizon during training.
 
 Every trial has a folder of its own with its log, its checkpoints, its looks through the microscope and, once
 it is done, ``results.json``: a run that is resumed goes on within the trial it was stopped in.

@@ -1,4 +1,4 @@
-r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
+r"""Temporal order for a vanilla network: trained on lengths 50 to 200, tested on much longer ones.
 
 After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
 at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Four

@@ -1,4 +1,4 @@
-r"""What is tried: a task of a length, a network, an optimizer, and when it counts as solved.
+r"""A trial: a task of some length, a network, an optimizer, and when it counts as solved.
 
 adding   the form of 1997: the last 2,000 training sequences all within 0.04, on average within 0.01
 chrono   the uniform form: the mean loss of 100 steps below 0.01 (always answering the mean gives 0.167)

@@ -1,4 +1,4 @@
-"""Vanishing gradients side by side: RNN, LSTM and GRU, before and after a short training run.
+"""Compare vanishing gradients in RNN, LSTM and GRU, before and after a short training run.
 
 For each network and each length L, at random places of a text, the exact log-norms of ∂h_L/∂h_k and
 ∂C_L/∂C_k at many lags; the same by plain autodiff in the session's precision; and, in the last stage, the map

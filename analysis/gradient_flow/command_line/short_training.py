@@ -1,4 +1,4 @@
-r"""The short training run of a comparison: several networks on the next character, in one program.
+r"""The short training run of a comparison: several networks learn the next character, in one program.
 
 Networks of one kind differ in how they begin, not in what they compute. So one compiled program trains all of
 them, on the same windows of the text.

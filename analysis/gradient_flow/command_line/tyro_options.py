@@ -1,4 +1,4 @@
-"""Options from a dataclass by `tyro`, with its framed complaints brought down to one sentence."""
+"""Read options into a dataclass by `tyro`, and shorten its error messages to one sentence."""
 
 import contextlib
 import io
