@@ -34,8 +34,7 @@ def parse(config: Any, program: str, arguments: Sequence[str] | None) -> Any:
 
 
 def _sentence(framed: str) -> str:
-    # tyro frames its message, with box drawing or with dashes, and gives the frame a title; the first
-    # paragraph inside says what is wrong.
+    # tyro draws a frame with a title around its message; the first paragraph inside says what is wrong.
     words: list[str] = []
     for line in framed.splitlines():
         text = line.strip("│| ")

@@ -37,11 +37,11 @@ def stack_blocks(
     # ∂y^{l−1}_t by each part so far, [size of y, size of the part]
     moved: list[Array] = []
     # Each layer takes the output of the layer below and its derivatives by the states before.
-    for number, (cell, weights, state) in enumerate(
+    for number, (cell, own, state) in enumerate(
         zip(cells_of(stack.layers), params.layers, states, strict=True)
     ):
-        jacobian = cell.step_jacobian(weights, state, x)
-        by_input = cell.input_jacobian(weights, state, x)
+        jacobian = cell.step_jacobian(own, state, x)
+        by_input = cell.input_jacobian(own, state, x)
         rates = zoneout_rates(stack.zoneout, state)
         first = len(rows)
         of_output: list[Array] = []
@@ -56,7 +56,7 @@ def stack_blocks(
             rows.append((*below, *beside, *above))
             if part == 0:  # h, which is the output
                 of_output = [*below, *map(_matrix, beside)]
-        _, out = step_with_zoneout(cell, weights, state, x, rates)
+        _, out = step_with_zoneout(cell, own, state, x, rates)
         if stack.residual and number:
             out = out + x
             of_output = [of + moved[n] if n < len(moved) else of for n, of in enumerate(of_output)]
