@@ -16,7 +16,7 @@ from benchmarks.machine import cores_allowed
 
 @dataclass(frozen=True)
 class Timing:
-    """What every part has."""
+    """The options of every part."""
 
     out: Path | None = None
     """New or empty folder for the results; runs/bench-<date> if not given."""
@@ -25,7 +25,7 @@ class Timing:
     seconds: float = 5.0
     """At least so many seconds of rounds for each case."""
     limit: float = 300.0
-    """No new round for a case after so many seconds, whatever else is asked for."""
+    """No new round for a case after so many seconds, whatever the other options say."""
     threads: int | None = None
     """Cores and threads of each competitor; all that this process may use if not given."""
     seed: int = 0
@@ -38,7 +38,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Precise(Timing):
-    """What parts with a choice of digits have besides."""
+    """More options, of the parts with a choice of precision."""
 
     precision: tuple[Precision, ...] = ("float32",)
     """Of unrolls and matrix products; several are taken one after the other."""

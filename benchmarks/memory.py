@@ -15,7 +15,7 @@ NAMES = (OURS, AUTODIFF, SEGMENTS)
 
 
 def cases(*, quick: bool) -> list[dict[str, Any]]:
-    """The case of the table: title, who takes part, whose time is the unit."""
+    """The case of the table: title, competitors, and the one whose time is the unit."""
     sizes = {"time": 500, "input_size": 8, "hidden_size": 16}
     if not quick:
         sizes = {"time": 100_000, "input_size": 8, "hidden_size": 256}
@@ -28,7 +28,7 @@ def cases(*, quick: bool) -> list[dict[str, Any]]:
 
 
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
-    """The gradient in the way ``name``."""
+    """The gradient by the competitor ``name``."""
     import jax
     import jax.numpy as jnp
 

@@ -29,7 +29,7 @@ def milliseconds(function: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print a line for each way."""
+    """Print a line for each form."""
     cell = lstm_jax.gru(3, SIZE)
     params = cell.init(jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (LENGTH, 3))
