@@ -8,7 +8,7 @@ with A_{j+1} = ∂C_{j+1}/∂h_j, through the gates i, f, g. Turned into a recur
 
     δh_k ≟ Σ_{a = i, f, g} δz_{a,k+1} W_haᵀ         δC_k = δC_{k+1} ⊙ f_{k+1} + δh_k ⊙ o_k ⊙ (1 − tanh² C_k)
 
-What is left out is that h_k moves the *output gate* of step k + 1 too, and through it h_{k+1}:
+This leaves out that h_k moves the *output gate* of step k + 1 too, and through it h_{k+1}:
 
     δh_k = … + δz_{o,k+1} W_hoᵀ                 δz_{o,k+1} = δh_{k+1} ⊙ tanh C_{k+1} ⊙ o(1−o)
 
@@ -43,7 +43,7 @@ def published(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Weights
 
 
 def corrected(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Weights:
-    """The product with the output gate's way put back."""
+    """The product with the path through the output gate."""
     return _backward(params, state0, xs, output_gate=True)
 
 

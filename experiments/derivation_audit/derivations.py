@@ -17,7 +17,7 @@ class Derivation(NamedTuple):
 
     Attributes:
         name: for files and tables.
-        title: what a reader calls it.
+        title: its name in tables.
         missing: the missing or wrong term.
         step, loss, loss_at: the network and the loss that it claims to differentiate.
         problem: makes ``(params, state0, xs)``, in float64.

@@ -60,27 +60,25 @@ CLIP = 1.0
 """Largest norm of the gradient."""
 
 AVERAGED = 1e-3
-"""What each update adds to the average of the weights."""
+"""Share of the new weights in the average after each update."""
 
 WAITS_ON = 0.8
-"""How many sequences begin in a state that has waited."""
+"""Share of sequences that begin in a waiting state."""
 
 FIRST_SYMBOL = slice(4, 6)
-"""Of an input: X and Y."""
+"""The entries of an input for the symbols X and Y."""
 
 
 class Record(NamedTuple):
-    """What is carried from batch to batch.
+    """The carry from batch to batch.
 
     Attributes:
-        errors: as of `problems.Record`, and so ``seen`` and ``solved``.
-        seen: sequences trained on.
-        solved: how many it had been when the last 2,000 were all right for the first time; 0 before.
+        errors, seen, solved: as in `problems.Record`.
         longest: L.
-        batches: since the mean loss was last looked at.
-        total: their losses summed.
+        batches: the number since the mean loss was last compared.
+        total: the sum of their losses.
         average: of the model.
-        waited: h of each sequence of the last batch, ahead of its first symbol, [B, H].
+        waited: h of each sequence of the last batch, before its first symbol, [B, H].
     """
 
     errors: Any
@@ -94,9 +92,9 @@ class Record(NamedTuple):
 
 
 def problem(trial: Trial) -> Problem:
-    """The trial's problem; its ``penalty`` is α of the beginning, its ``length`` the last L."""
+    """The trial's problem; its ``penalty`` is the first α, its ``length`` the last L."""
     shortest, first = min(SHORTEST, trial.length), min(FIRST, trial.length)
-    # Padded to one of four lengths: a short batch takes no more steps than it must.
+    # Padded to one of four lengths, so that short batches take few steps.
     padded = sorted({shortest + round((trial.length - shortest) * n / 4) for n in (1, 2, 3, 4)})
 
     def init(key: Array) -> Model:
