@@ -32,7 +32,7 @@ T_MAX = 300
 
 
 class Sizes(NamedTuple):
-    """The sizes of the full run or of the quick one; ``clipped`` of two networks are trained with clipping."""
+    """The sizes of the full or the quick run; ``clipped`` of two networks are trained with clipping."""
 
     hidden: int = 32
     batch: int = 32

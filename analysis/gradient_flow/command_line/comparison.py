@@ -110,13 +110,13 @@ def shared_cell(cell: Cell) -> Cell:
 
 
 def check_config(config: Compare) -> Corpus | None:
-    """Refuse what cannot be run, before any long work, and read the text.
+    """Refuse settings that cannot be run, before any long work, and read the text.
 
     Returns:
         The text, or None for noise.
 
     Raises:
-        ConfigError: a setting that makes no sense, with what was expected and what came.
+        ConfigError: a setting out of range, with the expected and the given value.
         TextError: a text file that is missing, empty or undecodable.
     """
     if not config.lengths or min(config.lengths) < 1:

@@ -14,7 +14,7 @@ def parse(config: Any, program: str, arguments: Sequence[str] | None) -> Any:
 
     Args:
         config: a dataclass, or a union of them as subcommands; the fields are the options.
-        program: what the help calls the command.
+        program: the name of the command in the help.
         arguments: the words of the command line; those of the process if None.
 
     Returns:

@@ -260,7 +260,7 @@ def _update_bounds(power: _Power) -> _Power:
         v,
         2 * p * _tolerance(n),
     )
-    # θ is 0 where v is orthogonal to what has not underflowed of N.
+    # θ is 0 where v is orthogonal to the part of N that has not underflowed.
     log_theta = log_or_zero(estimate.theta)
     found = jnp.maximum(log_theta, jnp.log(squares / trace))
     root = jnp.log(squares) / 2

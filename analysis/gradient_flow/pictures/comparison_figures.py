@@ -168,7 +168,7 @@ def pair_maps(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> F
         extend="both",
         shrink=0.85,
     )
-    figure.suptitle(f"What each step still feels of each earlier one, {STAGES[stage]}")
+    figure.suptitle(f"Jacobian norms over all pairs of steps, {STAGES[stage]}")
     return figure
 
 
@@ -302,7 +302,7 @@ def gates(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figur
     else:
         axes[-1].set_xlabel("step")
     figure.suptitle(
-        f"Which units hold on: {results['networks'][name]}, {STAGES[stage]}, "
+        f"Which units remember: {results['networks'][name]}, {STAGES[stage]}, "
         "units in order of their mean forget gate"
     )
     return figure

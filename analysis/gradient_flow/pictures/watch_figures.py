@@ -138,7 +138,7 @@ def norms_over_training(records: WatchRecords) -> Figure:
     figure.colorbar(lines, ax=axes.ravel().tolist(), label="training step", pad=0.02)
     samples = _sample_count(records)
     figure.suptitle(
-        "What a gradient keeps on its way back, as training goes on"
+        "Jacobian norms against the lag, during training"
         + (f"\nmedians of {samples} samples" if samples > 1 else "")
         + (f", {len(shown)} of {len(steps)} looks" if len(shown) < len(steps) else ""),
         fontsize=11,
@@ -329,7 +329,7 @@ def gates_over_training(records: WatchRecords) -> Figure:
         frameon=False,
         fontsize=9,
     )
-    figure.suptitle("The gates as training goes on: over time, samples and units", fontsize=11)
+    figure.suptitle("The gates during training: over time, samples and units", fontsize=11)
     return figure
 
 

@@ -41,7 +41,7 @@ class Diagnosis(NamedTuple):
         verdict: ``vanishing``, ``exploding``, ``steady`` or ``no recurrence``.
         lag: the lag that the network has to learn, in steps.
         horizon: in steps, of the block that reaches furthest; ∞ beyond the lag.
-        findings: what was measured.
+        findings: the measurements.
         advice: what to change, each tried out; empty where nothing is wrong.
     """
 
