@@ -99,7 +99,7 @@ def _on(config: Timing, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(config: Timing) -> int:
-    """Time everything that is asked for, writing results after every case; print the tables."""
+    """Time all cases of the options, writing results after every case; print the tables."""
     todo = jobs(config)
     folder = results.claim(config.out)
     found: dict[str, Any] = {"settings": asdict(config), "finished": False, "parts": {}}
@@ -119,7 +119,7 @@ def run(config: Timing) -> int:
 
 
 def count(config: Kernels) -> int:
-    """Compile everything that is asked for, writing results after every program; print the tables.
+    """Compile all cases of the options, writing results after every program; print the tables.
 
     Raises:
         CaseError, OutputError: options that fit no case, or a folder that is not free.
@@ -151,7 +151,7 @@ def count(config: Kernels) -> int:
 
 
 def _interrupted(folder: Path) -> int:
-    print(f"interrupted; what was found so far is in {folder}", file=sys.stderr)
+    print(f"interrupted; the results so far are in {folder}", file=sys.stderr)
     return 130
 
 
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 when done, 2 for input that cannot be used, 130 when interrupted.
+        0 for success, 2 for invalid input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):

@@ -1,4 +1,4 @@
-"""How long analyses take where they are large: many units, or many steps.
+"""Time analyses of large networks: many units, or many steps.
 
 python benchmarks/analyses.py [a part of a name …]
 """
@@ -24,12 +24,12 @@ def problem(cell: lstm_jax.Cell, length: int, *trials: int) -> tuple[Any, ...]:
 
 
 def gru(function: Callable[..., Any], *trials: int, **options: Any) -> Any:
-    """Of a GRU of 512 units over 600 steps, in so many trials at once."""
+    """An analysis of a GRU of 512 units over 600 steps, in so many trials at once."""
     return function(*problem(lstm_jax.gru(64, 512), 600, *trials), **options)
 
 
 def chrono(function: Callable[..., Any], size: int, length: int, *more: Any, **options: Any) -> Any:
-    """Of an LSTM with chrono initialisation for the length of its sequence."""
+    """An analysis of an LSTM with chrono initialisation for the length of its sequence."""
     cell = lstm_jax.lstm(64, size, forget_bias=lstm_jax.chrono(length))
     return function(*problem(cell, length), *more, **options)
 
@@ -65,14 +65,14 @@ MEASUREMENTS: dict[str, Callable[[], Any]] = {
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = perf_counter()
     jax.block_until_ready([leaf for leaf in jax.tree.leaves(function()) if hasattr(leaf, "dtype")])
     return perf_counter() - start
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what a first call takes, which compiles, and a second one after a short first."""
+    """Print the seconds of a first call, which compiles, and of a second one if the first was short."""
     chosen = [n for n in MEASUREMENTS if not arguments or any(a in n for a in arguments)]
     if not chosen:
         sys.exit(f"expected a part of one of: {'; '.join(MEASUREMENTS)}")

@@ -1,4 +1,4 @@
-"""Which unrolls are timed: cell, shape (T, B, D, H) and pass, and the arithmetic that each one takes."""
+"""The unrolls that are timed: cell, shape (T, B, D, H) and pass, with their floating-point operations."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,7 +60,7 @@ class Case:
         return forward if self.pass_ == "forward" else 3 * forward
 
     def as_json(self) -> dict[str, Any]:
-        """What JSON can hold of the case; `case_from` reads it."""
+        """The case in types that JSON has; `case_from` reads it."""
         return asdict(self)
 
 
@@ -77,9 +77,9 @@ SHAPES = (
     Shape(20, 20, 200, 200),
     Shape(1000, 16, 64, 512),
 )
-"""What the LSTM is timed on; the other cells take the first two."""
+"""The shapes of the LSTM; the other cells take the first two."""
 GPU_SHAPES = (Shape(1024, 16, 768, 768), Shape(512, 64, 512, 512))
-"""What the LSTM is run on besides, where a GPU is to have enough to do."""
+"""More shapes of the LSTM, large enough for a GPU."""
 QUICK_SHAPES = (Shape(8, 2, 3, 4), Shape(12, 4, 8, 16))
 
 
@@ -116,8 +116,8 @@ def select(
         pass_: one pass, or both if None.
         quick: take tiny shapes in place of the standard ones.
         gpu: whether the standard shapes are those of a GPU too.
-        precisions: with how many digits, one after the other.
-        device: where.
+        precisions: one after the other.
+        device: where the competitors compute.
 
     Raises:
         CaseError: a shape that does not parse.

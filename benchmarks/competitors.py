@@ -1,9 +1,9 @@
-"""The competitors of an unroll in JAX, each in its own ordinary form, jitted as a whole.
+"""The competitors of an unroll in JAX, each written in its library's usual form and jitted as a whole.
 
     run(params, xs, state0) -> hs          xs[T, B, D], hs[T, B, H], time first
     gradient = ∂⟨hs, weight⟩/∂(params, xs, state0)       weight[T, B, H]
 
-Every competitor starts from zeros and draws its parameters itself; what they are does not change the time.
+Every competitor starts from zeros and draws its parameters itself; their values do not change the time.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def lstm_jax_network(case: Case, backend: str = "auto") -> Network:
 
 
 def lstm_jax_loop_network(case: Case) -> Network:
-    """`lstm_jax.unroll` by the loop, where it would take NVIDIA's kernel."""
+    """`lstm_jax.unroll` by the loop, in the cases for which NVIDIA's kernel exists."""
     _require_kernel(case)
     return lstm_jax_network(case, backend="loop")
 
@@ -196,13 +196,13 @@ ON_GPU: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, loop": lstm_jax_loop_network,
     JAX_KERNEL: jax_kernel_network,
 }
-"""On a GPU alone, for what NVIDIA's kernel knows."""
+"""On a GPU alone, for the cases for which NVIDIA's kernel exists."""
 NAMES = (*NETWORKS, PYTORCH)
 GPU_NAMES = (OURS, *ON_GPU, *JAX_PEERS, PYTORCH)
 
 
 def arrays(case: Case) -> tuple[Any, Any, Any]:
-    """In the case's dtype: xs[T, B, D] and weight[T, B, H], normal, the same for everybody; zeros[B, H]."""
+    """In the case's dtype: normal xs[T, B, D] and weight[T, B, H], the same for all; zeros[B, H]."""
     import jax
     import jax.numpy as jnp
 

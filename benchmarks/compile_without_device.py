@@ -1,12 +1,12 @@
-"""XLA's compilers for an NVIDIA H100 and a TPU v5e, on a machine that has neither: what a program becomes.
+"""Compile for an NVIDIA H100 or a TPU v5e without one, by XLA, and count the operations of the program.
 
-JAX's CUDA plugin and libtpu bring them; they need neither a device nor NVIDIA's libraries. On a GPU XLA tries
-out variants of each matrix product, its own and cuBLAS's. Here all are cuBLAS's: where it cannot try, it
-takes some of its own that it then fails to compile.
+JAX's CUDA plugin and libtpu have the compilers; they need neither a device nor NVIDIA's libraries. On a GPU,
+XLA times its variants of each matrix product against those of cuBLAS. Here all products are cuBLAS's: without
+a device to time them on, XLA chooses variants that it then fails to compile.
 
-`launches` counts, in a program compiled for the GPU, the operations that it is given, those of a loop as
-often as it goes round. Each has a cost of its own, however little it has to do, and a step of a recurrent
-network often has less to do than that; a smaller one where XLA hands over several as a CUDA graph.
+`launches` counts the operations that a program gives to the GPU, those of a loop once for each iteration.
+Each launch has a fixed cost, often more than the work of one step of a recurrent network. The cost is smaller
+where XLA launches several together as a CUDA graph.
 """
 
 import os
@@ -57,7 +57,7 @@ class NoCompiler(Exception):
 
 
 class Target(NamedTuple):
-    """A device: how JAX is told of it, options of its compiler, and what has to be installed."""
+    """A device: its description for JAX, options of its compiler, and the packages that it needs."""
 
     description: dict[str, str]
     options: dict[str, str | bool]
@@ -79,11 +79,11 @@ def device(name: str) -> Any:
     """The device of a description.
 
     Raises:
-        NoCompiler: what it needs is not installed, or cannot do without a device.
+        NoCompiler: a package is missing, or needs a device.
     """
     from jax.experimental import topologies
 
-    # Without these libtpu asks a cloud that is not there what machine it is on, and serves one process alone.
+    # Without these, libtpu asks a cloud server about the machine, and works in one process alone.
     for name_of_setting in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
         os.environ.setdefault(name_of_setting, "1")
     try:
@@ -100,7 +100,7 @@ def compiled(function: Callable[..., Any], *arguments: Any, target: str = "h100"
     """The function compiled for a device, for arguments of these shapes.
 
     Raises:
-        NoCompiler: there is none here.
+        NoCompiler: there is no compiler for the device.
     """
     import jax
 
@@ -117,18 +117,17 @@ def launches(text: str) -> int:
     """How many operations a program compiled for a GPU launches, in all.
 
     Args:
-        text: of the program, in XLA's own form (``compiled(…).as_text()``).
+        text: of the program, in XLA's form (``compiled(…).as_text()``).
 
     Raises:
-        ValueError: a loop of which the compiler does not know how often it goes round, or a choice between
-            programs: neither has a number.
+        ValueError: a loop without a known number of iterations, or a conditional: neither has a number.
     """
     computations: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in text.splitlines():
-        if begun := COMPUTATION.match(line):
-            lines = computations[begun[2]] = []
-            entry = begun[2] if begun[1] else entry
+        if header := COMPUTATION.match(line):
+            lines = computations[header[2]] = []
+            entry = header[2] if header[1] else entry
         else:
             lines.append(line.strip())
 

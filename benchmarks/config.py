@@ -1,4 +1,4 @@
-"""The command line: what a run measures, and for how long."""
+"""The options of the command line: what a run measures, and for how long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from benchmarks.machine import cores_allowed
 
 @dataclass(frozen=True)
 class Timing:
-    """What every part has."""
+    """The options of every part."""
 
     out: Path | None = None
     """New or empty folder for the results; runs/bench-<date> if not given."""
@@ -25,7 +25,7 @@ class Timing:
     seconds: float = 5.0
     """At least so many seconds of rounds for each case."""
     limit: float = 300.0
-    """No new round for a case after so many seconds, whatever else is asked for."""
+    """No new round for a case after so many seconds, whatever the other options say."""
     threads: int | None = None
     """Cores and threads of each competitor; all that this process may use if not given."""
     seed: int = 0
@@ -38,7 +38,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Precise(Timing):
-    """What parts with a choice of digits have besides."""
+    """More options, of the parts with a choice of precision."""
 
     precision: tuple[Precision, ...] = ("float32",)
     """Of unrolls and matrix products; several are taken one after the other."""
@@ -110,10 +110,10 @@ Command = (
 
 
 def check(config: Timing) -> None:
-    """Refuse, before any work, what cannot be run.
+    """Refuse, before any work, options that cannot be run.
 
     Raises:
-        CaseError: one sentence that says what was expected and what came.
+        CaseError: one sentence with the expected and the given value.
     """
     if config.rounds is not None and config.rounds < 1:
         raise CaseError(f"Range mismatch: expected --rounds of at least 1, got {config.rounds}.")
@@ -138,7 +138,7 @@ def check(config: Timing) -> None:
 
 
 def names_on(device: Device) -> tuple[str, ...]:
-    """Who competes there."""
+    """The competitors on a device."""
     return GPU_NAMES if device == "gpu" else NAMES
 
 
@@ -146,7 +146,7 @@ def check_names(asked: Sequence[str], known: Sequence[str]) -> None:
     """Refuse competitors that are not known.
 
     Raises:
-        CaseError: naming those that are.
+        CaseError: with the known ones in the message.
     """
     for name in asked:
         if name not in known:
@@ -160,7 +160,7 @@ def pace(config: Timing, *, long_calls: bool) -> Pace:
 
     Args:
         config: the options.
-        long_calls: whether one call takes seconds, so that three rounds are many.
+        long_calls: whether one call takes seconds, so that three rounds are enough.
     """
     standard = 3 if long_calls else 12
     if config.quick:
@@ -177,10 +177,10 @@ def pace(config: Timing, *, long_calls: bool) -> Pace:
 
 
 def threads(config: Timing) -> int:
-    """Of each competitor."""
+    """Threads of each competitor."""
     return config.threads or cores_allowed()
 
 
 def competitors(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Who takes part in the unrolls, ours first: those asked for, or all."""
+    """The competitors in the unrolls, `lstm_jax` first: the named ones, or all."""
     return (OURS, *(name for name in known if name != OURS and (not asked or name in asked)))

@@ -1,4 +1,4 @@
-"""Where the competitors compute, and with how many digits.
+"""The device on which the competitors compute, and their precision.
 
 float32     numbers and products in float32
 tf32        numbers in float32; factors of products rounded to TensorFloat-32 (10 bits of mantissa)
@@ -25,14 +25,14 @@ def dtype_of(precision: Precision) -> str:
 
 
 def jax_settings(device: Device, precision: Precision) -> dict[str, str]:
-    """The environment variables by which JAX computes so."""
-    told = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    """The environment variables of JAX for a device and a precision."""
+    settings = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     if device == "cpu":
-        return {**told, "JAX_PLATFORMS": "cpu"}
+        return {**settings, "JAX_PLATFORMS": "cpu"}
     products = "tensorfloat32" if precision == "tf32" else "float32"
-    # The competitors share the device, and what each one takes is to be seen.
+    # The competitors share the device, and the memory of each is measured.
     more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": products}
-    return {**told, **more, "JAX_PLATFORMS": "cuda"}
+    return {**settings, **more, "JAX_PLATFORMS": "cuda"}
 
 
 def torch_place(device: Device, precision: Precision) -> dict[str, Any]:
@@ -56,22 +56,22 @@ def has_gpu() -> bool:
 
 
 def gpu_name() -> str | None:
-    """Name, memory and driver of the first device, as its driver tells them; None without one."""
+    """Name, memory and driver of the first device, from its driver; None without one."""
     program = shutil.which("nvidia-smi")
     if program is None or not has_gpu():
         return None
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip().splitlines()[0]
+    return answer.stdout.strip().splitlines()[0]
 
 
 def device_peak_mb() -> float | None:
-    """Most megabytes (2²⁰ bytes) that this process has taken of the GPU; None without one.
+    """Peak GPU memory of this process in megabytes (2²⁰ bytes); None without a GPU.
 
-    In JAX what compiling tried out is included; in PyTorch it is what its own tensors and workspaces take.
+    In JAX this includes the trials of the compiler; in PyTorch it counts its tensors and workspaces.
     """
     if os.environ.get("JAX_PLATFORMS") != "cuda":
         return None
@@ -79,5 +79,5 @@ def device_peak_mb() -> float | None:
         return float(torch.cuda.max_memory_allocated()) / 2**20
     import jax
 
-    told = jax.local_devices()[0].memory_stats() or {}
-    return told["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in told else None
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None

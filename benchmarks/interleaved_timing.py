@@ -1,7 +1,7 @@
-"""One case, all competitors: a process each, one at work at a time, in turns, round after round.
+"""Time all competitors on one case: a process each, one at a time in turns, round after round.
 
-Every round asks each worker once, in an order shuffled anew, so that the times of one round were taken
-within moments of each other, and a machine that slows down for a while slows them all.
+Every round asks each worker once, in a new random order. The times of one round are taken within moments of
+each other, so a machine that slows down for a while slows all of them.
 """
 
 import random
@@ -13,19 +13,19 @@ from typing import Any
 from benchmarks.process import Entrant, Worker, WorkerLost, started
 
 PAUSE = 0.01
-"""Seconds between turns, for the last worker's threads to stop looking for work and fall asleep."""
+"""Seconds between turns, in which the threads of the last worker stop waiting for work and sleep."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a race goes on.
+    """The length of a race.
 
     Attributes:
-        rounds: at least so many rounds,
-        seconds: and at least so long;
-        limit: but no new round after so many seconds, once there is one.
-        turn_ms: about how long one worker's turn is, where its calls are shorter than that.
-        patience: seconds within which a worker has to answer.
+        rounds: the fewest rounds.
+        seconds: the shortest time.
+        limit: seconds after which no new round starts, except the first.
+        turn_ms: the length of one worker's turn, about, where its calls are shorter.
+        patience: seconds within which a worker must answer.
         threads: cores and threads of each worker.
         seed: of the order of the turns.
     """
@@ -45,19 +45,19 @@ def race(
     """Time the entrants against each other.
 
     Args:
-        entrants: who takes part, each under its own name.
-        pace: how long.
-        tell: is told what is going on.
+        entrants: the competitors, with different names.
+        pace: the length.
+        tell: called with a few words on the progress.
 
     Returns:
-        For each name a dictionary with ``status`` (``"ok"``, or in words why there is nothing more),
-        ``compile_s``, ``first_s``, ``base_mb``, ``peak_mb`` and ``rounds``: the seconds of every call,
-        a list for each round; a worker that got lost keeps the rounds that it took part in.
+        For each name a dictionary with ``status`` (``"ok"``, or why the worker stopped), ``compile_s``,
+        ``first_s``, ``base_mb``, ``peak_mb`` and ``rounds``: the seconds of every call, a list for each
+        round. A worker that is lost keeps its rounds up to then.
     """
     found: dict[str, dict[str, Any]] = {e.name: {"status": "ok", "rounds": []} for e in entrants}
     shuffler = random.Random(pace.seed)
     with started(entrants, pace.threads, pace.turn_ms) as workers:
-        # Imports may overlap; from the first compilation on, only one worker does anything.
+        # Imports may overlap; from the first compilation on, only one worker runs at a time.
         running = _each(workers, found, lambda worker: worker.hear(pace.patience))
         tell("compiling")
         running = _each(running, found, lambda worker: worker.ask("compile", pace.patience))
@@ -91,7 +91,7 @@ def _each(
     found: dict[str, dict[str, Any]],
     ask: Callable[[Worker], dict[str, Any]],
 ) -> list[Worker]:
-    """Ask one worker after another, note what each says, and return those that are still there."""
+    """Ask one worker after another, record each reply, and return the workers that are not lost."""
     left = []
     for worker in workers:
         entry = found[worker.name]
@@ -99,7 +99,7 @@ def _each(
             message = ask(worker)
         except WorkerLost as lost:
             entry["status"] = str(lost)
-            # Whatever it still does must not disturb the others.
+            # It must not disturb the others.
             worker.end()
             continue
         message.pop("state")

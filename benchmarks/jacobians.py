@@ -2,8 +2,8 @@
 
     the curve: log ‖∂h_T/∂h_k‖ and the three other blocks, k = 0 … T−1, spectral, one LSTM, no batch
 
-What one would write without `gradient_flow` is a Jacobian by autodiff for each lag, then its singular values.
-Three ways of writing it, each given the states s_0 … s_T beforehand for nothing:
+Without `gradient_flow` one would compute a Jacobian by autodiff for each lag, then its singular values. Three
+programs for this, each given the states s_0 … s_T without counting their time:
 
     jacrev, steps skipped     one program for all lags: a scan of T steps in which `lax.cond` skips t ≤ k
     jacfwd, exact length      one program for all lags: `fori_loop` from k to T, in forward mode
@@ -27,7 +27,7 @@ FORWARD = "jacfwd, exact length"
 PER_LAG = "jacrev, a program a lag"
 BLOCKS = ("hh", "hc", "ch", "cc")
 SAMPLES = 10
-"""Lags at which the autodiff ways are timed, and one more, lag 1."""
+"""Lags at which the autodiff programs are timed, besides lag 1."""
 
 
 def sampled_lags(time: int, samples: int) -> list[int]:
@@ -45,7 +45,7 @@ def weights(time: int, lags: Sequence[int]) -> np.ndarray:
 
 
 def cases(*, quick: bool) -> list[dict[str, Any]]:
-    """The case of each table: title, who takes part, whose time is the unit."""
+    """The case of each table: title, competitors, and the one whose time is the unit."""
     curve = {"time": 40, "hidden": 16} if quick else {"time": 300, "hidden": 128}
     long = {"time": 200, "hidden": 8} if quick else {"time": 10_000, "hidden": 64}
     wide = {"time": 5, "hidden": 64} if quick else {"time": 300, "hidden": 1024}
@@ -75,7 +75,7 @@ def _case(
 
 
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
-    """The way ``name`` on a case."""
+    """The competitor ``name`` on a case."""
     import jax
 
     import lstm_jax
@@ -114,22 +114,22 @@ def _autodiff(name: str, cell: Any, params: Any, xs: Any) -> Contestant:
     lags = sampled_lags(len(xs), SAMPLES)
     counts = weights(len(xs), lags)
     states = trajectory(cell, params, xs)
-    function = way(name, cell)
-    asked = [jax.block_until_ready(at_lag(name, params, states, xs, lag)) for lag in lags]
+    function = norms_by_autodiff(name, cell)
+    inputs = [jax.block_until_ready(at_lag(name, params, states, xs, lag)) for lag in lags]
 
     def build() -> Callable[[], float]:
-        # The arguments have the same shapes at all lags, and one program serves them all, but for one way.
-        several = asked if name == PER_LAG else asked[:1]
-        programs = [jax.jit(function).lower(*arguments).compile() for arguments in several]
+        # One program serves all lags, as the shapes are the same; except in the program per lag.
+        compiled_for = inputs if name == PER_LAG else inputs[:1]
+        programs = [jax.jit(function).lower(*arguments).compile() for arguments in compiled_for]
         if len(programs) == 1:
-            programs *= len(asked)
+            programs *= len(inputs)
 
         def call() -> float:
             seconds = []
-            for program, arguments in zip(programs, asked, strict=True):
-                begun = perf_counter()
+            for program, arguments in zip(programs, inputs, strict=True):
+                start = perf_counter()
                 jax.block_until_ready(program(*arguments))
-                seconds.append(perf_counter() - begun)
+                seconds.append(perf_counter() - start)
             return float(counts @ np.array(seconds))
 
         return call
@@ -152,7 +152,7 @@ def trajectory(cell: Any, params: Any, xs: Any) -> Any:
 
 
 def at_lag(name: str, params: Any, states: Any, xs: Any, lag: int) -> tuple[Any, ...]:
-    """What the function of `way` is called with for one lag."""
+    """The arguments of `norms_by_autodiff` for one lag."""
     import jax
     import jax.numpy as jnp
 
@@ -161,7 +161,7 @@ def at_lag(name: str, params: Any, states: Any, xs: Any, lag: int) -> tuple[Any,
     return (params, state, xs[start:] if name == PER_LAG else xs, jnp.asarray(start))
 
 
-def way(name: str, cell: Any) -> Callable[[Any, Any, Any, Any], Any]:
+def norms_by_autodiff(name: str, cell: Any) -> Callable[[Any, Any, Any, Any], Any]:
     """``(params, s_k, xs, k) -> spectral norms[4]`` of ∂s_T/∂s_k, blocks hh, hc, ch, cc."""
     import jax
     import jax.numpy as jnp

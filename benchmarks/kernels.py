@@ -1,8 +1,8 @@
-"""How many kernels a step of each competitor's unroll launches on a GPU, found without one.
+"""Count the kernels that a step of each competitor's unroll launches on a GPU, without a GPU.
 
 ``python -m benchmarks.kernels SPEC`` is the process that compiles: SPEC is JSON with the cases and names, and
-every line that it prints is the JSON of one competitor on one case. It tells `lstm_jax` that the platform
-is a GPU, which on one it would find by itself.
+every line that it prints is the JSON of one competitor on one case. It sets the platform of `lstm_jax` to
+GPU, which is automatic on a machine that has one.
 """
 
 import json
@@ -20,7 +20,7 @@ from benchmarks.timed_program import NotOffered
 
 
 def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every competitor on every case, compiled for an H100 in a process of its own.
+    """Every competitor on every case, compiled for an H100 in a separate process.
 
     Yields:
         ``case`` (a number), ``name``, ``status``, and where that is ``"ok"`` ``launches``, ``temporary_mb``
@@ -44,15 +44,15 @@ def counted(cases: Sequence[Case], names: Sequence[str]) -> Iterator[dict[str, A
     ):
         try:
             for line in process.stdout or ():
-                told = json.loads(line)
-                if "missing" in told:
-                    raise NoCompiler(told["missing"])
-                yield told
+                result = json.loads(line)
+                if "missing" in result:
+                    raise NoCompiler(result["missing"])
+                yield result
             if code := process.wait():
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
                 raise NoCompiler(
-                    f"The process that compiles ended with {code}, saying: {said[-1][:200]}"
+                    f"The process that compiles ended with {code} and the message: {said[-1][:200]}"
                 )
         finally:
             process.kill()
@@ -68,7 +68,7 @@ def of_case(case: Case, name: str) -> dict[str, Any]:
         return {"status": f"not offered: {error}"}
     except ModuleNotFoundError as error:
         return {"status": f"not installed ({error.name})"}
-    except Exception as error:  # whatever goes wrong in a competitor is a line of the table
+    except Exception as error:  # every failure of a competitor is a line of the table
         words = " ".join(str(error).split())
         return {"status": f"failed: {type(error).__name__}: {words[:200]}"}
 
@@ -81,20 +81,20 @@ def _compiled(case: Case, name: str) -> dict[str, Any]:
     network = NETWORKS[name](case)
     xs, weight, _ = arrays(case)
     inputs = (network.params, xs, network.state0)
-    begun = perf_counter()
+    start = perf_counter()
     if case.pass_ == "forward":
         program = compiled(network.run, *inputs)
     else:
         program = compiled(jax.grad(loss_of(network), argnums=(0, 1, 2)), *inputs, weight)
     return {
-        "compile_s": perf_counter() - begun,
+        "compile_s": perf_counter() - start,
         "launches": launches(program.as_text()),
         "temporary_mb": program.memory_analysis().temp_size_in_bytes / 2**20,
     }
 
 
 def main() -> int:
-    """Compile what the command line asks for; whatever libraries print goes to standard error."""
+    """Compile the cases of the command line; the output of libraries goes to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     from lstm_jax.time_loop import scan
@@ -104,11 +104,11 @@ def main() -> int:
     for number, case in enumerate(map(case_from, spec["cases"])):
         for name in spec["names"]:
             try:
-                told = {"case": number, "name": name, **of_case(case, name)}
+                result = {"case": number, "name": name, **of_case(case, name)}
             except NoCompiler as error:
                 replies.write(json.dumps({"missing": str(error)}) + "\n")
                 return 0
-            replies.write(json.dumps(told) + "\n")
+            replies.write(json.dumps(result) + "\n")
             replies.flush()
     return 0
 

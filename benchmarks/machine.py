@@ -1,4 +1,4 @@
-"""The machine that a figure was taken on, the threads a worker may use, and the memory it has used."""
+"""The machine of a timing, the threads that a worker may use, and the memory that it has used."""
 
 import contextlib
 import ctypes
@@ -26,11 +26,11 @@ def cores_allowed() -> int:
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """The environment variables of every worker, beside those of `benchmarks.setting`.
+    """The environment variables of every worker, besides those of `benchmarks.device_and_precision`.
 
-    OpenMP's wait policy stays at its default: set to passive it makes PyTorch two to five times slower.
-    OpenBLAS, which JAX takes singular values from, has one thread: with more, on small matrices, its threads
-    wait for each other in a spin, and many times longer still where anything else runs on the machine.
+    OpenMP's wait policy stays at its default: passive waiting makes PyTorch two to five times slower.
+    OpenBLAS, which computes JAX's singular values, has one thread: on small matrices, several threads spin
+    while they wait for each other, and many times longer if anything else runs on the machine.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -40,7 +40,7 @@ def thread_settings(threads: int) -> dict[str, str]:
 
 
 def restrict_to(threads: int) -> None:
-    """Keep this process to that many cores, which is what sets the size of XLA's own thread pool."""
+    """Restrict this process to that many cores, which sets the size of XLA's thread pool."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
@@ -70,7 +70,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def reset_peak() -> bool:
-    """Give freed memory back and count the peak anew; False where the system cannot."""
+    """Return freed memory to the system and reset the peak; False where the system cannot."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -1,4 +1,4 @@
-"""What the machine gives at best: one large square matrix product, in XLA and in PyTorch."""
+"""The speed limit of the machine: one large square matrix product, in XLA and in PyTorch."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The gradient of one very long unroll, of a loss on its final state alone: time and peak memory.
+"""Time and peak memory of the gradient of one very long unroll, with a loss on its final state alone.
 
 loss = ⟨h_T, v⟩ + ⟨C_T, w⟩,   T = 100,000, B = 1, D = 8, H = 256;   gradient by parameters and starting state
 """
@@ -15,7 +15,7 @@ NAMES = (OURS, AUTODIFF, SEGMENTS)
 
 
 def cases(*, quick: bool) -> list[dict[str, Any]]:
-    """The case of the table: title, who takes part, whose time is the unit."""
+    """The case of the table: title, competitors, and the one whose time is the unit."""
     sizes = {"time": 500, "input_size": 8, "hidden_size": 16}
     if not quick:
         sizes = {"time": 100_000, "input_size": 8, "hidden_size": 256}
@@ -28,7 +28,7 @@ def cases(*, quick: bool) -> list[dict[str, Any]]:
 
 
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
-    """The gradient in the way ``name``."""
+    """The gradient by the competitor ``name``."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""The backward pass of a GRU by hand, by products one after the other, and by an associative scan.
+"""Time the backward pass of a GRU: by hand, by serial products, and by an associative scan.
 
 python benchmarks/parallel_in_time.py
 """
@@ -29,7 +29,7 @@ def milliseconds(function: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print a line for each way."""
+    """Print a line for each form."""
     cell = lstm_jax.gru(3, SIZE)
     params = cell.init(jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (LENGTH, 3))

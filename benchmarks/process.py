@@ -1,4 +1,4 @@
-"""The parent's end of a worker: started, asked, and ended whatever happens."""
+"""Start worker processes, send them commands, read their replies, and end them in every case."""
 
 import contextlib
 import json
@@ -16,18 +16,18 @@ from benchmarks.device_and_precision import Device, Precision, jax_settings
 from benchmarks.machine import thread_settings
 
 DEAD_AFTER = 5.0
-"""Seconds that a worker has to end by itself before it is killed."""
+"""A worker that has not ended after so many seconds is killed."""
 
 
 class Entrant(NamedTuple):
-    """Who takes part in a race.
+    """A competitor in a race.
 
     Attributes:
         name: the competitor.
         module: where its ``contestant(name, arguments)`` is.
-        arguments: what JSON can hold.
+        arguments: of types that JSON has.
         device: where it computes.
-        precision: with how many digits.
+        precision: of its computation.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Entrant(NamedTuple):
 
 
 class WorkerLost(Exception):
-    """A worker that is absent, has failed, died or does not answer; the message says which."""
+    """A worker is not installed, has failed or died, or does not answer; the message says which."""
 
 
 class Worker:
@@ -50,7 +50,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile()
         spec = {**entrant._asdict(), "threads": threads, "turn_ms": turn_ms}
         paths = [path or os.getcwd() for path in sys.path]
-        # In a session of its own, so that Ctrl-C reaches the parent alone, which then ends every worker.
+        # In a new session, so that Ctrl-C reaches the parent alone, which then ends every worker.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -74,7 +74,7 @@ class Worker:
         """Send a command and wait for the reply.
 
         Raises:
-            WorkerLost: there is none within ``patience`` seconds, or it tells of a failure.
+            WorkerLost: no reply within ``patience`` seconds, or a failure.
         """
         stream = self._process.stdin
         if stream is not None:
@@ -135,7 +135,7 @@ class Worker:
 
 @contextlib.contextmanager
 def started(entrants: Sequence[Entrant], threads: int, turn_ms: float) -> Iterator[list[Worker]]:
-    """Start one worker for each entrant, and end them all, on an error and on Ctrl-C too."""
+    """Start one worker for each entrant, and end all of them, also after an error or Ctrl-C."""
     workers: list[Worker] = []
     try:
         for entrant in entrants:

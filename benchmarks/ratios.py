@@ -1,4 +1,4 @@
-"""From the seconds of every round to the figures of the tables.
+"""The ratios and medians of the tables, from the seconds of every round.
 
 ratio of a round = their median seconds in it / ours in it;   the figure: median and quartiles of the rounds
 """
@@ -43,12 +43,12 @@ def ratio(theirs: Rounds, ours: Rounds) -> Ratio | None:
 
 
 def median_seconds(rounds: Rounds) -> float:
-    """Of all calls."""
+    """The median over all calls."""
     return statistics.median(second for turn in rounds for second in turn)
 
 
 def least_seconds(rounds: Rounds) -> float:
-    """Of all calls."""
+    """The minimum over all calls."""
     return min(second for turn in rounds for second in turn)
 
 

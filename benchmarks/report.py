@@ -1,4 +1,4 @@
-"""The tables, in Markdown, from what a run has measured: ratios first, then what they are made of."""
+"""The tables of a run in Markdown: ratios first, then the times behind them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

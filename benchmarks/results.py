@@ -1,4 +1,4 @@
-"""A folder of results, written anew after every case: a run that is killed loses only its last one."""
+"""The folder of results, written again after every case: a run that is killed loses only its last case."""
 
 import datetime
 import json

@@ -1,23 +1,23 @@
-"""What a worker process times: something that compiles once and can then be called again and again."""
+"""A program that a worker process times: it compiles once and can then be called many times."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class NotOffered(Exception):
-    """The competitor has nothing to put against this case; the message says what is missing."""
+    """The competitor does not offer this case; the message says what is missing."""
 
 
 class Contestant(NamedTuple):
     """One competitor on one case.
 
     Attributes:
-        compile: traces and compiles what it can ahead of time, and returns the call to be timed. A call
-            returns when its result is computed; it may return seconds of its own, a float, where the
-            clock around it would not tell the truth (a total interpolated from samples).
-        compile_runs: whether `compile` has to run the call once to compile it; that run is then taken
-            off the compile time.
-        compile_scale: by what the compile time is multiplied, where only a sample of programs is built.
+        compile: traces and compiles ahead of time, and returns the call to be timed. A call returns when its
+            result is computed. It may return its time in seconds, a float, where the clock around it is not
+            right (a total interpolated from samples).
+        compile_runs: whether `compile` has to run the call once to compile it; the time of that run is then
+            subtracted from the compile time.
+        compile_scale: factor of the compile time, where only a sample of the programs is compiled.
     """
 
     compile: Callable[[], Callable[[], float | None]]

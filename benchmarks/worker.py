@@ -1,4 +1,4 @@
-"""A competitor's own process: imports, compiles, warms up, then takes one turn for each line it reads.
+"""The process of one competitor: imports, compiles, warms up, then times one turn for each line it reads.
 
     parent  ``python -m benchmarks.worker SPEC``   SPEC: JSON with module, name, arguments, threads, turn_ms
     worker  {"state": "imported"}, or {"state": "absent", "reason": …}, or {"state": "failed", …}
@@ -7,7 +7,7 @@
     parent  ``turn``, again and again
     worker  {"state": "turn", "seconds": […], "peak_mb": …}           of the GPU where there is one
 
-The end of its input ends it. What libraries print goes to standard error, never into the replies.
+The worker ends when its input ends. The output of libraries goes to standard error, never into the replies.
 """
 
 import importlib
@@ -23,15 +23,15 @@ from benchmarks.machine import peak_mb, reset_peak, resident_mb, restrict_to
 from benchmarks.timed_program import Contestant, NotOffered
 
 LONG_CALL = 0.1
-"""Seconds from which on a call refills the caches itself, and no call is thrown away before it."""
+"""A call of at least so many seconds refills the caches itself: no call is discarded before it."""
 MOST_CALLS = 50
 
 
 def timed(call: Callable[[], float | None]) -> float:
-    """Seconds of one call, by the clock around it or by its own account."""
+    """Seconds of one call: those that it returns, or by the clock around it."""
     start = perf_counter()
-    own = call()
-    return perf_counter() - start if own is None else own
+    seconds = call()
+    return perf_counter() - start if seconds is None else seconds
 
 
 def turn(call: Callable[[], float | None], typical: float, turn_seconds: float) -> list[float]:
@@ -76,8 +76,8 @@ def serve(spec: dict[str, Any], commands: TextIO, reply: Callable[..., None]) ->
         elif call is not None:
             seconds = turn(call, typical, spec["turn_ms"] / 1e3)
             typical = min(typical, *seconds)
-            of_device = device_peak_mb()
-            peak = peak_mb() if of_device is None else of_device
+            device_peak = device_peak_mb()
+            peak = peak_mb() if device_peak is None else device_peak
             reply("turn", seconds=seconds, peak_mb=peak)
 
 
@@ -94,7 +94,7 @@ def main() -> int:
         serve(json.loads(sys.argv[1]), sys.stdin, reply)
     except BrokenPipeError:  # the parent is gone
         return 1
-    except Exception as error:  # whatever goes wrong in a competitor is a line of the table
+    except Exception as error:  # every failure of a competitor is a line of the table
         words = " ".join(str(error).split())
         reply("failed", reason=f"failed: {type(error).__name__}: {words[:200]}")
         return 1

@@ -1,4 +1,4 @@
-"""What the experiments share: how a run compares, prints, keeps its results and ends."""
+"""What all experiments share: comparing, printing, saving results and exit codes."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +23,15 @@ NO_TORCH = "PyTorch is not installed: the comparison with it is left out."
 
 
 class Refusal(ValueError):
-    """A request that a run turns down, said in one sentence; the exit code is 2."""
+    """A request that a run refuses, in one sentence; the exit code is 2."""
 
 
 class Mismatch(RuntimeError):
-    """A number that differs from the one the experiment is there to reproduce; the exit code is 1."""
+    """A number that differs from the one that the experiment reproduces; the exit code is 1."""
 
 
 class Stopped(RuntimeError):
-    """A run that ended before its end, said in one sentence; the exit code is 1."""
+    """A run that stopped early, in one sentence; the exit code is 1."""
 
 
 def keep(
@@ -42,8 +42,8 @@ def keep(
     Args:
         out: the folder, from `gradient_flow.results_folder.claim_folder`.
         arrays: named arrays of any shape.
-        results: what JSON can hold.
-        tables: what the run prints.
+        results: of types that JSON has.
+        tables: the tables that the run prints.
     """
 
     def write_tables(path: Path) -> None:
@@ -67,7 +67,7 @@ def torch_if_installed() -> ModuleType | None:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a text table, columns flush right but the first, under a title."""
+    """A text table under a title: the first column flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
@@ -87,7 +87,7 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def exit_code(action: Callable[[], None]) -> int:
-    """Run and return 0; or print one sentence and return 2 for what is refused, 1 for what went wrong."""
+    """Run and return 0; or print one sentence and return 2 for a refusal, 1 for a failure."""
     try:
         action()
     except (OutputError, Refusal) as refusal:

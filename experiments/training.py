@@ -1,4 +1,4 @@
-"""What the experiments that train share: their options, their folder, how a run ends."""
+"""What the experiments that train share: options, the run's folder and exit codes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class TrainingConfig:
     tensorboard: bool = False
     """Write TensorBoard events beside the log."""
     watch_flow: int | None = None
-    """Look through the microscope every so many steps, and draw what changed."""
+    """Record Jacobian norms and gates every so many steps, and draw them."""
     data_parallel: bool = False
     """Spread every batch over all devices (of all processes)."""
     coordinator: str | None = None
@@ -54,7 +54,7 @@ class TrainingConfig:
     """Which one this is, from 0."""
 
     def run_options(self, *, evaluate_every: int | None = None) -> RunOptions:
-        """Those of `lstm_jax.training.fit`."""
+        """The options of `lstm_jax.training.fit`."""
         return RunOptions(
             resume=self.resume,
             overwrite=self.overwrite,
@@ -67,7 +67,7 @@ class TrainingConfig:
     def start(self) -> Mesh | None:
         """Join the other processes, if there are any; the mesh, if the batch is to be spread.
 
-        To be called before anything else, because nothing may have touched a device by then.
+        Call it before anything else: no device may have been used before.
 
         Raises:
             Refusal: processes that cannot be joined.
@@ -81,33 +81,33 @@ class TrainingConfig:
 
 
 def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
-    """The folder of a run, which may hold the part of it that is to go on.
+    """The folder of a run: new, or with the unfinished run to resume.
 
     Raises:
-        OutputError: a folder with something else in it.
+        OutputError: a folder with other files in it.
     """
     if jax.process_index():
         return out
     if config.resume:
         if (out / FINISHED).exists():
             raise OutputError(
-                f"Finished run: expected one that can go on in {out}, got its results; name another --out "
-                "or take --overwrite for --resume."
+                f"Finished run: expected an unfinished run in {out}, got its results. Name another --out, or "
+                "use --overwrite in place of --resume."
             )
         return claim_folder(out, name, overwrite=True)
     if (out / CHECKPOINTS).exists() and not (config.overwrite or (out / FINISHED).exists()):
         raise OutputError(
-            f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it; add --resume "
+            f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it. Add --resume "
             "or --overwrite, or name another --out."
         )
     claimed = claim_folder(out, name, overwrite=config.overwrite)
-    # A run that replaces a finished one is none until it is finished itself.
+    # A run that replaces a finished one does not count as finished before its end.
     (out / FINISHED).unlink(missing_ok=True)
     return claimed
 
 
 def training_exit_code(action: Callable[[], None]) -> int:
-    """`exit_code`, with what training refuses (2) or stops for (1) in one sentence."""
+    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops."""
 
     def guarded() -> None:
         try:
@@ -119,12 +119,12 @@ def training_exit_code(action: Callable[[], None]) -> int:
         except OSError as error:
             raise Stopped(f"Stopped: expected to read and write files, got: {error}.") from None
         except KeyboardInterrupt:
-            raise Stopped("Interrupted: what was finished before is kept.") from None
+            raise Stopped("Interrupted: finished parts are kept.") from None
 
     return exit_code(guarded)
 
 
 def say(text: str) -> None:
-    """Print, of several processes the first one alone."""
+    """Print, in the first process alone."""
     if not jax.process_index():
         print(text)

@@ -1,4 +1,4 @@
-"""The microscope: where a gradient goes in a recurrent network."""
+"""`gradient_flow`, the microscope: measures where a gradient goes in a recurrent network."""
 
 from gradient_flow.measurements.autodiff_norms import autodiff_norms
 from gradient_flow.measurements.by_layer import layer_norms

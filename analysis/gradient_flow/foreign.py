@@ -1,11 +1,10 @@
-r"""Other libraries' cells as steps for the microscope: one adapter for each library.
+r"""Other libraries' cells as steps for `gradient_flow`: one adapter for each library.
 
     step(params, state, x) -> (state, out)
 
-A known cell's state is given as ours, `LSTMState(h, c)`, `GRUState(h)` or `RNNState(h)`, so that its blocks
-have the names of the built-in cells': for the same weights, the same numbers. Any other cell's state stays as
-it is.
-A cell of your own needs no adapter: `jacobian_norms` takes any function of this form.
+The state of a known cell becomes `LSTMState(h, c)`, `GRUState(h)` or `RNNState(h)`, so that its blocks have
+the same names as those of the built-in cells: the same weights give the same numbers. The state of any other
+cell is not changed. A cell of your own needs no adapter: `jacobian_norms` takes any function of this form.
 
 Axes: one sample: x[D], state leaves [H].
 """
@@ -21,12 +20,12 @@ from lstm_jax.cells import GRUState, LSTMState, RNNState, Step
 
 
 class Foreign(NamedTuple):
-    """What `jacobian_norms` takes: ``jacobian_norms(cell.step, cell.params, cell.state0, xs)``.
+    """The arguments of a measurement: ``jacobian_norms(cell.step, cell.params, cell.state0, xs)``.
 
     Attributes:
         step: ``(params, state, x) -> (state, out)``.
         params: a pytree of arrays.
-        state0: the cell's own starting state, of one sample.
+        state0: the starting state of one sample.
     """
 
     step: Step
@@ -34,29 +33,29 @@ class Foreign(NamedTuple):
     state0: Any
 
 
-class _Form(NamedTuple):
-    """How a kind of cell carries its state: to ours, and back."""
+class _StateForm(NamedTuple):
+    """Converts the carry of a kind of cell to a state of `lstm_jax`, and back."""
 
     to_state: Callable[[Any], Any]
     to_carry: Callable[[Any], Any]
 
 
-_AS_IT_IS = _Form(lambda carry: carry, lambda state: state)
-_CH = _Form(lambda carry: LSTMState(h=carry[1], c=carry[0]), lambda s: (s.c, s.h))
-_HC = _Form(lambda carry: LSTMState(h=carry[0], c=carry[1]), lambda s: (s.h, s.c))
-_GRU = _Form(GRUState, lambda s: s.h)
-_RNN = _Form(RNNState, lambda s: s.h)
+_UNCHANGED = _StateForm(lambda carry: carry, lambda state: state)
+_CH = _StateForm(lambda carry: LSTMState(h=carry[1], c=carry[0]), lambda s: (s.c, s.h))
+_HC = _StateForm(lambda carry: LSTMState(h=carry[0], c=carry[1]), lambda s: (s.h, s.c))
+_GRU = _StateForm(GRUState, lambda s: s.h)
+_RNN = _StateForm(RNNState, lambda s: s.h)
 
 _FLAX = {"LSTMCell": _CH, "OptimizedLSTMCell": _CH, "GRUCell": _GRU, "SimpleCell": _RNN}
 _EQUINOX = {"LSTMCell": _HC, "GRUCell": _GRU}
 
 
 def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
-    """A `flax.nnx` cell: LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or one's own ``cell(carry, x)``.
+    """A `flax.nnx` cell: LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or your own ``cell(carry, x)``.
 
     Args:
-        cell: the module; its parameters are copied, and later changes to it not seen.
-        state0: the starting carry of one sample, in the cell's own form; ``cell.initialize_carry`` if None.
+        cell: the module; its parameters are copied, and later changes to it have no effect.
+        state0: the starting carry of one sample, in the cell's form; ``cell.initialize_carry`` if None.
 
     Example:
         >>> import jax, jax.numpy as jnp, gradient_flow
@@ -70,7 +69,7 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
     """
     from flax import nnx
 
-    form = _form(cell, _FLAX, "flax.")
+    form = _form_of(cell, _FLAX, "flax.")
     graph, params, rest = nnx.split(cell, nnx.Param, ...)  # type: ignore[misc]
     if state0 is None:
         state0 = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
@@ -85,15 +84,15 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
 def from_linen(
     cell: Any, variables: Mapping[str, Any], input_size: int, state0: PyTree | None = None
 ) -> Foreign:
-    """A `flax.linen` cell: LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or one's own.
+    """A `flax.linen` cell: LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or your own.
 
     Args:
         cell: the module, unbound.
         variables: ``{"params": ...}``, as ``cell.init`` returns them.
         input_size: D.
-        state0: the starting carry of one sample, in the cell's own form; ``cell.initialize_carry`` if None.
+        state0: the starting carry of one sample, in the cell's form; ``cell.initialize_carry`` if None.
     """
-    form = _form(cell, _FLAX, "flax.")
+    form = _form_of(cell, _FLAX, "flax.")
     rest = {name: value for name, value in variables.items() if name != "params"}
     if state0 is None:
         state0 = cell.initialize_carry(jax.random.key(0), (input_size,))
@@ -106,21 +105,21 @@ def from_linen(
 
 
 def from_equinox(cell: Any, state0: PyTree | None = None) -> Foreign:
-    """An `equinox.nn` LSTMCell or GRUCell, or one's own module ``cell(x, state) -> state``.
+    """An `equinox.nn` LSTMCell or GRUCell, or your own module ``cell(x, state) -> state``.
 
     Args:
         cell: the module.
-        state0: the starting state of one sample, in the cell's own form; zeros for the two named, if None.
+        state0: the starting state of one sample, in the cell's form; zeros for LSTMCell and GRUCell if None.
 
     Raises:
         TypeError: a module of another kind without a starting state.
     """
     import equinox
 
-    form = _form(cell, _EQUINOX, "equinox.")
+    form = _form_of(cell, _EQUINOX, "equinox.")
     params, rest = equinox.partition(cell, equinox.is_array)
     if state0 is None:
-        if form is _AS_IT_IS:
+        if form is _UNCHANGED:
             raise TypeError(
                 f"State mismatch: expected a starting state for a {type(cell).__name__}, got None."
             )
@@ -140,13 +139,13 @@ def from_haiku(transformed: Any, params: Mapping[str, Any], state0: PyTree) -> F
     Args:
         transformed: with ``apply(params, x, state) -> (out, state)``.
         params: as ``transformed.init`` returns them.
-        state0: the starting state of one sample; an ``hk.LSTMState`` is given as ours, a bare array (hk.GRU,
-            hk.VanillaRNN) as ``h``.
+        state0: the starting state of one sample; an ``hk.LSTMState`` becomes `LSTMState`, a bare array
+            (hk.GRU, hk.VanillaRNN) becomes ``h``.
     """
-    form = _AS_IT_IS
+    form = _UNCHANGED
     if type(state0).__name__ == "LSTMState" and hasattr(state0, "hidden"):
-        theirs = type(state0)
-        form = _Form(lambda s: LSTMState(s.hidden, s.cell), lambda s: theirs(s.h, s.c))
+        haiku_state = type(state0)
+        form = _StateForm(lambda s: LSTMState(s.hidden, s.cell), lambda s: haiku_state(s.h, s.c))
     elif hasattr(state0, "shape"):
         form = _RNN
 
@@ -157,6 +156,8 @@ def from_haiku(transformed: Any, params: Mapping[str, Any], state0: PyTree) -> F
     return Foreign(step, params, form.to_state(state0))
 
 
-def _form(cell: Any, known: Mapping[str, _Form], module: str) -> _Form:
+def _form_of(cell: Any, known: Mapping[str, _StateForm], module: str) -> _StateForm:
     kind = type(cell)
-    return known.get(kind.__name__, _AS_IT_IS) if kind.__module__.startswith(module) else _AS_IT_IS
+    return (
+        known.get(kind.__name__, _UNCHANGED) if kind.__module__.startswith(module) else _UNCHANGED
+    )

@@ -1,8 +1,8 @@
-"""A folder of results: never overwritten unasked, never half-written and taken for whole.
+"""The folder of a run: earlier results are not overwritten without --overwrite, unfinished ones do not count.
 
-A run writes into a hidden folder inside its own, and `publish` moves the files out at the end,
-``results.json`` last: a folder that holds it is finished, and until then a finished run that is to be
-replaced stays whole.
+A run writes into a hidden folder inside its folder, and `publish` moves the files out at the end,
+``results.json`` last. A folder with that file is finished. Until then, an earlier run that will be replaced
+stays complete.
 """
 
 import json
@@ -45,12 +45,12 @@ def claim_folder(out: Path | None, name: str, *, overwrite: bool) -> Path:
         if out is None:
             out = _next_free(name)
         elif out.is_dir() and not overwrite:
-            held = sorted(path.name for path in out.iterdir() if path.name != STAGE)
-            if held:
-                what = "a finished run" if FINISHED in held else held[0]
+            names = sorted(path.name for path in out.iterdir() if path.name != STAGE)
+            if names:
+                content = "a finished run" if FINISHED in names else names[0]
                 raise OutputError(
-                    f"Occupied folder: expected a new or empty folder, got {out} with {what} in it; "
-                    "name another --out or add --overwrite."
+                    f"Occupied folder: expected a new or empty folder, got {out} with {content} in it. "
+                    "Name another --out or add --overwrite."
                 )
         stage = out / STAGE
         shutil.rmtree(stage, ignore_errors=True)
@@ -74,7 +74,7 @@ def _next_free(name: str) -> Path:
 
 
 def publish(folder: Path, *, finishes: bool = True) -> None:
-    """Move what was written out of the stage, the mark of a finished run last.
+    """Move the written files out of the hidden folder, ``results.json`` last.
 
     Args:
         folder: from `claim_folder`.
@@ -104,7 +104,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a finished run: what ``results.json`` and ``arrays.npz`` hold.
+    """Read a finished run: the content of ``results.json`` and ``arrays.npz``.
 
     Raises:
         OutputError: a folder without a finished run, or one that cannot be read.
@@ -114,7 +114,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if not isinstance(results, dict):
-            raise ValueError(f"{FINISHED} holds no results")
+            raise ValueError(f"{FINISHED} has no results")
         return results, arrays
     except FileNotFoundError as error:
         missing = Path(error.filename).name

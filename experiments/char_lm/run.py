@@ -1,6 +1,6 @@
 """Character models: The Time Machine as Dive into Deep Learning trains on it, and a whole book.
 
-Each setting is trained, writes on from two prompts, and is reported with its perplexity and its speed.
+Each setting is trained, continues two prompts, and is reported with its perplexity and its speed.
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ class Config(TrainingConfig):
     out: Path = Path("experiments/char_lm/results")
     """Folder for the runs, one in it for each setting."""
     prompts: tuple[str, ...] = PROMPTS
-    """What the models write on from."""
+    """Texts that the models continue."""
     characters: int = 50
-    """How many they write."""
+    """How many characters they write."""
     temperature: float = 0.0
-    """Of the distribution drawn from; 0 takes the most probable character each time."""
+    """Temperature of the sampling; 0 takes the most probable character each time."""
     epochs: int | None = None
-    """Epochs, where not those of the setting."""
+    """Epochs; those of the setting if not given."""
 
 
 def chosen(config: Config) -> dict[str, Setting]:
@@ -72,11 +72,11 @@ def chosen(config: Config) -> dict[str, Setting]:
 
 
 def check(config: Config, corpus: Corpus) -> None:
-    """Refuse, before any training, what would fail after it.
+    """Refuse, before any training, options that would fail after it.
 
     Raises:
-        Refusal: naming the option.
-        TextError: a prompt with a character that the text has not.
+        Refusal: with the option in the message.
+        TextError: a prompt with a character that is not in the text.
     """
     if not config.settings:
         raise Refusal(f"Name mismatch: expected --settings among {', '.join(SETTINGS)}, got none.")

@@ -1,4 +1,4 @@
-r"""The LSTM that a student writes from scratch: every gate with weights of its own, a `lax.scan`, autodiff.
+r"""The LSTM as a student writes it from scratch: weights for each gate, a `lax.scan`, autodiff.
 
     I, F, O = σ(X W_x· + H W_h· + b_·),   C̃ = tanh(X W_xc + H W_hc + b_c)
     C = F ⊙ C + I ⊙ C̃,   H = O ⊙ tanh C,   logits = H W_hq + b_q

@@ -1,4 +1,4 @@
-"""What the experiment trains: the book's setting in three forms, and a whole book with a held-out part."""
+"""The settings of the experiment: the book's in three forms, and a whole book with a held-out part."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Setting:
     """One network and how it is trained.
 
     Attributes:
-        label: what a reader calls it.
+        label: its name in tables.
         layers: how many.
         by_hand: whether the cell is the one written from scratch, with autodiff.
         uniform: whether that one begins with the library's initialisation, and not the book's.
@@ -39,8 +39,8 @@ class Setting:
         embedding_size: of the tokens; one-hot if None.
         dropout: on embedding, between layers and on the outputs.
         tokens: how many of the text's first are read; all if None.
-        held_out: share of the text's end that is kept for testing; validation takes as much before it.
-        expected: training perplexity that the run is held to.
+        held_out: share of the text, at its end, for testing; validation takes the same share before it.
+        expected: largest training perplexity of a successful run.
         published: what Dive into Deep Learning prints, perplexity and tokens per second on one GPU.
     """
 
@@ -106,9 +106,9 @@ class Ready(NamedTuple):
 def cut(corpus: Corpus, setting: Setting) -> Parts:
     """The text's first tokens, or the whole in parts."""
     codes = corpus.codes if setting.tokens is None else corpus.codes[: setting.tokens]
-    held = int(len(codes) * setting.held_out)
-    end = len(codes) - 2 * held
-    return Parts(codes[:end], codes[end : end + held], codes[end + held :])
+    size = int(len(codes) * setting.held_out)
+    end = len(codes) - 2 * size
+    return Parts(codes[:end], codes[end : end + size], codes[end + size :])
 
 
 def ready(setting: Setting, vocabulary_size: int, tokens: int) -> Ready:

@@ -1,1 +1,1 @@
-"""Published derivations and sayings about recurrent gradients, put to the test."""
+"""Published derivations and claims about recurrent gradients, tested."""

@@ -1,4 +1,4 @@
-r"""Derivation 1: dC_t/dC_k as the product of one-step derivatives, each with its o held.
+r"""Derivation 1: dC_t/dC_k as the product of one-step derivatives, each with o constant.
 
 Published, with h_j = o_j ⊙ tanh C_j following C_j:
 
@@ -8,7 +8,7 @@ with A_{j+1} = ∂C_{j+1}/∂h_j, through the gates i, f, g. Turned into a recur
 
     δh_k ≟ Σ_{a = i, f, g} δz_{a,k+1} W_haᵀ         δC_k = δC_{k+1} ⊙ f_{k+1} + δh_k ⊙ o_k ⊙ (1 − tanh² C_k)
 
-What is left out is that h_k moves the *output gate* of step k + 1 too, and through it h_{k+1}:
+This leaves out that h_k moves the *output gate* of step k + 1 too, and through it h_{k+1}:
 
     δh_k = … + δz_{o,k+1} W_hoᵀ                 δz_{o,k+1} = δh_{k+1} ⊙ tanh C_{k+1} ⊙ o(1−o)
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.derivation_audit.plain_lstm import (
     INTO_MEMORY,
-    Kept,
+    Residuals,
     Weights,
     contributions,
     forward,
@@ -43,33 +43,33 @@ def published(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Weights
 
 
 def corrected(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Weights:
-    """The product with the output gate's way put back."""
+    """The product with the path through the output gate."""
     return _backward(params, state0, xs, output_gate=True)
 
 
 def _backward(
     params: Weights, state0: LSTMState, xs: dict[str, Any], *, output_gate: bool
 ) -> Weights:
-    kept = forward(params, state0, xs)
-    d_h, d_c = np.zeros_like(kept.h), np.zeros_like(kept.c)
+    residuals = forward(params, state0, xs)
+    d_h, d_c = np.zeros_like(residuals.h), np.zeros_like(residuals.c)
     d_c[-1] = np.asarray(xs["r"])[-1]
     for k in reversed(range(len(d_c) - 1)):
-        d_h[k] = through(params, {a: d_c[k + 1] * kept.c_z[a][k + 1] for a in INTO_MEMORY})
+        d_h[k] = through(params, {a: d_c[k + 1] * residuals.c_z[a][k + 1] for a in INTO_MEMORY})
         if output_gate:
-            d_h[k] += through(params, {"o": d_h[k + 1] * kept.h_o[k + 1]})
-        d_c[k] = d_c[k + 1] * kept.f[k + 1] + d_h[k] * kept.h_c[k]
-    d_z = {a: d_c * kept.c_z[a] for a in INTO_MEMORY} | {"o": d_h * kept.h_o}
-    return contributions(kept, d_z, d_h, d_c)
+            d_h[k] += through(params, {"o": d_h[k + 1] * residuals.h_o[k + 1]})
+        d_c[k] = d_c[k + 1] * residuals.f[k + 1] + d_h[k] * residuals.h_c[k]
+    d_z = {a: d_c * residuals.c_z[a] for a in INTO_MEMORY} | {"o": d_h * residuals.h_o}
+    return contributions(residuals, d_z, d_h, d_c)
 
 
-def product_errors(params: Weights, kept: Kept) -> np.ndarray:
+def product_errors(params: Weights, residuals: Residuals) -> np.ndarray:
     """‖∏ ∂C_{j+1}/∂C_j − dC_T/dC_{T−lag}‖ / ‖dC_T/dC_{T−lag}‖ in the Frobenius norm, for lags 1 … T − 1.
 
     Args:
         params: of the network.
-        kept: the forward pass of one sample, [T, 1, H].
+        residuals: the forward pass of one sample, [T, 1, H].
     """
-    length, size = len(kept.h), kept.h.shape[-1]
+    length, size = len(residuals.h), residuals.h.shape[-1]
 
     def row(per_unit: np.ndarray) -> np.ndarray:
         return per_unit[0][:, None]
@@ -81,11 +81,11 @@ def product_errors(params: Weights, kept: Kept) -> np.ndarray:
     by_h, by_c = np.zeros((size, size)), np.eye(size)  # of C_T by h_k and by C_k held apart
     errors = []
     for k in reversed(range(length - 1)):
-        a = sum(row(kept.c_z[g][k + 1]) * w(g) for g in INTO_MEMORY)
-        f, h_c_next = np.diag(kept.f[k + 1][0]), row(kept.h_c[k + 1])
-        h_by_h = row(kept.h_o[k + 1]) * w("o") + h_c_next * a
+        a = sum(row(residuals.c_z[g][k + 1]) * w(g) for g in INTO_MEMORY)
+        f, h_c_next = np.diag(residuals.f[k + 1][0]), row(residuals.h_c[k + 1])
+        h_by_h = row(residuals.h_o[k + 1]) * w("o") + h_c_next * a
         by_h, by_c = by_h @ h_by_h + by_c @ a, (by_h * h_c_next.T + by_c) @ f
-        follows = np.diag(kept.h_c[k][0])
+        follows = np.diag(residuals.h_c[k][0])
         product = product @ (f + a @ follows)
         total = by_c + by_h @ follows
         errors.append(np.linalg.norm(product - total) / np.linalg.norm(total))

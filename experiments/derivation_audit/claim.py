@@ -1,4 +1,4 @@
-r"""A saying, the cases that it is tried in, and its verdict.
+r"""A claim about recurrent gradients, the cases in which it is tested, and its verdict.
 
 true           where it holds in every case
 false          where it holds in none
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """One number, what it is of, and whether the saying holds there."""
+    """One number, what it measures, and whether the claim holds there."""
 
     what: str
     value: float
@@ -19,7 +19,7 @@ class Case(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One curve of a saying's picture; what stands behind the comma of the label chooses its dash."""
+    """One curve of a claim's figure; the part of the label after the comma selects its dash."""
 
     label: str
     x: np.ndarray
@@ -27,16 +27,16 @@ class Line(NamedTuple):
 
 
 class Saying(NamedTuple):
-    """One saying, its cases and its picture.
+    """One claim, its cases and its figure.
 
     Attributes:
         name: for files and tables.
-        said: the saying.
-        measure: what the numbers of the cases are, and when it holds.
+        said: the claim.
+        measure: the meaning of the cases' numbers, and when the claim holds.
         cases: the evidence.
-        instead: what is so.
-        lines: the picture.
-        x, y: what its axes are called.
+        instead: the true statement.
+        lines: the curves of the figure.
+        x, y: the labels of its axes.
     """
 
     name: str
@@ -51,5 +51,5 @@ class Saying(NamedTuple):
     @property
     def verdict(self) -> str:
         """True, partly true or false."""
-        held = [case.holds for case in self.cases]
-        return "true" if all(held) else "partly true" if any(held) else "false"
+        holds = [case.holds for case in self.cases]
+        return "true" if all(holds) else "partly true" if any(holds) else "false"

@@ -1,4 +1,4 @@
-r"""Six things that are said of recurrent gradients, measured and judged.
+r"""Six common claims about recurrent gradients, measured and judged.
 
 Each is put to a number of cases: one number each, and whether it holds there. `clipping` has the seventh.
 
@@ -27,11 +27,11 @@ from experiments.derivation_audit.networks import (
 from lstm_jax import Cell, LSTMParams, LSTMState, lstm, unroll
 
 VANISHED = -3.0
-"""A norm that has fallen by so many decades has vanished, in these pages."""
+"""A norm that has fallen by so many decades counts as vanished."""
 
 
 def chosen(looks: Looks) -> dict[str, Look]:
-    """The LSTMs in which most sayings are tried, by what a reader calls them."""
+    """The LSTMs in which most claims are tested, by their labels."""
     return {
         "forget bias 1, untrained": looks.untrained["lstm_1"],
         "forget bias 1, trained on text": looks.text["lstm_1"],
@@ -108,8 +108,8 @@ def exceeds(looks: Looks) -> Saying:
         "The additive structure lets the derivative exceed 1",
         "largest decades at any lag from 1; holds above 0.01",
         tuple(cases),
-        "the additive path is below 1 at every lag; what lifts dC_t/dC_k above 1 are the ways through W_h, "
-        "as in a vanilla network",
+        "the additive path is below 1 at every lag; only the paths through W_h lift dC_t/dC_k above 1, as in "
+        "a vanilla network",
         tuple(lines),
         "lag",
         "decades of dC_t/dC_k",
@@ -152,7 +152,7 @@ def three_hundred(looks: Looks, lag: int = 300) -> Saying:
 @partial(jax.jit, static_argnums=0)
 def _memories(steps: int, bias: jax.Array) -> jax.Array:
     cell = lstm(1, 1)
-    # With b_g = 0 nothing is there to be let in, so that what is left is what was kept.
+    # With b_g = 0 nothing is written, so all of C_t comes from C_0.
     b = jnp.stack([-jnp.abs(bias), bias, jnp.zeros_like(bias), jnp.zeros_like(bias)])
     params = LSTMParams(jnp.zeros((1, 4), b.dtype), jnp.zeros((1, 4), b.dtype), b)
     one = jnp.ones(1, b.dtype)

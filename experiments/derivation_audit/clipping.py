@@ -1,11 +1,11 @@
-r"""The last of the sayings: that clipping handles the exploding gradient.
+r"""The last claim: that clipping solves the exploding gradient.
 
     by norm     d ← d · min(1, c / ‖d‖)             the direction of one gradient is kept
     by value    d ← min(max(d, −c), c)              it is not
 
-Clipping by norm scales one gradient as a whole. It bounds the step, and it cannot change what the gradient is
-made of: the shares of the lags stay. An average of clipped gradients is not the average gradient clipped, and
-a gradient that vanishes is below the bound.
+Clipping by norm scales one gradient as a whole. It bounds the step but does not change the shares of the lags
+in the gradient. An average of clipped gradients is not the clipped average gradient, and a gradient that
+vanishes is below the bound.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""The derivations that are audited: each with its network, its loss and the term that mends it."""
+"""The derivations that are audited, each with its network, its loss and the term that corrects it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ class Derivation(NamedTuple):
 
     Attributes:
         name: for files and tables.
-        title: what a reader calls it.
+        title: its name in tables.
         missing: the missing or wrong term.
         step, loss, loss_at: the network and the loss that it claims to differentiate.
         problem: makes ``(params, state0, xs)``, in float64.

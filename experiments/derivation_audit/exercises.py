@@ -1,4 +1,4 @@
-r"""Derivation 4: two exercises of a widely used notebook whose printed gradients are not those of their code.
+r"""Derivation 4: two exercises of a widely used notebook, whose printed gradients differ from their code's.
 
 *The cell.* The backward pass through one vanilla cell, a' = tanh(W_ax x + W_aa a + b_a). The listing draws a
 bias b and hands the cell the b_a of an earlier exercise. Every formula is right; the numbers are another
@@ -121,19 +121,19 @@ def sequence(
 def _sequence(
     carried: tuple[str, ...], params: Weights, state0: LSTMState, xs: dict[str, Any]
 ) -> tuple[Weights, dict[str, np.ndarray]]:
-    kept = forward(params, state0, xs)
-    d_h, d_c = np.array(xs["r"]), np.zeros_like(kept.c)
+    residuals = forward(params, state0, xs)
+    d_h, d_c = np.array(xs["r"]), np.zeros_like(residuals.c)
     length = len(d_h)
     for t in reversed(range(length)):
         if t + 1 < length:
-            d_z = {a: d_c[t + 1] * kept.c_z[a][t + 1] for a in INTO_MEMORY}
+            d_z = {a: d_c[t + 1] * residuals.c_z[a][t + 1] for a in INTO_MEMORY}
             if "h" in carried:
-                d_h[t] += through(params, d_z | {"o": d_h[t + 1] * kept.h_o[t + 1]})
+                d_h[t] += through(params, d_z | {"o": d_h[t + 1] * residuals.h_o[t + 1]})
             if "c" in carried:
-                d_c[t] = d_c[t + 1] * kept.f[t + 1]
-        d_c[t] += d_h[t] * kept.h_c[t]
-    d_z = {a: d_c * kept.c_z[a] for a in INTO_MEMORY} | {"o": d_h * kept.h_o}
-    return contributions(kept, d_z, d_h, d_c), d_z
+                d_c[t] = d_c[t + 1] * residuals.f[t + 1]
+        d_c[t] += d_h[t] * residuals.h_c[t]
+    d_z = {a: d_c * residuals.c_z[a] for a in INTO_MEMORY} | {"o": d_h * residuals.h_o}
+    return contributions(residuals, d_z, d_h, d_c), d_z
 
 
 sequence_published = partial(sequence, ())

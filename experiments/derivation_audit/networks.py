@@ -1,10 +1,10 @@
-r"""The networks on which the sayings are measured: as they begin, and after a short training.
+r"""The networks on which the claims are measured: at initialisation, and after a short training.
 
     text      the next letter of real prose: logits_t = h_t W_y + b_y, cross-entropy at every step
     adding    two marked numbers of a long sequence are to be added: ŷ = h_T W_y + b_y, squared error at T
 
-What is looked at is one stretch of the task, longer than what was trained on. The adding problem's two inputs
-are the first two of as many as there are letters, so that both tasks have one cell.
+Measured on one stretch of the task, longer than the training sequences. The adding problem has as many inputs
+as there are letters, of which two are used, so that both tasks have the same cell.
 
 Axes: xs[T, B, D], hs[T, B, H]; curves [lags], in decades.
 """
@@ -32,7 +32,7 @@ T_MAX = 300
 
 
 class Sizes(NamedTuple):
-    """How large everything is: of the full run, and of the quick one; ``clipped`` networks of two."""
+    """The sizes of the full or the quick run; ``clipped`` of two networks are trained with clipping."""
 
     hidden: int = 32
     batch: int = 32
@@ -57,7 +57,7 @@ class Model(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One network through the microscope.
+    """The measurements of one network.
 
     Attributes:
         model: its parameters.
@@ -83,7 +83,7 @@ def corpus() -> Corpus:
 
 
 def cells(inputs: int, size: int) -> dict[str, Cell]:
-    """By name, each with the way it begins."""
+    """The cells by name, each with its initialisation."""
     return {
         "lstm_0": lstm(inputs, size, forget_bias=0.0),
         "lstm_1": lstm(inputs, size),
@@ -98,7 +98,7 @@ def cells(inputs: int, size: int) -> dict[str, Cell]:
 
 
 def plain(name: str, inputs: int, size: int) -> Cell:
-    """An equal cell that all of its kind share, so that each kind compiles once."""
+    """An equal cell common to its kind, so that each kind compiles once."""
     if name.startswith("lstm"):
         return lstm(inputs, size)
     return rnn(inputs, size, activation="relu" if name.startswith("relu") else "tanh")

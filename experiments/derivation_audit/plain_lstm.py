@@ -1,4 +1,4 @@
-r"""The LSTM that the derivations are about, gate by gate, and what they all need of its forward pass.
+r"""The LSTM of the derivations, gate by gate, and the values of its forward pass that all of them need.
 
     z_a = x_t W_xa + h_{t−1} W_ha + b_a                    a one of i, f, g, o
     C_t = f ⊙ C_{t−1} + i ⊙ g + e_C                  e_C = 0: its gradient is the total cotangent δC_t
@@ -48,13 +48,13 @@ class Weights(NamedTuple):
     b_y: Any = None
 
 
-class Kept(NamedTuple):
-    """The forward pass, each [T, B, H], ``x`` [T, B, D].
+class Residuals(NamedTuple):
+    """Values of the forward pass that backward passes read, each [T, B, H], ``x`` [T, B, D].
 
     Attributes:
-        x, h_prev, c_prev: what each step was given.
+        x, h_prev, c_prev: the inputs of each step.
         i, f, g, o: the activated gates.
-        c, h: what each step made.
+        c, h: the results of each step.
         c_z: ∂C_t/∂z_a for the gates a that write the memory.
         h_o: ∂h_t/∂z_o.
         h_c: ∂h_t/∂C_t.
@@ -94,7 +94,7 @@ def softmax_loss(params: Weights, state: LSTMState, x: dict[str, Array]) -> Arra
     return -jnp.sum(jnp.where(x["y"] < 0, 0.0, right))
 
 
-def forward(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Kept:
+def forward(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Residuals:
     """Run the cell in NumPy and keep what every derivation needs."""
     gates = dict(zip(GATES, params[:4], strict=True))
     h, c = np.asarray(state0.h), np.asarray(state0.c)
@@ -111,7 +111,7 @@ def forward(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Kept:
         h = o * np.tanh(c)
         rows.append((*before, i, f, g, o, c, h))
     x, h_prev, c_prev, i, f, g, o, c, h = (np.stack(column) for column in zip(*rows, strict=True))
-    return Kept(
+    return Residuals(
         *(x, h_prev, c_prev, i, f, g, o, c, h),
         c_z={"i": g * i * (1 - i), "f": c_prev * f * (1 - f), "g": i * (1 - g**2)},
         h_o=np.tanh(c) * o * (1 - o),
@@ -119,16 +119,16 @@ def forward(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Kept:
     )
 
 
-def probabilities(params: Weights, kept: Kept) -> np.ndarray:
+def probabilities(params: Weights, residuals: Residuals) -> np.ndarray:
     """ŷ_t = softmax(h_t V + b_y), [T, B, K]."""
-    logits = kept.h @ np.asarray(params.v) + np.asarray(params.b_y)
+    logits = residuals.h @ np.asarray(params.v) + np.asarray(params.b_y)
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-def logit_cotangents(params: Weights, kept: Kept, xs: dict[str, Any]) -> np.ndarray:
+def logit_cotangents(params: Weights, residuals: Residuals, xs: dict[str, Any]) -> np.ndarray:
     """ŷ_t − y_t, [T, B, K]; 0 where there is no loss."""
-    shown, y = probabilities(params, kept), np.asarray(xs["y"])
+    shown, y = probabilities(params, residuals), np.asarray(xs["y"])
     return np.where(y[..., None] < 0, 0.0, shown - np.eye(shown.shape[-1])[np.maximum(y, 0)])
 
 
@@ -141,7 +141,7 @@ def through(params: Weights, d_z: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def contributions(
-    kept: Kept,
+    residuals: Residuals,
     d_z: dict[str, np.ndarray],
     d_h: np.ndarray,
     d_c: np.ndarray,
@@ -150,7 +150,7 @@ def contributions(
     """Each step's own part of every leaf, from the cotangents that a derivation found.
 
     Args:
-        kept: the forward pass.
+        residuals: the forward pass.
         d_z: δz_a for the four gates, each [T, B, H].
         d_h: δh_t.
         d_c: δC_t.
@@ -164,12 +164,13 @@ def contributions(
         return np.einsum("tbm,tbn->tmn", rows, d)
 
     gates = {
-        name: Gate(outer(kept.x, d), outer(kept.h_prev, d), d.sum(1)) for name, d in d_z.items()
+        name: Gate(outer(residuals.x, d), outer(residuals.h_prev, d), d.sum(1))
+        for name, d in d_z.items()
     }
     found = Weights(**gates, h=d_h.sum(1), c=d_c.sum(1))
     if d_logits is None:
         return found
-    return found._replace(v=outer(kept.h, d_logits), b_y=d_logits.sum(1))
+    return found._replace(v=outer(residuals.h, d_logits), b_y=d_logits.sum(1))
 
 
 def problem(

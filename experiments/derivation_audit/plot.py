@@ -1,4 +1,4 @@
-"""The pictures: where each derivation goes wrong, and what was measured of each saying.
+"""The figures: where each derivation goes wrong, and the measurements of each claim.
 
 Colours are those of Okabe & Ito, told apart by colour-blind readers.
 """

@@ -1,4 +1,4 @@
-r"""Derivation 2: one recursion for δh by ∂h_{t+1}/∂h_t, and beside it one for δC.
+r"""Derivation 2: one recursion for δh by ∂h_{t+1}/∂h_t, and a separate one for δC.
 
 Published, with ΔC_{t+1} = o_{t+1} ⊙ (1 − tanh² C_{t+1}) and ∂h_{t+1}/∂h_t a sum over the four gates:
 
@@ -47,22 +47,22 @@ def corrected(params: Weights, state0: LSTMState, xs: dict[str, Any]) -> Weights
 def _backward(
     params: Weights, state0: LSTMState, xs: dict[str, Any], *, along_the_memory: bool
 ) -> Weights:
-    kept = forward(params, state0, xs)
-    d_logits = logit_cotangents(params, kept, xs)
+    residuals = forward(params, state0, xs)
+    d_logits = logit_cotangents(params, residuals, xs)
     d_h = d_logits @ np.asarray(params.v).T
     d_c = np.zeros_like(d_h)
     length = len(d_h)
     for t in reversed(range(length)):
         if t + 1 < length:
             # (∂h_{t+1}/∂h_t)ᵀ δh_{t+1}, over the four gates
-            to_memory = d_h[t + 1] * kept.h_c[t + 1]
-            d_z = {a: to_memory * kept.c_z[a][t + 1] for a in INTO_MEMORY}
-            d_h[t] += through(params, d_z | {"o": d_h[t + 1] * kept.h_o[t + 1]})
+            to_memory = d_h[t + 1] * residuals.h_c[t + 1]
+            d_z = {a: to_memory * residuals.c_z[a][t + 1] for a in INTO_MEMORY}
+            d_h[t] += through(params, d_z | {"o": d_h[t + 1] * residuals.h_o[t + 1]})
         if along_the_memory and t + 2 < length:
-            later = kept.f[t + 2] * d_c[t + 2]
-            d_h[t] += through(params, {a: later * kept.c_z[a][t + 1] for a in INTO_MEMORY})
-        d_c[t] = d_h[t] * kept.h_c[t]
+            later = residuals.f[t + 2] * d_c[t + 2]
+            d_h[t] += through(params, {a: later * residuals.c_z[a][t + 1] for a in INTO_MEMORY})
+        d_c[t] = d_h[t] * residuals.h_c[t]
         if t + 1 < length:
-            d_c[t] += d_c[t + 1] * kept.f[t + 1]
-    d_z = {a: d_c * kept.c_z[a] for a in INTO_MEMORY} | {"o": d_h * kept.h_o}
-    return contributions(kept, d_z, d_h, d_c, d_logits)
+            d_c[t] += d_c[t + 1] * residuals.f[t + 1]
+    d_z = {a: d_c * residuals.c_z[a] for a in INTO_MEMORY} | {"o": d_h * residuals.h_o}
+    return contributions(residuals, d_z, d_h, d_c, d_logits)

@@ -1,4 +1,4 @@
-"""What a run found: as text tables, and as what ``results.json`` holds."""
+"""The results of a run, as text tables and as the content of ``results.json``."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from gradient_flow import Audit
 SHOWN_LAGS = (1, 2, 3, 5, 10)
 
 
-class Run(NamedTuple):
+class Found(NamedTuple):
     """All that is computed."""
 
     derivations: tuple[Derivation, ...]
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     sayings: tuple[Saying, ...]
 
 
-def audit_table(run: Run) -> str:
+def audit_table(run: Found) -> str:
     """One line for each version of each derivation."""
     rows = []
     for derivation in run.derivations:
@@ -47,7 +47,7 @@ def audit_table(run: Run) -> str:
     return table("Derivations against autodiff (relative errors, float64)", header, rows)
 
 
-def first_wrong_table(run: Run) -> str:
+def first_wrong_table(run: Found) -> str:
     """For each version that is wrong, from which lag on each gate, cotangent and output is."""
     rows = []
     for derivation in run.derivations:
@@ -68,7 +68,7 @@ def first_wrong_table(run: Run) -> str:
     return table("First wrong lag of each gate, cotangent and output", ("version", "lags"), rows)
 
 
-def product_table(run: Run) -> str:
+def product_table(run: Found) -> str:
     """Error of the product of one-step derivatives against the lag."""
     networks = len(next(iter(run.products.values())))
     rows = [
@@ -89,7 +89,7 @@ def product_table(run: Run) -> str:
     )
 
 
-def digit_table(run: Run) -> str:
+def digit_table(run: Found) -> str:
     """The exercises' printed numbers, and what their own backward passes give."""
     rows = [
         [f"{exercise}: {name}", text, f"{value:.14f}", "all"]
@@ -113,7 +113,7 @@ def saying_table(saying: Saying) -> str:
     )
 
 
-def report(run: Run) -> str:
+def report(run: Found) -> str:
     """Everything as text."""
     losses = table(
         "Trainings: mean loss of the first and of the last tenth (text: nats a letter; adding: squared "
@@ -147,7 +147,7 @@ def report(run: Run) -> str:
     )
 
 
-def recorded(run: Run, seed: int, quick: bool) -> dict[str, Any]:
+def recorded(run: Found, seed: int, quick: bool) -> dict[str, Any]:
     """What ``results.json`` holds; a number that is not finite is null."""
 
     def number(value: float) -> float | None:

@@ -1,4 +1,4 @@
-r"""Published derivations and sayings about recurrent gradients, put to the test.
+r"""Test published derivations and claims about recurrent gradients.
 
 Derivations (1 to 4) are small gradient functions, held by `gradient_flow.audit` against autodiff in float64,
 for every parameter and every lag. Each has a corrected version beside it, which differs by the term that is
@@ -20,7 +20,7 @@ from experiments.derivation_audit.derivations import audited, derivations
 from experiments.derivation_audit.networks import QUICK, Sizes, look_at_all
 from experiments.derivation_audit.plain_lstm import forward, problem
 from experiments.derivation_audit.plot import draw
-from experiments.derivation_audit.report import SHOWN_LAGS, Run, recorded, report
+from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report
 from experiments.running import Mismatch, Refusal, exit_code, keep
 from gradient_flow import Audit
 from gradient_flow.command_line.tyro_options import parse
@@ -66,7 +66,7 @@ def product_errors(seed: int) -> dict[float, np.ndarray]:
     return found
 
 
-def compute(config: Config) -> Run:
+def compute(config: Config) -> Found:
     """Audit, train, measure.
 
     Raises:
@@ -90,7 +90,7 @@ def compute(config: Config) -> Run:
         claims.relu(looks, sizes, config.seed),
         clipping(sizes, config.seed),
     )
-    return Run(chosen, audits, products, digits, looks, said)
+    return Found(chosen, audits, products, digits, looks, said)
 
 
 def require_verdicts(audits: dict[str, dict[str, Audit]]) -> None:

@@ -1,4 +1,4 @@
-r"""Derivation 3: a word-level LSTM with a softmax, and two activation derivatives where they do not belong.
+r"""Derivation 3: a word-level LSTM with a softmax, and two misplaced activation derivatives.
 
 Published, the rest of the backward pass being right:
 
@@ -41,24 +41,24 @@ def backward(
     tanh_twice: bool,
 ) -> Weights:
     """The backward pass with either fault, with both or with none."""
-    kept = forward(params, state0, xs)
-    d_logits = logit_cotangents(params, kept, xs)
+    residuals = forward(params, state0, xs)
+    d_logits = logit_cotangents(params, residuals, xs)
     if sigmoid_derivative:
-        shown = probabilities(params, kept)
+        shown = probabilities(params, residuals)
         d_logits = d_logits * shown * (1 - shown)
-    slope_of_g = 1 - np.tanh(kept.g) ** 2 if tanh_twice else 1 - kept.g**2
-    c_z = kept.c_z | {"g": kept.i * slope_of_g}
+    slope_of_g = 1 - np.tanh(residuals.g) ** 2 if tanh_twice else 1 - residuals.g**2
+    c_z = residuals.c_z | {"g": residuals.i * slope_of_g}
     d_h = d_logits @ np.asarray(params.v).T
     d_c = np.zeros_like(d_h)
     length = len(d_h)
     for t in reversed(range(length)):
         if t + 1 < length:
             d_z = {a: d_c[t + 1] * c_z[a][t + 1] for a in INTO_MEMORY}
-            d_h[t] += through(params, d_z | {"o": d_h[t + 1] * kept.h_o[t + 1]})
-            d_c[t] = d_c[t + 1] * kept.f[t + 1]
-        d_c[t] += d_h[t] * kept.h_c[t]
-    d_z = {a: d_c * c_z[a] for a in INTO_MEMORY} | {"o": d_h * kept.h_o}
-    return contributions(kept, d_z, d_h, d_c, d_logits)
+            d_h[t] += through(params, d_z | {"o": d_h[t + 1] * residuals.h_o[t + 1]})
+            d_c[t] = d_c[t + 1] * residuals.f[t + 1]
+        d_c[t] += d_h[t] * residuals.h_c[t]
+    d_z = {a: d_c * c_z[a] for a in INTO_MEMORY} | {"o": d_h * residuals.h_o}
+    return contributions(residuals, d_z, d_h, d_c, d_logits)
 
 
 published = partial(backward, sigmoid_derivative=True, tanh_twice=True)

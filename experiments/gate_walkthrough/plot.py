@@ -1,4 +1,4 @@
-"""The walk-through as a picture: one small panel for each quantity, the two cells side by side.
+"""The figure of the walk-through: one small panel for each quantity, the two cells side by side.
 
 It reads the arrays of a run and computes nothing. ``python -m experiments.gate_walkthrough.plot FOLDER``
 draws a kept run again.

@@ -1,4 +1,4 @@
-r"""The classroom LSTM with step gates, its soft counterpart, and what a wrong gate order does.
+r"""The classroom LSTM with step gates, its smooth counterpart, and the effect of a wrong gate order.
 
     classroom   i, f, o = 1[z > 0];  g = z_g;        C_t = f C_{t−1} + i g;   h_t = o C_t
     library     i, f, o = σ(z);      g = tanh z_g;   C_t = f C_{t−1} + i g;   h_t = o tanh C_t
@@ -86,7 +86,7 @@ class Trace(NamedTuple):
     h: Any
 
 
-class Run(NamedTuple):
+class WalkThrough(NamedTuple):
     """All that is computed: two traces, the outputs by gate order, the differences that should be 0."""
 
     hard: Trace
@@ -213,7 +213,7 @@ def torch_differences(torch: ModuleType, soft: Trace) -> dict[str, float]:
     }
 
 
-def compute() -> Run:
+def compute() -> WalkThrough:
     """Run both cells in float64, in the right order and in the wrong ones, and compare.
 
     Raises:
@@ -234,7 +234,7 @@ def compute() -> Run:
             # Written so that a NaN is refused too.
             if not difference <= TOLERANCE:
                 raise Mismatch(f"{name}: expected within {TOLERANCE:.0e}, got {difference:.1e}.")
-        return Run(
+        return WalkThrough(
             hard=hard,
             soft=soft,
             hard_orders={order: hard_trace(order).h for order in ORDERS},
@@ -268,7 +268,7 @@ def order_table(title: str, outputs: dict[str, np.ndarray]) -> str:
     return table(title, ("stacked as", *(f"h_{t + 1}" for t in range(9)), "wrong"), rows)
 
 
-def report(run: Run) -> str:
+def report(run: WalkThrough) -> str:
     """Everything as text tables."""
     agreement = table(
         f"What should be equal (float64, refused above {TOLERANCE:.0e})",

@@ -1,1 +1,1 @@
-"""Speakers told apart by a bidirectional LSTM on sequences of different lengths."""
+"""Speakers recognised by a bidirectional LSTM on sequences of different lengths."""

@@ -1,4 +1,4 @@
-"""The Japanese Vowels data (Kudo, Toyama & Shimbo 1999; UCI, CC BY 4.0) from aeon's ``.ts`` files.
+"""Read the Japanese Vowels data (Kudo, Toyama & Shimbo 1999; UCI, CC BY 4.0) from aeon's ``.ts`` files.
 
 Nine speakers say /ae/: 270 utterances to train on and 370 to test on, each a sequence of 7 to 29 steps of 12
 linear-prediction cepstrum coefficients.

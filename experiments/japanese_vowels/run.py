@@ -1,7 +1,7 @@
 r"""Which of nine speakers said /ae/: a bidirectional LSTM over padded sequences of 7 to 29 steps.
 
     ys = [h→_t, h←_t]                      one bidirectional layer, by `lstm_jax.unroll_stack` with lengths
-    logits = (Σ_t ys_t / length) W + b     the mean over each sequence's own steps
+    logits = (Σ_t ys_t / length) W + b     the mean over the steps of each sequence
 
 Trained with Adam and decoupled weight decay, noise on the inputs, dropout on the mean, smoothed labels.
 
@@ -38,7 +38,7 @@ SPEAKERS = 9
 
 @dataclass(frozen=True)
 class Config:
-    """Tell nine speakers apart by how they say /ae/, with a bidirectional LSTM."""
+    """Recognise nine speakers by how they say /ae/, with a bidirectional LSTM."""
 
     data: Path | None = None
     """Folder of JapaneseVowels_TRAIN.ts and _TEST.ts; if left out, japanese_vowels in $LSTM_JAX_DATA."""
@@ -55,17 +55,17 @@ class Config:
     batch_size: int = 32
     """Sequences in a batch."""
     learning_rate: float = 3e-3
-    """Of Adam at the first step; it falls to zero along half a cosine."""
+    """Adam's learning rate at the first step; it falls to zero along half a cosine."""
     weight_decay: float = 1e-2
-    """Of Adam, decoupled."""
+    """Adam's decoupled weight decay."""
     noise: float = 0.3
     """Standard deviation of the noise added to the standardised inputs."""
     dropout: float = 0.5
-    """Rate on the mean over time."""
+    """Dropout rate on the mean over time."""
     smoothing: float = 0.1
     """Share of each label that is spread over all classes."""
     expected: float = 97.0
-    """Test accuracy in percent that the median network is held to."""
+    """Smallest test accuracy in percent of the median network in a successful run."""
 
 
 class Model(NamedTuple):
@@ -77,10 +77,10 @@ class Model(NamedTuple):
 
 
 def check(config: Config) -> None:
-    """Refuse options that no run could use.
+    """Refuse options that are out of range.
 
     Raises:
-        Refusal: naming the option.
+        Refusal: with the option in the message.
     """
     try:
         for name in ("seeds", "hidden_size", "steps", "batch_size"):

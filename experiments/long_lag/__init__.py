@@ -1,1 +1,1 @@
-"""Which networks learn which lags, and whether the gradient's horizon tells beforehand."""
+"""Which networks learn which lags, and whether the gradient's horizon predicts it."""

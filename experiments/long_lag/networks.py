@@ -1,4 +1,4 @@
-"""The networks that are compared, each with the way it begins."""
+"""The networks that are compared, each with its initialisation."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ class Network(NamedTuple):
     """A network of the comparison.
 
     Attributes:
-        label: what a reader calls it.
-        cell: with its own initialisation.
-        plain: an equal cell that all of its kind share, so that the microscope compiles once for each kind.
+        label: its name in tables and figures.
+        cell: with its initialisation.
+        plain: an equal cell common to its kind, so that measurements compile once for each kind.
     """
 
     label: str

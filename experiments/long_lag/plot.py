@@ -1,4 +1,4 @@
-"""The pictures, drawn from the trials' folders alone."""
+"""The figures, drawn from the folders of the trials alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,9 +1,9 @@
-r"""The tasks as problems for `lstm_jax.training`: a recurrent layer, a linear readout, and what is counted.
+r"""The tasks as problems for `lstm_jax.training`: a recurrent layer, a linear readout, and their errors.
 
-    ŷ = h_T W_y + b_y          at each sequence's own last step; of `copy` at every step
+    ŷ = h_T W_y + b_y          at the last step of each sequence; for `copy` at every step
 
-What is carried from batch to batch is the record of the last 2,000 sequences: a run that goes on knows
-what it had solved.
+The record of the last 2,000 sequences is carried from batch to batch, so that a resumed run knows whether the
+task is solved.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from lstm_jax.training import Problem
 Array = jax.Array
 
 RECENT = 2_000
-"""Sequences that have to be right, one after the other."""
+"""Consecutive sequences that must be right."""
 
 RIGHT = 0.04
 """Largest error of a right answer to the adding problem."""
@@ -40,12 +40,12 @@ class Model(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is known of the latest sequences.
+    """The errors of the latest sequences.
 
     Attributes:
-        errors: of the last `RECENT` ones, the newest last; infinite where there were none yet.
-        seen: sequences trained on.
-        solved: how many it had been when the criterion was first met; 0 before.
+        errors: of the last `RECENT` ones, the newest last; infinite where there are none yet.
+        seen: the number of sequences so far.
+        solved: ``seen`` when the criterion was first met; 0 before.
     """
 
     errors: Any
@@ -78,7 +78,7 @@ def predict(trial: Trial, model: Model, given: Examples) -> Array:
 
 
 def errors(trial: Trial, answers: Array, given: Examples) -> Array:
-    """How wrong each sequence's answer is, [B]: its distance; of classes 0 for right and 1 for wrong."""
+    """The error of each sequence's answer, [B]: its distance; for classes 0 for right and 1 for wrong."""
     if trial.task in ("adding", "chrono"):
         return jnp.abs(answers[..., 0] - given.targets)
     wrong = jnp.argmax(answers, axis=-1) != given.targets
@@ -86,12 +86,12 @@ def errors(trial: Trial, answers: Array, given: Examples) -> Array:
 
 
 def right(trial: Trial, wrong: Array) -> Array:
-    """Which of those errors are none."""
+    """Which errors count as right answers."""
     return wrong < (RIGHT if trial.task in ("adding", "chrono") else 0.5)
 
 
 def problem(trial: Trial) -> Problem:
-    """The trial's problem; that of temporal order is in `experiments.long_lag.order`."""
+    """The trial's problem; for temporal order see `experiments.long_lag.temporal_order`."""
     inner = network_of(trial).cell
     outputs = SIZES[trial.task][1]
 

@@ -1,4 +1,4 @@
-"""The tables of the trials that are done."""
+"""The tables of the finished trials."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby

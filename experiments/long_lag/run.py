@@ -1,7 +1,7 @@
-"""Long-lag tasks: each trial of each study, with several seeds, under the microscope while it learns.
+"""Long-lag tasks: each trial of each study with several seeds, with its gradient horizon during training.
 
-Every trial has a folder of its own with its log, its checkpoints, its looks through the microscope and, once
-it is done, ``results.json``: a run that is resumed goes on within the trial it was stopped in.
+Every trial has a folder with its log, its checkpoints, its measurements of the gradient and, once it is
+finished, ``results.json``. A resumed run continues within the trial in which it stopped.
 """
 
 import json
@@ -47,20 +47,20 @@ ORDER_TESTED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainingConfig):
-    """Train recurrent networks on tasks with a long lag, and look at their gradients meanwhile."""
+    """Train recurrent networks on tasks with a long lag, and measure their gradients during training."""
 
     studies: tuple[Study, ...] = ("adding", "chrono", "copy", "order", "lags")
     """Which of the studies."""
     out: Path = Path("experiments/long_lag/results")
     """Folder for the runs, one in it for each trial and seed."""
     seeds: int | None = None
-    """Seeds of each trial, from --seed on, where not the study's own number."""
+    """Seeds of each trial, from --seed on; the study's number if not given."""
     report: bool = False
     """Only make tables and figures from the trials in --out."""
 
 
 def optimizer(trial: Trial) -> optax.GradientTransformation:
-    """The trial's, with its clipping and its schedule."""
+    """The trial's optimizer, with clipping and schedule."""
     rate: Any = trial.learning_rate
     if trial.half_life is not None:
         steps = trial.half_life / trial.batch_size

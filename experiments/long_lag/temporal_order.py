@@ -1,4 +1,4 @@
-r"""Temporal order for a vanilla network: trained on lengths from 50 to 200, and to hold what it saw for ever.
+r"""Temporal order for a vanilla network: trained on lengths 50 to 200, tested on much longer ones.
 
 After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
 at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Four
@@ -6,18 +6,18 @@ things are added, and two are changed:
 
     lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
                comes below 0.2
-    waiting    four of five sequences begin not at h = 0 with E but where one of the batch before stood ahead
-               of its first symbol: a network that has only ever waited for 40 steps holds both symbols for
-               ever and forgets, after some 100 steps, that it is waiting
-    noise      σ ξ_t on the pre-activations while it trains, ξ ~ N(0, 1): a memory that drifts is lost in 200
-               steps of it, one that is drawn back to where it was is not
-    average    what is tested is the exponential average of the weights, over some 1,000 updates
+    waiting    four of five sequences do not begin at h = 0 with E, but with the state that a sequence of the
+               last batch had before its first symbol: a network that has only waited for 40 steps keeps both
+               symbols for ever but forgets, after some 100 steps, that it is waiting
+    noise      σ ξ_t on the pre-activations in training, ξ ~ N(0, 1): in 200 steps it destroys a memory that
+               drifts, but not one that returns to a fixed point
+    average    the exponential average of the weights, over some 1,000 updates, is tested
     α Ω        α = 4 until L grows for the first time, then 0.1, and from L = 120 on 0.02: Ω asks every step
-               to keep the gradient's norm, which a memory that is drawn back cannot
+               to preserve the gradient's norm, which a memory that returns to a fixed point cannot
     rate       0.01, 0.003 and 0.001 in the same three stages
 
-What is carried from batch to batch is L, the states that waited, the average and the record of the last 2,000
-sequences. No gradient passes from one batch to another.
+Carried from batch to batch: L, the waiting states, the average and the record of the last 2,000 sequences. No
+gradient passes from one batch to another.
 """
 
 from typing import Any, NamedTuple
@@ -36,22 +36,22 @@ from lstm_jax.training.gradient_penalty import state_cotangents, vanishing_penal
 Array = jax.Array
 
 SHORTEST = 50
-"""Of the lengths that are trained on."""
+"""The shortest length in training."""
 
 FIRST, MORE = 60, 10
-"""The longest length at the beginning, and how much longer it grows at a time."""
+"""The first longest length L, and its growth at a time."""
 
 BATCHES, LEARNED = 1_000, 0.2
-"""It grows when the mean loss of so many batches is below this."""
+"""L grows when the mean loss of so many batches is below this."""
 
 NOISE = 0.02
 """σ."""
 
 LATE = 120
-"""L from which the last of three stages is; the second one is from its first growth on."""
+"""L at which the last of three stages begins; the second begins at its first growth."""
 
 PENALTIES = (1.0, 0.025, 0.005)
-"""α in each stage, over that of the beginning."""
+"""α in each stage, relative to the first."""
 
 RATES = (1.0, 0.3, 0.1)
 """The rate in each stage, likewise."""
@@ -60,27 +60,25 @@ CLIP = 1.0
 """Largest norm of the gradient."""
 
 AVERAGED = 1e-3
-"""What each update adds to the average of the weights."""
+"""Share of the new weights in the average after each update."""
 
 WAITS_ON = 0.8
-"""How many sequences begin in a state that has waited."""
+"""Share of sequences that begin in a waiting state."""
 
 FIRST_SYMBOL = slice(4, 6)
-"""Of an input: X and Y."""
+"""The entries of an input for the symbols X and Y."""
 
 
 class Record(NamedTuple):
-    """What is carried from batch to batch.
+    """The carry from batch to batch.
 
     Attributes:
-        errors: as of `problems.Record`, and so ``seen`` and ``solved``.
-        seen: sequences trained on.
-        solved: how many it had been when the last 2,000 were all right for the first time; 0 before.
+        errors, seen, solved: as in `problems.Record`.
         longest: L.
-        batches: since the mean loss was last looked at.
-        total: their losses summed.
+        batches: the number since the mean loss was last compared.
+        total: the sum of their losses.
         average: of the model.
-        waited: h of each sequence of the last batch, ahead of its first symbol, [B, H].
+        waited: h of each sequence of the last batch, before its first symbol, [B, H].
     """
 
     errors: Any
@@ -94,9 +92,9 @@ class Record(NamedTuple):
 
 
 def problem(trial: Trial) -> Problem:
-    """The trial's problem; its ``penalty`` is α of the beginning, its ``length`` the last L."""
+    """The trial's problem; its ``penalty`` is the first α, its ``length`` the last L."""
     shortest, first = min(SHORTEST, trial.length), min(FIRST, trial.length)
-    # Padded to one of four lengths: a short batch takes no more steps than it must.
+    # Padded to one of four lengths, so that short batches take few steps.
     padded = sorted({shortest + round((trial.length - shortest) * n / 4) for n in (1, 2, 3, 4)})
 
     def init(key: Array) -> Model:
@@ -147,7 +145,7 @@ def problem(trial: Trial) -> Problem:
     return Problem(
         init=init,
         loss=loss,
-        # Which lengths may be drawn is known from what is carried: the examples are drawn in the loss.
+        # The carry has the longest length, so the examples are drawn in the loss.
         batch=lambda data, step, key: (),
         carry=lambda: Record(
             jnp.full(RECENT, jnp.inf),
@@ -167,12 +165,12 @@ def problem(trial: Trial) -> Problem:
 def longer(record: Record, loss: Array, most: int) -> Record:
     """The record with one batch more, and with a longer L if the last thousand were learned."""
     batches, total = record.batches + 1, record.total + loss
-    looked = batches == BATCHES
-    learned = looked & (total < LEARNED * BATCHES)
+    full = batches == BATCHES
+    learned = full & (total < LEARNED * BATCHES)
     return record._replace(
         longest=jnp.where(learned, jnp.minimum(record.longest + MORE, most), record.longest),
-        batches=jnp.where(looked, 0, batches),
-        total=jnp.where(looked, 0, total),
+        batches=jnp.where(full, 0, batches),
+        total=jnp.where(full, 0, total),
     )
 
 
@@ -191,7 +189,7 @@ def penalised_loss(
     key: Array,
     h0: Array,
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """The loss, whose gradient by W_h has the penalty's on top; and what is found beside it.
+    """The loss, whose gradient by W_h includes the penalty's; Ω, the errors, and the waiting states.
 
     Args:
         trial: of temporal order.
@@ -206,7 +204,7 @@ def penalised_loss(
         The loss; and Ω, which answers are wrong [B], and h ahead of each first symbol [B, H].
     """
     size = trial.hidden_size
-    # The noise enters as H inputs more, each to one unit.
+    # The noise enters as H more inputs, one for each unit.
     cell = rnn(SIZES["order"][0] + size, size)
     shape = (*given.xs.shape[:2], size)
     noisy = jnp.concatenate([given.xs, jax.random.normal(key, shape)], axis=-1)
@@ -225,15 +223,15 @@ def penalised_loss(
 
     state, hs, wide = run(model.cell)
     value, scores = readout(model.w_y, model.b_y, state.h)
-    held, held_hs, held_wide = jax.lax.stop_gradient((model, hs, wide))
-    d_h = jax.grad(lambda h: readout(held.w_y, held.b_y, h)[0])(jax.lax.stop_gradient(state.h))
+    fixed, fixed_hs, fixed_wide = jax.lax.stop_gradient((model, hs, wide))
+    d_h = jax.grad(lambda h: readout(fixed.w_y, fixed.b_y, h)[0])(jax.lax.stop_gradient(state.h))
     d_totals = state_cotangents(
-        cell, held_wide, held_hs, d_state=RNNState(d_h), lengths=given.lengths
+        cell, fixed_wide, fixed_hs, d_state=RNNState(d_h), lengths=given.lengths
     )
     # Squared norms, as in the program behind the paper's results.
-    found = vanishing_penalty(cell, held_wide, held_hs, d_totals, squared=True)
-    # A number whose value is 0 and whose gradient by W_h is the penalty's immediate one.
-    extra = jnp.vdot(model.cell.w_h - held.cell.w_h, found.d_w_h)
+    found = vanishing_penalty(cell, fixed_wide, fixed_hs, d_totals, squared=True)
+    # Its value is 0, and its gradient by W_h is the immediate gradient of the penalty.
+    extra = jnp.vdot(model.cell.w_h - fixed.cell.w_h, found.d_w_h)
     first = jnp.argmax(given.xs[..., FIRST_SYMBOL].any(-1), axis=0)
     waited = hs[first - 1, jnp.arange(len(first))]
     return value + weight * extra, (found.omega, errors(trial, scores, given), waited)
@@ -243,7 +241,7 @@ def penalised_loss(
 def limited(model: Model, share: Array) -> Model:
     """The model; its gradient clipped by its norm and then multiplied by ``share``.
 
-    Here and not in the optimizer, which does not know what is carried, and so not how far L has grown.
+    Not in the optimizer, because ``share`` depends on L, which is in the carry.
     """
     return model
 
@@ -255,10 +253,10 @@ def _limited_forward(model: Model, share: Array) -> tuple[Model, Array]:
 def _limited_backward(share: Array, d_model: Model) -> tuple[Model, Array]:
     norm = optax.tree.norm(d_model)
     factor = share * jnp.minimum(1.0, CLIP / norm)
-    # A gradient that overflowed says nothing of where to go.
+    # A gradient that overflowed has no direction.
     factor = jnp.where(jnp.isfinite(norm), factor, 0.0)
-    kept = jax.tree.map(lambda d: jnp.where(jnp.isfinite(norm), factor * d, 0.0), d_model)
-    return kept, jnp.zeros_like(share)
+    clipped = jax.tree.map(lambda d: jnp.where(jnp.isfinite(norm), factor * d, 0.0), d_model)
+    return clipped, jnp.zeros_like(share)
 
 
 limited.defvjp(_limited_forward, _limited_backward)
@@ -274,7 +272,7 @@ def smart_start(key: Array, key_y: Array, size: int) -> Model:
     inputs, outputs = SIZES["order"]
     w_x = 0.01 * jax.random.normal(keys[2], (inputs, size))
     w_y = 0.01 * jax.random.normal(key_y, (size, outputs))
-    # By the growth of powers: `eigvals` is not for every device.
+    # From the growth of powers, as `eigvals` does not run on every device.
     w_h = w_h * (0.95 / _spectral_radius(w_h))
     return Model(RNNParams(w_x, w_h, jnp.zeros(size)), w_y, jnp.zeros(outputs))
 

@@ -1,4 +1,4 @@
-r"""What is tried: a task of a length, a network, an optimizer, and when it counts as solved.
+r"""A trial: a task of some length, a network, an optimizer, and when it counts as solved.
 
 adding   the form of 1997: the last 2,000 training sequences all within 0.04, on average within 0.01
 chrono   the uniform form: the mean loss of 100 steps below 0.01 (always answering the mean gives 0.167)
@@ -26,8 +26,8 @@ class Trial:
         learning_rate: at the start.
         half_life: sequences after which it has halved; constant if None.
         clip: global norm of the gradient; none if None.
-        penalty: weight of the penalty on vanishing gradients at the start (`experiments.long_lag.order`).
-        watch: steps between two looks through the microscope.
+        penalty: first weight of the penalty on vanishing gradients (`experiments.long_lag.temporal_order`).
+        watch: steps between two measurements of the gradient's norms.
     """
 
     task: str
@@ -45,12 +45,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of the trial's folder, a seed apart."""
+        """The name of the trial's folder, without the seed."""
         return f"{self.task}-{self.length}-{self.network}"
 
     @property
     def threshold(self) -> float | None:
-        """The mean loss of a log entry that counts as solved, where no other criterion is."""
+        """The mean loss of a log entry that counts as solved; None if there is another criterion."""
         if self.task == "copy":
             return copy_floor(self.length) / 2
         return 0.01 if self.task == "chrono" else None
@@ -58,7 +58,7 @@ class Trial:
     @property
     def t_max(self) -> int:
         """The longest lag that chrono initialisation spreads its units over."""
-        # Copy memory holds ten symbols over T steps; three halves of T are those of Tallec & Ollivier 2018.
+        # Copy memory has ten symbols over T steps; Tallec & Ollivier 2018 take three halves of T.
         return 3 * self.length // 2 if self.task == "copy" else self.length
 
 
@@ -83,7 +83,7 @@ STUDIES: dict[str, tuple[Trial, ...]] = {
     "adding": tuple(_adding(length) for length in (100, 500, 750, 1000)),
     "chrono": (_chrono("lstm_chrono", 30_000), _chrono("lstm_1", 100_000)),
     "copy": (_copy("lstm_chrono", 50_000), _copy("lstm_1", 30_000)),
-    # Clipped and slowed down by its own loss.
+    # Its loss clips the gradient and reduces the rate.
     "order": (
         Trial("order", 200, "rnn", 50, 20, 80_000, "sgd", 1e-2, None, None, 4.0, watch=5_000),
     ),

@@ -43,7 +43,7 @@ from lstm_jax.training import Computation, Fitted, fit, step_decay
 
 
 class Size(NamedTuple):
-    """A column of the paper's setting: widths, schedule, and the perplexity that it reports."""
+    """One of the paper's settings: widths, schedule, and the perplexity that it reports."""
 
     hidden_size: int
     scale: float
@@ -77,17 +77,17 @@ class Config(TrainingConfig):
     batch_size: int = 20
     """Rows of a batch."""
     epochs: int | None = None
-    """Epochs, where not those of the paper."""
+    """Epochs; those of the paper if not given."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the loss and its gradient; parameters stay in float32."""
+    """Dtype of the loss and its gradient; parameters stay in float32."""
     accumulate: int = 1
-    """Parts that a batch is taken in, to save memory."""
+    """Parts into which a batch is split, to save memory."""
     expected: float | None = None
-    """Test perplexity that the run is held to; 115 for the small model, no other unless named."""
+    """Largest test perplexity of a successful run; if not given, 115 for the small model, none for others."""
 
 
 def network(size: Size, vocabulary_size: int) -> LanguageModel:
-    """Two layers, an embedding and a readout, all drawn alike."""
+    """Two layers, an embedding and a readout, all drawn from one distribution."""
     draw = uniform(size.scale)
     cell = lstm(
         size.hidden_size,

@@ -89,45 +89,39 @@ def in_rows(
     )
 
 
-def sequence_problem() -> Problem:
-    """The example's backward pass over four time steps."""
+def _draw_all(*steps: int) -> dict[str, np.ndarray]:
+    """The example's draws for so many steps, in its order."""
     drawn = draws(
         {
-            "x": (3, 10, 4),
+            "x": (3, 10, *steps),
             "a0": (5, 10),
             "wax": (5, 3),
             "waa": (5, 5),
             "wya": (2, 5),
             "ba": (5, 1),
             "by": (2, 1),
-            "da": (5, 10, 4),
+            "da": (5, 10, *steps),
         }
     )
-    # The output layer is drawn and takes no part in the backward pass.
+    # The output layer is drawn but has no part in the backward pass.
     del drawn["wya"], drawn["by"]
-    return in_rows(**drawn)
+    return drawn
+
+
+def sequence_problem() -> Problem:
+    """The example's backward pass over four time steps."""
+    return in_rows(**_draw_all(4))
 
 
 def cell_problem(bias: str) -> Problem:
     """The example's backward pass through one cell, as a sequence of one step.
 
     Args:
-        bias: ``"listed"`` for the bias that its own listing draws, under the name b; ``"left over"``
-            for ba, which that listing does not draw, as an earlier forward pass had left it.
+        bias: ``"listed"`` for the bias that its listing draws, under the name b; ``"left over"`` for ba,
+        which
+            that listing does not draw, from an earlier forward pass.
     """
-    drawn = draws(
-        {
-            "x": (3, 10),
-            "a0": (5, 10),
-            "wax": (5, 3),
-            "waa": (5, 5),
-            "wya": (2, 5),
-            "ba": (5, 1),
-            "by": (2, 1),
-            "da": (5, 10),
-        }
-    )
-    del drawn["wya"], drawn["by"]
+    drawn = _draw_all()
     drawn["x"], drawn["da"] = drawn["x"][..., None], drawn["da"][..., None]
     if bias == "left over":
         drawn["ba"] = draws(

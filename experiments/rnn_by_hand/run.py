@@ -70,7 +70,7 @@ class Pair(NamedTuple):
     same: bool
 
 
-class Run(NamedTuple):
+class WorkedExample(NamedTuple):
     """All that is computed: the published pairs, and the same quantities by each way."""
 
     cell: list[Pair]
@@ -220,7 +220,7 @@ def torch_side(torch: ModuleType, arrays: Arrays) -> Arrays:
     return {"h": hs.detach().numpy(), "dx": x.grad.numpy(), **gradients}
 
 
-def compute(seed: int) -> Run:
+def compute(seed: int) -> WorkedExample:
     """Everything in float64.
 
     Raises:
@@ -233,12 +233,12 @@ def compute(seed: int) -> Run:
     torch = torch_if_installed()
     if torch is not None:
         sides["PyTorch"] = torch_side(torch, arrays)
-    run = Run(cell, cell_listed_bias, sequence, sides)
+    run = WorkedExample(cell, cell_listed_bias, sequence, sides)
     require_agreement(run)
     return run
 
 
-def require_agreement(run: Run) -> None:
+def require_agreement(run: WorkedExample) -> None:
     """Refuse a run that misses a published digit or differs between the ways to one gradient.
 
     Raises:
@@ -315,7 +315,7 @@ def side_table(sides: dict[str, Arrays]) -> str:
     return "\n".join(lines)
 
 
-def report(run: Run) -> str:
+def report(run: WorkedExample) -> str:
     """Everything as text tables."""
     agreement = table(
         f"Largest difference of each quantity (float64, refused above {TOLERANCE:.0e})",

@@ -1,1 +1,1 @@
-"""Along which path, through which gate and to which input a gradient goes."""
+"""The paths, gates and inputs through which a gradient goes."""

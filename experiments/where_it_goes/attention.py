@@ -1,4 +1,4 @@
-r"""One head of causal self-attention, to be laid beside a recurrent network.
+r"""One head of causal self-attention, to compare with a recurrent network.
 
     q_t, k_t, v_t = x_t W_q, x_t W_k, x_t W_v
     y_t = Σ_{s ≤ t} softmax_s(q_t · k_s / √H) v_s

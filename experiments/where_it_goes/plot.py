@@ -1,4 +1,4 @@
-"""The picture: paths by detours, gates kept, what pushes a step above 1, and credit beside attention's."""
+"""The figure: paths by detours, gates kept, the terms of a step's gain, and credit beside attention's."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tables: everything that the page says a number of."""
+"""The tables with every number that the page quotes."""
 
 from collections.abc import Mapping
 from typing import Any

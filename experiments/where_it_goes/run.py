@@ -1,4 +1,4 @@
-r"""Where a gradient goes: by detours, by gate, in one step, and to which input; before and after training.
+r"""Where a gradient goes: by detours, gate, step and input, before and after training.
 
 The networks are those of the derivation audit: LSTMs of 32 units that begin with forget bias 1 or chrono,
 trained on prose or on the adding problem. Beside them one head of causal attention is trained on adding too.

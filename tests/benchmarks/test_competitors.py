@@ -120,7 +120,7 @@ def test_the_autodiff_ways_compute_the_curve(name):
     xs = jax.random.normal(jax.random.key(1), (6, 3))
     flow = gradient_flow.jacobian_norms(cell, params, None, xs, norms=("spectral",))
     states = jacobians.trajectory(cell, params, xs)
-    function = jax.jit(jacobians.way(name, cell))
+    function = jax.jit(jacobians.norms_by_autodiff(name, cell))
     for lag in (1, 4, 6):
         norms = function(*jacobians.at_lag(name, params, states, xs, lag))
         exact = [flow.spectral[block][lag] for block in jacobians.BLOCKS]

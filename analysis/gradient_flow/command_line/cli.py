@@ -53,14 +53,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the pictures of a finished comparison again, or of a training run what was watched."""
+    """Draw the figures of a finished comparison again, or of a watched training run."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
 
 
 KINDS = ("rnn", "lstm", "gru")
-"""Of the comparison's networks; those of a kind are trained together."""
+"""The kinds of networks; those of one kind are trained together."""
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 when done, 1 where gradients differ, 2 for input that cannot be used.
+        0 for success, 1 if gradients differ, 2 for invalid input.
     """
     command = parse(Command, "gradient-flow", arguments)
     try:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_compare(config: Compare) -> int:
-    """Measure, train, measure again; print the table as it comes; write results, arrays and pictures."""
+    """Measure, train, measure again; print the table line by line; write results, arrays and figures."""
     corpus = comparison.check_config(config)
     folder = claim_folder(config.out, "compare", overwrite=config.overwrite)
     key_xs, key_init = jax.random.split(jax.random.key(config.seed))
@@ -140,7 +140,7 @@ def run_compare(config: Compare) -> int:
         "bits_per_character": bits,
         "table": rows,
     }
-    # Matplotlib is only needed, and only paid for, from here on.
+    # Matplotlib is imported only here, where it is needed.
     from gradient_flow.pictures.comparison_figures import draw_all
 
     unfinished = folder / STAGE
@@ -172,10 +172,10 @@ def _trained(
 
 
 class Progress:
-    """What is being done: on a terminal one line that changes, else a line for each part that is done.
+    """Progress: on a terminal one line that changes, otherwise a line for each finished part.
 
     Args:
-        parts: how many there are.
+        parts: their number.
     """
 
     def __init__(self, parts: int) -> None:
@@ -195,11 +195,11 @@ class Progress:
         self._bar.set_description(name)
 
     def note(self, words: str) -> None:
-        """Say how far the part is, on a terminal."""
+        """Show the progress of the part, on a terminal."""
         self._bar.set_postfix_str(words)
 
     def done(self, text: str = "") -> None:
-        """End the part, and show what came out of it."""
+        """End the part, and show its result."""
         self._bar.set_postfix_str("", refresh=False)
         self._bar.update()
         if not self._terminal:
@@ -262,7 +262,7 @@ def run_draw(config: Draw) -> int:
     except KeyError as error:
         raise OutputError(
             f"Unreadable run: expected the results of a comparison in {config.folder}, got none "
-            f"called {error}."
+            f"named {error}."
         ) from None
     publish(config.folder, finishes=False)
     for picture in pictures:
@@ -278,7 +278,7 @@ def _records(folder: Path) -> Path | None:
 
 
 def _draw_records(records: Path) -> int:
-    # Training and Matplotlib are only paid for from here on.
+    # lstm_jax.training and Matplotlib are imported only here, where they are needed.
     from gradient_flow.pictures.watch_figures import draw_watch
     from lstm_jax.training import LogError, read_log
 

@@ -1,9 +1,9 @@
-"""Vanishing gradients side by side: RNN, LSTM and GRU, before and after a short training run.
+"""Compare vanishing gradients in RNN, LSTM and GRU, before and after a short training run.
 
-For each network and each length L, at random places of a text, the exact log-norms of ∂h_L/∂h_k and
-∂C_L/∂C_k at many lags; the same by plain autodiff in the session's precision; and, in the last stage, the map
-over all pairs (t, k) and the gates over time. `measure` computes, `summarise` makes the table's rows;
-`gradient_flow.pictures.comparison_figures` draws from what `gradient_flow.command_line.cli` wrote.
+For each network and each length L, at random places of a text: the exact log-norms of ∂h_L/∂h_k and ∂C_L/∂C_k
+at many lags; the same by plain autodiff in the default precision; and, in the last stage, the map over all
+pairs (t, k) and the gates over time. `measure` computes, `summarise` makes the rows of the table, and
+`gradient_flow.pictures.comparison_figures` draws from the files of `gradient_flow.command_line.cli`.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_
 LN10 = float(np.log(10))
 HORIZON_FACTOR = 1e-3
 NOISE_SIZE = 32
-LONGEST = 20_000  # plain autodiff keeps H·T·H numbers a sample
+LONGEST = 20_000  # plain autodiff stores H·T·H numbers for each sample
 MAP_LENGTH = 300
 GATE_STEPS = 80
 
@@ -52,7 +52,7 @@ class Compare:
     lengths: tuple[int, ...] = (50, 100, 300, 1000)
     """Sequence lengths T at which ∂h_T/∂h_0 is reported."""
     input: Literal["text", "noise"] = "text"
-    """What drives the networks: characters of a text, or white noise (which cannot be trained on)."""
+    """The input of the networks: characters of a text, or white noise (without training)."""
     text: Path | None = None
     """A UTF-8 text file; if left out, the language reference that CPython carries."""
     hidden_size: int = 64
@@ -82,8 +82,8 @@ class Network(NamedTuple):
     """A network of the comparison.
 
     Attributes:
-        label: what a reader calls it.
-        cell: with its own initialisation.
+        label: its name in tables and figures.
+        cell: with its initialisation.
     """
 
     label: str
@@ -104,19 +104,19 @@ def networks(input_size: int, hidden_size: int, t_max: int) -> dict[str, Network
 
 
 def shared_cell(cell: Cell) -> Cell:
-    """The cell by which all networks of a kind are measured, so that each kind compiles once."""
+    """One cell for measuring all networks of a kind, so that each kind compiles once."""
     make: dict[str, Callable[[int, int], Cell]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
     return make[cell.kind](cell.input_size, cell.hidden_size)
 
 
 def check_config(config: Compare) -> Corpus | None:
-    """Refuse what cannot be run, before any long work, and read the text.
+    """Refuse settings that cannot be run, before any long work, and read the text.
 
     Returns:
         The text, or None for noise.
 
     Raises:
-        ConfigError: a setting that makes no sense, with what was expected and what came.
+        ConfigError: a setting out of range, with the expected and the given value.
         TextError: a text file that is missing, empty or undecodable.
     """
     if not config.lengths or min(config.lengths) < 1:
@@ -161,10 +161,10 @@ def check_config(config: Compare) -> Corpus | None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that is no 32-bit number.
+    """Refuse a seed that is not a 32-bit number.
 
     Raises:
-        ConfigError: with what came.
+        ConfigError: with the seed in the message.
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"Range mismatch: expected --seed from 0 to 2^32 − 1, got {seed}.")
@@ -182,7 +182,7 @@ def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
 def measure(
     name: str, cell: Cell, params: Any, xs: Array, lengths: tuple[int, ...], *, last: bool
 ) -> dict[str, np.ndarray]:
-    """What the table and the pictures need of one network: named arrays.
+    """The arrays of one network for the table and the figures.
 
     Args:
         name: of the network.
@@ -190,12 +190,12 @@ def measure(
         params: of the cell.
         xs: the inputs, [T, samples, D].
         lengths: at which ∂h_T/∂h_k is reported.
-        last: whether this is the last stage of the run, from which the maps and the gates are drawn.
+        last: whether this is the last stage of the run, of which maps and gates are drawn.
 
     Returns:
-        ``curve.<block>`` [samples, lengths, lags] of natural-log spectral norms; ``autodiff`` [samples, T +
-        1] of plain norms; and of some networks, in the last stage, ``map.hh`` [times, starts] with
-        ``map.times`` and ``map.starts``, and ``gate.<name>`` [steps, H] of the first sample.
+        ``curve.<block>`` [samples, lengths, lags], natural-log spectral norms; ``autodiff`` [samples, T + 1],
+        plain norms; for some networks, in the last stage, ``map.hh`` [times, starts] with ``map.times`` and
+        ``map.starts``, and ``gate.<name>`` [steps, H] of the first sample.
     """
     more = PATHS if name == INSIDE_NETWORK else PATHS[:1] if cell.kind == "lstm" else ()
     blocks = ("hh", *more)
@@ -226,7 +226,7 @@ def measure(
 
 
 def summarise(lengths: tuple[int, ...], arrays: dict[str, np.ndarray]) -> list[Row]:
-    """One row for each length: medians over the samples of what `measure` recorded of one network."""
+    """One row for each length: medians over the samples, from the arrays of `measure` for one network."""
     lags = np.asarray(lag_grid(lengths))
     rows: list[Row] = []
     for n, length in enumerate(sorted(set(lengths))):
@@ -262,7 +262,7 @@ def bits(trained: Trained) -> dict[str, float]:
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:
-    """What the text was: name, size, vocabulary, checksum of its codes."""
+    """The text: name, size, vocabulary, checksum of its codes."""
     return {
         "name": corpus.name,
         "characters": len(corpus.codes),
@@ -292,7 +292,7 @@ def heading(stage: str, config: Compare, labels: Iterable[str]) -> str:
 def lines(
     label: str, rows: Sequence[Row], labels: Iterable[str], found: dict[str, float] | None = None
 ) -> list[str]:
-    """A network's lines of the table, one for each length; its bits stand in the last one."""
+    """The lines of a network in the table, one for each length; the bits are in the last one."""
     width = max(map(len, labels))
     text = []
     for n, row in enumerate(rows):
@@ -315,7 +315,7 @@ Medians over the samples. log10 dh_T/dh_0, dC_T/dC_0: of the norm, over all T st
 
 
 def autodiff_line(rows: dict[str, list[Row]], labels: dict[str, str]) -> str:
-    """From which lag on plain autodiff returns 0."""
+    """A sentence: from which lag on plain autodiff returns 0."""
     plain = {name: rows[name][-1]["autodiff_zero_from"] for name in labels}
     gone = [f"{labels[name]} from lag {lag}" for name, lag in plain.items() if lag is not None]
     return (

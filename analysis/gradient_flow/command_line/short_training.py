@@ -1,12 +1,11 @@
-r"""The short training run of a comparison: several networks on the next character, in one program.
+r"""The short training run of a comparison: several networks learn the next character, in one program.
 
-Networks of one kind differ in how they begin, not in what they compute. So one compiled program trains all of
-them, on the same windows of the text.
+Networks of one kind differ only in their initialisation. So one compiled program trains all of them, on the
+same windows of the text.
 
-The readout's bias begins as the log frequency of each character. With a bias of zeros Adam needs hundreds of
-steps
-to learn these numbers, and the memory units of an LSTM turn into constants that stand in for them: they
-saturate and carry nothing (`docs/training.md`).
+The readout's bias starts as the log frequency of each character. With a bias of zeros Adam needs hundreds of
+steps to learn these numbers, and memory units of an LSTM become constants in their place: they saturate and
+carry nothing (`docs/training.md`).
 """
 
 from collections.abc import Callable, Sequence
@@ -47,18 +46,18 @@ steps, for the LSTM, the GRU and the vanilla network alike."""
 STEPS_AT_ONCE = 25
 """Steps in one call of the compiled program; the progress is shown after each."""
 HELD_OUT = 0.1
-"""Share of the text, its end, that is kept for the test."""
+"""Share of the text, at its end, that is held out for the test."""
 TEST_ROWS = 64
-"""Into how many rows the held-out text is cut."""
+"""Rows of the held-out text."""
 
 
 class Trained(NamedTuple):
-    """What a run leaves of one network.
+    """A trained network.
 
     Attributes:
         params: of the cell.
-        bits: of every step, in bits for each character.
-        held_out: bits for each character of the text that was not trained on.
+        bits: the loss of every step, in bits per character.
+        held_out: bits per character on the held-out text.
     """
 
     params: Any
@@ -92,19 +91,19 @@ def train(
     *,
     readout_bias: Initializer | None = None,
 ) -> list[Trained]:
-    """Train networks that differ in their initialisation alone, all in one program.
+    """Train networks that differ only in their initialisation, all in one program.
 
     Args:
-        cells: equal but for their initialisers.
+        cells: equal except for their initialisers.
         codes: the text; its end is held out.
         steps: gradient steps.
         rate: Adam's learning rate.
         seed: of the windows, and of the parameters with the network's number.
-        report: called after some steps each with the steps done so far and their mean loss in bits.
+        report: called after every few steps with the number of steps so far and their mean loss in bits.
         readout_bias: initialiser of the readout's bias; the log frequency of each character if None.
 
     Returns:
-        What is left of each network.
+        Each network after training.
 
     Raises:
         NonFiniteError: a loss that is not finite, with its step.
@@ -164,7 +163,7 @@ def start(
     seed: int,
     number: int,
 ) -> TrainState:
-    """The state before the first step: parameters of the network's own, windows that all share."""
+    """The state before the first step: the network's parameters, and the seed of the common windows."""
 
     def init(key: Array) -> LanguageParams:
         return model.init(jax.random.fold_in(key, number))

@@ -1,4 +1,4 @@
-"""Options from a dataclass by `tyro`, with its framed complaints brought down to one sentence."""
+"""Read options into a dataclass by `tyro`, and shorten its error messages to one sentence."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ def parse(config: Any, program: str, arguments: Sequence[str] | None) -> Any:
 
     Args:
         config: a dataclass, or a union of them as subcommands; the fields are the options.
-        program: what the help calls the command.
+        program: the name of the command in the help.
         arguments: the words of the command line; those of the process if None.
 
     Returns:
@@ -34,8 +34,7 @@ def parse(config: Any, program: str, arguments: Sequence[str] | None) -> Any:
 
 
 def _sentence(framed: str) -> str:
-    # tyro frames its message, with box drawing or with dashes, and gives the frame a title; the first
-    # paragraph inside says what is wrong.
+    # tyro draws a frame with a title around its message; the first paragraph inside says what is wrong.
     words: list[str] = []
     for line in framed.splitlines():
         text = line.strip("│| ")

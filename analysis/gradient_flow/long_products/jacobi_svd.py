@@ -1,8 +1,8 @@
 r"""All singular values of a matrix whose columns differ by any number of decades, each to its own accuracy.
 
-One-sided Jacobi turns pairs of columns until all are orthogonal; their lengths are then the singular values.
-Of a matrix B · diag(2^e) with columns of B of about length 1 it finds each to ε κ(B) of itself (Demmel &
-Veselić 1992), however far the powers of two are apart, if these are kept out of the arithmetic. Columns
+One-sided Jacobi rotates pairs of columns until all are orthogonal; their lengths are the singular values.
+Of a matrix B · diag(2^e), with columns of B of about length 1, it finds each to ε κ(B) of itself (Demmel &
+Veselić 1992), however far apart the powers of two are, if these stay out of the arithmetic. Columns
 a = x 2^p and b = y 2^q, with ρ = 2^(q−p) ≤ 1 and t = ρ τ the tangent of the angle:
 
     d = |x|² − ρ² |y|²          τ = 2 x·y sgn(d) / (|d| + √(d² + 4 ρ² (x·y)²))          c = 1 / √(1 + ρ² τ²)
@@ -29,11 +29,11 @@ from gradient_flow.long_products.spectral_norm import log_or_zero
 from lstm_jax.array_types import Array, Float, Int
 
 MOST_SWEEPS = 60
-"""Some ten are enough for hundreds of columns; what has not converged by then is NaN."""
+"""About ten are enough for hundreds of columns; values that have not converged after these are NaN."""
 
 
 class _Half(NamedTuple):
-    """One column of each pair: x[rows, pairs], its exponents, and what is turned along with it."""
+    """One column of each pair: x[rows, pairs], its exponents, and rows that are rotated along with it."""
 
     x: Any
     exponents: Any
@@ -65,15 +65,15 @@ def singular_values(
 
     def round_of_pairs(carry: tuple[_Half, _Half, Array], _: None) -> tuple[Any, None]:
         top, bottom, worst = carry
-        top, bottom, cosine = _turned(top, bottom)
+        top, bottom, cosine = _rotated(top, bottom)
         worst = jnp.maximum(worst, jnp.max(cosine))
         if half > 1:
-            top, bottom = _seated_anew(top, bottom)
+            top, bottom = _next_pairs(top, bottom)
         return (top, bottom, worst), None
 
     def sweep(carry: Any) -> Any:
         top, bottom, _, number = carry
-        start = (_at_size_1(top), _at_size_1(bottom), jnp.zeros((), x.dtype))
+        start = (_with_size_1(top), _with_size_1(bottom), jnp.zeros((), x.dtype))
         (top, bottom, worst), _ = lax.scan(round_of_pairs, start, length=max(2 * half - 1, 1))
         return top, bottom, worst, number + 1
 
@@ -99,8 +99,8 @@ def _parts(half: int) -> tuple[slice, slice]:
     return slice(0, half), slice(half, 2 * half)
 
 
-def _turned(a: _Half, b: _Half) -> tuple[_Half, _Half, Array]:
-    """Each pair turned until its columns are orthogonal, and the cosine that they had before."""
+def _rotated(a: _Half, b: _Half) -> tuple[_Half, _Half, Array]:
+    """Each pair rotated until its columns are orthogonal, and the cosine between them before."""
     xx, yy, xy = (jnp.sum(u * v, axis=0) for u, v in ((a.x, a.x), (b.x, b.x), (a.x, b.x)))
     first = a.exponents >= b.exponents
     rho = power_of_two(-jnp.abs(a.exponents - b.exponents), xx.dtype)
@@ -114,18 +114,18 @@ def _turned(a: _Half, b: _Half) -> tuple[_Half, _Half, Array]:
     onto_b = jnp.where(first, tau, -(rho**2) * tau)
     t = jnp.where(first, rho * tau, -rho * tau)
 
-    def turn(u: Array, v: Array, onto_u: Array, onto_v: Array) -> tuple[Array, Array]:
+    def rotate(u: Array, v: Array, onto_u: Array, onto_v: Array) -> tuple[Array, Array]:
         return c[None] * (u + onto_u[None] * v), c[None] * (v - onto_v[None] * u)
 
-    x, y = turn(a.x, b.x, onto_a, onto_b)
-    of_a, of_b = turn(a.along, b.along, t, t)
-    there = (xx > 0) & (yy > 0)
-    cosine = jnp.abs(xy) / jnp.where(there, jnp.sqrt(xx) * jnp.sqrt(yy), jnp.ones_like(xy))
-    return _Half(x, a.exponents, of_a), _Half(y, b.exponents, of_b), cosine
+    x, y = rotate(a.x, b.x, onto_a, onto_b)
+    along_a, along_b = rotate(a.along, b.along, t, t)
+    both = (xx > 0) & (yy > 0)
+    cosine = jnp.abs(xy) / jnp.where(both, jnp.sqrt(xx) * jnp.sqrt(yy), jnp.ones_like(xy))
+    return _Half(x, a.exponents, along_a), _Half(y, b.exponents, along_b), cosine
 
 
-def _seated_anew(top: _Half, bottom: _Half) -> tuple[_Half, _Half]:
-    """The next round: the first column stays, all others move on by one seat."""
+def _next_pairs(top: _Half, bottom: _Half) -> tuple[_Half, _Half]:
+    """The pairs of the next round: the first column stays, all others move on by one place."""
 
     def move(a: Array, b: Array) -> tuple[Array, Array]:
         return (
@@ -137,8 +137,8 @@ def _seated_anew(top: _Half, bottom: _Half) -> tuple[_Half, _Half]:
     return _Half(*(a for a, _ in moved)), _Half(*(b for _, b in moved))
 
 
-def _at_size_1(half: _Half) -> _Half:
-    """The powers of two taken out of the columns, so that their squares stay in range."""
+def _with_size_1(half: _Half) -> _Half:
+    """Move the powers of two from the columns to the exponents, so that squares stay in range."""
     size = jnp.max(jnp.abs(half.x), axis=0)
     shift = jnp.where(size > 0, binary_exponent(size), 0)
     x = half.x * power_of_two(-shift, half.x.dtype)[None]

@@ -1,14 +1,13 @@
 r"""Products of many matrices with every singular value to its own relative accuracy.
 
 The smallest singular value of P = J_t ⋯ J_{k+1} is lost in a plain product as soon as it falls below
-the rounding error of the largest. It is kept when the product is held as
+the rounding error of the largest. It survives in the factorised form
 
     Pᵀ = Q · diag(2^e) · Y        Q orthogonal; e integers, falling; the rows of Y of size about 1
 
-and each factor enters by a QR decomposition of Jᵀ Q whose columns are first put in falling order of
-their share in the product (a QR-based "UDT" factorisation with pre-pivoting, as quantum Monte Carlo
-codes use: Loh et al. 1989; Bai, Lee, Li & Xu 2011). Every number that is combined with another then has
-about its size, so no small one drowns.
+Each factor enters by a QR decomposition of Jᵀ Q whose columns are first sorted by their share in the product,
+largest first (a QR-based "UDT" factorisation with pre-pivoting, as quantum Monte Carlo codes use: Loh et al.
+1989; Bai, Lee, Li & Xu 2011). Only numbers of about the same size are then added, so no small one is lost.
 
 Axes: q[n, n], exponents[n], y[n, m].
 """
@@ -42,14 +41,14 @@ def identity(n: int, dtype: Any) -> QRProduct:
 
 
 def multiply(factor: Float[Array, "c n"], product: QRProduct) -> QRProduct:
-    """``factor @ product``, factorised anew into min(c, n) rows of ``y``."""
+    """``factor @ product``, factorised again into min(c, n) rows of ``y``."""
     b = factor @ product.q
     # Falling order of ‖column‖ · 2^exponent, compared by whole powers of two.
     shares = binary_exponent(jnp.max(jnp.abs(b), axis=0)) + product.exponents
     order = jnp.argsort(-shares, stable=True)
     q, r = jnp.linalg.qr(b[:, order])
     exponents, y = product.exponents[order], product.y[order]
-    # Row i of R diag(2^e) Y, taken out of its largest power of two.
+    # Row i of R diag(2^e) Y, divided by its largest power of two.
     entries = jnp.where(r != 0, binary_exponent(jnp.abs(r)) + exponents[None, :], ZERO_EXPONENT)
     top = jnp.max(entries, axis=1)
     top = jnp.where(top > EMPTY // 2, top, EMPTY)
@@ -62,11 +61,11 @@ def multiply(factor: Float[Array, "c n"], product: QRProduct) -> QRProduct:
 def log_smallest(product: QRProduct) -> Float[Array, ""]:
     """Natural log of the smallest singular value (of min(rows, columns) many); −∞ where it is zero.
 
-    With Pᵀ = Q diag(2^e) Y, Q leaves singular values alone. Yᵀ diag(2^e) is factorised once more, into
-    Q' diag(2^w) V with a V that is well conditioned, so that 1/σ_min = ‖V⁻¹ diag(2^−w)‖ can be trusted.
+    With Pᵀ = Q diag(2^e) Y, Q does not change singular values. Yᵀ diag(2^e) is factorised once more, into
+    Q' diag(2^w) V with a well-conditioned V, so that 1/σ_min = ‖V⁻¹ diag(2^−w)‖ is accurate.
     """
     w, v = product.exponents, product.y
-    # Twice at most: a product with more columns than rows needs a second turn to become square.
+    # Twice at most: a product with more columns than rows needs a second pass to become square.
     while v is product.y or v.shape[0] != v.shape[1]:
         eye = jnp.eye(v.shape[0], dtype=v.dtype)
         _, w, v = multiply(v.T, QRProduct(eye, w, eye))

@@ -1,8 +1,7 @@
-"""The transition as a graded product, for the smallest singular values of its blocks.
+"""The smallest singular values of the blocks of a transition, by a walk with a QR decomposition at each step.
 
-The same walk as `gradient_flow.long_products.transition`, in the representation of
-`gradient_flow.long_products.qr_product`: dearer (a QR decomposition a step) and right where a plain product
-has only rounding left.
+The same walk as `gradient_flow.long_products.transition`, in the form of
+`gradient_flow.long_products.qr_product`: more expensive, and accurate where a plain product is only rounding.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from gradient_flow.step_jacobians.step_jacobian import dense
 
 
 class QRWalk(NamedTuple):
-    """What is carried back from t to k: Pᵀ and chain_cᵀ as graded products, None where not asked for."""
+    """The carry of the walk from t back to k: Pᵀ and chain_cᵀ as graded products; None if not asked for."""
 
     whole: Any
     chain: Any
@@ -49,12 +48,12 @@ def read(walk: QRWalk, name: str, layout: Layout, h_c: Any) -> QRProduct:
     parts = part_slices(layout)
     eye = jnp.eye(parts[-1].stop, dtype=layout.dtype)
     if name == "total_c":
-        row, pick = (
-            1,
-            jnp.concatenate([jnp.diag(h_c), jnp.eye(layout.sizes[1], dtype=layout.dtype)], axis=1),
+        row = 1
+        columns = jnp.concatenate(
+            [jnp.diag(h_c), jnp.eye(layout.sizes[1], dtype=layout.dtype)], axis=1
         )
     else:
         row, column = layout.places()[name]
-        pick = eye[parts[column]]
-    taken = qr_product.multiply(pick, walk.whole)
-    return taken._replace(y=taken.y[:, parts[row]])
+        columns = eye[parts[column]]
+    selected = qr_product.multiply(columns, walk.whole)
+    return selected._replace(y=selected.y[:, parts[row]])

@@ -2,11 +2,11 @@ r"""Matrices times powers of two, so that a product of thousands of them neither
 
     M = matrix · diag(2^exponent)        exponent: int32, one for each column
 
-Scaling by powers of two is exact, and integer exponents add exactly, so the only rounding left is that of
-the products themselves. An exponent for each column is what a product walked back in time needs: columns
-that do not talk to each other may drift apart by any number of decades, and the one that is negligible now
-may be the one that counts a hundred steps earlier. (Rows need none: within a column they are all multiplied
-by the same numbers from then on.) After `scaled_sum` the largest entry of each column of ``matrix`` is
+Scaling by powers of two is exact, and integer exponents add exactly, so the only rounding is that of the
+products themselves. A product that is walked back in time needs an exponent for each column: columns that do
+not influence each other may drift apart by any number of decades, and a column that is negligible now may be
+the largest a hundred steps earlier. (Rows need none: all rows of a column are multiplied by the same numbers
+from then on.) After `scaled_sum` the largest entry of each column of ``matrix`` is
 between ½ and 1, or the column is exactly zero.
 
 Axes: matrix[*stack, rows, columns], exponent[*stack, columns].
@@ -44,7 +44,7 @@ class EvenlyScaled(NamedTuple):
 
 
 def as_scaled(matrix: Array) -> ScaledMatrix:
-    """Wrap a stack of matrices."""
+    """A stack of matrices as scaled matrices."""
     zeros = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1]), jnp.int32)
     return scaled_sum([ScaledMatrix(matrix, zeros)])
 
@@ -93,8 +93,8 @@ def scaled_product(left: ScaledMatrix, right: Float[Array, "..."]) -> ScaledMatr
 def scaled_sum(terms: Sequence[ScaledMatrix]) -> ScaledMatrix:
     """The sum of several scaled matrices, each column brought to a common exponent.
 
-    A term that is smaller than another by more than the precision rounds away, as in any sum; a column
-    that stands alone keeps all its digits, however small it is.
+    A term that is smaller than another by more than the precision rounds away, as in any sum. A column with
+    one term keeps all its digits, however small it is.
     """
     top = column_tops(terms[0])
     for term in terms[1:]:
@@ -110,13 +110,13 @@ def column_tops(m: ScaledMatrix) -> Array:
 
 
 def with_exponent(m: ScaledMatrix, exponent: Array) -> Array:
-    """The matrix that stands for ``m`` with other exponents: each [*stack, columns], or [*stack, 1]."""
+    """The matrix of ``m`` with other exponents: [*stack, columns], or [*stack, 1]."""
     shift = power_of_two(m.exponent - jnp.broadcast_to(exponent, m.exponent.shape), m.matrix.dtype)
     return m.matrix * jnp.broadcast_to(shift[..., None, :], m.matrix.shape)
 
 
 def evenly_scaled(m: ScaledMatrix) -> EvenlyScaled:
-    """The same with one exponent; a column too small beside the largest one rounds to zero."""
+    """Give all columns one exponent; a column that is too small beside the largest one rounds to zero."""
     top = jnp.max(column_tops(m), axis=-1, keepdims=True)
     return EvenlyScaled(with_exponent(m, top), top[..., 0])
 

@@ -1,24 +1,24 @@
-r"""Several walks together, some steps at a time, with one scale for all of them.
+r"""The fast path: several walks multiplied together for a few steps, with one scale for all of them.
 
-`gradient_flow.long_products.transition` holds each column of each block of each walk with its own power of
-two. That is exact, and it makes every walk multiply by its own version of J, entry by entry. Nearly always
-the columns of all walks stand in about the same proportions, and keep to them for a few steps. Then one
-similarity serves all:
+`gradient_flow.long_products.transition` gives each column of each block of each walk a power of two. That is
+exact, but every walk must then multiply by a rescaled J of its own. Nearly always the columns of all walks
+have about the same relative sizes, and keep them for a few steps. Then one similarity transform serves all:
 
     P_w = 2^{a_w} M_w D       D = diag(2^d), the same for all walks w and for some steps
     P_w J = 2^{a_w} (M_w J') D       J' = D J D⁻¹
 
 J' is formed once for all walks, and their product with it is one large matrix product.
 
-What must hold for this to lose nothing is checked:
+This loses nothing under two conditions, which are checked:
+
 
 - the entries of D differ by 2^100 at most, so that J' is computed without clipping;
-- at the start and after every step, no column of any M_w is outside of 2^±40, and none is zero but for
-  those of a walk that is just beginning. What was flushed to zero, in float32 2^−126 at most, then is
-  below 2^−86 of the largest entry of its column, and what was lost of J' below 2^−126 · 2^40 in a sum of
-  2^−40 or more: all of it far below the rounding of the same products.
+- at the start and after every step, no column of any M_w is outside of 2^±40, and none is zero, except in
+  a walk that is just beginning. A number flushed to zero, in float32 2^−126 at most, is then below 2^−86 of
+  the largest entry of its column. The part lost of J' is below 2^−126 · 2^40 in a sum of 2^−40 or more. Both
+  are far below the rounding of the same products.
 
-Where the check fails, the steps are done again, each walk for itself.
+Where the check fails, the steps are done again, each walk with scales of its own.
 
 Axes: a matrix of the stack of walks [walks, rows, columns]; the rows of all parts of the state that are asked
 for lie one below the other.
@@ -63,21 +63,21 @@ class Scale(NamedTuple):
     walks: Any
 
 
-class StackedWalks(NamedTuple):
-    """M of all walks: ``parts[column]`` is [walks, rows, n_column]; and whether nothing was lost so far."""
+class StackedMatrices(NamedTuple):
+    """M of all walks: ``parts[column]`` is [walks, rows, n_column]; ``exact``: nothing was lost so far."""
 
     parts: Any
     exact: Any
 
 
-class SharedWalks(NamedTuple):
-    """What `Walk` is, walks stacked; None in place of what nobody asked for."""
+class RowsAndChain(NamedTuple):
+    """Like `Walk`, for all walks: the rows of P, and chain_c; None for what is not asked for."""
 
     rows: Any
     chain: Any
 
 
-def to_shared_scale(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[SharedWalks, SharedWalks]:
+def to_shared_scale(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[RowsAndChain, RowsAndChain]:
     """Bring walks to one scale.
 
     Args:
@@ -87,37 +87,37 @@ def to_shared_scale(walk: Walk, begun: Bool[Array, "walks"]) -> tuple[SharedWalk
     Returns:
         The stacks, and their scales.
     """
-    rows = _gather(walk.rows, begun) if any(walk.rows) else (None, None)
-    chain = (None, None) if walk.chain is None else _gather(((walk.chain,),), begun)
-    return SharedWalks(rows[0], chain[0]), SharedWalks(rows[1], chain[1])
+    rows = _stack_rows(walk.rows, begun) if any(walk.rows) else (None, None)
+    chain = (None, None) if walk.chain is None else _stack_rows(((walk.chain,),), begun)
+    return RowsAndChain(rows[0], chain[0]), RowsAndChain(rows[1], chain[1])
 
 
-def similar_jacobian(scales: SharedWalks, jacobian: Blocks, h_c: Any) -> SharedWalks:
+def rescaled_jacobian(scales: RowsAndChain, jacobian: Blocks, h_c: Any) -> RowsAndChain:
     """J' = D J D⁻¹ of the rows, and that of G of the chain; ``h_c`` is D_k of an LSTM."""
-    rows = None if scales.rows is None else _similar_blocks(scales.rows, jacobian)
+    rows = None if scales.rows is None else _rescaled_blocks(scales.rows, jacobian)
     chain = None
     if scales.chain is not None:
-        chain = _similar_blocks(scales.chain, ((chain_gain(jacobian, h_c),),))
-    return SharedWalks(rows, chain)
+        chain = _rescaled_blocks(scales.chain, ((chain_gain(jacobian, h_c),),))
+    return RowsAndChain(rows, chain)
 
 
 def step_back(
-    stacks: SharedWalks,
-    scales: SharedWalks,
-    factors: SharedWalks,
+    stacks: RowsAndChain,
+    scales: RowsAndChain,
+    factors: RowsAndChain,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
-) -> SharedWalks:
+) -> RowsAndChain:
     """P_{t,k} from P_{t,k+1} for all walks.
 
     Args:
         stacks: from `to_shared_scale` or from the step before.
         scales: from `to_shared_scale`.
-        factors: J_{k+1}', from `similar_jacobian`.
+        factors: J_{k+1}', from `rescaled_jacobian`.
         walking: t > k.
         begins: t = k: these get the identity.
     """
-    return SharedWalks(
+    return RowsAndChain(
         *(
             None if stack is None else _advance(stack, scale, factor, walking, begins)
             for stack, scale, factor in zip(stacks, scales, factors, strict=True)
@@ -125,20 +125,20 @@ def step_back(
     )
 
 
-def as_walk(stacks: SharedWalks, scales: SharedWalks, parts: int) -> Walk:
-    """The blocks of a state of that many parts."""
+def as_walk(stacks: RowsAndChain, scales: RowsAndChain, parts: int) -> Walk:
+    """The walks as blocks with column scales, of a state with that many parts."""
     rows: Rows = ((),) * parts if stacks.rows is None else _blocks_of(stacks.rows, scales.rows)
     chain = None if stacks.chain is None else _blocks_of(stacks.chain, scales.chain)[0][0]
     return Walk(rows, chain)
 
 
-def nothing_lost(stacks: SharedWalks) -> Bool[Array, ""]:
+def nothing_lost(stacks: RowsAndChain) -> Bool[Array, ""]:
     """Whether all steps since `to_shared_scale` were exact to rounding."""
     return jnp.all(jnp.stack([stack.exact for stack in stacks if stack is not None]))
 
 
-def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedWalks, Scale]:
-    """`to_shared_scale`, of rows of blocks."""
+def _stack_rows(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedMatrices, Scale]:
+    """`to_shared_scale` of rows of blocks."""
     asked = [line for line in rows if line]
     # The size of each column relative to the largest of its row of blocks.
     tops = [jnp.concatenate([column_tops(block) for block in line], axis=-1) for line in asked]
@@ -150,7 +150,7 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedWalks, Scal
         axis=(0, 1),
     )
     near = [jnp.all(~c | (r >= d[None, :] - REACH)) for c, r in zip(counted, relative, strict=True)]
-    # Where there is nothing yet, a column has the size of the largest.
+    # A column of zeros gets the scale of the largest column.
     d = jnp.where(d > EMPTY // 2, d, 0)
     # A walk that has not begun will begin with ones on its diagonal.
     levels = [jnp.where(begun, level, jnp.max(-d)) for level in levels]
@@ -170,13 +170,13 @@ def _gather(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedWalks, Scal
         )
         for n, column in enumerate(columns)
     )
-    of_rows = iter(levels)
-    walks = tuple(next(of_rows) if line else None for line in rows)
+    remaining = iter(levels)
+    walks = tuple(next(remaining) if line else None for line in rows)
     exact = (jnp.max(d) - jnp.min(d) <= SPREAD) & jnp.all(jnp.stack(near))
-    return StackedWalks(parts, exact), Scale(columns, walks)
+    return StackedMatrices(parts, exact), Scale(columns, walks)
 
 
-def _similar_blocks(scale: Scale, jacobian: Blocks) -> Blocks:
+def _rescaled_blocks(scale: Scale, jacobian: Blocks) -> Blocks:
     d = scale.columns
 
     def shift(block: Array, row: Array, column: Array) -> Array:
@@ -193,17 +193,17 @@ def _similar_blocks(scale: Scale, jacobian: Blocks) -> Blocks:
 
 
 def _advance(
-    stack: StackedWalks,
+    stack: StackedMatrices,
     scale: Scale,
     factor: Blocks,
     walking: Bool[Array, "walks"],
     begins: Bool[Array, "walks"],
-) -> StackedWalks:
+) -> StackedMatrices:
     numbers = range(len(stack.parts))
     new = []
     for n in numbers:
         terms = [_times(stack.parts[m], factor[m][n]) for m in numbers]
-        new.append(sum(terms[1:], start=terms[0]) + _beginnings(stack, scale, n, begins))
+        new.append(sum(terms[1:], start=terms[0]) + _new_identities(stack, scale, n, begins))
     moved = stack._replace(parts=tuple(new))
     return moved._replace(exact=stack.exact & _in_reach(moved, scale, walking))
 
@@ -212,7 +212,7 @@ def _times(part: Array, factor: Array) -> Array:
     return part * jnp.broadcast_to(factor, part.shape) if factor.ndim == 1 else part @ factor
 
 
-def _in_reach(stack: StackedWalks, scale: Scale, walking: Array) -> Bool[Array, ""]:
+def _in_reach(stack: StackedMatrices, scale: Scale, walking: Array) -> Bool[Array, ""]:
     low, high = 2.0**-REACH, 2.0**REACH
     found = []
     for line in _blocks_of(stack, scale):
@@ -222,8 +222,8 @@ def _in_reach(stack: StackedWalks, scale: Scale, walking: Array) -> Bool[Array, 
     return jnp.all(jnp.stack(found))
 
 
-def _beginnings(stack: StackedWalks, scale: Scale, n: int, begins: Array) -> Array:
-    """The identity of the walks that begin, in one part's columns, zeros elsewhere."""
+def _new_identities(stack: StackedMatrices, scale: Scale, n: int, begins: Array) -> Array:
+    """The columns of one part: the identity for the walks that begin, zeros elsewhere."""
     shape = stack.parts[n].shape
     offset = 0
     for number, level in enumerate(scale.walks):
@@ -239,8 +239,8 @@ def _beginnings(stack: StackedWalks, scale: Scale, n: int, begins: Array) -> Arr
     return jnp.zeros(shape, stack.parts[n].dtype)
 
 
-def _blocks_of(stack: StackedWalks, scale: Scale) -> Rows:
-    """The rows of blocks that a stack stands for."""
+def _blocks_of(stack: StackedMatrices, scale: Scale) -> Rows:
+    """Split stacked matrices into rows of blocks."""
     sizes = [len(column) for column in scale.columns]
     rows: list[tuple[ScaledMatrix, ...]] = []
     offset = 0

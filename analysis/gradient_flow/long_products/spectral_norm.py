@@ -1,12 +1,12 @@
 r"""The largest singular value of many matrices by power iteration and squaring, with a bound on its error.
 
-A singular value decomposition of one small matrix after another leaves most of a machine idle; matrix
-products do not. Let N be M = A Aᵀ or a power M^p of it by squaring, with eigenvalues μ_1 ≥ μ_2 ≥ … ≥ 0,
-μ_i = λ_i^p and λ_1 = σ_1². A unit vector v, brought forward by v ← N v / ‖N v‖, gives
+Singular value decompositions of one small matrix after another leave most of a machine idle; matrix products
+do not. Let N be M = A Aᵀ or a power M^p of it by squaring, with eigenvalues μ_1 ≥ μ_2 ≥ … ≥ 0,
+μ_i = λ_i^p and λ_1 = σ_1². A unit vector v, iterated by v ← N v / ‖N v‖, gives
 
     θ = vᵀ N v ≤ μ_1,     r = ‖N v − θ v‖
 
-and what the other eigenvalues can be at most follows from sums of all of them:
+The trace and the Frobenius norm bound the other eigenvalues:
 
     μ_2 ≤ β = tr N − θ             μ_2² ≤ β² = ‖N‖²_F − θ²
 
@@ -14,7 +14,7 @@ Where β < θ, μ_1 is the only eigenvalue above β, and Temple's inequality bou
 
     θ ≤ μ_1 ≤ θ + r² / (θ − β)
 
-Both bounds are those of λ_1 once their logs are divided by p. Three more hold without any v:
+Their logs divided by p bound log λ_1. Three more bounds need no v:
 
     μ_1 ≤ ‖N‖_F      μ_1 ≤ max_j Σ_i |N_ij|      μ_1 ≥ ‖N‖²_F / tr N
 
@@ -22,13 +22,12 @@ The work stops when the bounds of log σ_1 are within 4 units of rounding:
 
 1. Products of A Aᵀ with v, a matrix-vector product each. The trace is ‖A‖²_F. This is enough wherever one
    singular value outweighs the others together, as in nearly every transition of long lag.
-2. For the others, hardest first and some at a time: N = A Aᵀ, products of N with v, and then N ← N², and
-   so on. Squaring raises θ/β to its square. No case fails: the three bounds close at p = log n / (8 ·
-   rounding) at the latest, some 24 squarings in float32 and 53 in float64, whatever the spectrum and the
-   vector, and at once where all singular values are equal. Rounding does not add up: what a squaring adds
-   to log μ_1 counts 1/p in log λ_1.
+2. For the others, hardest first and several at a time: N = A Aᵀ, products of N with v, then N ← N², and so
+   on. Squaring N squares θ/β. No case fails: the three bounds meet at p = log n / (8 · rounding) at the
+   latest, some 24 squarings in float32 and 53 in float64, whatever the spectrum and the vector, and at once
+   where all singular values are equal. Rounding does not add up: an error of log μ_1 counts 1/p in log λ_1.
 
-The value itself is ‖Aᵀ v‖, which keeps the digits that a logarithm of N would lose, held between the bounds.
+The value itself is ‖Aᵀ v‖, clipped to the bounds; it keeps the digits that a logarithm of N would lose.
 
 The inequality: Temple (1928); Kato (1949). Axes: matrix[*stack, rows, columns].
 """
@@ -47,17 +46,17 @@ ROUNDINGS = 4
 """Units of rounding that the two bounds of log σ_1 may be apart."""
 
 PRODUCTS = 24
-"""Products of A Aᵀ or of N with v before the next squaring, which costs about as much as as many of them."""
+"""Products of A Aᵀ or of N with v before the next squaring, which costs about as much as all of them."""
 
 SURE = 0.9
-"""Temple's inequality is used for β up to this share of θ, where rounding cannot have turned them around."""
+"""Temple's inequality is used for β up to this share of θ, where rounding cannot have changed their order."""
 
 AT_ONCE = 2**18
-"""Entries of the matrices that are worked on together, so that they stay in the cache."""
+"""Entries of the matrices that are worked on together, so that they fit into the cache."""
 
 
-class _Guess(NamedTuple):
-    """What is known of λ_1 of each matrix.
+class _Estimate(NamedTuple):
+    """An estimate of λ_1 of each matrix, with its bounds.
 
     Attributes:
         v: [batch, n], unit vectors.
@@ -91,22 +90,22 @@ def log_largest(matrix: Float[Array, "*stack rows columns"]) -> Float[Array, "*s
     few = max(1, min(batch, AT_ONCE // n**2))
     part = next(size for size in range(few, 0, -1) if batch % size == 0)
     part = part if part > few // 2 else batch
-    guess, total, value = jax.tree.map(
+    estimate, total, value = jax.tree.map(
         lambda leaf: leaf.reshape(batch, *leaf.shape[2:]),
         lax.map(_by_products, a.reshape(-1, part, *a.shape[1:])),
     )
     # A NaN, and a matrix of zeros, compare as closed.
-    todo = (guess.excess / 2 > _tolerance(a)) & (total > 0)
-    # Hardest first, so that those that are worked on together take about as long.
-    order = jnp.argsort(jnp.where(todo, -guess.others / guess.theta, jnp.inf))
+    todo = (estimate.excess / 2 > _tolerance(a)) & (total > 0)
+    # Hardest first, so that those that are worked on together need about as many products.
+    order = jnp.argsort(jnp.where(todo, -estimate.others / estimate.theta, jnp.inf))
     order = jnp.concatenate([order, jnp.broadcast_to(order[-1:], (-batch % few,))])
     count = jnp.sum(todo)
 
     def some(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         done, value = carry
         these = lax.dynamic_slice(order, (done,), (few,))
-        found = _by_squaring(a[these], guess.v[these], total[these])
-        # The last of them may be there to fill up only.
+        found = _by_squaring(a[these], estimate.v[these], total[these])
+        # The last of them may be padding.
         return done + few, value.at[these].set(jnp.where(todo[these], found, value[these]))
 
     _, value = lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros_like(count), value))
@@ -121,7 +120,7 @@ def _log_largest_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 def log_largest_by_svd(
     matrix: Float[Array, "*stack rows columns"],
 ) -> Float[Array, "*stack"]:
-    """The same from a singular value decomposition: the plain reference, and the derivative."""
+    """`log_largest` by a singular value decomposition: the plain reference, and the derivative."""
     return log_or_zero(jnp.linalg.svd(matrix, compute_uv=False)[..., 0])
 
 
@@ -135,27 +134,27 @@ def _tolerance(a: Array) -> float:
     return ROUNDINGS * float(jnp.finfo(a.dtype).eps)
 
 
-def _by_products(a: Float[Array, "batch n m"]) -> tuple[_Guess, Array, Array]:
-    """Power iteration with A Aᵀ, from A times its largest row: what it found, ‖A‖²_F, and log ‖Aᵀ v‖."""
+def _by_products(a: Float[Array, "batch n m"]) -> tuple[_Estimate, Array, Array]:
+    """Power iteration with A Aᵀ, from A times its largest row: the estimate, ‖A‖²_F, and log ‖Aᵀ v‖."""
     energy = _row_sums(a**2)
     total = jnp.sum(energy, axis=-1)
     row = jnp.take_along_axis(a, jnp.argmax(energy, axis=1)[:, None, None], axis=1)[:, 0]
-    guess = _examine(
+    estimate = _power_iteration(
         lambda v: _times(a, _transposed_times(a, v)),
         lambda theta: jnp.maximum(total - theta, 0),
         _unit(_times(a, _unit(row))),
         2 * _tolerance(a),
     )
-    return guess, total, log_or_zero(_length(_transposed_times(a, guess.v)))
+    return estimate, total, log_or_zero(_length(_transposed_times(a, estimate.v)))
 
 
-def _examine(
+def _power_iteration(
     apply: Callable[[Array], Array],
     others_of: Callable[[Array], Array],
     v: Float[Array, "batch n"],
     tolerance: Array | float,
-) -> _Guess:
-    """Bring v forward until Temple's bound is close to θ, or cannot be brought there in good time.
+) -> _Estimate:
+    """Iterate v until Temple's bound is close to θ, or until that would take too many products.
 
     Args:
         apply: v to N v.
@@ -164,29 +163,29 @@ def _examine(
         tolerance: of the log of μ_1.
     """
 
-    def look(guess: _Guess) -> _Guess:
-        moved = apply(guess.v)
-        theta = jnp.sum(moved * guess.v, axis=-1)
+    def iterate(estimate: _Estimate) -> _Estimate:
+        moved = apply(estimate.v)
+        theta = jnp.sum(moved * estimate.v, axis=-1)
         # Relative to θ, whose square may be out of range.
         moved = moved / jnp.where(theta > 0, theta, jnp.ones_like(theta))[:, None]
         others = others_of(theta)
         apart = others < SURE * theta
         gap = jnp.where(apart, 1 - others / theta, jnp.ones_like(theta))
-        excess = jnp.log1p(jnp.sum((moved - guess.v) ** 2, axis=-1) / gap)
-        return _Guess(_unit(moved), theta, others, jnp.where(apart, excess, jnp.inf))
+        excess = jnp.log1p(jnp.sum((moved - estimate.v) ** 2, axis=-1) / gap)
+        return _Estimate(_unit(moved), theta, others, jnp.where(apart, excess, jnp.inf))
 
-    def again(carry: tuple[Array, _Guess]) -> Bool[Array, ""]:
-        turns, guess = carry
-        worth = (guess.excess > tolerance) & ((guess.excess < jnp.inf) | (turns < 3))
+    def again(carry: tuple[Array, _Estimate]) -> Bool[Array, ""]:
+        turns, estimate = carry
+        worth = (estimate.excess > tolerance) & ((estimate.excess < jnp.inf) | (turns < 3))
         return (turns < PRODUCTS) & jnp.any(worth)
 
     nothing = jnp.full(v.shape[:1], jnp.inf, v.dtype)
-    start = (jnp.int32(0), _Guess(v, nothing, nothing, nothing))
-    return lax.while_loop(again, lambda carry: (carry[0] + 1, look(carry[1])), start)[1]
+    start = (jnp.int32(0), _Estimate(v, nothing, nothing, nothing))
+    return lax.while_loop(again, lambda carry: (carry[0] + 1, iterate(carry[1])), start)[1]
 
 
 class _Power(NamedTuple):
-    """N = M^p / exp(p · shift) for a batch, and how far the squaring has come.
+    """N = M^p / exp(p · shift) for a batch, with the bounds so far.
 
     Attributes:
         n: [batch, n, n].
@@ -195,7 +194,7 @@ class _Power(NamedTuple):
         squares: [batch], ‖N‖²_F.
         shift: [batch].
         low, high: [batch], bounds of log λ_1.
-        p: 1, 2, 4, …, the same for the batch; 0 before N has been looked at.
+        p: 1, 2, 4, …, the same for the batch; 0 before the first bounds.
     """
 
     n: Any
@@ -215,8 +214,8 @@ def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[
     def again(power: _Power) -> Bool[Array, ""]:
         return jnp.any((power.high - power.low) / 2 > tolerance)
 
-    def go_on(power: _Power) -> _Power:
-        return _look(
+    def square_and_update(power: _Power) -> _Power:
+        return _update_bounds(
             lax.cond(power.p > 0, _square, lambda first: first._replace(p=first.p + 1), power)
         )
 
@@ -226,14 +225,14 @@ def _by_squaring(a: Float[Array, "batch n m"], v: Array, total: Array) -> Float[
     zero = jnp.zeros((), a.dtype)
     low = jnp.full_like(total, -jnp.inf)
     start = _Power(n, v, total * factor, _sum_of_squares(n), shift, low, high, zero)
-    power = lax.while_loop(again, go_on, start)
+    power = lax.while_loop(again, square_and_update, start)
     value = log_or_zero(_length(_transposed_times(a, power.v)))
     slack = tolerance * (1 + jnp.abs(power.shift))
     return jnp.clip(value, power.low / 2 - slack, power.high / 2 + slack)
 
 
 def _to_size_1(size: Array) -> tuple[Array, Array]:
-    """The power of two, which rounds nothing, that brings a size to between ½ and 1; and its −log."""
+    """The power of two that brings a size to between ½ and 1, exactly; and its −log."""
     _, exponent = jnp.frexp(size)
     exponent = jnp.where(size > 0, exponent, 0)
     one = jnp.ones_like(size)
@@ -252,22 +251,24 @@ def _square(power: _Power) -> _Power:
     )
 
 
-def _look(power: _Power) -> _Power:
-    """Bring v forward and the bounds together."""
+def _update_bounds(power: _Power) -> _Power:
+    """Iterate v and narrow the bounds."""
     n, v, trace, squares, shift, low, high, p = power
-    guess = _examine(
+    estimate = _power_iteration(
         partial(_times, n),
         lambda theta: jnp.sqrt(jnp.maximum(squares - theta**2, 0)),
         v,
         2 * p * _tolerance(n),
     )
-    # θ is 0 where v has nothing in common with what is left of N.
-    log_theta = log_or_zero(guess.theta)
+    # θ is 0 where v is orthogonal to the part of N that has not underflowed.
+    log_theta = log_or_zero(estimate.theta)
     found = jnp.maximum(log_theta, jnp.log(squares / trace))
     root = jnp.log(squares) / 2
-    bound = jnp.where(guess.excess < jnp.inf, jnp.minimum(log_theta + guess.excess, root), root)
+    bound = jnp.where(
+        estimate.excess < jnp.inf, jnp.minimum(log_theta + estimate.excess, root), root
+    )
     return power._replace(
-        v=guess.v,
+        v=estimate.v,
         low=jnp.maximum(low, shift + found / p),
         high=jnp.minimum(high, shift + bound / p),
     )

@@ -1,10 +1,10 @@
 r"""The transition P_{t,k} = J_t J_{t−1} ⋯ J_{k+1}, walked back from t without underflow.
 
-Going back one step multiplies from the right, P_{t,k} = P_{t,k+1} J_{k+1}: the rows of P never mix, and its
-columns may drift apart by any number of decades where units do not talk to each other. So each column of
-each block is held with its own power of two (`gradient_flow.long_products.scaled_matrix`).
+Going back one step multiplies from the right, P_{t,k} = P_{t,k+1} J_{k+1}. The rows of P never mix, and its
+columns may drift apart by any number of decades where units do not influence each other. So each column of
+each block has a power of two (`gradient_flow.long_products.scaled_matrix`).
 
-For an LSTM two matrices more can be read:
+For an LSTM two more matrices can be read:
 
     total_c    P_ch D_k + P_cc                                  h_k follows C_k, o_k held
     chain_c    G_t ⋯ G_{k+1},  G_j = ∂C_j/∂h_{j−1} D_{j−1} + diag(f_j)
@@ -25,10 +25,10 @@ from lstm_jax.array_types import Array, Float
 
 
 class Walk(NamedTuple):
-    """What is carried back from t to k.
+    """The carry of the walk from t back to k.
 
     Attributes:
-        rows: ``rows[row][column]``, the scaled blocks of P; () in a row that nobody asked for.
+        rows: ``rows[row][column]``, the scaled blocks of P; () in a row that is not asked for.
         chain: the scaled chain_c, or None.
     """
 
@@ -90,7 +90,7 @@ def read(walk: Walk, name: str, layout: Layout, h_c: Any) -> ScaledMatrix:
 
 
 def _joint(rows: tuple[tuple[ScaledMatrix, ...], ...], layout: Layout) -> ScaledMatrix:
-    # Each row of blocks is set into zeros of the full height, so that `scaled_sum` finds common exponents.
+    # Each row of blocks is padded with zeros to the full height, so that `scaled_sum` finds common exponents.
     places = part_slices(layout)
     terms = []
     for line, place in zip(rows, places, strict=True):

@@ -1,4 +1,4 @@
-r"""What plain autodiff says of ∂h_T/∂h_k, in the working precision: the curve to be distrusted.
+r"""Norms of ∂h_T/∂h_k by plain autodiff, without rescaling: they underflow, and show why rescaling is needed.
 
 A perturbation ε_k is added to h_k at every k; one `jax.jacrev` with respect to all of them gives
 ∂h_T/∂ε_k = ∂h_T/∂h_k at every lag at once, exactly as differentiating the tail of the sequence would.
@@ -53,16 +53,16 @@ def autodiff_norms(
 @partial(jax.jit, static_argnums=0)
 def _norms(cell: Cell, params: PyTree, state0: PyTree, xs: Array) -> Array:
     def one(state0: PyTree, xs: Array) -> Array:
-        def last(nudges: Array) -> Array:
+        def last(perturbations: Array) -> Array:
             def step(state: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, None]:
-                x, nudge = inputs
-                state, _ = cell.step(params, state._replace(h=state.h + nudge), x)
+                x, epsilon = inputs
+                state, _ = cell.step(params, state._replace(h=state.h + epsilon), x)
                 return state, None
 
-            return lax.scan(step, state0, (xs, nudges))[0].h
+            return lax.scan(step, state0, (xs, perturbations))[0].h
 
-        nudges = jnp.zeros((xs.shape[0], cell.output_size), xs.dtype)
-        by_start = jnp.moveaxis(jax.jacrev(last)(nudges), 1, 0)
+        zeros = jnp.zeros((xs.shape[0], cell.output_size), xs.dtype)
+        by_start = jnp.moveaxis(jax.jacrev(last)(zeros), 1, 0)
         norms = jnp.linalg.svd(by_start, compute_uv=False)[:, 0]
         return jnp.concatenate([jnp.ones(1, norms.dtype), norms[::-1]])
 

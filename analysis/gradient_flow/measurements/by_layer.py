@@ -1,8 +1,8 @@
-"""The microscope on the layers of a stack, one by one, in both directions.
+"""Jacobian norms of the layers of a stack, one by one, in both directions.
 
-Each layer's own transition, ∂s^l_t/∂s^l_k with the outputs of the layer below held: what a gradient meets
-that goes back through time inside of this layer. The whole state of a stack that runs in one direction, all
-ways between layers included, is what `jacobian_norms` gives for the stack itself.
+The transition of each layer, ∂s^l_t/∂s^l_k with the outputs of the layer below fixed, is that of a gradient
+that goes back through time inside this layer. For the whole state of a stack in one direction, with all paths
+between layers, give the stack to `jacobian_norms`.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def layer_norms(
         **options: ``times``, ``lags``, ``blocks`` and ``norms`` of `jacobian_norms`, the same for all layers.
 
     Returns:
-        One `JacobianNorms` for each layer; of a bidirectional one `Both`. What runs backward counts its
-        times from the last step of the sequence: lag 5 at time T is from step 6 back to step 1.
+        One `JacobianNorms` for each layer; `Both` for a bidirectional one. A layer that runs backward counts
+        its times from the last step of the sequence: lag 5 at time T is from step 6 back to step 1.
 
     Raises:
         As `jacobian_norms`; ValueError: a stack with zoneout.
@@ -51,17 +51,17 @@ def layer_norms(
         ((21,), ['carousel', 'cc', 'ch'])
     """
     found: list[JacobianNorms | Both] = []
-    for layer, own, state, ys in each_layer(network, params, state0, xs):
+    for layer, weights, state, ys in each_layer(network, params, state0, xs):
         if isinstance(layer, Cell):
-            found.append(jacobian_norms(layer, own, state, ys, **options))
+            found.append(jacobian_norms(layer, weights, state, ys, **options))
         elif isinstance(layer, Backward):
-            found.append(jacobian_norms(layer.cell, own, state, jnp.flip(ys, 0), **options))
+            found.append(jacobian_norms(layer.cell, weights, state, jnp.flip(ys, 0), **options))
         else:
             found.append(
                 Both(
-                    jacobian_norms(layer.forward, own.forward, state.forward, ys, **options),
+                    jacobian_norms(layer.forward, weights.forward, state.forward, ys, **options),
                     jacobian_norms(
-                        layer.backward, own.backward, state.backward, jnp.flip(ys, 0), **options
+                        layer.backward, weights.backward, state.backward, jnp.flip(ys, 0), **options
                     ),
                 )
             )
@@ -86,25 +86,25 @@ def each_layer(
     states = check_stack_arguments(network, params, xs, state0)
     require_no_zoneout(network)
     last = len(network.layers) - 1
-    for number, (layer, own, state) in enumerate(
+    for number, (layer, weights, state) in enumerate(
         zip(network.layers, params.layers, states, strict=True)
     ):
-        yield layer, own, state, xs
+        yield layer, weights, state, xs
         if number < last:
             _, out = jax.jit(unroll_stack, static_argnums=0)(
-                stack(layer), StackParams((own,)), xs, (state,)
+                stack(layer), StackParams((weights,)), xs, (state,)
             )
             xs = out + xs if network.residual and number else out
 
 
 def require_no_zoneout(network: Stack) -> None:
-    """Refuse a stack whose layers are no plain cells.
+    """Refuse a stack with zoneout, whose layers are not plain cells.
 
     Raises:
-        ValueError: naming the zoneout.
+        ValueError: with the zoneout in the message.
     """
     if any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout]):
         raise ValueError(
-            "Option mismatch: expected a stack without zoneout, whose layers are cells, got zoneout="
-            f"{network.zoneout!r}; jacobian_norms takes the stack as a whole."
+            "Option mismatch: expected a stack without zoneout, got zoneout="
+            f"{network.zoneout!r}. For the stack as a whole, use jacobian_norms."
         )

@@ -1,16 +1,16 @@
-r"""Credit: how much of a loss at the last step goes back to each step before it, from one backward pass.
+r"""Credit: how much of a loss at the last step goes back to each state, input and weight of each step before.
 
     δs_T = ∂ℓ_T/∂s_T,      δs_{k−1} = δs_k J_k,      δx_k = δs_k ∂s_k/∂x_k
 
-    ∂ℓ_T/∂W = Σ_k G_k,     G_k = δs_k ∂s_k/∂W          step k's own part of the gradient, all else held
+    ∂ℓ_T/∂W = Σ_k G_k,     G_k = δs_k ∂s_k/∂W          the contribution of step k to the gradient
 
-The scan back is rescaled by a power of two at every step, so that a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
+The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
 Norms are Euclidean (of a matrix Frobenius), returned as natural logarithms. The share of step k in ∂ℓ_T/∂W is
 
     ⟨G_k, G⟩ / ⟨G, G⟩,     G = Σ_k G_k
 
-what it adds along the gradient's own direction; the shares sum to 1, and one is negative where a step pulls
-the other way. With cells of `lstm_jax` the parts of W are the gates: their columns of W_x, W_h and b.
+its contribution along the direction of G. The shares sum to 1; a share is negative where G_k points against
+G. With cells of `lstm_jax` the parts of W are the gates: their columns of W_x, W_h and b.
 
 Axes: states [T + 1], by k from 0; inputs and weights [T], by k from 1; a batch leads.
 """
@@ -34,9 +34,10 @@ from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.trajectory import run
+from gradient_flow.step_jacobians.trajectory import states_of_samples
 from gradient_flow.step_jacobians.vector_products import step_vjp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
@@ -45,7 +46,7 @@ from lstm_jax.validation import ShapeError, leaf_name, require_finite, show_shap
 
 
 class Credit(NamedTuple):
-    """Where the gradient of a loss at the last step goes; natural logs of norms, a batch leading.
+    """Norms of the gradient of a loss at the last step, as natural logs; a batch leads.
 
     Attributes:
         states: of ∂ℓ_T/∂h_k, ∂ℓ_T/∂C_k, … by the part's name, [T + 1], k = 0 … T; the other parts held.
@@ -86,8 +87,8 @@ def credit(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other, or a
-            loss that is no number.
-        NonFiniteError: a NaN or an infinity in the arguments, in the states, or in the loss's own gradient.
+            loss that does not return a number.
+        NonFiniteError: a NaN or an infinity in the arguments, in the states, or in the loss's gradient.
 
     Example:
         >>> import jax, lstm_jax, gradient_flow
@@ -97,13 +98,13 @@ def credit(
         >>> found = gradient_flow.credit(cell, params, None, xs, lambda state: state.h.sum())
         >>> found.states["c"].shape, sorted(found.weights)
         ((401,), ['f', 'g', 'i', 'o'])
-        >>> bool(found.inputs[0] < -50)  # what the first input still gets
+        >>> bool(found.inputs[0] < -50)  # the first input gets almost nothing
         True
     """
     given = checked_run(cell_or_step, params, state0, xs, batched)
     require_finite_states(cell_or_step, params, given, xs)
     states0, samples = with_samples(given.batched, given.state0, xs)
-    states = _states(cell_or_step, params, states0, samples)
+    states = states_of_samples(cell_or_step, params, states0, samples)
     last = jax.tree.map(lambda leaf: leaf[-1] if given.batched else leaf[-1, 0], states)
     d_last = _gradient(loss, last)
     require_finite("the loss's gradient", d_last)
@@ -113,7 +114,7 @@ def credit(
         if moves
     ]
     found = _credit(cell_or_step, given.layout, params, states, samples, parts)
-    return found if given.batched else jax.tree.map(lambda leaf: leaf[0], found)
+    return without_samples(given.batched, found)
 
 
 def input_credit(
@@ -121,19 +122,19 @@ def input_credit(
 ) -> Float[Array, "*batch time"]:
     """How much of a loss's gradient each input gets, of any sequence function, recurrent or not.
 
-    Not rescaled: what the function's own derivative returns as 0 comes out as −∞.
+    Not rescaled: a derivative that underflows to 0 is returned as −∞.
 
     Args:
         function: ``function(xs) -> ys``, such as a causal self-attention layer.
         xs: [T, D] or [T, B, D].
-        loss: ``loss(ys) -> number``; ``lambda ys: ys[-1].sum()`` asks for the last output's.
+        loss: ``loss(ys) -> number``; ``lambda ys: ys[-1].sum()`` for the last output.
 
     Returns:
         log ‖∂ℓ/∂x_k‖, [T] or [B, T], k = 1 … T.
 
     Raises:
         ShapeError: xs of another rank, or without a step.
-        TypeError: a loss that is no number.
+        TypeError: a loss that does not return a number.
         NonFiniteError: a NaN or an infinity in xs or in the gradient.
 
     Example:
@@ -152,7 +153,7 @@ def input_credit(
     d_xs = _gradient(lambda xs: loss(function(xs)), xs)
     require_finite("the gradient by xs", d_xs, time_axis=True)
     rows = d_xs.reshape(-1, d_xs.shape[-1])
-    return jnp.moveaxis(jax.vmap(_norm_of)(rows).reshape(d_xs.shape[:-1]), 0, -1)
+    return jnp.moveaxis(jax.vmap(_log_norm)(rows).reshape(d_xs.shape[:-1]), 0, -1)
 
 
 def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
@@ -162,27 +163,20 @@ def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
     return jax.jit(jax.grad(loss, allow_int=True))(at)
 
 
-@partial(jax.jit, static_argnums=0)
-def _states(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
-    """s_0 … s_T of all samples, [T + 1, B, …]."""
-    of_sample = jax.vmap(lambda s, x: run(cell, params, s, x).states, in_axes=(0, 1), out_axes=1)
-    return of_sample(state0, xs)
-
-
-class _Carried(NamedTuple):
-    """Some arrays on one scale: each ``array · 2^exponent``."""
+class _ScaledArrays(NamedTuple):
+    """Arrays with a common power of two: each stands for ``array · 2^exponent``."""
 
     arrays: Any
     exponent: Any
 
 
-def _rescaled(arrays: list[Array], exponent: Array) -> _Carried:
+def _rescaled(arrays: list[Array], exponent: Array) -> _ScaledArrays:
     top = jnp.max(jnp.stack([jnp.max(jnp.abs(array), initial=0.0) for array in arrays]))
     more = jnp.where(top > 0, binary_exponent(top), 0)
-    return _Carried([a * power_of_two(-more, a.dtype) for a in arrays], exponent + more)
+    return _ScaledArrays([a * power_of_two(-more, a.dtype) for a in arrays], exponent + more)
 
 
-def _plus(a: _Carried, b: _Carried) -> _Carried:
+def _add(a: _ScaledArrays, b: _ScaledArrays) -> _ScaledArrays:
     top = jnp.maximum(a.exponent, b.exponent)
     scales = [power_of_two(term.exponent - top, a.arrays[0].dtype) for term in (a, b)]
     sums = [x * scales[0] + y * scales[1] for x, y in zip(a.arrays, b.arrays, strict=True)]
@@ -190,7 +184,7 @@ def _plus(a: _Carried, b: _Carried) -> _Carried:
 
 
 def _parts_of_weights(cell: Cell | Stack | Step, d_params: PyTree) -> dict[str, list[Array]]:
-    """What belongs to each gate, or other parameter by its name."""
+    """The gradient split by gate; parameters that belong to no gate by their names."""
     named = {
         leaf_name(path) or "params": leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(d_params)[0]
@@ -204,21 +198,21 @@ def _parts_of_weights(cell: Cell | Stack | Step, d_params: PyTree) -> dict[str, 
         if name in ("w_x", "w_h", "b"):
             for gate, columns in zip(gates, jnp.split(leaf, len(gates), axis=-1), strict=True):
                 parts[gate].append(columns)
-        else:  # b_hn is the candidate's second bias; the rest belongs to no single gate
+        else:  # b_hn is the candidate's second bias; the others belong to no single gate
             parts.setdefault("n" if name == "b_hn" else name, []).append(leaf)
     return parts
 
 
-def _norm_of(tree: PyTree) -> Array:
+def _log_norm(tree: PyTree) -> Array:
     """Log ‖·‖ of all floating leaves together, without underflow of the squares."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in leaves]))
-    by = jnp.where(top > 0, top, jnp.ones_like(top))
-    squares = sum(jnp.sum((leaf / jnp.broadcast_to(by, leaf.shape)) ** 2) for leaf in leaves)
+    unit = jnp.where(top > 0, top, jnp.ones_like(top))
+    squares = sum(jnp.sum((leaf / jnp.broadcast_to(unit, leaf.shape)) ** 2) for leaf in leaves)
     return log_or_zero(top) + log_or_zero(jnp.asarray(squares)) / 2
 
 
-def _inner(a: list[Array], b: list[Array]) -> Array:
+def _inner_product(a: list[Array], b: list[Array]) -> Array:
     return jnp.asarray(sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True)))
 
 
@@ -231,56 +225,58 @@ def _credit(
     xs: PyTree,
     d_last: list[Array],
 ) -> Credit:
-    pull = step_vjp(cell, layout)
+    vjp = step_vjp(cell, layout)
     before = jax.tree.map(lambda leaf: leaf[:-1], states)
 
     def of_sample(before: PyTree, xs: PyTree, d_last: list[Array]) -> Credit:
-        def norms(carried: _Carried) -> dict[str, Array]:
-            logs = map(_norm_of, carried.arrays)
+        def norms(scaled: _ScaledArrays) -> dict[str, Array]:
+            logs = map(_log_norm, scaled.arrays)
             return {
-                name: log_value(log, carried.exponent)
+                name: log_value(log, scaled.exponent)
                 for name, log in zip(layout.names, logs, strict=True)
             }
 
-        def back(carry: tuple[_Carried, dict[str, _Carried]], at: tuple[PyTree, PyTree]) -> Any:
+        def back(
+            carry: tuple[_ScaledArrays, dict[str, _ScaledArrays]], at: tuple[PyTree, PyTree]
+        ) -> Any:
             (d_state, exponent), sums = carry
-            d_params, d_before, d_x = pull(params, *at, d_state)
+            d_params, d_before, d_x = vjp(params, *at, d_state)
             weights = _parts_of_weights(cell, d_params)
             sums = {
-                name: _plus(sums[name], _rescaled(part, exponent)) for name, part in weights.items()
+                name: _add(sums[name], _rescaled(part, exponent)) for name, part in weights.items()
             }
             after = _rescaled(d_before, exponent)
-            logs = ({name: _norm_of(part) for name, part in weights.items()}, _norm_of(d_x))
+            logs = ({name: _log_norm(part) for name, part in weights.items()}, _log_norm(d_x))
             logs = jax.tree.map(lambda log: log_value(log, exponent), logs)
             return (after, sums), (norms(after), *logs)
 
         def share(
-            sums: dict[str, _Carried], carried: _Carried, at: tuple[PyTree, PyTree]
-        ) -> tuple[_Carried, dict[str, Array]]:
-            arrays, exponent = carried
-            d_params, d_before, _ = pull(params, *at, arrays)
+            sums: dict[str, _ScaledArrays], scaled: _ScaledArrays, at: tuple[PyTree, PyTree]
+        ) -> tuple[_ScaledArrays, dict[str, Array]]:
+            arrays, exponent = scaled
+            d_params, d_before, _ = vjp(params, *at, arrays)
             weights = _parts_of_weights(cell, d_params)
             found = {}
             for name, (whole, scale) in sums.items():
-                size = _inner(whole, whole)
-                part = _inner(weights[name], whole) / jnp.where(size > 0, size, 1)
+                size = _inner_product(whole, whole)
+                part = _inner_product(weights[name], whole) / jnp.where(size > 0, size, 1)
                 found[name] = part * power_of_two(exponent - scale, part.dtype)
             return _rescaled(d_before, exponent), found
 
-        begin = _rescaled(d_last, jnp.int32(0))
+        last = _rescaled(d_last, jnp.int32(0))
         at = (before, xs)
         state, x = jax.tree.map(lambda leaf: leaf[0], at)
         shapes = jax.eval_shape(
-            lambda d: _parts_of_weights(cell, pull(params, state, x, d)[0]), d_last
+            lambda d: _parts_of_weights(cell, vjp(params, state, x, d)[0]), d_last
         )
         empty = {
-            name: _Carried([jnp.zeros(a.shape, a.dtype) for a in part], jnp.int32(EMPTY))
+            name: _ScaledArrays([jnp.zeros(a.shape, a.dtype) for a in part], jnp.int32(EMPTY))
             for name, part in shapes.items()
         }
-        (_, sums), (earlier, weights, inputs) = lax.scan(back, (begin, empty), at, reverse=True)
-        # G is known only now: a second way back sets each G_k beside it, where storing all would fill memory.
-        _, shares = lax.scan(lambda *carry_at: share(sums, *carry_at), begin, at, reverse=True)
-        of_states = jax.tree.map(lambda rows, row: jnp.append(rows, row), earlier, norms(begin))
+        (_, sums), (earlier, weights, inputs) = lax.scan(back, (last, empty), at, reverse=True)
+        # G is known only now. A second backward pass compares each G_k with it; storing them fills memory.
+        _, shares = lax.scan(lambda *carry_at: share(sums, *carry_at), last, at, reverse=True)
+        of_states = jax.tree.map(lambda rows, row: jnp.append(rows, row), earlier, norms(last))
         return Credit(of_states, inputs, weights, shares)
 
     return jax.vmap(of_sample, in_axes=(1, 1, 0))(before, xs, d_last)

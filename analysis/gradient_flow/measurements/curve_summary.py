@@ -1,13 +1,14 @@
-r"""One number for a curve: how fast it falls and how far it reaches; and the lags to take a curve at.
+r"""Horizon and decay rate of a curve of norms, and the lags at which curves are measured.
 
-Both numbers read a curve of natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms`
-returns it.
+A curve is natural-log norms against the lag, log ‖P_{t,t−lag}‖, as `jacobian_norms` returns it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from gradient_flow.step_jacobians.checked_arguments import whole_numbers
 from lstm_jax.array_types import Array, Float, Int
 from lstm_jax.validation import ShapeError, show_shape
 
@@ -20,10 +21,10 @@ def decades_per_100(
 
     Args:
         lags: in steps, at least two different ones.
-        log_norms: natural logs; NaN and −∞ are left out.
+        log_norms: natural logs; NaN and −∞ are ignored.
 
     Returns:
-        One number a curve; positive where the norm falls, NaN with fewer than two finite points.
+        One number for each curve; positive where the norm falls, NaN with fewer than two finite points.
 
     Example:
         >>> import numpy as np
@@ -48,16 +49,17 @@ def half_life(
     lags: Int[np.ndarray, "lags"],
     log_norms: Float[Array, "*axes lags"] | Float[np.ndarray, "*axes lags"],
 ) -> Float[np.ndarray, "*axes"]:
-    """Steps in which a norm halves: log10 2 over the decades that it loses a step.
+    """Steps in which a norm halves: log10 2 over the decades that it loses per step.
 
-    Of the curve's overall slope, as `decades_per_100`; ``horizon(..., factor=0.5)`` is the first half alone.
+    From the slope of the whole curve, as in `decades_per_100`; ``horizon(..., factor=0.5)`` is the first
+    halving alone.
 
     Args:
         lags: in steps, at least two different ones.
-        log_norms: natural logs; NaN and −∞ are left out.
+        log_norms: natural logs; NaN and −∞ are ignored.
 
     Returns:
-        One number a curve; negative where the norm grows, and then the steps in which it doubles.
+        One number for each curve; negative where the norm grows: minus the steps in which it doubles.
 
     Example:
         >>> import numpy as np
@@ -83,10 +85,11 @@ def horizon(
         factor: between 0 and 1.
 
     Returns:
-        One lag a curve, interpolated between the lags given; ∞ where the curve never falls so far.
+        One lag for each curve, interpolated between the given lags; ∞ where the curve never falls so far.
 
     Raises:
-        ValueError: a factor that is not between 0 and 1, or curves of another length than the lags.
+        ValueError: a factor that is not between 0 and 1.
+        ShapeError: curves of another length than the lags.
 
     Example:
         >>> import numpy as np
@@ -120,6 +123,16 @@ def lag_grid(lengths: tuple[int, ...]) -> list[int]:
     spaced = np.unique(np.round(np.geomspace(1, top, 1 + int(25 * max(np.log10(top), 1)))))
     chosen = {0, *range(1, min(top, 10) + 1), *spaced.astype(int).tolist(), *lengths}
     return sorted(int(lag) for lag in chosen)
+
+
+def chosen_lags(lags: Sequence[int] | None, longest: int) -> list[int]:
+    """The given lags, each from 0 to the longest; the lags of `lag_grid` if None.
+
+    Raises:
+        TypeError: not a list.
+        ValueError: an empty list, or a lag that is not whole or out of range.
+    """
+    return lag_grid((longest,)) if lags is None else whole_numbers("lags", lags, 0, longest)
 
 
 def _curves(lags: np.ndarray, log_norms: Any) -> np.ndarray:

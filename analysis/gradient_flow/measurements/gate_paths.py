@@ -1,12 +1,12 @@
-r"""Which gate carries the gradient: the transition with the ways through some of the gates cut.
+r"""Which gate carries the gradient: norms of the transition with the paths through some gates cut.
 
-    J_t = E_t + Σ_gate R_t^gate          E_t: past the recurrent weights;  R_t^gate: through W_h into a gate
+    J_t = E_t + Σ_gate R_t^gate          E_t: not through W_h;  R_t^gate: through W_h into a gate
 
     P^S_{t,k} = ∏_{j=t}^{k+1} (E_j + Σ_{gate ∈ S} R_j^gate)          S: the gates that are kept
 
 The states are those of the whole network; only the derivative is cut, as by `stop_gradient` before the gate.
-With all gates kept P^S is the transition, with none what is left when h_{t−1} is cut off from the gates
-entirely (h-detach: Kanuparthi et al. 2019): for an LSTM the carousel.
+With all gates kept P^S is the transition. With none, h_{t−1} is detached from all gates (h-detach: Kanuparthi
+et al. 2019); for an LSTM the carousel is left.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.long_products.backward_walk import LogNorms, Plan, lag_curves
-from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.long_products.backward_walk import lag_curves
+from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
+from gradient_flow.measurements.curve_summary import chosen_lags
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
-    whole_numbers,
     with_samples,
 )
 from gradient_flow.step_jacobians.state_layout import JOINT
@@ -63,7 +63,7 @@ def gate_path_norms(
     blocks: Sequence[str] | None = None,
     norms: Sequence[str] = ("spectral",),
 ) -> GatePaths:
-    """Log-norms of the transition from the last step back, with the ways through some gates cut.
+    """Log-norms of the transition from the last step back, with the paths through some gates cut.
 
     Args:
         cell: from `lstm_jax.lstm` (gates i, f, g, o), `gru` (r, u, n) or `rnn` (h), or a variant of them.
@@ -77,7 +77,7 @@ def gate_path_norms(
 
     Returns:
         `GatePaths`; ``result.spectral["cc"][n]`` is the curve of the subset ``result.kept[n]``, −∞ where
-        no way is left.
+        no path is left.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell or each other.
@@ -102,13 +102,11 @@ def gate_path_norms(
     given = checked_run(cell, params, state0, xs, None)
     names = tuple(given.layout.places())
     names = names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
-    ways = (
-        lag_grid((given.length,)) if lags is None else whole_numbers("lags", lags, 0, given.length)
-    )
+    chosen = chosen_lags(lags, given.length)
     require_finite_states(cell, params, given, xs)
     masks = np.asarray([[gate in subset for gate in gates] for subset in subsets])
     states, samples = with_samples(given.batched, given.state0, xs)
-    # Each subset is a sample of its own, so that all of them walk together.
+    # Each subset is a sample, so that all of them walk together.
     count, batch = len(subsets), samples.shape[1]
     states = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), states)
     inputs = (
@@ -121,7 +119,7 @@ def gate_path_norms(
     found = lag_curves(
         _cut(cell),
         Plan(names, norms, given.layout),
-        tuple(ways),
+        tuple(chosen),
         True,
         params,
         states,
@@ -134,7 +132,7 @@ def gate_path_norms(
         return curves if given.batched else curves[0]
 
     found = jax.tree.map(by_subset, found)
-    return GatePaths(subsets, np.asarray(ways), **{n: found.get(n, {}) for n in NORMS})
+    return GatePaths(subsets, np.asarray(chosen), **{n: found.get(n, {}) for n in NORMS})
 
 
 def _subsets(
@@ -150,7 +148,7 @@ def _subsets(
 
 @lru_cache
 def _cut(cell: Cell) -> Cell:
-    """The cell with inputs ``(x, kept)``, whose step Jacobian has only the ways of the gates kept."""
+    """The cell with inputs ``(x, kept)``; its step Jacobian has only the paths through the gates kept."""
     paths: Any = cell.paths
 
     def step(params: PyTree, state: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
@@ -162,7 +160,7 @@ def _cut(cell: Cell) -> Cell:
             plus, paths.direct(params, state, x), paths.through(params, state, x, kept)
         )
 
-    # A name of its own: what the walk does for the name "lstm" reads x.
+    # Another step and name: the walk must not take it for the standard LSTM, whose gates read x.
     return cell._replace(
         name=f"{cell.name}_cut", step=step, step_jacobian=step_jacobian, rule=None, paths=None
     )

@@ -1,11 +1,11 @@
-r"""Gate time constants: how long each unit's own path keeps what it has, without any way through other units.
+r"""Gate activations, and gate time constants: how long each unit remembers by its gate alone.
 
     ∏_{j=k+1}^{t} f_j = exp(−(t − k) / τ),      τ = −1 / mean log f        effective, over a run
 
-For a gate that stays the same, τ = −1 / log f, which is 1/(1 − f) − ½ for f near 1; 1/(1 − mean f) is the
-number that is usually quoted. Of a gate that moves, mean log f ≤ log mean f: it keeps less than that.
+For a constant gate, τ = −1 / log f, which is 1/(1 − f) − ½ for f near 1; 1/(1 − mean f) is the number that is
+usually quoted. For a gate that varies, mean log f ≤ log mean f: it remembers for a shorter time than that.
 
-How it relates to the curves: with τ the longest of all units, the carousel's norm falls as e^(−lag/τ),
+Relation to the curves: with τ the longest of all units, the carousel's norm falls as e^(−lag/τ),
 
     half-life  τ log 2      decades per 100 steps  100 / (τ log 10)      horizon at a thousandth  τ log 1000
 
@@ -23,6 +23,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell
@@ -36,8 +37,8 @@ class TimeConstants(NamedTuple):
     Attributes:
         effective: −1 / mean log f over the run; ∞ for a gate that was 1 throughout.
         at_mean: 1 / (1 − mean f).
-        shortest: 1 / (1 − f) of the step at which the gate was furthest closed.
-        longest: 1 / (1 − f) of the step at which it was furthest open.
+        shortest: 1 / (1 − f) at the step with the smallest f.
+        longest: 1 / (1 − f) at the step with the largest f.
     """
 
     effective: Any
@@ -49,10 +50,10 @@ class TimeConstants(NamedTuple):
 def gate_time_constants(
     cell: Cell, params: PyTree, state0: PyTree | None, xs: Float[Array, "time *batch d"]
 ) -> TimeConstants:
-    """How long each unit's gate keeps its state, over a run.
+    """How long the gate of each unit keeps its state, over a run.
 
     Args:
-        cell: from `lstm_jax.lstm` (the forget gate) or `gru` (the update gate, which keeps), or a variant.
+        cell: from `lstm_jax.lstm` (the forget gate f) or `gru` (the update gate u), or a variant.
         params: of the cell.
         state0: the starting state; zeros if None.
         xs: [T, D] or [T, B, D].
@@ -80,7 +81,7 @@ def gate_time_constants(
     require_finite_states(cell, params, given, xs)
     states, samples = with_samples(given.batched, given.state0, xs)
     found = _time_constants(cell, gate, params, states, samples)
-    return found if given.batched else jax.tree.map(lambda a: a[0], found)
+    return without_samples(given.batched, found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,10 +1,10 @@
-r"""Log-norms of ∂s_t/∂s_k at every lag, exact at any length.
+r"""Log-norms of ∂s_t/∂s_k at every lag, or over all pairs of times, exact at any length.
 
     P_{t,k} = J_t J_{t−1} ⋯ J_{k+1},   J_j = ∂s_j/∂s_{j−1};   the lag is t − k
 
 `jacobian_norms` gives the curve of every block against the lag, back from chosen times; `all_pairs_norms`
-the map over all (t, k). Both are one jitted program: the states once, then the walk back, J_j formed where
-it is used and never stored.
+gives the map over all (t, k). Each is one jitted program: it computes the states once, then walks back and
+forms each J_j where it is used, without storing it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.long_products.backward_walk import LogNorms, Plan, lag_curves, pair_map
+from gradient_flow.long_products.backward_walk import lag_curves, pair_map
+from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,
@@ -33,7 +34,7 @@ class JacobianNorms(NamedTuple):
     """Natural logs of norms, by block, against the lag.
 
     Each array is [lags]; a batch puts B before it, and several times put their axis between:
-    [B, times, lags]. A lag longer than its time, which reaches before the sequence, holds NaN.
+    [B, times, lags]. Lags that reach before the start of the sequence are NaN.
 
     Attributes:
         lags: the lags, in steps; lag 0 is the identity.
@@ -84,11 +85,11 @@ def jacobian_norms(
 ) -> JacobianNorms:
     """Log-norms of the blocks of ∂s_t/∂s_k, back from the last step or from chosen ones.
 
-    Exact in the sense of rounding error at any lag: the product is rescaled by powers of two at every
-    step, so a norm of 10⁻⁵⁰⁰⁰ comes out as its logarithm, in float32 too. A log-norm of −∞ means that the
-    block is exactly zero, as hh is for an LSTM whose W_h is 0, or that a factor of one step's Jacobian is
-    below what the dtype holds (for a tanh driven beyond |z| ≈ 44 in float32, 354 in float64; a plain step
-    has the slopes that `jax.jacfwd` finds, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32).
+    Exact to rounding error at any lag: the product is rescaled by powers of two at every step, so a norm of
+    10⁻⁵⁰⁰⁰ is returned as its logarithm, in float32 too. A log-norm of −∞ means that the block is exactly
+    zero, as hh is for an LSTM whose W_h is 0, or that a factor of one step's Jacobian underflows in the
+    dtype (for a tanh driven beyond |z| ≈ 44 in float32, 354 in float64; a plain step has the slopes of
+    `jax.jacfwd`, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32).
 
     Args:
         cell_or_step: a cell of `lstm_jax`, whose step Jacobian is in closed form; a stack of them in one
@@ -99,18 +100,18 @@ def jacobian_norms(
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
         times: the t's, each from 1 to T; if None, T alone, without an axis for times.
-        lags: which lags to report, each from 0 to the largest time; all of them if None. The walk goes
-            through every step either way: fewer lags save only the norms, which are about half of the cost.
+        lags: which lags to report, each from 0 to the largest time; all of them if None. Every step is
+            walked through in any case: fewer lags save only norms, which are about half of the cost.
         blocks: names of the blocks. A name is the part that moves and the part that is moved: ``hh``,
             ``hc``, ``ch``, ``cc`` for an LSTM, ``hh`` for a GRU or RNN, for a step the names of its
             state's leaves (``out,in`` where they are longer than a letter; a bare array is ``s``).
             For an LSTM also ``total_c``, ``carousel`` and ``chain_c``. ``ss`` is the whole transition.
             If None, all but ``ss``.
-        norms: some of ``"spectral"``, ``"frobenius"`` and ``"smallest"`` (the smallest singular value,
-            held to its own relative accuracy by a QR decomposition a step, and so several times as
-            dear; that of a Jacobian that is exactly singular shows at the level of rounding).
-        batched: whether xs has a batch axis after time and state0 one in front; a cell sees it from
-            xs, a step is taken as not batched unless told.
+        norms: some of ``"spectral"``, ``"frobenius"`` and ``"smallest"`` (the smallest singular value, to
+            its full relative accuracy, by a QR decomposition at each step: several times as expensive; for a
+            Jacobian that is exactly singular it is at the level of rounding).
+        batched: whether xs has a batch axis after time and state0 one in front. For a cell this is read from
+            xs; a step is not batched if None.
 
     Returns:
         `JacobianNorms`; ``result.spectral["hh"]`` is log ‖∂h_t/∂h_k‖ against ``result.lags``.
@@ -135,14 +136,14 @@ def jacobian_norms(
         cell_or_step, params, state0, xs, blocks, norms, batched
     )
     ts = whole_numbers("times", [length] if times is None else times, 1, length)
-    wanted = whole_numbers("lags", range(max(ts) + 1) if lags is None else lags, 0, max(ts))
+    chosen = whole_numbers("lags", range(max(ts) + 1) if lags is None else lags, 0, max(ts))
     found = lag_curves(
-        cell_or_step, plan, tuple(wanted), batched, params, state0, xs, jnp.asarray(ts, jnp.int32)
+        cell_or_step, plan, tuple(chosen), batched, params, state0, xs, jnp.asarray(ts, jnp.int32)
     )
     if times is None:
         found = jax.tree.map(lambda a: a[..., 0, :], found)
     return JacobianNorms(
-        lags=np.asarray(wanted), times=np.asarray(ts), **{n: found.get(n, {}) for n in NORMS}
+        lags=np.asarray(chosen), times=np.asarray(ts), **{n: found.get(n, {}) for n in NORMS}
     )
 
 

@@ -1,4 +1,4 @@
-r"""The Lyapunov spectrum: how fast k-dimensional volumes of perturbations grow, by QR of moved tangents.
+r"""The Lyapunov spectrum: how fast k-dimensional volumes of perturbations grow, by QR of tangent vectors.
 
     J_t ⋯ J_{t−m+1} Q = Q' R                     λ_i = 1/T Σ log |R_ii|
 
@@ -6,14 +6,14 @@ with orthonormal tangents Q[n, k] carried forward beside the state (Benettin et 
 λ_1 is the slope of the log-norm curve, λ_1 + … + λ_j that of the volume in the j directions that grow
 fastest, and all n of them sum up to the mean of log |det J_t|.
 
-**How often.** Between two QRs the columns turn towards the direction that grows fastest. What is left of R_ii
-beside the largest entry of its column, their ratio being the *spread*, is known to ε · spread relative. With
-``every="auto"`` the tangents go eight steps if the spread stays below ε^(−1/3), a third of all digits; if
-not, those steps are taken again with a QR after four, two or one of them, and more once there is room again.
+**How often.** Between two QRs the columns turn towards the direction that grows fastest. The *spread* is the
+ratio of the largest entry of a column of R to R_ii, whose relative error is then ε · spread. With
+``every="auto"`` a QR follows every eight steps if the spread stays below ε^(−1/3), a third of all digits. If
+not, these steps are repeated with a QR after every four, two or one; later the number of steps grows again.
 
-**Small rows.** The rows of J Q are sorted by size before the decomposition, which then keeps them apart: a
-unit that is saturated has a small R_ii and not the rounding of a large one, and a unit that is dead, whose
-row is 0, has R_ii = 0 and an exponent of −∞.
+**Small rows.** The rows of J Q are sorted by size before the decomposition, so that small rows keep their
+digits: a saturated unit has a small R_ii and not the rounding of a large one; a dead unit, whose row is 0,
+has R_ii = 0 and an exponent of −∞.
 
 Axes: q[samples, n, k]; growths[chunks, samples, k].
 """
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradient_flow.long_products.compensated_sum import compensated_add
 from gradient_flow.long_products.spectral_norm import log_or_zero
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
@@ -34,7 +35,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     with_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.vector_products import Jvp, laid_out, step_jvp
+from gradient_flow.step_jacobians.vector_products import Jvp, step_jvp, with_transposed_weights
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
@@ -52,13 +53,13 @@ class LyapunovSpectrum(NamedTuple):
 
     Attributes:
         exponents: [k], the mean over samples; −∞ for a direction that became exactly zero.
-        standard_error: [k], of that mean: from the spread over samples; of a single one from the averages
-            of up to 20 blocks in a row, which is too small where the run remembers longer than a block.
-            NaN where there are fewer than two, or an exponent is −∞.
-        steps: at which the curve is taken, counted after the warm-up.
+        standard_error: [k], of that mean, from the differences between samples; for a single sample from the
+            averages over up to 20 consecutive blocks, which is too small where the memory is longer than a
+            block. NaN with fewer than two samples or blocks, or where an exponent is −∞.
+        steps: the steps of the curve, counted after the warm-up.
         curve: [points, k], or [B, points, k] with a batch: the exponents of each sample up to that step.
-        spread: [k], the largest ratio, between two QRs, of a column's largest entry to R_ii: the exponent
-            is known to ε · spread at least, and is an upper bound where spread · ε reaches 1.
+        spread: [k], the largest ratio, between two QRs, of a column's largest entry to R_ii: the error of
+            the exponent is at most ε · spread; where that reaches 1, the exponent is an upper bound.
     """
 
     exponents: Float[Array, "k"]
@@ -82,23 +83,23 @@ def lyapunov_spectrum(
 ) -> LyapunovSpectrum:
     """The k largest Lyapunov exponents of a cell driven by a sequence, or all of them.
 
-    An exponent of −∞ is honest where it comes: a network whose state does not depend on the one before,
-    W_h = 0, has nothing else.
+    An exponent of −∞ is exact: a network whose state does not depend on the one before, W_h = 0, has no
+    other exponents.
 
     Args:
-        cell_or_step: a cell of `lstm_jax` or a stack in one direction, moved by their closed forms; or any
-            ``step(params, state, x) -> (state, out)`` with a pytree of arrays for a state, moved by
-            `jax.jvp` in k directions.
+        cell_or_step: a cell of `lstm_jax` or a stack in one direction, by their closed forms; or any
+            ``step(params, state, x) -> (state, out)`` whose state is a pytree of arrays, by `jax.jvp` in k
+            directions.
         params: of the cell; any pytree for a step.
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading. Samples are averaged over.
         k: how many exponents, from 1 to n, the size of the state; all if None.
-        every: steps between two QRs, taken as they come; ``"auto"`` takes as many as are exact, see above.
-        skip: steps at the start that count for nothing, in which state and tangents find their way. What
-            the tangents had not found by then is in the exponents with a weight of 1 / (T − skip).
-        key: of the random tangents to begin with; `jax.random.key(0)` if None.
-        batched: whether xs has a batch axis after time and state0 one in front; a cell sees it from
-            xs, a step is taken as not batched unless told.
+        every: steps between two QRs; ``"auto"`` takes as many as are exact, see above.
+        skip: the warm-up: steps at the start that are not counted, in which state and tangents converge. If
+            the tangents have not, the exponents have an error with a weight of 1 / (T − skip).
+        key: of the random starting tangents; `jax.random.key(0)` if None.
+        batched: whether xs has a batch axis after time and state0 one in front. For a cell this is read from
+            xs; a step is not batched if None.
 
     Returns:
         `LyapunovSpectrum`.
@@ -150,7 +151,7 @@ def lyapunov_spectrum(
 
 
 def _chunks(length: int, skip: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps in rows of ``size``, −1 for none; which rows count; how many steps do by the end of each."""
+    """Steps in rows of ``size``, padded by −1; which rows count; counted steps by the end of each."""
     rows = []
     for first, end in ((0, skip), (skip, length)):
         steps = np.arange(first, end)
@@ -179,7 +180,7 @@ def _measure(
     length, samples = jax.tree.leaves(xs)[0].shape[:2]
     steps, counted, ends = _chunks(length, skip, longest)
     move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
-    go = partial(_go, move, laid_out(cell, params, length), xs)
+    advance = partial(_advance, move, with_transposed_weights(cell, params, length), xs)
     limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
 
     def chunk(carry: PyTree, ns: Int[Array, "chunk"]) -> tuple[PyTree, PyTree]:
@@ -187,21 +188,21 @@ def _measure(
 
         def attempt(tried: PyTree) -> PyTree:
             gap, *_ = tried
-            after = go(state, q, ns, gap)
+            after = advance(state, q, ns, gap)
             enough = (jnp.max(after[3]) <= limit) | (gap == 1) | (not auto)
             return jnp.where(enough, gap, gap // 2), enough, after
 
         nothing = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(go, state, q, ns, gap)
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(advance, state, q, ns, gap)
         )
         gap, _, (state, q, growth, spread) = lax.while_loop(
             lambda tried: ~tried[1], attempt, (gap, jnp.asarray(False), nothing)
         )
-        # Twice as many steps would spread about as the square.
+        # With twice as many steps, the spread is about the square.
         room = (jnp.max(spread) ** 2 <= limit) & (gap < longest)
         return (state, q, jnp.where(room, 2 * gap, gap)), (growth, spread)
 
-    # Drawn in one dtype, so that the tangents are the same in either.
+    # Drawn in float32, so that the tangents are the same in both dtypes.
     q = jax.random.normal(key, (samples, sum(layout.sizes), k), jnp.float32).astype(layout.dtype)
     start = (state0, jnp.linalg.qr(q)[0], jnp.asarray(longest, jnp.int32))
     _, (growths, spreads) = lax.scan(chunk, start, jnp.asarray(steps, jnp.int32))
@@ -213,10 +214,10 @@ def _measure(
     return exponents, error, curve if batched else curve[0], jnp.max(spreads, axis=(0, 1))
 
 
-def _go(
+def _advance(
     move: Jvp, params: PyTree, xs: PyTree, state: PyTree, q: Array, ns: Array, gap: Array
 ) -> tuple[PyTree, Array, Array, Array]:
-    """Some steps with a QR after every ``gap`` of them: state, q, log |R_ii| summed up, largest spread."""
+    """Some steps with a QR after every ``gap`` of them: state, q, Σ log |R_ii|, the largest spread."""
     numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
     closing = (numbers % gap == 0) | (numbers == len(ns))
 
@@ -229,11 +230,11 @@ def _go(
 
         state, q = lax.cond(n >= 0, moved, lambda: (state, q))
 
-        def renewed() -> tuple[Array, Array, Array]:
+        def orthonormalised() -> tuple[Array, Array, Array]:
             new, log_r, ratio = jax.vmap(_orthonormal)(q)
             return new, growth + log_r, jnp.maximum(spread, ratio)
 
-        q, growth, spread = lax.cond(closes, renewed, lambda: (q, growth, spread))
+        q, growth, spread = lax.cond(closes, orthonormalised, lambda: (q, growth, spread))
         return (state, q, growth, spread), None
 
     zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
@@ -251,14 +252,11 @@ def _orthonormal(q: Float[Array, "n k"]) -> tuple[Array, Array, Array]:
 
 
 def _running_sums(terms: Float[Array, "chunks samples k"]) -> Float[Array, "chunks samples k"]:
-    """Sums from the first to each, with what their roundings lost: 1e-4 of thousands in float32 otherwise."""
+    """Compensated sums from the first term to each."""
 
     def add(carry: tuple[Array, Array], term: Array) -> tuple[tuple[Array, Array], Array]:
-        value, lost = carry
-        after = value + term
-        error = (value - after) + term
-        lost = lost + jnp.where(jnp.isfinite(after), error, jnp.zeros_like(error))
-        return (after, lost), after + lost
+        value, lost = compensated_add(carry, term)
+        return (value, lost), value + lost
 
     return lax.scan(add, (jnp.zeros_like(terms[0]),) * 2, terms)[1]
 
@@ -272,7 +270,7 @@ def _error_of_blocks(sums: Float[Array, "chunks k"], ends: np.ndarray) -> Float[
     blocks = min(BLOCKS, len(ends))
     if blocks < 2:
         return jnp.full_like(sums[0], jnp.nan)
-    # The first chunks are left out where they do not divide.
+    # The first chunks are left out if the number of chunks is not a multiple.
     last = np.arange(blocks + 1) * (len(ends) // blocks) + len(ends) % blocks
     sums = jnp.concatenate([jnp.zeros_like(sums[:1]), sums])[last]
     steps = np.append(0, ends)[last]

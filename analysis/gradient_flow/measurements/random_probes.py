@@ -1,21 +1,21 @@
-r"""Norms of the transition without a matrix, by how it moves a few vectors: for states of thousands of units.
+r"""Norms of the transition from its products with a few random vectors: for states of thousands of units.
 
-    u ~ N(0, 1):    E ‖uᵀP‖² = ‖P‖²_F            uᵀP_{T,k} from one way back, for all lags at once
+    u ~ N(0, 1):    E ‖uᵀP‖² = ‖P‖²_F            uᵀP_{T,k} for all lags at once, from one backward pass
 
-The mean of ‖uᵀP‖² over m probes spreads most for a P of rank one, where m times it over ‖P‖²_F is χ² with m
-degrees of freedom: the quantiles of that make the interval of the Frobenius norm.
+The mean of ‖uᵀP‖² over m probes varies most for a P of rank one, where m times the mean over ‖P‖²_F is χ²
+with m degrees of freedom: its quantiles give the interval of the Frobenius norm.
 
 The spectral norm, at chosen lags, by subspace iteration (Halko, Martinsson & Tropp 2011), Q ← orth(Pᵀ P Q)
 with m columns, forward by tangents and back by cotangents. With P Q known,
 
     ‖PQ‖ ≤ ‖P‖ ≤ √(‖PQ‖² + ‖P(I − QQᵀ)‖²_F)
 
-the last term again from m probes: the lower end is certain, the upper one holds with the stated confidence.
+the last term again from m probes: the lower end is certain, the upper end holds with the stated confidence.
 
-Work: m vectors moved through every step, a product with W_h each; nothing of size n² but W_h itself. Each
-vector has a power of two of its own.
+Work: m vectors through every step, each with one product with W_h; no array of size n² but W_h itself. Each
+vector has a power of two.
 
-Axes: rows[m, n], the vectors, of the parts of the state behind each other.
+Axes: rows[m, n], the vectors; the parts of the state lie one after the other.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from gradient_flow.long_products.scaled_matrix import (
     power_of_two,
 )
 from gradient_flow.long_products.spectral_norm import log_or_zero
-from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.measurements.curve_summary import chosen_lags
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -47,7 +47,7 @@ from gradient_flow.step_jacobians.state_layout import (
     moving_parts,
     part_slices,
 )
-from gradient_flow.step_jacobians.trajectory import step_of
+from gradient_flow.step_jacobians.trajectory import run
 from gradient_flow.step_jacobians.vector_products import step_jvp, step_vjp
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
@@ -70,8 +70,8 @@ class ProbeNorms(NamedTuple):
         frobenius: the estimate of the Frobenius norm.
         frobenius_low: lower end of its interval.
         frobenius_high: upper end.
-        spectral_lags: where the spectral norm was asked for.
-        spectral: ‖PQ‖, which the spectral norm is at least: the lower end of its interval, and its estimate.
+        spectral_lags: lags of the spectral norm.
+        spectral: ‖PQ‖, the estimate of the spectral norm and the lower end of its interval.
         spectral_high: upper end.
     """
 
@@ -85,14 +85,14 @@ class ProbeNorms(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """What is drawn and where it looks.
+    """The random vectors, and the lags of the norms.
 
     Attributes:
         number: m, how many vectors.
         lags: of the Frobenius norm; if None each up to 10 and then 25 a decade.
-        spectral_lags: of the spectral norm, each of which walks forward and back by itself.
-        iterations: of the subspace iteration; each is one walk forward and one back.
-        confidence: of each interval by itself, between 0 and 1.
+        spectral_lags: of the spectral norm; each lag takes forward and backward passes of its own.
+        iterations: of the subspace iteration; each takes one forward and one backward pass.
+        confidence: of each interval separately, between 0 and 1.
     """
 
     number: int = 16
@@ -102,7 +102,7 @@ class Probes(NamedTuple):
     confidence: float = 0.95
 
 
-SIXTEEN = Probes()
+SIXTEEN_PROBES = Probes()
 
 
 def probe_norms(
@@ -113,12 +113,13 @@ def probe_norms(
     key: Array,
     *,
     block: str = JOINT,
-    probes: Probes = SIXTEEN,
+    probes: Probes = SIXTEEN_PROBES,
     batched: bool | None = None,
 ) -> ProbeNorms:
     """Log-norms of a block of the transition back from the last step, with intervals, without forming it.
 
-    `jacobian_norms` is exact and grows with the cube of the state's size; this one grows with its square.
+    The cost of `jacobian_norms`, which is exact, grows with the cube of the state's size; this one with its
+    square.
 
     Args:
         cell_or_step: a cell of `lstm_jax`, a stack in one direction, or any
@@ -161,19 +162,20 @@ def probe_norms(
         raise ValueError(f"Range mismatch: expected confidence below 1, got {confidence!r}.")
     given = checked_run(cell_or_step, params, state0, xs, batched)
     (block,) = require_names("blocks", [block], (*given.layout.places(), JOINT))
-    spans = _parts_of(given.layout, block)
-    # More vectors than the block has rows or columns would span no more.
+    spans = _spans(given.layout, block)
+    # More vectors than the block has rows or columns span the same space.
     (count,) = whole_numbers("probes", [count], 1, min(end - first for first, end in spans))
-    top = given.length
-    ways = lag_grid((top,)) if lags is None else whole_numbers("lags", lags, 0, top)
-    far = whole_numbers("spectral_lags", spectral_lags, 0, top) if len(spectral_lags) else []
+    frobenius_lags = chosen_lags(lags, given.length)
+    spectral_lags = (
+        whole_numbers("spectral_lags", spectral_lags, 0, given.length) if len(spectral_lags) else []
+    )
     require_finite_states(cell_or_step, params, given, xs)
     found = _probe(
         cell_or_step,
         given.layout,
         spans,
         (count, iterations, given.batched),
-        (tuple(ways), tuple(far)),
+        (tuple(frobenius_lags), tuple(spectral_lags)),
         params,
         given.state0,
         xs,
@@ -183,22 +185,22 @@ def probe_norms(
     # Here, because it takes a second to import.
     from scipy.stats import chi2
 
-    # Half of what is left out lies on either side; of the spectral norm all of it above.
+    # Two-sided for the Frobenius norm, one-sided for the spectral norm.
     low, high = chi2.ppf([(1 - confidence) / 2, (1 + confidence) / 2], count) / count
     one_sided = chi2.ppf(1 - confidence, count) / count
     return ProbeNorms(
-        lags=np.asarray(ways),
+        lags=np.asarray(frobenius_lags),
         frobenius=frobenius,
         frobenius_low=frobenius - float(np.log(high)) / 2,
         frobenius_high=frobenius - float(np.log(low)) / 2,
-        spectral_lags=np.asarray(far, int),
+        spectral_lags=np.asarray(spectral_lags, int),
         spectral=spectral,
         spectral_high=jnp.logaddexp(2 * spectral, 2 * rest - float(np.log(one_sided))) / 2,
     )
 
 
-def _parts_of(layout: Layout, block: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last entry of the block's rows, and of its columns, in the state as one vector."""
+def _spans(layout: Layout, block: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the block's rows, and its columns, start and end in the state as one vector."""
     spans = [(place.start, place.stop) for place in part_slices(layout)]
     if block == JOINT:
         return (0, spans[-1][1]), (0, spans[-1][1])
@@ -206,27 +208,27 @@ def _parts_of(layout: Layout, block: str) -> tuple[tuple[int, int], tuple[int, i
     return spans[row], spans[column]
 
 
-class _Rows(NamedTuple):
-    """Vectors, each with its power of two: ``rows · 2^exponents``."""
+class _ScaledRows(NamedTuple):
+    """Vectors, each with a power of two: ``rows · 2^exponents``."""
 
     rows: Float[Array, "m n"]
     exponents: Int[Array, "m"]
 
 
-def _rescaled(rows: Array, exponents: Array) -> _Rows:
+def _rescaled(rows: Array, exponents: Array) -> _ScaledRows:
     top = jnp.max(jnp.abs(rows), axis=1)
     more = jnp.where(top > 0, binary_exponent(top), 0)
-    return _Rows(rows * power_of_two(-more, rows.dtype)[:, None], exponents + more)
+    return _ScaledRows(rows * power_of_two(-more, rows.dtype)[:, None], exponents + more)
 
 
-def _within(rows: Array, span: tuple[int, int]) -> Array:
+def _zero_outside(rows: Array, span: tuple[int, int]) -> Array:
     """The rows with zeros outside of a part."""
     inside = np.zeros(rows.shape[1], bool)
     inside[slice(*span)] = True
     return jnp.where(jnp.asarray(inside)[None, :], rows, 0)
 
 
-def _log_mean_square(v: _Rows) -> Array:
+def _log_mean_square(v: _ScaledRows) -> Array:
     """Half the log of the mean of the squared norms."""
     top = jnp.max(v.exponents)
     rows = v.rows * power_of_two(v.exponents - top, v.rows.dtype)[:, None]
@@ -246,31 +248,27 @@ def _probe(
     xs: PyTree,
     key: Array,
 ) -> tuple[Array, Array, Array]:
-    """Logs of the Frobenius norm; of ‖PQ‖ and of ‖P(I − QQᵀ)‖_F where the spectral norm is asked for."""
+    """Logs of the Frobenius norm; of ‖PQ‖ and ‖P(I − QQᵀ)‖_F at the lags of the spectral norm."""
     probes, iterations, batched = numbers
     rows_in, columns_in = spans
     length = jax.tree.leaves(xs)[0].shape[0]
     size, dtype = sum(layout.sizes), layout.dtype
     jvp, vjp = step_jvp(cell, layout, form_jacobian=False), step_vjp(cell, layout)
     weights = with_transposes(params, length) if isinstance(cell, Cell) else params
-    step = step_of(cell)
-    nothing = jnp.zeros(probes, jnp.int32)
+    zero_exponents = jnp.zeros(probes, jnp.int32)
 
-    def drawn(key: Array, span: tuple[int, int]) -> _Rows:
+    def random_rows(key: Array, span: tuple[int, int]) -> _ScaledRows:
         rows = jax.random.normal(key, (probes, size), jnp.float32).astype(dtype)
-        return _rescaled(_within(rows, span), nothing)
+        return _rescaled(_zero_outside(rows, span), zero_exponents)
 
     def of_sample(state0: PyTree, xs: PyTree, key: Array) -> tuple[Array, Array, Array]:
-        def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            return step(params, state, x)[0], state
-
-        _, before = lax.scan(keep, state0, xs)
+        states = run(cell, params, state0, xs).states
         key_frobenius, key_spectral = jax.random.split(key)
 
         def at(k: Array) -> tuple[PyTree, PyTree]:
-            return jax.tree.map(lambda leaf: leaf[k], (before, xs))
+            return jax.tree.map(lambda leaf: leaf[k], (states, xs))
 
-        def back(v: _Rows, k: Array) -> _Rows:
+        def back(v: _ScaledRows, k: Array) -> _ScaledRows:
             state, x = at(k)
 
             def one(row: Array) -> Array:
@@ -280,45 +278,46 @@ def _probe(
 
             return _rescaled(jax.vmap(one)(v.rows), v.exponents)
 
-        def forth(v: _Rows, k: Array) -> _Rows:
+        def forward(v: _ScaledRows, k: Array) -> _ScaledRows:
             return _rescaled(jvp(weights, *at(k), v.rows.T)[1].T, v.exponents)
 
-        def back_over(lag: Array, v: _Rows) -> _Rows:
+        def back_over(lag: Array, v: _ScaledRows) -> _ScaledRows:
             moved = lax.fori_loop(0, lag, lambda n, v: back(v, length - 1 - n), v)
-            return moved._replace(rows=_within(moved.rows, columns_in))
+            return moved._replace(rows=_zero_outside(moved.rows, columns_in))
 
-        def forth_over(lag: Array, v: _Rows) -> _Rows:
-            moved = lax.fori_loop(0, lag, lambda n, v: forth(v, length - lag + n), v)
-            return moved._replace(rows=_within(moved.rows, rows_in))
+        def forward_over(lag: Array, v: _ScaledRows) -> _ScaledRows:
+            moved = lax.fori_loop(0, lag, lambda n, v: forward(v, length - lag + n), v)
+            return moved._replace(rows=_zero_outside(moved.rows, rows_in))
 
-        def norm_at(v: _Rows) -> Array:
-            return _log_mean_square(v._replace(rows=_within(v.rows, columns_in)))
+        def log_norm(v: _ScaledRows) -> Array:
+            return _log_mean_square(v._replace(rows=_zero_outside(v.rows, columns_in)))
 
-        def walk(v: _Rows, k: Array) -> tuple[_Rows, Array]:
+        def walk(v: _ScaledRows, k: Array) -> tuple[_ScaledRows, Array]:
             v = back(v, k)
-            return v, norm_at(v)
+            return v, log_norm(v)
 
-        begin = drawn(key_frobenius, rows_in)
-        _, curve = lax.scan(walk, begin, jnp.arange(length, dtype=jnp.int32), reverse=True)
-        frobenius = jnp.append(curve, norm_at(begin))[np.asarray([length - lag for lag in lags[0]])]
+        start = random_rows(key_frobenius, rows_in)
+        _, curve = lax.scan(walk, start, jnp.arange(length, dtype=jnp.int32), reverse=True)
+        frobenius = jnp.append(curve, log_norm(start))[
+            np.asarray([length - lag for lag in lags[0]])
+        ]
 
         def spectral(at: tuple[Array, Array]) -> tuple[Array, Array]:
             lag, key = at
             key_start, key_rest = jax.random.split(key)
 
-            def better(_: Array, basis: Array) -> Array:
-                v = forth_over(lag, _Rows(basis, nothing))
-                v = back_over(lag, _rescaled(v.rows, nothing))
+            def iterate(_: Array, basis: Array) -> Array:
+                v = forward_over(lag, _ScaledRows(basis, zero_exponents))
+                v = back_over(lag, _rescaled(v.rows, zero_exponents))
                 return _orthonormal(v.rows, columns_in)
 
-            basis = _orthonormal(drawn(key_start, columns_in).rows, columns_in)
-            basis = lax.fori_loop(0, iterations, better, basis)
-            image = _rescaled(*forth_over(lag, _Rows(basis, nothing)))
+            basis = _orthonormal(random_rows(key_start, columns_in).rows, columns_in)
+            basis = lax.fori_loop(0, iterations, iterate, basis)
+            image = _rescaled(*forward_over(lag, _ScaledRows(basis, zero_exponents)))
             top = jnp.max(jnp.where(jnp.any(image.rows != 0, axis=1), image.exponents, EMPTY))
             level = image.rows * power_of_two(image.exponents - top, dtype)[:, None]
-            # Of the small matrix of the images' products: m² numbers.
             sigma = jnp.linalg.svd(level, compute_uv=False, full_matrices=False)[0]
-            rest = back_over(lag, drawn(key_rest, rows_in))
+            rest = back_over(lag, random_rows(key_rest, rows_in))
             left = rest.rows - (rest.rows @ basis.T) @ basis
             return log_value(log_or_zero(sigma), top), _log_mean_square(
                 _rescaled(left, rest.exponents)
@@ -327,8 +326,7 @@ def _probe(
         if not lags[1]:
             return frobenius, jnp.zeros(0, dtype), jnp.zeros(0, dtype)
         keys = jax.random.split(key_spectral, len(lags[1]))
-        far = jnp.asarray(lags[1], jnp.int32)
-        return frobenius, *lax.map(spectral, (far, keys))
+        return frobenius, *lax.map(spectral, (jnp.asarray(lags[1], jnp.int32), keys))
 
     if not batched:
         return of_sample(state0, xs, key)
@@ -339,7 +337,7 @@ def _probe(
 
 
 def _orthonormal(rows: Float[Array, "m n"], span: tuple[int, int]) -> Float[Array, "m n"]:
-    """Orthonormal rows of the same span, within a part of the state even where rows are not independent."""
+    """Orthonormal rows with the same span, zero outside a part of the state even if rows are dependent."""
     first, end = span
     basis = jnp.linalg.qr(rows[:, first:end].T)[0].T
     return jnp.zeros_like(rows).at[:, first:end].set(basis)

@@ -1,15 +1,14 @@
-r"""How many directions survive a lag: all singular values of ∂s_t/∂s_k, and where the loss gradient points.
+r"""All singular values of ∂s_t/∂s_k: the directions that survive a lag, and what they carry of the gradient.
 
     P_{t,k} = U diag(σ) Vᵀ                  ∂ℓ/∂s_k = Pᵀ δ = Σ_i σ_i (u_i · δ) v_i,   δ = ∂ℓ/∂s_t
 
-A direction u_i of the later state is reached from k with σ_i. What of the loss gradient δ lies in the
-directions that survive is all that arrives at k: cos² of its angle to them is Σ_i (u_i · δ)² / |δ|² over the
-survivors.
+A change at k reaches the direction u_i of the later state with the factor σ_i. Only the part of the loss
+gradient δ in the surviving directions arrives at k: cos² of its angle to them is Σ_i (u_i · δ)² / |δ|² over
+the survivors.
 
 P is walked back as a graded product, Pᵀ = Q diag(2^e) Y (`gradient_flow.long_products.qr_product`). One more
-factorisation brings Yᵀ diag(2^e) to Q' diag(2^w) Y' with a Y' whose rows are well conditioned, whose singular
-values one-sided Jacobi finds one by one to their own relative accuracy
-(`gradient_flow.long_products.jacobi_svd`).
+factorisation gives Yᵀ diag(2^e) = Q' diag(2^w) Y' with well-conditioned rows of Y'. One-sided Jacobi then
+finds each singular value to full relative accuracy (`gradient_flow.long_products.jacobi_svd`).
 
 Axes: log_values[lags, n], a batch before them; n is the smaller side of the block.
 """
@@ -24,10 +23,10 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products import qr_transition
-from gradient_flow.long_products.backward_walk import run_samples, way_back
 from gradient_flow.long_products.jacobi_svd import singular_values
 from gradient_flow.long_products.qr_product import QRProduct, multiply
-from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.long_products.step_factors import run_samples, step_factors
+from gradient_flow.measurements.curve_summary import chosen_lags
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,
@@ -35,6 +34,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, Layout, moving_parts
 from lstm_jax.array_types import Array, Float, Int, PyTree
@@ -50,7 +50,7 @@ class SingularSpectrum(NamedTuple):
         lags: the lags t − k.
         log_values: [lags, n] or [B, lags, n], natural logs, falling; −∞ where exactly zero.
         alignment: as log_values, |u_i · δ| / |δ| for each direction u_i of the later state; None without
-            a cotangent. Directions whose singular values are equal share what they have of δ in any way.
+            a cotangent. Among directions with equal singular values only Σ (u_i · δ)² is determined.
     """
 
     lags: Int[np.ndarray, "lags"]
@@ -66,24 +66,24 @@ class SingularSpectrum(NamedTuple):
     def angle(
         self, threshold: float = 1e-3, *, relative: bool = False
     ) -> Float[Array, "*batch lags"]:
-        """The angle between δ and the survivors' span, in radians: 0 where all of δ arrives, π/2 where none.
+        """The angle between δ and the survivors' span, in radians: 0 if all of δ arrives, π/2 if none does.
 
         Raises:
-            ValueError: a spectrum taken without a cotangent.
+            ValueError: a spectrum without a cotangent.
         """
         if self.alignment is None:
             raise ValueError(
                 "Option mismatch: expected a spectrum taken with cotangent=, got one without."
             )
-        those = self._surviving(threshold, relative)
-        within = jnp.sum(jnp.where(those, self.alignment**2, 0), axis=-1)
-        without = jnp.sum(jnp.where(those, 0, self.alignment**2), axis=-1)
-        return jnp.arctan2(jnp.sqrt(without), jnp.sqrt(within))
+        surviving = self._surviving(threshold, relative)
+        inside = jnp.sum(jnp.where(surviving, self.alignment**2, 0), axis=-1)
+        outside = jnp.sum(jnp.where(surviving, 0, self.alignment**2), axis=-1)
+        return jnp.arctan2(jnp.sqrt(outside), jnp.sqrt(inside))
 
     def _surviving(self, threshold: float, relative: bool) -> Array:
         require_number("threshold", threshold, above=0)
         logs = self.log_values - self.log_values[..., :1] if relative else self.log_values
-        # Of a block that is zero, −∞ − (−∞), nothing survives.
+        # −∞ − (−∞) is NaN: no direction of a zero block survives.
         return logs >= jnp.asarray(np.log(threshold), self.log_values.dtype)
 
 
@@ -101,8 +101,8 @@ def singular_spectrum(
 ) -> SingularSpectrum:
     """Every singular value of a block of ∂s_t/∂s_k, at chosen lags back from t.
 
-    The walk costs a QR decomposition a step, and each lag a Jacobi iteration beside it, n³ operations some
-    ten times over.
+    The cost is a QR decomposition for each step, and a Jacobi iteration for each lag: about ten times n³
+    operations.
 
     Args:
         cell_or_step: as for `jacobian_norms`: a cell, a stack in one direction, or any step.
@@ -114,7 +114,7 @@ def singular_spectrum(
         block: ``ss``, the whole transition, or a block's name, as for `jacobian_norms`; also ``total_c``
             and ``chain_c`` for an LSTM.
         cotangent: δ, the loss gradient at the state s_t: a pytree like the state, with a batch axis where
-            there is one. Of a block the part of its row counts.
+            there is one. For a block, only the part of its row is used.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
@@ -146,23 +146,31 @@ def singular_spectrum(
     checked_blocks(cell_or_step, given.layout, [block])
     if block == LSTM_PATHS[1]:
         raise ValueError(
-            "Unknown block: expected a matrix, got 'carousel', the diagonal one, whose singular values "
-            "are products of forget gates."
+            "Unknown block: expected a matrix, got 'carousel', a diagonal. Its singular values are products "
+            "of forget gates."
         )
     (time,) = whole_numbers("time", [given.length if time is None else time], 1, given.length)
-    wanted = whole_numbers("lags", lag_grid((time,)) if lags is None else lags, 0, time)
+    chosen = chosen_lags(lags, time)
     if cotangent is not None:
         require_cotangents("cotangent", given, cotangent)
     require_finite_states(cell_or_step, params, given, xs)
     xs = jax.tree.map(lambda leaf: leaf[:time], xs)
-    # Each once and rising, as the walk meets them.
-    met = tuple(sorted(set(wanted)))
+    # Each once and rising, in the order of the walk.
+    recorded = tuple(sorted(set(chosen)))
     logs, cosines = _measure(
-        cell_or_step, given.layout, block, met, given.batched, params, given.state0, xs, cotangent
+        cell_or_step,
+        given.layout,
+        block,
+        recorded,
+        given.batched,
+        params,
+        given.state0,
+        xs,
+        cotangent,
     )
-    places = np.searchsorted(met, wanted)
+    places = np.searchsorted(recorded, chosen)
     alignment = None if cosines is None else cosines[..., places, :]
-    return SingularSpectrum(np.asarray(wanted), logs[..., places, :], alignment)
+    return SingularSpectrum(np.asarray(chosen), logs[..., places, :], alignment)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -180,28 +188,28 @@ def _measure(
     """Logs and alignments, [batch?, lags, n], of rising lags."""
     trajectory = run_samples(cell, batched, params, state0, xs)
     length, samples = jax.tree.leaves(xs)[0].shape[0], jax.tree.leaves(trajectory.xs)[0].shape[0]
-    way = way_back(cell, layout, trajectory)
+    factors = step_factors(cell, layout, trajectory)
     delta = None
     if cotangent is not None:
         cotangent, _ = with_samples(batched, cotangent, ())
         delta = _row_part(layout, block, cotangent, samples)
         delta = delta / jnp.sqrt(jnp.sum(delta**2, axis=1, keepdims=True))
 
-    def look(walk: qr_transition.QRWalk, k: Array) -> tuple[Array, Array]:
+    def measure(walk: qr_transition.QRWalk, k: Array) -> tuple[Array, Array]:
         def one(walk: Any, h_c: Any, delta: Any) -> tuple[Array, Array]:
             return _of_product(qr_transition.read(walk, block, layout, h_c), delta)
 
-        return jax.vmap(one)(walk, way.h_c(k), delta)
+        return jax.vmap(one)(walk, factors.h_c(k), delta)
 
     def back(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
         walk, found, count = carry
         k, recorded = at
-        walk = jax.vmap(qr_transition.step_back)(walk, way.jacobian(k), way.h_c(k))
+        walk = jax.vmap(qr_transition.step_back)(walk, factors.jacobian(k), factors.h_c(k))
 
-        def with_it() -> PyTree:
-            return jax.tree.map(lambda all_, new: all_.at[count].set(new), found, look(walk, k))
+        def add() -> PyTree:
+            return jax.tree.map(lambda all_, new: all_.at[count].set(new), found, measure(walk, k))
 
-        found = lax.cond(recorded, with_it, lambda: found)
+        found = lax.cond(recorded, add, lambda: found)
         return (walk, found, count + recorded.astype(jnp.int32)), None
 
     walk = jax.tree.map(
@@ -209,19 +217,19 @@ def _measure(
         qr_transition.start(layout, frozenset({block})),
     )
     last = jnp.int32(length)
-    shapes = jax.eval_shape(look, walk, last)
+    shapes = jax.eval_shape(measure, walk, last)
     found = jax.tree.map(lambda a: jnp.zeros((len(lags), *a.shape), a.dtype), shapes)
     if lags[0] == 0:
-        found = jax.tree.map(lambda all_, new: all_.at[0].set(new), found, look(walk, last))
+        found = jax.tree.map(lambda all_, new: all_.at[0].set(new), found, measure(walk, last))
     steps = np.arange(1, lags[-1] + 1)
     ks = (jnp.asarray(length - steps, jnp.int32), jnp.asarray(np.isin(steps, lags)))
     _, found, _ = lax.scan(back, (walk, found, jnp.int32(lags[0] == 0)), ks)[0]
-    logs, cosines = (jnp.moveaxis(a, 0, 1) if batched else a[:, 0] for a in found)
+    logs, cosines = without_samples(batched, [jnp.moveaxis(a, 0, 1) for a in found])
     return logs, None if delta is None else cosines
 
 
 def _row_part(layout: Layout, block: str, cotangent: PyTree, samples: int) -> Array:
-    """What of δ belongs to the rows of a block, [samples, rows]."""
+    """The part of δ in the rows of a block, [samples, rows]."""
     parts = [part.reshape(samples, -1) for part in moving_parts(layout, cotangent)]
     if block == JOINT:
         return jnp.concatenate(parts, axis=1)
@@ -229,9 +237,9 @@ def _row_part(layout: Layout, block: str, cotangent: PyTree, samples: int) -> Ar
 
 
 def _of_product(product: QRProduct, delta: Any) -> tuple[Array, Array]:
-    """Logs of the singular values of Q diag(2^e) Y, and |u_i · δ| with u_i the directions of its columns."""
+    """Logs of the singular values of Q diag(2^e) Y, and |u_i · δ| for the left singular vectors u_i of P."""
     eye = jnp.eye(product.y.shape[0], dtype=product.y.dtype)
     q, w, y = multiply(product.y.T, QRProduct(eye, product.exponents, eye))
     along = jnp.zeros((1, len(w)), y.dtype) if delta is None else (delta @ q)[None]
-    logs, turned = singular_values(y.T, w, along)
-    return logs, jnp.abs(turned[0])
+    logs, rotated = singular_values(y.T, w, along)
+    return logs, jnp.abs(rotated[0])

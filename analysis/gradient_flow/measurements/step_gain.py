@@ -1,4 +1,4 @@
-r"""What one step of an LSTM does to the memory's gradient, and which of four terms makes it grow.
+r"""The gain of one LSTM step on the gradient of its memory, and which of four terms makes the gradient grow.
 
     G_t = dC_t/dC_{t−1} = diag(f_t) + (A^f_t + A^i_t + A^g_t) D_{t−1}
 
@@ -8,8 +8,8 @@ r"""What one step of an LSTM does to the memory's gradient, and which of four te
 The gain is ‖G_t‖. With its singular vectors u and v, ‖G_t‖ = Σ_terms uᵀ term v: each term's part of the gain,
 and a term *pushes* the step above 1 where ‖G_t‖ > 1 and without that term it would not be.
 
-For given gates, and a memory with |C_j| ≤ M_j at most, every entry of G_t has a largest size, and
-the norm of the matrix of those is a bound that no memory exceeds:
+For given gates and a memory with |C_j| ≤ M_j, every entry of G_t is bounded. The norm of the matrix of these
+bounds is a bound on the gain of every such memory:
 
     ‖G_t‖ ≤ ‖ diag(f) + (M f(1−f) |W_hfᵀ| + |g| i(1−i) |W_hiᵀ| + i(1−g²) |W_hgᵀ|) diag(o_{t−1}) ‖
 
@@ -27,6 +27,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.trajectory import is_lstm, run
 from lstm_jax.array_types import Array, Float, PyTree
@@ -34,7 +35,7 @@ from lstm_jax.cells import Cell, LSTMParams
 from lstm_jax.cells.lstm import saturated_derivatives
 
 TERMS = ("f", "through_f", "through_i", "through_g")
-"""The forget gate itself, and the ways through h_{t−1} into three gates."""
+"""The forget gate itself, and the paths through h_{t−1} into three gates."""
 
 
 class StepGain(NamedTuple):
@@ -43,10 +44,10 @@ class StepGain(NamedTuple):
     Attributes:
         gain: ‖dC_t/dC_{t−1}‖, the largest singular value; at t = 1 the largest forget gate.
         norms: of each of the terms ``f``, ``through_f``, ``through_i`` and ``through_g``.
-        parts: what each adds to the gain, uᵀ term v; their sum is the gain, and one may be negative.
-        without: the gain if the term were not there.
+        parts: the part of each in the gain, uᵀ term v; their sum is the gain, and a part may be negative.
+        without: the gain without the term.
         pushes: where the gain is above 1, and without the term would not be.
-        largest: the bound on the gain that these gates allow, for every memory within the run's own range.
+        largest: the bound on the gain for these gates and every memory within the range of this run.
     """
 
     gain: Any
@@ -70,7 +71,7 @@ def step_gain(
 
     Returns:
         `StepGain`; ``(result.gain > 1).mean()`` is how often a step lets the gradient grow, and
-        ``result.pushes["through_g"]`` where that is owed to the way through g.
+        ``result.pushes["through_g"]`` is where the path through g causes that.
 
     Raises:
         ValueError: a cell of another kind.
@@ -92,7 +93,7 @@ def step_gain(
     require_finite_states(cell, params, given, xs)
     states, samples = with_samples(given.batched, given.state0, xs)
     found = _step_gain(cell, params, states, samples)
-    return found if given.batched else jax.tree.map(lambda a: a[0], found)
+    return without_samples(given.batched, found)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -104,7 +105,7 @@ def _step_gain(cell: Cell, params: LSTMParams, state0: PyTree, xs: Array) -> Ste
         most = jnp.max(jnp.abs(trajectory.states.c[:-1]), axis=0)
         before = jax.tree.map(lambda leaf: leaf[:-1], trajectory.states)
         o = jax.vmap(lambda s, x: cell.gates(params, s, x)["o"])(before, xs)
-        # o_0 is not there: nothing ties h_0 to C_0.
+        # There is no o_0: h_0 does not depend on C_0.
         o_before = jnp.concatenate([jnp.zeros_like(o[:1]), o[:-1]])
 
         def at(inputs: tuple[PyTree, Array, Array, Array]) -> StepGain:
@@ -145,7 +146,7 @@ def _step_gain(cell: Cell, params: LSTMParams, state0: PyTree, xs: Array) -> Ste
                 largest=_norm(allowed),
             )
 
-        # One step after the other: a decomposition of all at once would hold T matrices several times.
+        # Sixteen steps at a time: all at once would take the memory of several times T matrices.
         return lax.map(at, (before, xs, trajectory.h_c[:-1], o_before), batch_size=16)
 
     return jax.vmap(of_sample, in_axes=(0, 1))(state0, xs)

@@ -1,7 +1,7 @@
-r"""Training seen through the microscope: what each layer's gradient meets, every so many steps.
+r"""Watch a training run: Jacobian norms and gates of each layer, recorded every so many steps.
 
-A look takes the parameters as they are, runs the network over the same sequences each time, and records for
-layer l (0 for a single cell), as arrays by name:
+Each look takes the current parameters, runs the network over the same sequences, and records for layer l (0
+for a single cell), as arrays by name:
 
     lags                            [lags]
     l.curve.hh                      [samples, lags]     log ‖∂h_T/∂h_{T−lag}‖, spectral; so for each block
@@ -11,10 +11,10 @@ layer l (0 for a single cell), as arrays by name:
     l.gate.f.quantiles              [5]                 5, 25, 50, 75, 95 % of the same numbers
     l.gate.f.closed, l.gate.f.open  []                  shares below 0.1 and above 0.9
     l.gate.g.saturated              []                  of a gate that is a tanh: share of |g| above 0.9
-    l.time_constants                [5]                 1/(1 − f) in steps, f each unit's mean: its quantiles
+    l.time_constants                [5]                 quantiles of 1/(1 − f) in steps, f each unit's mean
 
-Without a batch there is no axis for samples. Where the states overflow, the numbers of that layer are NaN: a
-look does not end a training run.
+Without a batch there is no samples axis. Where the states overflow, the numbers of that layer are NaN: a look
+does not end a training run.
 """
 
 import zipfile
@@ -46,7 +46,7 @@ from lstm_jax.validation import (
 if TYPE_CHECKING:
     from lstm_jax.training import Watch
 else:
-    # Training brings Orbax, which takes a second to import: left to who trains.
+    # lstm_jax.training imports Orbax, which takes a second: only a training run needs it.
     Watch = Any
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -57,11 +57,11 @@ Of = Callable[[PyTree], tuple[PyTree, Array]]
 
 
 class WatchRecords(NamedTuple):
-    """What a watch recorded.
+    """The records of a watch.
 
     Attributes:
-        steps: of training at which it looked, [N], rising.
-        arrays: each name's records, [N, ...].
+        steps: the training steps of the looks, [N], rising.
+        arrays: the records by name, each [N, ...].
     """
 
     steps: np.ndarray
@@ -77,31 +77,32 @@ def flow_watch(
     blocks: Sequence[str] | None = None,
     name: str = "flow",
 ) -> Watch:
-    """A watch for `lstm_jax.training.fit` that looks through the microscope.
+    """A watch for `lstm_jax.training.fit` that records Jacobian norms and gates.
 
-    A look at T steps of B samples walks back through them once in each layer, and costs some B·T·H³: beside
-    a training step's B·T·H² that is dear where H is large. One sample or a few will do; choose ``every`` by
-    `Fitted.watch_seconds`. All looks share what the first one compiled.
+    A look at T steps of B samples takes one backward walk in each layer, about B·T·H³ operations. A training
+    step takes B·T·H², so a look is expensive where H is large. A few samples are enough; choose ``every`` by
+    `Fitted.watch_seconds`. The first look compiles for all.
 
     Args:
         network: a cell, or a stack of them that runs forward, without zoneout; its layers are measured one by
             one, as by `layer_norms`.
-        of: ``of(params) -> (network_params, xs)``: from the parameters that are trained, the network's, and
-            the sequences to look at, [T, D] or [T, B, D]. They are a function of the parameters because
-            an embedding's are; they should be the same tokens each time.
+        of: ``of(params) -> (network_params, xs)``: the network's parameters out of those that are trained,
+        and
+            the sequences to run, [T, D] or [T, B, D]. The sequences are a function of the parameters because
+            embeddings are; use the same tokens each time.
         every: steps between two looks.
-        lags: those to record, each from 0 to T; some 25 a decade if None.
-        blocks: names of blocks as for `jacobian_norms`; of a layer those that it has are recorded. ``hh``
-            if None, and ``cc`` of an LSTM.
-        name: of the folder of the records, inside of the run's.
+        lags: the lags to record, each from 0 to T; some 25 a decade if None.
+        blocks: names of blocks as for `jacobian_norms`; each layer records those that it has. ``hh`` if None,
+            and ``cc`` of an LSTM.
+        name: the name of the records' folder, inside that of the run.
 
     Returns:
         The watch; the module's docstring lists what it records. `read_watch` reads it,
         `gradient_flow.pictures.watch_figures.draw_watch` and ``gradient-flow draw`` draw it.
 
     Raises:
-        TypeError, ValueError: what cannot be watched; at the first look, which comes before the first step,
-            parameters, sequences and lags that do not fit the network or each other.
+        TypeError, ValueError: a network that cannot be watched; at the first look, before the first step,
+            parameters, sequences or lags that do not fit the network or each other.
         NonFiniteError: at a look, a NaN or an infinity in the parameters or the sequences.
 
     Example:
@@ -132,25 +133,25 @@ def flow_watch(
     from lstm_jax.training import Watch
 
     def look(params: PyTree) -> dict[str, np.ndarray]:
-        own, xs = _network_and_sequences(of, params)
-        require_finite_arguments(own, None, xs)
+        weights, xs = _network_and_sequences(of, params)
+        require_finite_arguments(weights, None, xs)
         if isinstance(network, Cell):
-            parts: Iterable[Any] = [(network, own, None, xs)]
+            layers: Iterable[Any] = [(network, weights, None, xs)]
         else:
-            parts = each_layer(network, own, None, xs)
+            layers = each_layer(network, weights, None, xs)
         at = lag_grid((max(len(xs), 1),)) if wanted is None else wanted
         seen: dict[str, np.ndarray] = {}
-        for number, (cell, layer, state0, ys) in enumerate(parts):
-            found = _flow(cell, layer, state0, ys, at, chosen[number])
-            found |= _gates(cell, layer, state0, ys)
-            seen |= {f"{number}.{what}": values for what, values in found.items()}
+        for number, (cell, layer_params, state0, ys) in enumerate(layers):
+            found = _norm_records(cell, layer_params, state0, ys, at, chosen[number])
+            found |= _gate_records(cell, layer_params, state0, ys)
+            seen |= {f"{number}.{key}": values for key, values in found.items()}
         return {"lags": np.asarray(at), **seen}
 
     return Watch(name, every, look)
 
 
 def _network_and_sequences(of: Of, params: PyTree) -> tuple[PyTree, Array]:
-    """What to look at, on one device: spread or replicated, every device would do the whole of it."""
+    """The network's parameters and the sequences, on one device: otherwise every device repeats the work."""
     found = of(params)
     if not isinstance(found, tuple) or len(found) != 2 or not hasattr(found[1], "shape"):
         raise TypeError(
@@ -161,7 +162,7 @@ def _network_and_sequences(of: Of, params: PyTree) -> tuple[PyTree, Array]:
 
 
 def _rising(lags: Sequence[int]) -> list[int]:
-    """Refuse what is no list of rising lags."""
+    """The lags as a list; refuse lags that do not rise."""
     numbers = np.asarray(lags)
     whole = numbers.ndim == 1 and numbers.size and np.issubdtype(numbers.dtype, np.integer)
     if not whole or numbers[0] < 0 or np.any(np.diff(numbers) <= 0):
@@ -187,7 +188,7 @@ def _blocks(network: Cell | Stack, blocks: Sequence[str] | None) -> list[tuple[s
     return [tuple(block for block in blocks if block in names) for names in known]
 
 
-def _flow(
+def _norm_records(
     cell: Cell,
     params: PyTree,
     state0: PyTree | None,
@@ -195,7 +196,7 @@ def _flow(
     lags: list[int],
     blocks: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
-    """Curves of the blocks, and what they come to."""
+    """The curves of the blocks, their horizons and decay rates."""
     if not blocks:
         return {}
     try:
@@ -216,7 +217,9 @@ def _flow(
     return found
 
 
-def _gates(cell: Cell, params: PyTree, state0: PyTree | None, xs: Array) -> dict[str, np.ndarray]:
+def _gate_records(
+    cell: Cell, params: PyTree, state0: PyTree | None, xs: Array
+) -> dict[str, np.ndarray]:
     """Statistics of each gate over time, samples and units."""
     try:
         gates = gate_activations(cell, params, state0, xs)
@@ -245,14 +248,14 @@ def _gates(cell: Cell, params: PyTree, state0: PyTree | None, xs: Array) -> dict
 
 
 def read_watch(folder: Path) -> WatchRecords:
-    """Read what a watch recorded: `fit` leaves ``<step>.npz`` for each look in a folder of the watch's name.
+    """Read the records of a watch: `fit` writes ``<step>.npz`` for each look, in a folder named after it.
 
     Args:
         folder: of the records, ``run/flow``.
 
     Raises:
-        OutputError: a folder that is missing or holds no records, a record that cannot be read, or one that
-            holds others than those before it.
+        OutputError: a folder that is missing or has no records, a record that cannot be read, or one with
+            other arrays than the first.
     """
     if not folder.is_dir():
         raise OutputError(f"Missing folder: expected a watch's records in {folder}, got no folder.")
@@ -285,6 +288,6 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 def record_paths(folder: Path) -> list[Path]:
-    """The records in a folder, by step; what was not finished is none."""
+    """The finished records in a folder, by step."""
     paths = [path for path in folder.glob("*.npz") if path.stem.isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem))

@@ -1,8 +1,8 @@
-"""The same products and states, parallel in time. Experimental.
+"""States, transitions and cotangents computed in parallel over time. Experimental.
 
-Start with `products`: transitions and cotangents by an associative scan, which `associative_scan` has.
-`newton_states` computes all states at once by Newton's method (DEER). They pay off on a device with many
-cores.
+Start with `products`: transitions and cotangents by the associative scan of `associative_scan`.
+`newton_states` computes all states at once (DEER, parallel Newton iteration over time). They are faster on
+devices with many cores.
 
 May import: `step_jacobians`, `long_products` and `lstm_jax`.
 """

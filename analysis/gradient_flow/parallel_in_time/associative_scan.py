@@ -5,14 +5,14 @@ r"""Running products of matrices by an associative scan, with powers of two kept
                                                         | row  1 |
 
 A product may be bracketed in any way: a tree of log₂ T rounds in place of T steps, with about twice the
-multiplications. An affine recurrence is a product too, of matrices with one row and column more.
+multiplications. An affine recurrence is a product too, of matrices with one more row and column.
 
-**Scales.** Each column of each partial product has its own power of two
-(`gradient_flow.long_products.scaled_matrix`), so that nothing over- or underflows. What is lost: an entry
-that is smaller than the largest one of its column by more than the dtype holds, 10^−38 or 10^−308, counts as
-zero. In a walk back that is final, as rows never mix; in the middle of a tree a factor from the left may
-shrink the large entry and not the small one. Units that do not talk to each other and drift apart by that
-much within one bracket are told apart by `jacobian_norms`, not here.
+**Scales.** Each column of each partial product has a power of two
+(`gradient_flow.long_products.scaled_matrix`), so that nothing over- or underflows. One loss remains: an entry
+that is smaller than the largest of its column by more than the range of the dtype, 10^−38 or 10^−308, becomes
+zero. In a walk back this does no harm, as rows never mix. In the middle of a tree, a factor from the left may
+shrink the large entry and not the small one. For units that do not influence each other and drift apart by
+that much within one bracket, use `jacobian_norms`.
 
 Axes: factors[T, n, n], time leading.
 """
@@ -29,7 +29,7 @@ from gradient_flow.long_products.scaled_matrix import (
 )
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.step_jacobian import block_jacobian, dense
-from gradient_flow.step_jacobians.vector_products import laid_out
+from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
@@ -66,7 +66,7 @@ def running_products(
 
 
 def affine(matrices: Float[Array, "T n n"], rows: Float[Array, "T n"]) -> ScaledMatrix:
-    """H of each step: what takes [r 1] to [r M + row, 1]."""
+    """H of each step: [r 1] H = [r M + row, 1]."""
     wide = jnp.concatenate([matrices, rows[:, None]], axis=1)
     last = jnp.zeros((*wide.shape[:2], 1), wide.dtype).at[:, -1].set(1)
     return as_scaled(jnp.concatenate([wide, last], axis=2))
@@ -83,5 +83,5 @@ def step_jacobians(
     """J_1 … J_T of one sample, all at once, from the states before each step."""
     length = jax.tree.leaves(xs)[0].shape[0]
     blocks = block_jacobian(cell, layout)
-    params = laid_out(cell, params, length)
+    params = with_transposed_weights(cell, params, length)
     return jax.vmap(lambda s, x: dense(blocks(params, s, x)))(states, xs)

@@ -1,4 +1,4 @@
-r"""A recurrence evaluated in parallel: Newton's method on all of its states at once.
+r"""All states of a recurrence at once: DEER, parallel Newton iteration over time.
 
     s_t = f(s_{t−1}, x_t),  t = 1 … T,        J_t = ∂f/∂s at s_{t−1}
 
@@ -6,15 +6,15 @@ Linearised about a guess s^(i), the recurrence is affine, and an associative sca
 
     s_t = J_t s_{t−1} + b_t,   b_t = f(s^(i)_{t−1}, x_t) − J_t s^(i)_{t−1};   s_0 given
 
-After i rounds the first i states are exact, whatever the guess; where the dynamics forget, λ_1 < 0, errors do
-not travel far, and a few rounds are enough for any T. Where they do not, λ_1 > 0, corrections grow on their
-way and the number of rounds goes towards T (Lim et al. 2024; Gonzalez et al. 2025). The size of the last
-correction, which knows of that growth, decides on convergence: a small residual alone would not.
+After i rounds the first i states are exact, whatever the guess. Where the dynamics forget, λ_1 < 0, errors
+die out, and a few rounds are enough for any T. Where λ_1 > 0, corrections grow along the sequence and the
+number of rounds approaches T (Lim et al. 2024; Gonzalez et al. 2025). Convergence is decided by the size of
+the last correction, which includes that growth: a small residual alone is not enough.
 
-A round that leads far away, beyond eight times the largest state that f gives and 1, is damped: its states
-become f of the guess, and the next one takes κ J in place of J, κ being halved, and doubled up to 1 where all
-is well. Only a whole Newton step, κ = 1, counts as converged. A network whose λ_1 is below 0 on its way may
-still be unstable where the guess is, and take many rounds to be got away from there.
+A round that goes beyond eight times max(1, the largest state that f returns) is damped: its states become f
+of the guess, and the next round uses κ J in place of J. κ is halved after such a round, and doubled up to 1
+after the others. Only a full Newton step, κ = 1, counts as converged. A network with λ_1 < 0 along its
+trajectory may still be unstable near the guess, and then take many rounds.
 
 Axes: states[T, n], one sample.
 """
@@ -33,7 +33,11 @@ from gradient_flow.parallel_in_time.associative_scan import (
     running_products,
     step_jacobians,
 )
-from gradient_flow.step_jacobians.checked_arguments import checked_run, with_samples
+from gradient_flow.step_jacobians.checked_arguments import (
+    checked_run,
+    with_samples,
+    without_samples,
+)
 from gradient_flow.step_jacobians.state_layout import Layout, flat_parts, from_flat
 from gradient_flow.step_jacobians.trajectory import step_of
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
@@ -43,14 +47,14 @@ from lstm_jax.validation import DtypeError, require_arrays, require_number, requ
 
 
 class ParallelStates(NamedTuple):
-    """The states of a run, and how far Newton's method has come.
+    """The states of a run by Newton's method, and whether it converged.
 
     Attributes:
-        states: s_1 … s_T, a pytree like the state with time leading; of no use where not converged.
-        iterations: rounds taken, a number, or [B].
-        converged: whether the last correction and the residual were within the tolerance.
-        correction: the last Newton step, the largest |s_t^(i) − s_t^(i−1)| beside max(1, |s_t|); ∞ if damped.
-        residual: the largest |s_t − f(s_{t−1}, x_t)| of the states returned, in the same measure.
+        states: s_1 … s_T, a pytree like the state with time leading; wrong where not converged.
+        iterations: the number of rounds, a number or [B].
+        converged: whether the last correction and the residual are within the tolerance.
+        correction: the last Newton step: the largest |s_t^(i) − s_t^(i−1)| / max(1, |s_t|); ∞ if damped.
+        residual: the largest |s_t − f(s_{t−1}, x_t)| / max(1, |s_t|) of the returned states.
     """
 
     states: Any
@@ -71,20 +75,20 @@ def parallel_states(
     tolerance: float | None = None,
     batched: bool | None = None,
 ) -> ParallelStates:
-    """The states of a run by parallel Newton iteration; look at ``converged`` before using them.
+    """The states of a run by parallel Newton iteration; check ``converged`` before using them.
 
-    Converged states are those of the serial run to about the square of the tolerance, and to rounding as
-    it grows along the sequence. No loop over time is run here, and so nothing tells at which step states
-    overflow that do: they do not converge.
+    Converged states agree with the serial run to about the square of the tolerance, and to rounding as it
+    grows along the sequence. There is no loop over time, so a state that overflows is not reported with its
+    step: the iteration does not converge.
 
     Args:
         cell_or_step: a cell, a stack in one direction, or any step whose state is floating throughout.
         params: of the cell.
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
-        guess: states to begin with, as ``states`` of an earlier call; s_0 at all times if None.
-        max_iterations: when to give up.
-        tolerance: largest correction and residual that count as converged; a thousand units of rounding if
+        guess: states to start with, as ``states`` of an earlier call; s_0 at all times if None.
+        max_iterations: the most rounds.
+        tolerance: the largest correction and residual of converged states; a thousand units of rounding if
             None.
         batched: whether a step's xs and state0 have a batch axis.
 
@@ -93,7 +97,7 @@ def parallel_states(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other; a
-            state with leaves that are not floating, of which there is no Newton step.
+            state with leaves that are not floating.
         NonFiniteError: a NaN or an infinity in the arguments; of xs, with its step.
         ValueError: max_iterations or tolerance that are not positive.
 
@@ -117,8 +121,8 @@ def parallel_states(
     layout = given.layout
     if not all(layout.moving):
         raise DtypeError(
-            "Dtype mismatch: expected a state whose leaves are all floating, which a Newton step can "
-            f"correct, got {given.state0}."
+            "Dtype mismatch: expected a state whose leaves are all floating, as a Newton step needs, "
+            f"got {given.state0}."
         )
     if guess is not None:
         shapes = jax.tree.map(
@@ -141,16 +145,16 @@ def parallel_states(
     )
 
 
-class _Round(NamedTuple):
-    """Where the iteration stands.
+class _Iterate(NamedTuple):
+    """The carry of the iteration.
 
     Attributes:
         states: [T, n].
-        after: [T, n], f of the states before each of them.
+        after: [T, n], f of the state before each.
         residual: the largest difference between the two.
-        correction: the last Newton step, ∞ where it was damped.
+        correction: the last Newton step, ∞ if damped.
         damping: κ of the next round.
-        number: of rounds so far.
+        number: the rounds so far.
     """
 
     states: Any
@@ -170,33 +174,33 @@ def _newton(
     state0: PyTree,
     xs: PyTree,
     guess: PyTree | None,
-    most: Array,
+    max_iterations: Array,
     tolerance: Array,
 ) -> ParallelStates:
     step = step_of(cell)
     length = jax.tree.leaves(xs)[0].shape[0]
     flat_of = partial(flat_parts, layout)
-    # Beyond it a reciprocal is no normal number, and sizes could not be compared.
+    # Beyond this, reciprocals are not normal numbers, and sizes cannot be compared.
     huge = jnp.sqrt(jnp.finfo(layout.dtype).max)
 
-    def one(state0: PyTree, xs: PyTree, guess: PyTree | None) -> tuple[PyTree, _Round, Array]:
+    def one(state0: PyTree, xs: PyTree, guess: PyTree | None) -> tuple[PyTree, _Iterate, Array]:
         first = flat_of(state0)
 
         def before(states: Array) -> PyTree:
             earlier = jnp.concatenate([first[None], states[:-1]])
             return jax.vmap(lambda v: from_flat(layout, state0, v))(earlier)
 
-        def look(states: Array) -> tuple[Array, Array]:
-            """The step taken from the states before each, and the residual."""
+        def step_and_residual(states: Array) -> tuple[Array, Array]:
+            """F of the state before each, and the residual."""
             after = jax.vmap(lambda s, x: flat_of(step(params, s, x)[0]))(before(states), xs)
             return after, _largest(after - states, states)
 
-        def newton(at: _Round) -> Array:
+        def newton(at: _Iterate) -> Array:
             earlier = before(at.states)
             jacobians = at.damping * step_jacobians(cell, layout, params, earlier, xs)
             flat = jax.vmap(flat_of)(earlier)
             offsets = at.after - jnp.einsum("tij,tj->ti", jacobians, flat)
-            # [s_0 1] comes out of the first factor, whatever goes in.
+            # The first factor returns [s_0 1] for every input.
             factors = affine(
                 jnp.concatenate([jnp.zeros_like(jacobians[:1]), jnp.swapaxes(jacobians, 1, 2)]),
                 jnp.concatenate([first[None], offsets]),
@@ -204,18 +208,18 @@ def _newton(
             row = rows_of(running_products(factors))
             return with_exponent(row, jnp.zeros_like(row.exponent))[1:, 0]
 
-        def correct(at: _Round) -> _Round:
+        def correct(at: _Iterate) -> _Iterate:
             found = newton(at)
-            after, residual = look(found)
+            after, residual = step_and_residual(found)
             bound = 8 * jnp.maximum(jnp.max(jnp.abs(at.after)), 1)
-            # Not so of a NaN.
+            # False for a NaN.
             sound = jnp.max(jnp.abs(found)) <= jnp.minimum(bound, huge)
             whole = sound & (at.damping == 1)
             correction = jnp.where(whole, _largest(found - at.states, found), jnp.inf)
             damped = jnp.where(jnp.abs(at.after) < huge, at.after, 0)
             states = jnp.where(sound, found, damped)
-            after_damped, residual_damped = look(damped)
-            return _Round(
+            after_damped, residual_damped = step_and_residual(damped)
+            return _Iterate(
                 states,
                 jnp.where(sound, after, after_damped),
                 jnp.where(sound, residual, residual_damped),
@@ -224,18 +228,18 @@ def _newton(
                 at.number + 1,
             )
 
-        def done(at: _Round) -> Array:
+        def done(at: _Iterate) -> Array:
             return (at.correction <= tolerance) & (at.residual <= tolerance)
 
         if guess is None:
-            begin = jnp.broadcast_to(first, (length, *first.shape))
+            start = jnp.broadcast_to(first, (length, *first.shape))
         else:
-            begin = jax.vmap(flat_of)(guess)
+            start = jax.vmap(flat_of)(guess)
         whole, infinite = jnp.ones((), layout.dtype), jnp.asarray(jnp.inf, layout.dtype)
         last = lax.while_loop(
-            lambda at: ~done(at) & (at.number < most),
+            lambda at: ~done(at) & (at.number < max_iterations),
             correct,
-            _Round(begin, *look(begin), infinite, whole, jnp.int32(0)),
+            _Iterate(start, *step_and_residual(start), infinite, whole, jnp.int32(0)),
         )
         states = jax.vmap(lambda v: from_flat(layout, state0, v))(last.states)
         return states, last._replace(states=None, after=None), done(last)
@@ -246,13 +250,12 @@ def _newton(
     states, last, converged = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0, 0))(
         state0, xs, guess
     )
-    if not batched:
-        states = jax.tree.map(lambda a: a[:, 0], states)
-        last, converged = jax.tree.map(lambda a: a[0], (last, converged))
+    states = without_samples(batched, states, axis=1)
+    last, converged = without_samples(batched, (last, converged))
     return ParallelStates(states, last.number, converged, last.correction, last.residual)
 
 
 def _largest(difference: Float[Array, "T n"], states: Float[Array, "T n"]) -> Float[Array, ""]:
-    """The largest entry, beside that of the state at its time or 1."""
+    """The largest entry, relative to the largest of the state at its time and 1."""
     sizes = jnp.maximum(jnp.max(jnp.abs(states), axis=1), 1)
     return jnp.max(jnp.max(jnp.abs(difference), axis=1) / sizes)

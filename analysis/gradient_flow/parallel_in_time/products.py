@@ -1,15 +1,15 @@
-r"""Parallel in time: the products of step Jacobians, and the backward pass, by an associative scan.
+r"""Products of step Jacobians, and the backward pass, parallel in time by an associative scan.
 
     P_{T,k} = J_T ⋯ J_{k+1}                                     [δ_kᵀ 1] = [δ_{k+1}ᵀ 1] H_k
     δ_k = J_{k+1}ᵀ δ_{k+1} + l_k,   l_k = ∂ℓ_k/∂s_k              H_k = | J_{k+1}  0 |
                                                                       |  l_kᵀ    1 |
 
-A product of matrices may be bracketed in any way, so that T of them take log₂ T rounds in place of T: about
-twice the multiplications, and of matrices by matrices where the serial backward pass has a vector. That pays
-where a machine has idle arithmetic; two cores of a CPU have none. ``form="serial"`` is the same recursion,
-step by step.
+A product of matrices may be bracketed in any way, so that T of them take log₂ T rounds in place of T: with
+about twice the multiplications, and matrix-matrix products where the serial backward pass has matrix-vector
+ones. This is faster on a machine with idle arithmetic units, and not on two cores of a CPU. ``form="serial"``
+is the same recursion, step by step.
 
-The scales, and what is lost to them, are those of `gradient_flow.parallel_in_time.associative_scan`.
+For the scales, and what they lose, see `gradient_flow.parallel_in_time.associative_scan`.
 
 Axes: time leading; memory T·n², a few times over.
 """
@@ -41,6 +41,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_cotangents,
     require_finite_states,
     with_samples,
+    without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout, flat_parts, from_flat, part_slices
 from gradient_flow.step_jacobians.trajectory import run
@@ -71,13 +72,13 @@ class Transitions(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """δ_k = ∂ℓ/∂s_k, everything that comes later included.
+    """The total cotangents δ_k = ∂ℓ/∂s_k.
 
     Attributes:
         d_states: a pytree like the state with time leading, [T + 1, …] or [T + 1, B, …], k from 0; zero
-            where the dtype cannot hold it.
-        log_norms: for each part of the state the natural log of its norm, [T + 1] or [B, T + 1], whatever
-            its size.
+            where the dtype underflows.
+        log_norms: for each part of the state the natural log of its norm, [T + 1] or [B, T + 1], without
+            underflow.
     """
 
     d_states: Any
@@ -144,7 +145,7 @@ def parallel_cotangents(
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D]; for a step any pytree with time leading.
         d_states: l_t = ∂ℓ_t/∂s_t, what the loss adds at t = 1 … T: a pytree like the state with time
-            leading, [T, …] or [T, B, …]. Leaves that are not floating are not looked at.
+            leading, [T, …] or [T, B, …]. Leaves that are not floating are ignored.
         form: ``"parallel"``, or ``"serial"`` for the same recursion step by step.
         batched: whether a step's xs and state0 have a batch axis.
 
@@ -196,11 +197,11 @@ def _transitions(
         factors = as_scaled(step_jacobians(cell, layout, params, before, xs))
         found = running_products(factors, reverse=True, form=form)
         eye = as_scaled(jnp.eye(sum(layout.sizes), dtype=layout.dtype)[None])
-        # By lag: k falls from T.
+        # By lag: k from T down.
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b[::-1]]), eye, found)
 
     found = jax.vmap(one, in_axes=(0, 1))(*with_samples(batched, state0, xs))
-    return tuple(found) if batched else (found.matrix[0], found.exponent[0])
+    return tuple(without_samples(batched, found))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -217,7 +218,7 @@ def _cotangents(
     def one(state0: PyTree, xs: PyTree, d_states: PyTree) -> tuple[PyTree, dict[str, Array]]:
         jacobians = step_jacobians(cell, layout, params, _before(cell, params, state0, xs), xs)
         local = jax.vmap(partial(flat_parts, layout))(d_states)
-        # H_0 … H_T, of which the first has no l and the last no J.
+        # H_0 … H_T; the first has no l, the last no J.
         factors = affine(
             jnp.concatenate([jacobians, jnp.zeros_like(jacobians[:1])]),
             jnp.concatenate([jnp.zeros_like(local[:1]), local]),
@@ -235,6 +236,4 @@ def _cotangents(
     state0, xs = with_samples(batched, state0, xs)
     _, d_states = with_samples(batched, (), d_states)
     found, logs = jax.vmap(one, in_axes=(0, 1, 1), out_axes=(1, 0))(state0, xs, d_states)
-    if not batched:
-        found, logs = jax.tree.map(lambda a: a[:, 0], found), {n: a[0] for n, a in logs.items()}
-    return Cotangents(found, logs)
+    return Cotangents(without_samples(batched, found, axis=1), without_samples(batched, logs))

@@ -1,7 +1,7 @@
-"""The pictures of a comparison, drawn from what it recorded; nothing is computed here but medians.
+"""Draw the figures of a comparison from its recorded numbers; only quantiles are computed here.
 
-Colours are those of Okabe & Ito (2008), told apart by colour-blind readers, and every line has a dash of
-its own as well.
+Colours are those of Okabe & Ito (2008), which colour-blind readers can distinguish; the lines differ in their
+dashes too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "lstm_chrono": ("#009E73", (0, (8, 2))),
     "gru": ("#CC79A7", (0, (3, 1.2))),
 }
-# Where curves coincide, the wide ones show from under the narrow: each is thinner than the one before.
+# Each line is thinner than the one before, so that curves that coincide stay visible.
 INSIDE: dict[str, tuple[str, Any, str]] = {
     "carousel": ("#009E73", "-", "carousel: product of forget gates"),
     "cc": ("#56B4E9", "-", r"cc: $\partial C_T/\partial C_k$, $h_k$ held"),
@@ -49,9 +49,9 @@ def draw_all(
     """Draw every figure of a comparison as PNG and SVG.
 
     Args:
-        folder: where the pictures go.
-        results: what ``results.json`` holds.
-        arrays: what ``arrays.npz`` holds.
+        folder: for the figures.
+        results: the content of ``results.json``.
+        arrays: the content of ``arrays.npz``.
 
     Returns:
         The paths of the PNG files.
@@ -98,7 +98,7 @@ def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         plt.Line2D([], [], color="0.2", linestyle=":", marker="X", markersize=7, linewidth=1.4)
     )
     labels.append("plain float32 autodiff,\n× where it becomes 0")
-    # Beside the lines, in the order in which they end.
+    # Beside the lines, in the order of their last points.
     ends = [arrays[f"{results['stages'][-1]}/{name}/curve.hh"] for name in results["networks"]]
     order = np.argsort([-np.median(curve[:, -1, -1]) for curve in ends]).tolist()
     order = [*order, len(handles) - 1]
@@ -110,12 +110,12 @@ def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray
 def _mark_end_of_autodiff(ax: Axes, norms: np.ndarray, colour: str) -> None:
     with np.errstate(divide="ignore"):
         logs = np.median(np.log10(norms), axis=0)  # −inf where half of the samples are 0
-    alive = np.flatnonzero(np.isfinite(logs))
-    ax.plot(alive, logs[alive], color="0.15", linestyle=":", linewidth=1.3)
-    if len(alive) < len(logs):
+    nonzero = np.flatnonzero(np.isfinite(logs))
+    ax.plot(nonzero, logs[nonzero], color="0.15", linestyle=":", linewidth=1.3)
+    if len(nonzero) < len(logs):
         ax.plot(
-            alive[-1],
-            logs[alive[-1]],
+            nonzero[-1],
+            logs[nonzero[-1]],
             marker="X",
             markersize=8,
             color=colour,
@@ -126,7 +126,7 @@ def _mark_end_of_autodiff(ax: Axes, norms: np.ndarray, colour: str) -> None:
 
 
 def _floor(arrays: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> float:
-    """The deepest median, but no deeper than what leaves the other curves legible."""
+    """The lower limit of the axis: the lowest median, but not so low that the other curves are illegible."""
     finals = [
         np.median(arrays[f"{stage}/{name}/curve.hh"][:, -1, -1]) / LN10
         for stage in results["stages"]
@@ -168,7 +168,7 @@ def pair_maps(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> F
         extend="both",
         shrink=0.85,
     )
-    figure.suptitle(f"What each step still feels of each earlier one, {STAGES[stage]}")
+    figure.suptitle(f"Jacobian norms over all pairs of steps, {STAGES[stage]}")
     return figure
 
 
@@ -177,10 +177,10 @@ def _edges(centres: np.ndarray, every: int) -> np.ndarray:
 
 
 def inside_lstm(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:
-    """The paths inside one LSTM against the lag, and how far they are from each other.
+    """The paths inside one LSTM against the lag, and their differences.
 
-    Above, hh, cc, total_c, chain_c and carousel; below, all but the carousel by their difference from cc,
-    because above some of them lie on each other.
+    Above, hh, cc, total_c, chain_c and carousel; below, all but the carousel as differences from cc, because
+    some of them coincide above.
     """
     name, lags = results["inside"], np.asarray(results["lags"])
     figure, axes = _stage_panels(results, height=7.4, rows=2)
@@ -195,7 +195,7 @@ def inside_lstm(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
                     below, lags, curves - reference, colour, dash, label, width=4.5 - 0.8 * n
                 )
         below.axhline(0, color=INSIDE["cc"][0], linewidth=1.8)
-        below.set_title(together(results, arrays, stage), fontsize=9, loc="left")
+        below.set_title(coinciding_paths(results, arrays, stage), fontsize=9, loc="left")
         for ax in (above, below):
             ax.set_xlim(0, lags[-1])
     axes[0][0].set_ylabel(r"$\log_{10}$ norm  (median, 10–90 % of samples)")
@@ -205,8 +205,10 @@ def inside_lstm(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
     return figure
 
 
-def together(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], stage: str) -> str:
-    """In words, which paths lie within half a decade of each other over the whole length."""
+def coinciding_paths(
+    results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], stage: str
+) -> str:
+    """A sentence: which paths are within half a decade of each other over the whole length."""
     name = results["inside"]
     medians = {
         block: np.median(arrays[f"{stage}/{name}/curve.{block}"][:, -1], axis=0) / LN10
@@ -235,7 +237,7 @@ def _legend_beside(figure: Figure, handles: Sequence[Any], labels: Sequence[str]
 
 
 def _stage_panels(results: Mapping[str, Any], height: float, rows: int = 1) -> tuple[Figure, Any]:
-    """One column of panels for each stage, side by side on one scale: axes[row][column]."""
+    """One column of panels for each stage, on a common scale: axes[row][column]."""
     stages = results["stages"]
     figure, axes = plt.subplots(
         rows,
@@ -272,8 +274,7 @@ def gates(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figur
     """The activation of every unit's gates over the first steps of one sequence."""
     stage, name = results["stages"][-1], results["inside"]
     words = {"i": "input gate i", "f": "forget gate f", "g": "candidate g", "o": "output gate o"}
-    held = arrays[f"{stage}/{name}/gate.f"].mean(axis=0)
-    order = np.argsort(-held)
+    order = np.argsort(-arrays[f"{stage}/{name}/gate.f"].mean(axis=0))
     figure, axes = plt.subplots(4, 1, figsize=(11, 8.4), sharex=True, layout="constrained")
     for ax, (gate, label) in zip(axes, words.items(), strict=True):
         values = arrays[f"{stage}/{name}/gate.{gate}"][:, order].T
@@ -301,7 +302,7 @@ def gates(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figur
     else:
         axes[-1].set_xlabel("step")
     figure.suptitle(
-        f"Which units hold on: {results['networks'][name]}, {STAGES[stage]}, "
+        f"Which units remember: {results['networks'][name]}, {STAGES[stage]}, "
         "units in order of their mean forget gate"
     )
     return figure

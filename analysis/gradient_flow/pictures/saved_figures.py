@@ -1,4 +1,4 @@
-"""Figures written as PNG and SVG, whole or not at all."""
+"""Write figures as PNG and SVG, each file completely or not at all."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ def save_all(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> list[
     """Draw figures in one style, and write each as PNG and SVG.
 
     Args:
-        folder: where the pictures go.
-        figures: what draws each, by the name of its files.
+        folder: for the files.
+        figures: functions that draw them, by the name of the files.
 
     Returns:
         The paths of the PNG files.

@@ -1,7 +1,7 @@
-"""The pictures of a watched training run, drawn from what `gradient_flow.flow_watch` recorded.
+"""Draw the figures of a training run from the records of `gradient_flow.flow_watch`.
 
-Colours are those of Okabe & Ito (2008), the training step goes along cividis: both are told apart by
-colour-blind readers, and lines that share a panel differ in their dashes and markers as well.
+Colours are those of Okabe & Ito (2008), and cividis for the training step: colour-blind readers can
+distinguish both. Lines that share a panel differ in their dashes and markers too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,22 +46,22 @@ GATES = {
 def draw_watch(
     folder: Path, log: Sequence[Mapping[str, Any]] | None = None, out: Path | None = None
 ) -> list[Path]:
-    """Draw what a watch recorded: curves by training step, the horizon beside the loss, the gates.
+    """Draw the records of a watch: curves by training step, the horizon above the loss, the gates.
 
     Args:
         folder: of the records, ``run/flow``.
-        log: the run's, from `lstm_jax.training.read_log`; no loss is drawn without it.
-        out: where the pictures go; into ``folder`` if None.
+        log: of the run, from `lstm_jax.training.read_log`; without it no loss is drawn.
+        out: for the figures; ``folder`` if None.
 
     Returns:
         The paths of the PNG files; each has an SVG beside it.
 
     Raises:
-        OutputError: records that cannot be read or are no `flow_watch`'s, or a folder that cannot be
+        OutputError: records that cannot be read or are not of a `flow_watch`, or a folder that cannot be
             written.
     """
     records = read_watch(folder)
-    curves = _names(records, "curve")
+    curves = _names_of(records, "curve")
     if not curves or "lags" not in records.arrays or np.ptp(records.arrays["lags"], axis=0).any():
         raise OutputError(
             f"Unknown records: expected those of a flow_watch with the same lags throughout in {folder}, "
@@ -85,7 +85,7 @@ def draw_watch(
 def norms_over_training(records: WatchRecords) -> Figure:
     """log10 of the norms against the lag, a curve for each look: a panel for each layer and block."""
     steps, lags = records.steps, records.arrays["lags"][0]
-    names = _names(records, "curve")
+    names = _names_of(records, "curve")
     layers, blocks = _unique(names, 0), _unique(names, 1)
     figure, axes = plt.subplots(
         len(layers),
@@ -104,7 +104,7 @@ def norms_over_training(records: WatchRecords) -> Figure:
             if (layer, block) not in names:
                 ax.set_visible(False)
                 continue
-            logs = _middle(records.arrays[f"{layer}.curve.{block}"], 2)[shown] / LN10
+            logs = _median_sample(records.arrays[f"{layer}.curve.{block}"], 2)[shown] / LN10
             logs = np.where(np.isfinite(logs), logs, np.nan)
             lines = LineCollection(
                 [np.stack([lags, curve], -1) for curve in logs],
@@ -114,7 +114,7 @@ def norms_over_training(records: WatchRecords) -> Figure:
             )
             lines.set_clim(steps[0], max(steps[-1], steps[0] + 1))
             ax.add_collection(lines)
-            # The eye looks for the two ends of training first.
+            # The first and the last look stand out.
             for at, dash, label in ((0, (0, (4, 2)), "first look"), (-1, "-", "last look")):
                 ax.plot(lags, logs[at], color="0.1", linestyle=dash, linewidth=1.7, label=label)
             ax.axhline(-3, color="0.5", linewidth=0.8, zorder=0, label="$10^{-3}$: the horizon")
@@ -136,9 +136,9 @@ def norms_over_training(records: WatchRecords) -> Figure:
         fontsize=9,
     )
     figure.colorbar(lines, ax=axes.ravel().tolist(), label="training step", pad=0.02)
-    samples = _samples(records)
+    samples = _sample_count(records)
     figure.suptitle(
-        "What a gradient keeps on its way back, as training goes on"
+        "Jacobian norms against the lag, during training"
         + (f"\nmedians of {samples} samples" if samples > 1 else "")
         + (f", {len(shown)} of {len(steps)} looks" if len(shown) < len(steps) else ""),
         fontsize=11,
@@ -148,7 +148,7 @@ def norms_over_training(records: WatchRecords) -> Figure:
 
 def horizon_over_training(records: WatchRecords, log: Sequence[Mapping[str, Any]] | None) -> Figure:
     """The horizon of every layer and block against the training step, above the loss."""
-    names = _names(records, "horizon")
+    names = _names_of(records, "horizon")
     layers, blocks = _unique(names, 0), _unique(names, 1)
     losses = _losses(log)
     panels = 2 if len(losses) else 1
@@ -169,7 +169,7 @@ def horizon_over_training(records: WatchRecords, log: Sequence[Mapping[str, Any]
     lowest = max(finite.min(), 1.0) if len(finite) else 1.0
     highest = longest if beyond or not len(finite) else finite.max()
     logarithmic = bool(highest > 10 * lowest)
-    # What lies beyond the lags goes up into a strip of its own, side by side.
+    # Horizons beyond the lags are drawn in a strip above, each series at a height of its own.
     lanes = iter(_lanes(longest, values, logarithmic))
     for (layer, block), found in values.items():
         colour = LAYERS[layers.index(layer) % len(LAYERS)]
@@ -196,7 +196,7 @@ def horizon_over_training(records: WatchRecords, log: Sequence[Mapping[str, Any]
             annotation_clip=False,
         )
     ax.set_ylabel("horizon (steps)")
-    samples = _samples(records)
+    samples = _sample_count(records)
     ax.set_title(
         "Lag at which the norm has fallen to $10^{-3}$"
         + (f"; median and 10–90 % of {samples} samples" if samples > 1 else ""),
@@ -237,8 +237,8 @@ def _draw_horizon(
     marker: str,
     label: str,
 ) -> None:
-    """Median and band; what lies beyond the lags as arrows in its lane."""
-    middle = _middle(horizons, 1)
+    """Median and band; horizons beyond the lags as arrows in the lane."""
+    middle = _median_sample(horizons, 1)
     shown = np.where(np.isposinf(middle), lane, middle)
     if horizons.ndim > 1 and horizons.shape[1] > 1:
         low = np.quantile(horizons, 0.1, axis=1, method="lower")
@@ -263,7 +263,7 @@ def _draw_horizon(
         markevery=np.flatnonzero(~out).tolist(),
         label=label,
     )
-    # An empty line that is not clipped would take up the figure's corner in the layout.
+    # An empty line without clipping would take space in the figure's layout.
     if out.any():
         ax.plot(
             steps[out],
@@ -278,10 +278,10 @@ def _draw_horizon(
 
 
 def gates_over_training(records: WatchRecords) -> Figure:
-    """Each gate's mean and spread against the training step, and what the forget gate comes to in steps."""
+    """Each gate's mean and quantiles against the training step, and the forget gate's time constants."""
     names = [
         (layer, what.removesuffix(".mean"))
-        for layer, what in _names(records, "gate")
+        for layer, what in _names_of(records, "gate")
         if what.endswith(".mean")
     ]
     order = list(GATES)
@@ -309,7 +309,7 @@ def gates_over_training(records: WatchRecords) -> Figure:
         if f"{layer}.time_constants" in records.arrays:
             ax = row[-1]
             ax.set_visible(True)
-            _draw_band(ax, records.steps, records.arrays[f"{layer}.time_constants"])
+            _draw_quantiles(ax, records.steps, records.arrays[f"{layer}.time_constants"])
             ax.set_yscale("log")
             ax.set_title(where + r"units' $1/(1-\bar f)$", fontsize=10)
             ax.set_ylabel("time constant (steps)")
@@ -329,13 +329,13 @@ def gates_over_training(records: WatchRecords) -> Figure:
         frameon=False,
         fontsize=9,
     )
-    figure.suptitle("The gates as training goes on: over time, samples and units", fontsize=11)
+    figure.suptitle("The gates during training: over time, samples and units", fontsize=11)
     return figure
 
 
 def _draw_gate(ax: Axes, records: WatchRecords, name: str) -> None:
     arrays, steps = records.arrays, records.steps
-    _draw_band(ax, steps, arrays[f"{name}.quantiles"])
+    _draw_quantiles(ax, steps, arrays[f"{name}.quantiles"])
     ax.plot(steps, arrays[f"{name}.mean"], color=BLUE, linewidth=2, label="mean")
     signed = f"{name}.saturated" in arrays
     ends = (
@@ -358,7 +358,7 @@ def _draw_gate(ax: Axes, records: WatchRecords, name: str) -> None:
     ax.set_ylim(-1.05 if signed else -0.025, 1.05 if signed else 1.025)
 
 
-def _draw_band(ax: Axes, steps: np.ndarray, quantiles: np.ndarray) -> None:
+def _draw_quantiles(ax: Axes, steps: np.ndarray, quantiles: np.ndarray) -> None:
     """Medians in bands of 25–75 % and 5–95 %, from [looks, 5]."""
     lowest, low, middle, high, highest = quantiles.T
     ax.fill_between(steps, lowest, highest, color=BLUE, alpha=0.15, linewidth=0, label="5–95 %")
@@ -371,7 +371,7 @@ def _step_axis(ax: Axes, steps: np.ndarray, ticks: int = 6) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
 
 
-def _names(records: WatchRecords, kind: str) -> list[tuple[str, str]]:
+def _names_of(records: WatchRecords, kind: str) -> list[tuple[str, str]]:
     """(layer, rest) of the names ``layer.kind.rest``, in order of the layers."""
     parts = [name.split(".", 2) for name in records.arrays]
     found = [(p[0], p[2]) for p in parts if len(p) == 3 and p[1] == kind and p[0].isdecimal()]
@@ -382,13 +382,13 @@ def _unique(names: Sequence[tuple[str, str]], part: int) -> list[str]:
     return list(dict.fromkeys(name[part] for name in names))
 
 
-def _middle(values: np.ndarray, rank: int) -> np.ndarray:
+def _median_sample(values: np.ndarray, rank: int) -> np.ndarray:
     """The middle sample (the lower of two) of [looks, samples?, ...]."""
     return values if values.ndim == rank else np.quantile(values, 0.5, axis=1, method="lower")
 
 
-def _samples(records: WatchRecords) -> int:
-    (layer, block), *_ = _names(records, "horizon")
+def _sample_count(records: WatchRecords) -> int:
+    (layer, block), *_ = _names_of(records, "horizon")
     return int(np.prod(records.arrays[f"{layer}.horizon.{block}"].shape[1:]))
 
 

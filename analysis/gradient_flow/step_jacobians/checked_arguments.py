@@ -1,17 +1,15 @@
-"""What a measurement is given, checked where it enters and before any long work.
+"""Check the arguments of a measurement before any long work.
 
 A cell, a stack or any ``step(params, state, x) -> (state, out)``; its parameters; a starting state of one
 sample or of B; a sequence xs[T, D] or xs[T, B, D], for a step any pytree with time leading.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from gradient_flow.step_jacobians.state_layout import (
     JOINT,
@@ -21,7 +19,7 @@ from gradient_flow.step_jacobians.state_layout import (
     moving_parts,
 )
 from gradient_flow.step_jacobians.step_jacobian import require_stable_state
-from gradient_flow.step_jacobians.trajectory import is_lstm, step_of
+from gradient_flow.step_jacobians.trajectory import is_lstm, states_of_samples
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.cells.cell import check_cell_arguments
@@ -39,7 +37,7 @@ from lstm_jax.validation import (
 
 
 class CheckedRun(NamedTuple):
-    """A run that can be measured.
+    """The checked arguments of a run.
 
     Attributes:
         state0: the starting state, of one sample or of B.
@@ -73,7 +71,7 @@ def checked_run(
     except TypeError:
         raise TypeError(
             "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
-            f"{type(cell).__name__}; wrap it in a function."
+            f"{type(cell).__name__}. Wrap it in a function."
         ) from None
     if isinstance(cell, Stack):
         require_one_direction(cell)
@@ -93,8 +91,8 @@ def checked_run(
     axes = {jnp.shape(leaf)[: 1 + batched] for leaf in jax.tree.leaves(xs)}
     length = min((axis[0] for axis in axes if axis), default=0)
     if len(axes) != 1 or length == 0 or len(next(iter(axes))) != 1 + batched:
-        what = "time axis of at least one step" + (" and then one batch axis" if batched else "")
-        raise ShapeError(f"Shape mismatch: expected xs with one leading {what}, got {axes}.")
+        wanted = "time axis of at least one step" + (" and then one batch axis" if batched else "")
+        raise ShapeError(f"Shape mismatch: expected xs with one leading {wanted}, got {axes}.")
     batch_shape = next(iter(axes))[1:]
     for leaf in jax.tree.leaves(state0):
         if jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
@@ -115,10 +113,10 @@ def checked_run(
 def checked_blocks(
     cell: Cell | Stack | Step, layout: Layout, blocks: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The names of blocks and paths asked for; all but ``ss`` if None.
+    """The names of blocks and paths to measure; all but ``ss`` if None.
 
     Raises:
-        TypeError, ValueError: what is no list of names, or names that do not exist.
+        TypeError, ValueError: not a list of names, or names that do not exist.
     """
     names = (*layout.places(), *(LSTM_PATHS if is_lstm(cell) else ()))
     return names if blocks is None else require_names("blocks", blocks, (*names, JOINT))
@@ -127,9 +125,9 @@ def checked_blocks(
 def require_cotangents(
     name: str, given: CheckedRun, cotangents: PyTree, length: int | None = None
 ) -> None:
-    """Refuse cotangents of the state, or of ``length`` states, of another shape, or not finite.
+    """Refuse cotangents of the state, or of ``length`` states, that have another shape or are not finite.
 
-    What belongs to leaves of the state that are not floating is not looked at.
+    Leaves that are not floating are not checked.
 
     Raises:
         ShapeError, DtypeError, TypeError: naming the part.
@@ -149,23 +147,25 @@ def require_cotangents(
 def require_finite_states(
     cell: Cell | Stack | Step, params: PyTree, given: CheckedRun, xs: PyTree
 ) -> None:
-    """Run once, and refuse a NaN or an infinity in the states; under `jit` nothing can be seen.
+    """Run once, and refuse a NaN or an infinity in the states; under `jit` nothing is checked.
 
     Raises:
         NonFiniteError: naming the state's leaf and the step.
     """
     arguments = (params, given.state0, xs)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
-        states = _states(step_of(cell), given.batched, *arguments)
-        require_finite("states", states, time_axis=True)
+        samples = with_samples(given.batched, given.state0, xs)
+        states = states_of_samples(cell, params, *samples)
+        # s_0 was checked with the arguments.
+        require_finite("states", jax.tree.map(lambda leaf: leaf[1:], states), time_axis=True)
 
 
 def whole_numbers(name: str, values: Sequence[int], lowest: int, highest: int) -> list[int]:
-    """Refuse what is not a list of whole numbers from ``lowest`` to ``highest``, at least one of them.
+    """The values as a list, at least one, of whole numbers from ``lowest`` to ``highest``.
 
     Raises:
-        TypeError: no list.
-        ValueError: an empty one, or a number that is not whole or out of range.
+        TypeError: not a list.
+        ValueError: an empty list, or a number that is not whole or out of range.
     """
     if isinstance(values, (jax.Array, np.ndarray)) and values.ndim == 1:
         values = values.tolist()
@@ -184,7 +184,7 @@ def whole_numbers(name: str, values: Sequence[int], lowest: int, highest: int) -
 
 
 def with_samples(batched: bool, state0: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
-    """The same with a batch axis, [B, …] and [T, B, …]: of one sample where there was none."""
+    """state0 [B, …] and xs [T, B, …]; without a batch, B = 1."""
     if batched:
         return jax.tree.map(jnp.asarray, (state0, xs))
     return (
@@ -193,15 +193,8 @@ def with_samples(batched: bool, state0: PyTree, xs: PyTree) -> tuple[PyTree, PyT
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _states(step: Step, batched: bool, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
-    one = partial(_later_states, step, params)
-    return jax.vmap(one, in_axes=(0, 1), out_axes=1)(state0, xs) if batched else one(state0, xs)
-
-
-def _later_states(step: Step, params: PyTree, state0: PyTree, xs: PyTree) -> PyTree:
-    def keep(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        state, _ = step(params, state, x)
-        return state, state
-
-    return lax.scan(keep, state0, xs)[1]
+def without_samples(batched: bool, found: PyTree, axis: int = 0) -> PyTree:
+    """Remove the samples axis that `with_samples` added; with a batch, ``found`` as it is."""
+    if batched:
+        return found
+    return jax.tree.map(lambda a: jnp.squeeze(a, axis), found)

@@ -3,9 +3,9 @@ r"""The step Jacobian of a stack that runs in one direction, from those of its l
     ∂s^l_t/∂s^l_{t−1} = J^l                     ∂s^l_t/∂s^m_{t−1} = X^l ∂y^{l−1}_t/∂s^m_{t−1}        m < l
     ∂y^l_t/∂s^m_{t−1} = row h of the above, plus ∂y^{l−1}_t/∂s^m_{t−1} with a residual connection
 
-with J^l the layer's own step Jacobian and X^l = ∂s^l_t/∂x^l_t. A layer does not see those above it: J is
-block triangular. Under zoneout at evaluation a layer's state is k s_{t−1} + (1 − k) step(…), and so are its
-rows.
+with J^l the step Jacobian of the layer and X^l = ∂s^l_t/∂x^l_t. A layer does not depend on those above it: J
+is block triangular. With zoneout at evaluation a layer's state is k s_{t−1} + (1 − k) step(…), and its rows
+likewise.
 
 Axes: one sample; parts of the state in the order of the layers, h before c.
 """
@@ -36,7 +36,7 @@ def stack_blocks(
     rows: list[tuple[Array, ...]] = []
     # ∂y^{l−1}_t by each part so far, [size of y, size of the part]
     moved: list[Array] = []
-    # Each layer starts from what the one below gives for the states before.
+    # Each layer takes the output of the layer below and its derivatives by the states before.
     for number, (cell, own, state) in enumerate(
         zip(cells_of(stack.layers), params.layers, states, strict=True)
     ):

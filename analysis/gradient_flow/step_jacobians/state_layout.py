@@ -60,12 +60,12 @@ class Layout(NamedTuple):
 
 
 def layout_of(state: PyTree) -> Layout:
-    """Read off the parts of a state.
+    """The layout of a state.
 
     Raises:
-        DtypeError: no floating leaf, complex leaves, floating leaves of more than one dtype, or of
-            one in which no norm can be computed (half precision).
-        TypeError: two leaves whose paths read the same.
+        DtypeError: no floating leaf, complex leaves, floating leaves of more than one dtype, or of half
+            precision, in which norms cannot be computed.
+        TypeError: two leaves with the same name.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
     dtypes = [jnp.result_type(leaf) for _, leaf in leaves]
@@ -80,10 +80,10 @@ def layout_of(state: PyTree) -> Layout:
     ]
     found = sorted({dtype.name for _, _, dtype in parts})
     if found not in (["float32"], ["float64"]):
-        came = ", ".join(found) if found else "none"
+        got = ", ".join(found) if found else "none"
         raise DtypeError(
             "Dtype mismatch: expected a state whose floating leaves are all float32 or all float64, "
-            f"got {came}."
+            f"got {got}."
         )
     names = tuple(leaf_name(path) or "s" for path, _, _ in parts)
     if len(set(names)) != len(names):
@@ -106,7 +106,7 @@ def moving_parts(layout: Layout, state: PyTree) -> tuple[Any, ...]:
 
 
 def with_parts(layout: Layout, state: PyTree, parts: Sequence[Array]) -> PyTree:
-    """A state with other parts; the leaves that are none stay."""
+    """A state with other parts; the other leaves stay."""
     moved = iter(parts)
     leaves = jax.tree.leaves(state)
     full = [
@@ -135,6 +135,6 @@ def part_slices(layout: Layout) -> tuple[slice, ...]:
 
 
 def slices_of(sizes: Sequence[int]) -> tuple[slice, ...]:
-    """Where vectors of these sizes lie, one behind the other."""
+    """Where vectors of these sizes lie, one after the other."""
     ends = list(accumulate(sizes))
     return tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))

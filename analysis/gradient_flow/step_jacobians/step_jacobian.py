@@ -1,11 +1,9 @@
 r"""The Jacobian of one step, J_t = ∂s_t/∂s_{t−1}, as blocks between the leaves of the state.
 
-A state is any pytree of arrays. Its floating leaves, each flattened to a vector, are the parts of
-s = (part_0, part_1, …); other leaves (counters, keys) are carried along and held. The blocks are
-
     J[row][column] = ∂ part_row(t) / ∂ part_column(t−1)        [out, in], or a vector where it is diagonal
 
-Built-in cells bring them in closed form; for any other step `jax.jacfwd` supplies them.
+between the parts of the state (`gradient_flow.step_jacobians.state_layout`); other leaves are constant.
+Built-in cells have the blocks in closed form; for any other step `jax.jacfwd` computes them.
 """
 
 from collections.abc import Callable

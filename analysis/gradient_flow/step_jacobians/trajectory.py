@@ -1,6 +1,6 @@
-r"""What the microscope needs of a run: the states s_0 … s_T, and for an LSTM two sequences more.
+r"""Run a cell over a sequence and keep every state s_0 … s_T; of an LSTM also D_k and log f_k.
 
-For an LSTM, with o held still, h_k follows C_k at the rate D_k, and the forget gates make the carousel:
+With o_k held, h_k of an LSTM follows C_k at the rate D_k; the forget gates make the carousel:
 
     D_k     = diag(o_k ⊙ (1 − tanh² C_k))       h_c[k], k = 0 … T
     log f_k                                     log_f[k − 1], k = 1 … T
@@ -8,6 +8,7 @@ For an LSTM, with o held still, h_k follows C_k at the rate D_k, and the forget 
 D_0 = 0: the starting state is given, so nothing ties h_0 to C_0.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,15 @@ def run(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -
         return Trajectory(params, states, xs, None, None)
     h_c, log_f = factors
     return Trajectory(params, states, xs, jnp.concatenate([jnp.zeros_like(h_c[:1]), h_c]), log_f)
+
+
+@partial(jax.jit, static_argnums=0)
+def states_of_samples(
+    cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree
+) -> PyTree:
+    """s_0 … s_T of all samples, [T + 1, B, …], from state0 [B, …] and xs [T, B, …]."""
+    of_sample = jax.vmap(lambda s, x: run(cell, params, s, x).states, in_axes=(0, 1), out_axes=1)
+    return of_sample(state0, xs)
 
 
 def _lstm_factors(params: LSTMParams, state: LSTMState, x: Array) -> tuple[Array, Array]:

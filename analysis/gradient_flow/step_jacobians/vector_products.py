@@ -1,12 +1,12 @@
-r"""J_t Q and vᵀ J_t without more of J_t than that takes: how a step moves tangents, and cotangents back.
+r"""J_t Q and vᵀ J_t of one step, forward and backward, without forming all of J_t where that saves work.
 
     a cell          row a of J_t Q:     Σ_b J_ab Q_b            closed blocks; a diagonal one stays a vector
     a stack         q'^l = J^l q^l + X^l ẏ^{l−1},   ẏ^l = q'^l_h  (+ ẏ^{l−1} with a residual connection)
-    any step        k directional derivatives, `jax.jvp`, of which `jax.jacfwd` would need n
+    any step        k directional derivatives by `jax.jvp` (`jax.jacfwd` needs n)
 
 and backward by a cell's hand-derived rule, or by `jax.vjp`.
 
-Axes: q[n, k], the parts of the state under each other; one sample.
+Axes: q[n, k], the parts of the state one below the other; one sample.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,8 @@ def step_jvp(cell: Cell | Stack | Step, layout: Layout, *, form_jacobian: bool =
     Args:
         cell: a cell or a stack, with its closed forms, or any step.
         layout: of the state.
-        form_jacobian: whether the J of a cell, or of each layer, is formed first, which pays for many
-            columns. Without it, nothing of size n² is made but what the weights are.
+        form_jacobian: whether to form the J of a cell, or of each layer, first: faster for many columns.
+            Without it, no array of size n² is made besides the weights.
     """
     if isinstance(cell, Stack) and form_jacobian:
         return lambda params, states, x, q: _of_stack(cell, layout, params, states, x, q)
@@ -58,7 +58,7 @@ def step_jvp(cell: Cell | Stack | Step, layout: Layout, *, form_jacobian: bool =
 def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Vjp:
     """Make the function ``(params, state, x, δs_t) -> (G_t, δs_{t−1}, δx_t)``: one step backward.
 
-    G_t is the step's own part of the gradient by the parameters. What is not used costs nothing under `jit`.
+    G_t is the contribution of this step to the parameters' gradient. Unused results cost nothing under `jit`.
     """
     if not (isinstance(cell, Cell) and _has_rule(cell)):
         step = step_of(cell)
@@ -88,8 +88,8 @@ def _has_rule(cell: Cell) -> bool:
     return cell.rule is not None and cell.rule.saturated_derivatives is not None
 
 
-def laid_out(cell: Cell | Stack | Step, params: PyTree, steps: int) -> PyTree:
-    """The parameters with transposes of the weights made once, for a closed form in a loop."""
+def with_transposed_weights(cell: Cell | Stack | Step, params: PyTree, steps: int) -> PyTree:
+    """The parameters with transposes of the weights, made once, which closed forms in a loop read."""
     return with_transposes(params, steps) if isinstance(cell, (Cell, Stack)) else params
 
 
@@ -107,7 +107,7 @@ def _by_rule(
 ) -> tuple[PyTree, Array]:
     rule: Any = cell.rule
     local = rule.saturated_derivatives(params, state, x)
-    # Inputs and parameters stand still: a ż of zeros, shaped as δz is.
+    # Inputs and parameters are constant: ż = 0, in the shape of δz.
     z_dot = rule.backward_step(params, local, jax.tree.map(jnp.zeros_like, state))[1]
 
     def along(row: Float[Array, "n"]) -> Array:
@@ -123,21 +123,21 @@ def _of_stack(
     parts = iter(_split(layout, q))
     after, moved = [], []
     x_dot: Any = None
-    for number, (cell, own, state) in enumerate(
+    for number, (cell, weights, state) in enumerate(
         zip(cells_of(stack.layers), params.layers, states, strict=True)
     ):
-        jacobian = cell.step_jacobian(own, state, x)
+        jacobian = cell.step_jacobian(weights, state, x)
         rates = zoneout_rates(stack.zoneout, state)
-        mine = [next(parts) for _ in state]
-        dots = [_times_parts(row, mine) for row in jacobian]
+        layer_parts = [next(parts) for _ in state]
+        dots = [_times_parts(row, layer_parts) for row in jacobian]
         if x_dot is not None:
-            by_input = cell.input_jacobian(own, state, x)
+            by_input = cell.input_jacobian(weights, state, x)
             dots = [dot + block @ x_dot for dot, block in zip(dots, by_input, strict=True)]
         dots = [
             rate * before + (1 - rate) * dot if rate else dot
-            for rate, before, dot in zip(rates, mine, dots, strict=True)
+            for rate, before, dot in zip(rates, layer_parts, dots, strict=True)
         ]
-        new, out = step_with_zoneout(cell, own, state, x, rates)
+        new, out = step_with_zoneout(cell, weights, state, x, rates)
         out_dot = dots[0]
         if stack.residual and number:
             out, out_dot = out + x, out_dot + x_dot

@@ -1,7 +1,8 @@
-"""Numbers become sentences.
+"""Turn measurements into sentences.
 
-Start with `diagnose`: what happens to a network's gradient, why, and what would change it. `audit` compares a
-derivation of your own with the right one, term by term, with `step_contributions` as its measure.
+Start with `diagnose`: what happens to a network's gradient, and why; `advice` tries out what would change it,
+and `reach` measures how far back the gradient goes. `audit` compares a derivation of your own with autodiff,
+parameter by parameter and lag by lag, by `step_contributions`.
 
-May import: `measurements` and the rooms above it.
+May import: `step_jacobians` and `measurements`.
 """

@@ -1,16 +1,17 @@
-r"""Is a gradient derived by hand right: parameter by parameter, and lag by lag?
+r"""Check a gradient derived by hand against autodiff, parameter by parameter and lag by lag.
 
-The parameters θ are used once at each step. Write θ_k for the copy used at step k, and ask only for what the
-loss of the last step sends to it:
+The parameters θ are used once at each step. Write θ_k for the copy used at step k. The loss of the last step
+has the gradient
+
 
     c_k = ∂ℓ_T/∂θ_k,   lag T − k            ∂ℓ_T/∂θ = Σ_k c_k
 
-A derivation that forgets a way through time is right at the first lags and wrong from some lag on, and the
-leaf and the lag where it begins name the way. The reference is autodiff of the plain scan with T copies of
-the parameters, under `jit`, in float64.
+A derivation that forgets a path through time is right at the first lags and wrong from some lag on; the leaf
+and that lag identify the path. The reference is autodiff of the plain scan with T copies of the parameters,
+under `jit`, in float64.
 
 A gradient by hand may return c_1 … c_T one by one, or only their sum:
-`gradient_flow.verdicts.step_contributions` finds them either way.
+`gradient_flow.verdicts.step_contributions` finds the c_k of both.
 
 Axes: xs[T, ...]; the errors of a leaf are [lags], each relative to the largest entry at that lag.
 """
@@ -37,7 +38,7 @@ from lstm_jax.validation import (
 
 LOSS_AT = ("last", "every")
 NAMED = 6
-"""How many leaves a verdict names, at each lag."""
+"""Leaves that a verdict names at each lag, at most."""
 
 
 class LeafAudit(NamedTuple):
@@ -46,7 +47,7 @@ class LeafAudit(NamedTuple):
     Attributes:
         name: its path, ``w_h``.
         whole: relative error of its whole gradient.
-        by_lag: relative error of c_k at each lag; ∞ where there should be nothing, or a NaN came.
+        by_lag: relative error of c_k at each lag; ∞ where c_k should be 0, or where it is NaN.
         sizes: max|c_k| by autodiff at each lag.
     """
 
@@ -60,7 +61,7 @@ class Audit(NamedTuple):
     """The outcome of `audit`: a table under `str`, a sentence as ``verdict``.
 
     Attributes:
-        lags: the lags looked at.
+        lags: the lags that were compared.
         leaves: one `LeafAudit` for each leaf of the parameters.
         tolerance: bound on every relative error.
     """
@@ -100,7 +101,7 @@ class Audit(NamedTuple):
             missed = ", ".join(
                 leaf.name for leaf in self.leaves if not leaf.whole <= self.tolerance
             )
-            return f"right at the lags looked at, wrong as a whole in {missed}: {most}"
+            return f"right at the lags that were compared, wrong as a whole in {missed}: {most}"
         groups = []
         for start in sorted(set(self.wrong.values())):
             names = [leaf for leaf, lag in self.wrong.items() if lag == start]
@@ -137,24 +138,24 @@ def audit(
     lags: Sequence[int] | None = None,
     tolerance: float = 1e-12,
 ) -> Audit:
-    """Hold a gradient derived by hand against autodiff in float64, per parameter and per lag.
+    """Compare a gradient derived by hand with autodiff in float64, per parameter and per lag.
 
-    `lstm_jax.check_gradients` holds whole gradients against central differences as well.
+    `lstm_jax.check_gradients` compares whole gradients with central differences as well.
 
     Args:
         gradient: ``gradient(params, state0, xs)``, the derivation: a pytree like ``params`` whose leaves
-            have the parameters' shapes, or [T, *shape] where step k's own contribution is kept. It is
-            called as it is, so NumPy loops will do; one that returns sums is called for parts of the
-            sequence as well, two or four for each lag (under `jit` it compiles for each of their lengths).
+            have the parameters' shapes, or [T, *shape] with the contribution of each step. It is not
+            traced, so NumPy loops work; one that returns sums is called for parts of the sequence too, two
+            or four for each lag (under `jit` it compiles for each of their lengths).
         cell_or_step: a cell, or any ``step(params, state, x) -> (state, out)``.
         loss: ``loss(params, state, x) -> scalar``, what the loss adds at one step, from the state after it.
         params: pytree of floating arrays. A leaf of zeros that the step adds to a quantity has that
             quantity's total cotangent for its c_k: this is how a recursion for δh_k or δC_k is audited.
         state0: the starting state.
-        xs: any pytree of arrays with time leading; what the loss compares with belongs here too.
+        xs: any pytree of arrays with time leading; the targets of the loss belong here too.
         loss_at: what ``gradient`` is the gradient of: the loss of the ``"last"`` step, or the sum over
             ``"every"`` step. The lags are those of the last step's loss either way.
-        lags: which to look at, from 0 to T − 1; if None each up to 10, and then some 25 a decade.
+        lags: which to compare, from 0 to T − 1; if None each up to 10, and then some 25 a decade.
         tolerance: bound on every relative error.
 
     Returns:

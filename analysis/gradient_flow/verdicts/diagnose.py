@@ -1,13 +1,12 @@
-r"""What is wrong with a network's gradients, in plain words, each with its number; and what would change it.
+r"""Diagnose a network's gradients: sentences that say what happens to them, and why, each with its number.
 
     horizon     the lag at which ‖∂h_T/∂h_k‖, or ‖∂C_T/∂C_k‖ where that reaches further, is a thousandth
-    λ_1         the largest Lyapunov exponent: above 0 two states that nearly agree part, whatever the input
+    λ_1         the largest Lyapunov exponent: above 0, nearly equal states diverge, whatever the input
     saturated   a gate of a unit that is below 0.05, or above 0.95, at nine of ten steps
     dead        a unit whose output never changes by more than 10⁻⁶
-    τ           −1 / mean log f, the steps that a unit's own path keeps its state; a lag L needs L / log 1000
+    τ           −1 / mean log f, the steps for which a unit remembers by itself; a lag L needs L / log 1000
 
-Advice is not taken from a book but tried: the change is made to the parameters given, and the horizon is
-measured again.
+`gradient_flow.verdicts.advice` tries out what would change it.
 """
 
 from collections.abc import Callable
@@ -17,40 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
+from gradient_flow.measurements.curve_summary import decades_per_100
 from gradient_flow.measurements.gates import gate_activations, gate_time_constants
-from gradient_flow.measurements.jacobian_norms import jacobian_norms
 from gradient_flow.measurements.lyapunov import lyapunov_spectrum
-from gradient_flow.step_jacobians.checked_arguments import checked_run, whole_numbers, with_samples
-from gradient_flow.step_jacobians.trajectory import step_of
+from gradient_flow.step_jacobians.checked_arguments import checked_run, whole_numbers
+from gradient_flow.verdicts.advice import Finding, advice_for, has_memory_gate
+from gradient_flow.verdicts.reach import THOUSANDTH, Case, furthest_horizon, part_curves
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.initializers import chrono, orthogonal
 from lstm_jax.layers.stack import Stack
 from lstm_jax.unrolling.unroll import unroll
 
-THOUSANDTH = 1e-3
-"""What counts as vanished, and its inverse as exploded."""
-
-SATURATED, MOSTLY = 0.05, 0.9
+SATURATED, SATURATED_SHARE = 0.05, 0.9
 """How close to 0 or 1 a gate is saturated, and at what share of the steps."""
 
-STILL = 1e-6
-"""What the output of a dead unit never changes by."""
-
-
-class Finding(NamedTuple):
-    """One thing that was found.
-
-    Attributes:
-        name: of the kind, such as ``horizon`` or ``saturated``.
-        says: a sentence.
-        numbers: that the sentence rests on, by name.
-    """
-
-    name: str
-    says: str
-    numbers: dict[str, Any]
+DEAD_RANGE = 1e-6
+"""The output of a dead unit changes by no more than this."""
 
 
 class Diagnosis(NamedTuple):
@@ -58,10 +39,10 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         verdict: ``vanishing``, ``exploding``, ``steady`` or ``no recurrence``.
-        lag: that was asked about, in steps.
+        lag: the lag that the network has to learn, in steps.
         horizon: in steps, of the block that reaches furthest; ∞ beyond the lag.
-        findings: what was measured.
-        advice: what to change, each tried out; none where nothing is wrong.
+        findings: the measurements.
+        advice: what to change, each tried out; empty where nothing is wrong.
     """
 
     verdict: str
@@ -79,14 +60,6 @@ class Diagnosis(NamedTuple):
         return "\n".join(lines)
 
 
-class _Given(NamedTuple):
-    cell: Any
-    state0: Any
-    xs: Any
-    lag: int
-    batched: bool
-
-
 def diagnose(
     cell_or_step: Cell | Stack | Step,
     params: PyTree,
@@ -100,18 +73,18 @@ def diagnose(
     """Say what happens to the gradient over a lag, why, and what to change.
 
     Args:
-        cell_or_step: a cell of `lstm_jax`, of which gates and units are looked at as well; a stack in one
-            direction; or any ``step(params, state, x) -> (state, out)``.
+        cell_or_step: a cell of `lstm_jax`, whose gates and units are examined too; a stack in one direction;
+            or any ``step(params, state, x) -> (state, out)``.
         params: of the cell; any pytree for a step.
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D], typical of what the network is for; for a step any pytree, time leading.
         lag: how far back it has to learn, in steps, from 1 to T; T if None.
-        loss: ``loss(state) -> number`` of one sample's last state: the gradient whose norm a clipping is
-            advised at; half the squared norm of the state if None.
+        loss: ``loss(state) -> number`` of one sample's last state, whose gradient sets the norm to clip at;
+            half the squared norm of the state if None.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
-        `Diagnosis`. Numbers are medians over the samples where nothing else is said.
+        `Diagnosis`. Numbers are medians over the samples unless stated otherwise.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other.
@@ -131,46 +104,19 @@ def diagnose(
     """
     run = checked_run(cell_or_step, params, state0, xs, batched)
     (lag,) = whole_numbers("lag", [run.length if lag is None else lag], 1, run.length)
-    given = _Given(cell_or_step, run.state0, xs, lag, run.batched)
-    verdict, reach, findings = _over_the_lag(given, params)
-    findings.append(_chaos(given, params))
+    case = Case(cell_or_step, run.state0, xs, lag, run.batched)
+    verdict, reach, findings = _verdict(case, params)
+    findings.append(_stability(case, params))
     if isinstance(cell_or_step, Cell):
-        findings += _gates(given, params)
-        findings += _units(given, params)
-    advice = _advice(given, params, verdict, reach, loss)
+        findings += _gate_findings(case, params)
+        findings += _dead_units(case, params)
+    advice = advice_for(case, params, verdict, reach, loss)
     return Diagnosis(verdict, lag, reach, tuple(findings), tuple(advice))
 
 
-def _curves(given: _Given, params: PyTree) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Lags, and the log-norm of each part by itself: hh, cc, …; medians over the samples."""
-    layout = checked_run(given.cell, params, given.state0, given.xs, given.batched).layout
-    own = [name for name, (row, column) in layout.places().items() if row == column]
-    flow = jacobian_norms(
-        given.cell,
-        params,
-        given.state0,
-        given.xs,
-        blocks=own,
-        norms=["spectral"],
-        lags=lag_grid((given.lag,)),
-        batched=None if isinstance(given.cell, (Cell, Stack)) else given.batched,
-    )
-    curves = {name: np.asarray(flow.spectral[name], np.float64) for name in own}
-    if given.batched:
-        curves = {name: np.median(curve, axis=0) for name, curve in curves.items()}
-    return np.asarray(flow.lags), curves
-
-
-def _reach(lags: np.ndarray, curves: dict[str, np.ndarray]) -> tuple[float, str]:
-    """The furthest horizon and whose it is; of several beyond the lag the one with the largest norm there."""
-    reach = {name: float(horizon(lags, curve, THOUSANDTH)) for name, curve in curves.items()}
-    best = max(reach, key=lambda name: (reach[name], curves[name][-1]))
-    return reach[best], best
-
-
-def _over_the_lag(given: _Given, params: PyTree) -> tuple[str, float, list[Finding]]:
-    lags, curves = _curves(given, params)
-    reach, best = _reach(lags, curves)
+def _verdict(case: Case, params: PyTree) -> tuple[str, float, list[Finding]]:
+    lags, curves = part_curves(case, params)
+    reach, best = furthest_horizon(lags, curves)
     curve = curves[best]
     numbers: dict[str, Any] = {
         "horizon": reach,
@@ -194,21 +140,21 @@ def _over_the_lag(given: _Given, params: PyTree) -> tuple[str, float, list[Findi
             f"falls to a thousandth within {reach:.0f} steps, and to 10^{numbers['log10_norm']:.1f}"
         )
     says = (
-        f"The gradient along {best} {how} over {given.lag} steps "
+        f"The gradient along {best} {how} over {case.lag} steps "
         f"({-numbers['decades_per_100']:+.1f} decades per 100 steps)."
     )
     return verdict, reach, [Finding("horizon", says, numbers)]
 
 
-def _chaos(given: _Given, params: PyTree) -> Finding:
+def _stability(case: Case, params: PyTree) -> Finding:
     found = lyapunov_spectrum(
-        given.cell,
+        case.cell,
         params,
-        given.state0,
-        given.xs,
+        case.state0,
+        case.xs,
         k=1,
-        skip=jax.tree.leaves(given.xs)[0].shape[0] // 4,
-        batched=None if isinstance(given.cell, (Cell, Stack)) else given.batched,
+        skip=jax.tree.leaves(case.xs)[0].shape[0] // 4,
+        batched=None if isinstance(case.cell, (Cell, Stack)) else case.batched,
     )
     value, error = float(found.exponents[0]), float(found.standard_error[0])
     numbers = {"lambda_1": value, "standard_error": error}
@@ -218,176 +164,59 @@ def _chaos(given: _Given, params: PyTree) -> Finding:
         else f"{value:+.3g} nats a step"
     )
     if value > 0 and value > 2 * np.nan_to_num(error):
-        says = f"It is chaotic: λ_1 = {size}, so states that nearly agree part."
+        says = f"It is chaotic: λ_1 = {size}, so nearly equal states diverge."
         return Finding("chaotic", says, numbers)
-    return Finding("stable", f"It forgets where it began: λ_1 = {size}.", numbers)
+    return Finding("stable", f"It forgets its starting state: λ_1 = {size}.", numbers)
 
 
-def _gates(given: _Given, params: PyTree) -> list[Finding]:
+def _gate_findings(case: Case, params: PyTree) -> list[Finding]:
     findings = []
-    gates = gate_activations(given.cell, params, given.state0, given.xs)
+    gates = gate_activations(case.cell, params, case.state0, case.xs)
     for name, activation in gates.items():
         if name in ("g", "n", "slope"):
             continue
         values = np.asarray(activation, np.float64)
         along = tuple(range(values.ndim - 1))
         for end, where in (("closed", values < SATURATED), ("open", values > 1 - SATURATED)):
-            units = np.flatnonzero(where.mean(axis=along) >= MOSTLY)
+            units = np.flatnonzero(where.mean(axis=along) >= SATURATED_SHARE)
             if not len(units):
                 continue
             numbers = {"gate": name, "end": end, "count": len(units), "units": units.tolist()}
             says = (
                 f"Gate {name} is saturated {end} in {len(units)} of {values.shape[-1]} units "
-                f"({_some(units)})."
+                f"({_listed(units)})."
             )
             findings.append(Finding("saturated", says, numbers))
-    if _keeps(given.cell):
-        found = gate_time_constants(given.cell, params, given.state0, given.xs).effective
+    if has_memory_gate(case.cell):
+        found = gate_time_constants(case.cell, params, case.state0, case.xs).effective
         tau = np.atleast_2d(np.asarray(found))
         tau = np.median(tau, axis=0)
-        needed = given.lag / -np.log(THOUSANDTH)
+        needed = case.lag / -np.log(THOUSANDTH)
         numbers = {
             "longest": float(tau.max()),
             "median": float(np.median(tau)),
             "needed": needed,
             "enough": int((tau >= needed).sum()),
         }
-        gate = given.cell.memory_gate
+        gate = case.cell.memory_gate
         says = (
-            f"Gate {gate} keeps for {numbers['longest']:.3g} steps in the best unit, "
-            f"{numbers['median']:.3g} in the median one; a lag of {given.lag} needs {needed:.3g}, which "
+            f"Gate {gate} remembers for {numbers['longest']:.3g} steps in the best unit, "
+            f"{numbers['median']:.3g} in the median one; a lag of {case.lag} needs {needed:.3g}, which "
             f"{numbers['enough']} of {len(tau)} units have."
         )
         findings.append(Finding("time_constants", says, numbers))
     return findings
 
 
-def _units(given: _Given, params: PyTree) -> list[Finding]:
-    _, hs = unroll(given.cell, params, given.xs, given.state0)
+def _dead_units(case: Case, params: PyTree) -> list[Finding]:
+    _, hs = unroll(case.cell, params, case.xs, case.state0)
     along = tuple(range(hs.ndim - 1))
-    units = np.flatnonzero(np.asarray(jnp.ptp(hs, axis=along)) <= STILL)
+    units = np.flatnonzero(np.asarray(jnp.ptp(hs, axis=along)) <= DEAD_RANGE)
     if not len(units):
         return []
-    says = f"{len(units)} of {hs.shape[-1]} units are dead: their output never changes ({_some(units)})."
+    says = f"{len(units)} of {hs.shape[-1]} units are dead: their output never changes ({_listed(units)})."
     return [Finding("dead", says, {"count": len(units), "units": units.tolist()})]
 
 
-def _some(units: np.ndarray) -> str:
+def _listed(units: np.ndarray) -> str:
     return ", ".join(map(str, units[:8])) + (", …" if len(units) > 8 else "")
-
-
-def _keeps(cell: Any) -> bool:
-    return isinstance(cell, Cell) and cell.memory_gate is not None
-
-
-def _advice(given: _Given, params: PyTree, verdict: str, reach: float, loss: Any) -> list[Finding]:
-    if verdict == "vanishing":
-        return [
-            _tried(given, changed, name, what, reach)
-            for name, what, changed in _changes(given, params)
-        ]
-    if verdict == "exploding":
-        tried = [
-            _tried(given, changed, name, what, reach)
-            for name, what, changed in _changes(given, params)
-            if name == "orthogonal"
-        ]
-        return [_clipping(given, params, loss), *tried]
-    return []
-
-
-def _changes(given: _Given, params: Any) -> list[tuple[str, str, Any]]:
-    """Changes that this cell's parameters allow: a name, what to do, and the parameters with it done."""
-    cell, lag = given.cell, given.lag
-    if not isinstance(cell, Cell):
-        return []
-    size, key = cell.hidden_size, jax.random.key(0)
-    if cell.kind == "rnn":
-        w_h = orthogonal()(key, params.w_h.shape, params.w_h.dtype)
-        return [("orthogonal", "W_h orthogonal", params._replace(w_h=w_h))]
-    if not _keeps(cell) or lag < 3:
-        return []
-    # The bias at which a gate that sees nothing else keeps a thousandth over the lag.
-    keep = THOUSANDTH ** (1 / lag)
-    constant = float(np.log(keep / (1 - keep)))
-    spread = chrono(float(lag))(key, (size,), params.b.dtype)
-    names = cell.gate_names
-    gate = cell.memory_gate
-    if gate not in names:
-        return []
-
-    def with_bias(values: Array, opposite: bool) -> Any:
-        blocks = list(jnp.split(params.b, len(names)))
-        blocks[names.index(gate)] = jnp.broadcast_to(values, (size,)).astype(params.b.dtype)
-        if opposite and "i" in names:
-            blocks[names.index("i")] = -blocks[names.index(gate)]
-        return params._replace(b=jnp.concatenate(blocks))
-
-    return [
-        (
-            "forget_bias",
-            f"A bias of {constant:.1f} on gate {gate} of every unit",
-            with_bias(jnp.asarray(constant), False),
-        ),
-        ("chrono", f"Chrono initialisation for {lag} steps", with_bias(spread, True)),
-    ]
-
-
-def _tried(given: _Given, params: PyTree, name: str, what: str, before: float) -> Finding:
-    lags, curves = _curves(given, params)
-    reach, _ = _reach(lags, curves)
-    largest = float(max(curve[-1] for curve in curves.values()) / np.log(10))
-    after = f"beyond {given.lag}" if np.isinf(reach) else f"{reach:.0f}"
-    was = f"beyond {given.lag}" if np.isinf(before) else f"{before:.0f}"
-    says = f"{what}: the horizon would be {after} steps in place of {was}, the norm there 10^{largest:.1f}."
-    numbers = {"horizon": reach, "horizon_before": before, "log10_norm": largest}
-    return Finding(name, says, numbers)
-
-
-def _clipping(given: _Given, params: Any, loss: Any) -> Finding:
-    """A norm to clip at: the median of the samples' own gradients, half of which it leaves alone."""
-
-    def default(state: PyTree) -> Array:
-        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(state) if _is_floating(leaf)]
-        return jnp.asarray(sum(squares)) / 2
-
-    chosen = default if loss is None else loss
-    step = step_of(given.cell)
-
-    def norm(state: PyTree, xs: PyTree) -> Array:
-        def of(params: PyTree) -> Array:
-            last, _ = jax.lax.scan(lambda s, x: (step(params, s, x)[0], None), state, xs)
-            return chosen(last)
-
-        gradient = jax.grad(of, allow_int=True)(params)
-        leaves = [leaf for leaf in jax.tree.leaves(gradient) if _is_floating(leaf)]
-        # Squares overflow long before the norm does.
-        top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
-        by = jnp.where(top > 0, top, 1)
-        return by * jnp.sqrt(sum(jnp.sum((leaf / by) ** 2) for leaf in leaves))
-
-    states, samples = with_samples(given.batched, given.state0, given.xs)
-    norms = np.asarray(jax.jit(jax.vmap(norm, in_axes=(0, 1)))(states, samples), np.float64)
-    finite = norms[np.isfinite(norms)]
-    numbers = {
-        "median": float(np.median(finite)) if len(finite) else np.inf,
-        "largest": float(norms.max()) if len(finite) == len(norms) else np.inf,
-        "overflowed": int(len(norms) - len(finite)),
-        "samples": len(norms),
-    }
-    if not len(finite):
-        says = (
-            f"Clipping does not help here: the gradient itself overflows in all {len(norms)} samples. "
-            "Smaller recurrent weights first."
-        )
-    else:
-        says = (
-            f"Clip the gradient by its global norm at {numbers['median']:.2g}, the samples' median (the "
-            f"largest is {numbers['largest']:.2g}; {numbers['overflowed']} of {len(norms)} overflow). It "
-            "bounds the step, and changes nothing about the growth."
-        )
-    return Finding("clipping", says, numbers)
-
-
-def _is_floating(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))

@@ -1,17 +1,16 @@
-r"""What each step contributes to a gradient: asked of a derivation by hand, and found by autodiff.
+r"""The contribution of each step to a gradient, from a derivation by hand and by autodiff.
 
-With θ_k the copy of the parameters used at step k, what the last step's loss sends to it is
+With θ_k the copy of the parameters used at step k, the contributions to the gradient of the last step's loss
 
     c_k = ∂ℓ_T/∂θ_k              ∂ℓ_T/∂θ = Σ_k c_k
 
-A derivation may keep the c_k, leaves [T, *shape]. Of one that returns only sums, c_k is found by asking for
-parts of the sequence: S_{k→t} is its answer for the steps after k up to t, from the state s_k that the whole
-run passes through, and
+may be returned by the derivation, as leaves [T, *shape]. Where it returns only sums, c_k is found from parts
+of the sequence: S_{k→t} is its result for the steps after k up to t, from the state s_k of the whole run, and
 
     loss of the last step    c_k = S_{k−1→T} − S_{k→T}
     losses of every step     c_k = (S_{k−1→T} − S_{k→T}) − (S_{k−1→T−1} − S_{k→T−1})
 
-Such a difference is known to rounding of the sums, not of itself.
+The error of such a difference is the rounding of the sums, not of the difference.
 
 Axes: xs[T, ...]; step k counted from 0 in the code.
 """
@@ -30,7 +29,7 @@ from lstm_jax.cells import Step
 from lstm_jax.validation import ShapeError, leaf_name, require_same_structure, show_shape
 
 UNRESOLVED = 1e-13
-"""A difference of sums cannot tell what is smaller than this, relative to the sum, from rounding."""
+"""A difference of sums that is smaller than this, relative to the sum, may be rounding."""
 
 
 class Reference(NamedTuple):
@@ -38,8 +37,8 @@ class Reference(NamedTuple):
 
     Attributes:
         single: c_k for every k, [T, *shape].
-        whole: the gradient of the loss that the derivation is about, [*shape].
-        states: the states that the steps were given, leading axis T.
+        whole: the gradient of the derivation's loss, [*shape].
+        states: the states before each step, leading axis T.
     """
 
     single: list[np.ndarray]
@@ -50,7 +49,7 @@ class Reference(NamedTuple):
 def by_autodiff(
     step: Step, loss: Any, loss_at: str, params: PyTree, state0: PyTree, xs: PyTree
 ) -> Reference:
-    """What is right.
+    """The contributions and the whole gradient by autodiff.
 
     Raises:
         ValueError: a loss that is not a scalar.
@@ -77,12 +76,12 @@ def _differentiated(
 
     def last(copies: PyTree) -> tuple[Any, PyTree]:
         def advance(state: PyTree, at: Any) -> tuple[PyTree, PyTree]:
-            own, x = at
-            return step(own, state, x)[0], state
+            copy, x = at
+            return step(copy, state, x)[0], state
 
         state, states = lax.scan(advance, state0, (copies, xs))
-        own, x = jax.tree.map(lambda leaf: leaf[-1], (copies, xs))
-        return loss(own, state, x), states
+        copy, x = jax.tree.map(lambda leaf: leaf[-1], (copies, xs))
+        return loss(copy, state, x), states
 
     def every(params: PyTree) -> Any:
         def advance(state: PyTree, x: PyTree) -> tuple[PyTree, Any]:
@@ -98,20 +97,20 @@ def _differentiated(
 
 
 def require_gradient(found: PyTree, params: PyTree, length: int) -> None:
-    """Refuse what is no gradient of the parameters.
+    """Refuse a result that cannot be a gradient of the parameters.
 
     Raises:
         TypeError: another structure than that of ``params``.
-        ShapeError: a leaf that is neither a sum nor a contribution a step.
+        ShapeError: a leaf that is neither a sum nor one contribution per step.
     """
     require_same_structure("the gradient by hand", found, params)
     paths = jax.tree_util.tree_flatten_with_path(found)[0]
     for (path, leaf), like in zip(paths, jax.tree.leaves(params), strict=True):
-        shape, came = jnp.shape(like), np.shape(leaf)
-        if came not in (shape, (length, *shape)):
+        shape, got = jnp.shape(like), np.shape(leaf)
+        if got not in (shape, (length, *shape)):
             raise ShapeError(
                 f"Shape mismatch: expected the gradient by hand of {leaf_name(path) or 'params'} as "
-                f"{show_shape(shape)} or {show_shape((length, *shape))}, got {show_shape(came)}."
+                f"{show_shape(shape)} or {show_shape((length, *shape))}, got {show_shape(got)}."
             )
 
 
@@ -123,13 +122,13 @@ def by_hand(
     xs: PyTree,
     lags: Sequence[int],
 ) -> tuple[list[np.ndarray], list[list[tuple[np.ndarray, float]]]]:
-    """The whole gradient, and c_k at each lag with the size below which it is not told from rounding.
+    """The whole gradient, and c_k at each lag with the size below which it may be rounding.
 
     Args:
         gradient: the derivation, ``gradient(params, state0, xs)``.
         loss_at: of which loss, ``"last"`` or ``"every"``.
         params: the parameters.
-        states: what each step was given, leading axis T.
+        states: the states before each step, leading axis T.
         xs: the inputs, leading axis T.
         lags: which c_k.
 
@@ -141,8 +140,8 @@ def by_hand(
 
     @cache
     def part(first: int, last: int) -> list[np.ndarray]:
-        """The derivation's answer for the steps after ``first`` up to ``last``."""
-        # Cut in NumPy: a slice of a JAX array compiles anew for each length.
+        """The derivation's result for the steps after ``first`` up to ``last``."""
+        # Sliced in NumPy: a slice of a JAX array compiles again for each length.
         state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[first]), states)
         inputs = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[first:last]), xs)
         found = gradient(params, state, inputs)

@@ -56,7 +56,7 @@ def test_one_scale_serves_an_ordinary_network():
     for k in reversed(range(8)):
         jacobian = tuple(map(tuple, cell.step_jacobian(params, states[k], xs[k])))
         begun = times > k, times == k
-        factors = shared_scale.similar_jacobian(scales, jacobian, jnp.ones_like(state0.h))
+        factors = shared_scale.rescaled_jacobian(scales, jacobian, jnp.ones_like(state0.h))
         stacks = shared_scale.step_back(stacks, scales, factors, *begun)
     assert shared_scale.nothing_lost(stacks)
 
@@ -187,7 +187,7 @@ def test_a_nan_does_not_hide_behind_another_walk():
     ],
 )
 def test_how_many_recorded_steps_a_chunk_can_hold(recorded, most):
-    assert backward_walk._most(list(recorded)) == most
+    assert backward_walk._most_per_chunk(list(recorded)) == most
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from dense import all_states, assert_logs_close, log_norm
 import lstm_jax
 from gradient_flow import detour_norms, jacobian_norms
 from gradient_flow.long_products.scaled_matrix import with_exponent
-from gradient_flow.measurements import detours
+from gradient_flow.measurements import detour_terms
 from gradient_flow.step_jacobians.state_layout import layout_of
 
 
@@ -80,9 +80,9 @@ def test_the_terms_add_up_to_the_transition(x64):
     cell, params, state0, xs = problem("lstm", 300)
     params = jax.tree.map(lambda p: 0.5 * p, params)
     states = all_states(cell.step, params, state0, xs)
-    terms = detours._start(layout_of(state0), 5)
-    back = jax.jit(detours._step_back)
-    parts = jax.jit(detours._parts(cell, None, layout_of(state0)))
+    terms = detour_terms.identity_terms(layout_of(state0), 5)
+    back = jax.jit(detour_terms.step_back)
+    parts = jax.jit(detour_terms.direct_and_recurrent(cell, None, layout_of(state0)))
     for k in reversed(range(300)):
         terms = back(terms, *parts(params, jax.tree.map(lambda s, k=k: s[k], states), xs[k]))
         for line, others in zip(*terms, strict=True):

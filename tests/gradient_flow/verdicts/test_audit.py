@@ -182,7 +182,9 @@ def test_lags_that_are_not_looked_at_count_as_a_whole():
         lambda *a: by_hand(*a, fault="cut after 3 steps"), step, loss, *problem(), lags=[0, 1]
     )
     assert found.wrong == {} and not found.ok
-    assert found.verdict.startswith("right at the lags looked at, wrong as a whole in w_x, w_h, b")
+    assert found.verdict.startswith(
+        "right at the lags that were compared, wrong as a whole in w_x, w_h, b"
+    )
 
 
 def test_one_step():
