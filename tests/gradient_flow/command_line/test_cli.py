@@ -173,6 +173,7 @@ def test_all_six_networks(tmp_path):
     assert all(label in printed for label in results["networks"].values())
 
 
+@pytest.mark.slow
 def test_the_gradient_check_prints_a_table_for_each_cell(capsys):
     assert cli.main(["check", "--length", "4", "--hidden-size", "3"]) == 0
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow.command_line import short_training
@@ -30,17 +31,19 @@ CELLS = [lstm_jax.rnn(*SIZES), lstm_jax.rnn(*SIZES, w_h_init=lstm_jax.orthogonal
 RATE, AT_ONCE = 0.02, 10
 
 
-@pytest.fixture(autouse=True)
-def few_steps_at_once(monkeypatch):
-    monkeypatch.setattr(short_training, "STEPS_AT_ONCE", AT_ONCE)
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_training, "STEPS_AT_ONCE", AT_ONCE)
+        patch.setattr(short_training, "BATCH_SIZE", 6)
+        yield
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(small):
     """Both networks after 40 steps, and what was reported on the way."""
     reports = []
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setattr(short_training, "STEPS_AT_ONCE", AT_ONCE)
+    with jax.numpy_dtype_promotion("standard"):
         ends = train(CELLS, CODES, 40, RATE, 3, lambda *said: reports.append(said))
     return ends, reports
 
@@ -63,7 +66,7 @@ def test_it_repeats(trained):
     assert train(CELLS, CODES, 10, RATE, 4)[0].bits != trained[0][0].bits[:10]
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", slow_but([0, 1], 1))
 def test_each_network_is_as_if_trained_alone(trained, number):
     seen, _ = split(CODES)
     model = model_of(CELLS[number], seen)
