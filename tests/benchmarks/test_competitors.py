@@ -59,7 +59,7 @@ def test_gradients_of_the_right_shapes(name, cell):
     assert matrices == (SHAPE.input_size + SHAPE.hidden_size) * width
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=SLOW)])
 @pytest.mark.parametrize("name", ["lstm_jax", "plain scan", "flax linen", "flax nnx"])
 def test_other_dtypes(name, precision):
     case = Case("lstm", SHAPE, "forward", precision)

@@ -66,6 +66,7 @@ def test_the_real_files_are_as_described(data_folder):
     np.testing.assert_array_equal(np.bincount(training.labels), [30] * 9)
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_and_keeps_its_results(small, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--data", str(small[0]), "--out", str(out), "--seeds", "2", "--steps", "60"]

@@ -101,7 +101,9 @@ def test_a_run_writes_everything(finished):
 
 def test_a_digit_missed_is_refused(x64):
     cell, listed, sequence = by_hand.published_pairs()
-    wrong = by_hand.WorkedExample(listed, listed, sequence, by_hand.our_sides(by_hand.random_arrays(0)))
+    wrong = by_hand.WorkedExample(
+        listed, listed, sequence, by_hand.our_sides(by_hand.random_arrays(0))
+    )
     with pytest.raises(Mismatch, match=r"dxt\[1\]\[2\]: expected the published -0\.4605"):
         by_hand.require_agreement(wrong)
     by_hand.require_agreement(wrong._replace(cell=cell))

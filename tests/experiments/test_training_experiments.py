@@ -171,6 +171,7 @@ def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_befor
     assert int(record.solved) == 0
 
 
+@pytest.mark.slow
 def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     trial = trials.quick(trials.STUDIES["order"][0])
     model = temporal_order.smart_start(jax.random.key(0), jax.random.key(1), trial.hidden_size)
@@ -223,6 +224,7 @@ def test_a_gradient_is_clipped_and_then_slowed_down():
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradient(np.inf, 1.0)))
 
 
+@pytest.mark.slow
 def test_the_rate_and_the_penalty_follow_the_longest_length():
     trial = trials.STUDIES["order"][0]
     made = temporal_order.problem(trials.replace(trial, batch_size=4, hidden_size=4))
@@ -252,6 +254,7 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     assert int(grow(top, jnp.float32(0.1)).longest) == 200
 
 
+@pytest.mark.slow
 def test_sequences_go_on_where_one_waited():
     trial = trials.quick(trials.STUDIES["order"][0])
     size = trial.batch_size

@@ -37,7 +37,7 @@ def tail(step, params, xs, k, state):
         moved, _ = step(params, state, x)
         return jax.tree.map(lambda new, old: jnp.where(active, new, old), moved, state), None
 
-    active = jnp.arange(xs.shape[0]) >= k
+    active = jnp.arange(len(jax.tree.leaves(xs)[0])) >= k
     return lstm_jax.unroll(later, params, (xs, active), state, gradient="autodiff")[0]
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import random_problem
+from slow_cases import slow_but
 
 import gradient_flow
 from gradient_flow import foreign
@@ -51,7 +52,7 @@ FLAX = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), FLAX)
+@pytest.mark.parametrize(("name", "kind"), slow_but(FLAX, ("gru", "GRUCell")))
 def test_linen(name, kind):
     linen = peer("flax.linen")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -62,7 +63,7 @@ def test_linen(name, kind):
     assert jax.tree.map(jnp.shape, zeros) == jax.tree.map(jnp.shape, problem.state0)
 
 
-@pytest.mark.parametrize(("name", "kind"), FLAX)
+@pytest.mark.parametrize(("name", "kind"), slow_but(FLAX, ("rnn_tanh", "SimpleCell")))
 def test_nnx(name, kind):
     nnx = peer("flax.nnx")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -77,7 +78,7 @@ def test_nnx(name, kind):
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", slow_but(["lstm", "gru"], "gru"))
 def test_equinox(name):
     equinox = peer("equinox")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -95,7 +96,7 @@ def test_equinox(name):
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("name", ["lstm", "rnn_relu"])
+@pytest.mark.parametrize("name", slow_but(["lstm", "rnn_relu"], "rnn_relu"))
 def test_haiku(name):
     haiku = peer("haiku")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -128,6 +129,7 @@ def test_haiku(name):
     hold(problem, foreign.from_haiku(transformed, theirs, state0))
 
 
+@pytest.mark.slow
 def test_a_cell_of_ones_own_keeps_its_carry():
     nnx = peer("flax.nnx")
 

@@ -1,13 +1,18 @@
 """The command line: a small comparison from end to end, the gradient check, and wrong input."""
 
+import contextlib
+import io
 import json
+import re
+from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gradient_flow.command_line import cli
-from gradient_flow.command_line.comparison import networks, summarise
+from gradient_flow.command_line import cli, comparison
+from gradient_flow.command_line.comparison import networks, shared_cell, summarise
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.pictures import comparison_figures
 
@@ -16,15 +21,47 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 SMALL = ["compare", "--lengths", "12", "5", "--hidden-size", "4", "--samples", "2"]
 
 
+def run_small(out, *words, only=("rnn", "lstm_1"), maps=("rnn",)):
+    """A comparison of some of the networks: its exit code, standard output and standard error."""
+
+    def some(*sizes):
+        return {name: net for name, net in networks(*sizes).items() if name in only}
+
+    printed, said = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "networks", some)
+        patch.setattr(comparison, "MAP_NETWORKS", maps)
+        kinds = {net.cell.kind for net in some(5, 4, 12).values()}
+        patch.setattr(cli, "KINDS", [kind for kind in cli.KINDS if kind in kinds])
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            code = cli.main([*SMALL, *words, "--out", str(out)])
+    return code, printed.getvalue(), said.getvalue()
+
+
+class Run(NamedTuple):
+    folder: Path
+    printed: str
+    said: str
+
+
+def written(folder):
+    path = folder / "text"
+    path.write_text("so it goes, and so it goes again. " * 60)
+    return ["--text", str(path)]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def run(tmp_path_factory):
+    """Two of the six networks and one map, to compile less; `test_all_six_networks` has everything."""
     out = tmp_path_factory.mktemp("run")
-    (out / "text").write_text("so it goes, and so it goes again. " * 20)
-    code = cli.main(
-        [*SMALL, "--train-steps", "12", "--text", str(out / "text"), "--out", str(out / "run")]
-    )
+    code, *words = run_small(out / "run", "--train-steps", "12", *written(out))
     assert code == 0
-    return out / "run"
+    return Run(out / "run", *words)
+
+
+@pytest.fixture(scope="module")
+def finished(run):
+    return run.folder
 
 
 def test_a_run_leaves_everything_and_nothing_half(finished):
@@ -50,8 +87,34 @@ def test_the_results_say_what_was_measured(finished):
             assert [row["length"] for row in rows] == [5, 12]
             assert all(np.isfinite(row["log10_hh"]) for row in rows)
             assert (rows[0]["log10_cc"] is not None) == name.startswith("lstm")
+    assert list(results["networks"]) == ["rnn", "lstm_1"]
     assert set(results["bits_per_character"]) == set(results["networks"])
+    for bits in results["bits_per_character"].values():
+        assert list(bits) == ["first", "last", "held_out"]
+        # Eleven different characters: at most log2 11 to begin with, and something is learned.
+        assert 0 < bits["last"] < bits["first"] < 3.6 and 0 < bits["held_out"] < bits["first"]
     assert len(results["gate_text"]) == 12
+
+
+def test_the_table_is_printed_as_it_comes(run):
+    """A line of its own on the standard error for each part, where that is no terminal."""
+    labels = ["RNN, uniform", "LSTM, forget bias 1"]
+    measured = [f"measuring {label}" for label in labels]
+    expected = [*measured, "training 1 RNN", measured[0], "training 1 LSTM", measured[1]]
+    lines = run.said.splitlines()
+    assert [line.rsplit(": ", 1)[0] for line in lines] == expected
+    assert all(re.fullmatch(r"\d+\.\d s", line.rsplit(": ", 1)[1]) for line in lines)
+    results = json.loads((run.folder / "results.json").read_text())
+    assert comparison.LEGEND in run.printed
+    assert "Plain float32 autodiff of the untrained networks" in run.printed
+    for stage, title in (("untrained", "before training"), ("trained", "after 12 training steps")):
+        assert title in run.printed
+        for name, label in results["networks"].items():
+            bits = results["bits_per_character"][name] if stage == "trained" else None
+            rows = [
+                row | {"horizon": float(row["horizon"])} for row in results["table"][stage][name]
+            ]
+            assert "\n".join(comparison.lines(label, rows, labels, bits)) in run.printed
 
 
 def test_the_table_agrees_with_the_arrays(finished):
@@ -68,6 +131,7 @@ def test_the_table_agrees_with_the_arrays(finished):
     np.testing.assert_allclose(np.log(plain[:, lags]), exact, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_drawing_again_gives_the_same_picture(finished):
     before = (finished / "norm_against_lag.svg").read_bytes()
     assert cli.main(["draw", str(finished)]) == 0
@@ -84,12 +148,32 @@ def test_a_finished_run_is_not_overwritten_unasked(finished, capsys):
 
 
 @pytest.mark.slow
-def test_noise_is_measured_and_not_trained_on(tmp_path, capsys):
-    assert cli.main([*SMALL, "--input", "noise", "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["stages"] == ["untrained"]
-    assert "Bits per character" not in capsys.readouterr().out
+def test_noise_is_measured_and_not_trained_on(tmp_path):
+    code, printed, said = run_small(tmp_path, "--input", "noise")
+    assert code == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["stages"] == ["untrained"] and results["bits_per_character"] == {}
+    assert "bits/char" not in printed and "training 1" not in said
 
 
+@pytest.mark.slow
+def test_all_six_networks(tmp_path):
+    words = ["--train-steps", "2", *written(tmp_path)]
+    maps = comparison.MAP_NETWORKS
+    code, printed, said = run_small(tmp_path / "run", *words, only=networks(5, 4, 12), maps=maps)
+    assert code == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["networks"]) == set(networks(5, 4, 12)) == set(results["table"]["trained"])
+    assert set(results["bits_per_character"]) == set(results["networks"])
+    with np.load(tmp_path / "run" / "arrays.npz") as arrays:
+        of_maps = {name.split("/")[1] for name in arrays if name.endswith("map.hh")}
+    assert of_maps == {"rnn", "lstm_1"}
+    for number, kind in ((2, "RNN"), (3, "LSTM"), (1, "GRU")):
+        assert f"training {number} {kind}: " in said
+    assert all(label in printed for label in results["networks"].values())
+
+
+@pytest.mark.slow
 def test_the_gradient_check_prints_a_table_for_each_cell(capsys):
     assert cli.main(["check", "--length", "4", "--hidden-size", "3"]) == 0
     printed = capsys.readouterr().out
@@ -154,8 +238,12 @@ def test_wrong_sizes_for_the_check(option, capsys):
 
 def test_networks_of_a_kind_share_what_is_compiled():
     nets = networks(5, 4, 100)
-    assert len({id(net.measured) for net in nets.values()}) == 3
     assert len(nets) == 6
+    assert len({shared_cell(net.cell) for net in nets.values()}) == 3
+    for net in nets.values():
+        shared = shared_cell(net.cell)
+        assert shared.kind == net.cell.kind
+        assert (shared.input_size, shared.hidden_size) == (5, 4)
 
 
 @pytest.mark.parametrize("lengths", [(1,), (2, 2), (7,), (1000, 50)])

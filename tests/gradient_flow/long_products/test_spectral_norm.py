@@ -114,30 +114,38 @@ def test_one_batch_of_every_kind(x64, dtype):
     stack = np.stack([normalised(m, dtype) for m in square])
     assert len(stack) > 10
     assert_right(log_largest(jnp.asarray(stack)), stack)
-    two = stack[:10].reshape(2, 5, 40, 40)
+
+
+@pytest.mark.slow
+def test_batches_however_they_are_made(x64):
+    rng = np.random.default_rng(0)
+    square = [m for make in CASES.values() if (m := make(rng)).shape == (40, 40)]
+    two = np.stack([normalised(m, np.float64) for m in square[:10]]).reshape(2, 5, 40, 40)
     assert_right(log_largest(jnp.asarray(two)), two)
     assert_right(jax.vmap(log_largest)(jnp.asarray(two)), two)
     assert_right(jax.jit(jax.vmap(jax.vmap(log_largest)))(jnp.asarray(two)), two)
 
 
 def test_powers_of_two_come_out_exactly():
-    for n in (1, 5, 32, 37):
-        assert log_largest(jnp.eye(n)) == 0.0
-        assert log_largest(jnp.eye(n)[::-1] / 2) == jnp.log(jnp.float32(0.5))
+    for n in (5, 32):
+        eye = np.eye(n, dtype=np.float32)
+        value = log_largest(jnp.asarray(np.stack([eye, eye[::-1] / 2])))
+        np.testing.assert_array_equal(value, [0.0, np.log(np.float32(0.5))])
 
 
 def test_a_nan_stays_one():
-    stack = jnp.stack([jnp.eye(40), jnp.eye(40).at[3, 5].set(jnp.nan)])
-    np.testing.assert_array_equal(np.isnan(log_largest(stack)), [False, True])
+    stack = np.stack([np.eye(5, dtype=np.float32)] * 2)
+    stack[1, 3, 2] = np.nan
+    np.testing.assert_array_equal(np.isnan(log_largest(jnp.asarray(stack))), [False, True])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [128, 256])
 def test_sizes_as_they_are_used(n):
     rng = np.random.default_rng(0)
-    stack = np.stack([normalised(jacobians(rng, n, k), np.float32) for k in (1, 3, 30, 100)])
+    stack = [jacobians(rng, n, k) for k in (1, 3, 30, 100)] + [orthogonal(rng, n)]
+    stack = np.stack([normalised(m, np.float32) for m in stack])
     assert_right(log_largest(jnp.asarray(stack)), stack)
-    flat = normalised(orthogonal(rng, n), np.float32)
-    assert_right(log_largest(jnp.asarray(flat)), flat)
 
 
 matrices = arrays.arrays(
@@ -147,6 +155,7 @@ matrices = arrays.arrays(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(matrices)
 def test_any_matrix(drawn):
@@ -161,13 +170,15 @@ def test_any_matrix(drawn):
 def test_the_bounds_hold_at_every_power(x64, dtype):
     """λ_1 lies between them before the squaring has closed, too, and whatever vector there is."""
     rng = np.random.default_rng(0)
+    look = jax.jit(spectral_norm._update_bounds)  # one compilation for each size
     for make in CASES.values():
         matrix = normalised(make(rng), dtype)
         if not matrix.any():
             continue
         m = matrix.astype(np.float64)
         truth = 2 * expected(matrix)
-        v = spectral_norm._unit(jnp.asarray(rng.standard_normal((1, len(m))), dtype))
+        v = rng.standard_normal((1, len(m)))
+        v = jnp.asarray(v / np.linalg.norm(v), dtype)
         n, shift = m @ m.T, 0.0
         for p in 2.0 ** np.arange(8):
             size = np.trace(n)
@@ -175,7 +186,7 @@ def test_the_bounds_hold_at_every_power(x64, dtype):
             known = (
                 jnp.asarray(a, dtype)[None] for a in (1.0, np.sum(n**2), shift, -np.inf, np.inf)
             )
-            power = spectral_norm._update_bounds(
+            power = look(
                 spectral_norm._Power(jnp.asarray(n[None], dtype), v, *known, jnp.asarray(p, dtype))
             )
             slack = 16 * len(m) * np.finfo(dtype).eps / p
@@ -204,6 +215,7 @@ def test_temples_bound_holds_and_is_tight():
         assert 0 < guess.excess[0] <= tolerance
 
 
+@pytest.mark.slow
 def test_what_closes_late_closes_in_a_large_batch():
     """More matrices than are squared together, hard and easy ones mixed, one of them zero, one NaN."""
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from comparison import random_problem
 from dense import assert_logs_close
+from slow_cases import slow_but
 
 from gradient_flow import all_pairs_norms, jacobian_norms
 
@@ -39,16 +40,18 @@ def test_the_map_is_made_of_curves(x64, every):
     check(random_problem("lstm", 24), every, blocks=["total_c", "carousel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("gru", 7), ("rnn_relu", 24)])
 def test_a_stride_that_need_not_divide_the_length(x64, name, every):
     check(random_problem(name, 24), every)
 
 
+@pytest.mark.slow
 def test_many_groups(x64):
     check(random_problem("gru", 50), 1, norms=("frobenius",))
 
 
-@pytest.mark.parametrize("length", [1, 16, 17])
+@pytest.mark.parametrize("length", slow_but([1, 16, 17], 17))
 def test_the_edge_of_a_group(x64, length):
     check(random_problem("rnn_tanh", length), 1, norms=("spectral",))
 
@@ -68,6 +71,7 @@ def test_a_plain_step(x64):
         assert_logs_close(values, closed.spectral[block], 1e-12)
 
 
+@pytest.mark.slow
 def test_under_jit():
     cell, params, xs, state0, *_ = random_problem("gru", 9)
     expected = all_pairs_norms(cell, params, state0, xs, every=3).spectral["hh"]
@@ -77,6 +81,7 @@ def test_under_jit():
     assert_logs_close(traced, expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_float32_without_underflow():
     cell, params, xs, state0, *_ = random_problem("rnn_tanh", 300, scale=0.1)
     pairs = all_pairs_norms(cell, params, state0, xs, every=100)

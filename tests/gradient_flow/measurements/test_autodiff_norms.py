@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from comparison import CELLS, random_problem
 from dense import log_norm, transitions
+from slow_cases import slow_but
 
 from gradient_flow import autodiff_norms, jacobian_norms
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", slow_but(CELLS, "gru"))
 def test_it_is_the_norm_in_float64(x64, name):
     cell, params, xs, state0, *_ = random_problem(name, 40)
     norms = autodiff_norms(cell, params, state0, xs)
     assert norms.shape == (41,) and norms[0] == 1
-    exact = jacobian_norms(cell, params, state0, xs, blocks=["hh"]).spectral["hh"]
-    np.testing.assert_allclose(norms, np.exp(exact), rtol=1e-11)
     dense = transitions(cell, params, state0, xs)["hh"]
     np.testing.assert_allclose(norms, np.exp(log_norm(dense, "spectral")), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_float32_ends_in_zeros():
     cell, params, xs, state0, *_ = random_problem("rnn_tanh", 300, scale=0.1)
     norms = np.asarray(autodiff_norms(cell, params, state0, xs))
@@ -35,6 +35,7 @@ def test_float32_ends_in_zeros():
     assert np.isfinite(exact).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_batched(x64, name):
     cell, params, xs, state0, *_ = random_problem(name, 9, 3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comparison import CELLS, random_problem
 from dense import all_states, assert_logs_close
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import credit, input_credit, jacobian_norms
@@ -51,8 +52,7 @@ def gate_columns(cell, each):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", slow_but(CELLS, "gru"))
 def test_every_part_is_that_of_autodiff(x64, name):
     cell, params, xs, state0, *_ = random_problem(name, 7)
     found = credit(cell, params, state0, xs, loss)
@@ -69,6 +69,7 @@ def test_every_part_is_that_of_autodiff(x64, name):
         np.testing.assert_allclose(found.shares[gate].sum(), 1, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_variant_a_step_and_a_stack(x64):
     """What belongs to no gate, and what has none, goes by its own name."""
     cell = lstm_jax.lstm(3, 4, peepholes=True, projection_size=2)
@@ -93,6 +94,7 @@ def test_a_variant_a_step_and_a_stack(x64):
     assert_logs_close(of_net.weights["layers.0.p"], ours.weights["p"], 1e-10)
 
 
+@pytest.mark.slow
 def test_a_state_with_a_counter(x64):
     def step(params, state, x):
         h = jnp.tanh(params * state["h"] + x)
@@ -111,6 +113,7 @@ def test_a_state_with_a_counter(x64):
     assert_logs_close(found.states["h"], without.states["s"], 1e-12)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_samples(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 6, 3)
     both = credit(cell, params, state0, xs, loss)
@@ -124,6 +127,7 @@ def test_a_batch_is_its_samples(x64):
         )
 
 
+@pytest.mark.slow
 def test_nothing_underflows():
     """10⁻⁶⁰⁰ in float32, and the same as the transition says of one output."""
     cell = lstm_jax.rnn(3, 4, activation="identity", w_h_init=lstm_jax.orthogonal(0.5))
@@ -136,6 +140,7 @@ def test_nothing_underflows():
     assert found.shares["h"][0] == 0 and abs(found.shares["h"].sum() - 1) < 1e-5
 
 
+@pytest.mark.slow
 def test_saturated_units_keep_their_digits():
     """A slope of 10⁻¹⁵, which 1 − tanh² rounds to 0 in float32."""
     cell = lstm_jax.rnn(1, 1)
@@ -155,6 +160,7 @@ def test_without_recurrence_there_is_no_credit(x64):
     np.testing.assert_allclose(found.shares["h"], [0, 0, 0, 1], atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_states_are_those_of_the_run(x64):
     cell, params, xs, state0, *_ = random_problem("gru", 3)
     seen = []
@@ -176,6 +182,7 @@ def attention(xs):
     return jax.nn.softmax(scores) @ v
 
 
+@pytest.mark.slow
 def test_the_input_credit_of_a_recurrence_is_that_of_credit(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 6, 2)
 

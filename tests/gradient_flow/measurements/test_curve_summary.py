@@ -85,6 +85,7 @@ def test_many_curves_at_once():
             np.testing.assert_allclose(values[index], function(LAGS, curves[index]))
 
 
+@pytest.mark.slow
 def test_curves_as_the_microscope_returns_them():
     cell, params, xs, state0, *_ = random_problem("lstm", 120, 2, dtype=jnp.float32)
     flow = jacobian_norms(cell, params, state0, xs, times=[120, 60])

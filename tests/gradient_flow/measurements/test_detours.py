@@ -75,6 +75,7 @@ def test_each_term_is_the_sum_of_its_words(x64, name):
                 assert_logs_close(getattr(found, f"whole_{norm}")[block][lag], whole, 1e-10)
 
 
+@pytest.mark.slow
 def test_the_terms_add_up_to_the_transition(x64):
     """As matrices, at every lag of a long walk, relative to the largest term."""
     cell, params, state0, xs = problem("lstm", 300)
@@ -120,6 +121,7 @@ def test_nothing_underflows(x64):
     np.testing.assert_allclose(found.spectral["cc"], exact.spectral["cc"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_with_its_detours_stopped(x64):
     cell, params, state0, xs = problem("gru", 9)
 
@@ -153,6 +155,7 @@ def test_a_batch_is_its_samples(x64):
         assert_logs_close(both.spectral["ch"][n], alone.spectral["ch"], 1e-10)
 
 
+@pytest.mark.slow
 def test_without_recurrence_there_is_no_detour(x64):
     """W_h = 0: the one honest −∞."""
     cell, params, state0, xs = problem("lstm", 5)

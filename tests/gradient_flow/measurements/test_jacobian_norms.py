@@ -16,12 +16,11 @@ from dense import (
     transitions,
 )
 from high_precision import log_singular_values, lstm_matrices, product
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import autodiff_norms, jacobian_norms
 from lstm_jax.cells import LSTMState
-
-pytestmark = pytest.mark.slow
 
 ALL_NORMS = ("spectral", "frobenius", "smallest")
 
@@ -30,9 +29,17 @@ def measure(problem, **options):
     return jacobian_norms(problem.cell, problem.params, problem.state0, problem.xs, **options)
 
 
+def shapes(problem, **options):
+    """What `measure` returns, by its shapes alone: traced, but not compiled."""
+    return jax.eval_shape(
+        lambda params: measure(problem._replace(params=params), **options), problem.params
+    )
+
+
 # Against dense autodiff.
 
 
+@pytest.mark.slow
 def test_the_reference(x64):
     """The masked tail of `dense` is the tail: `jacrev` of an unroll that starts at k."""
     cell, params, xs, state0, *_ = random_problem("lstm", 40)
@@ -49,7 +56,7 @@ def test_the_reference(x64):
             np.testing.assert_allclose(dense[name][40 - k], expected, rtol=1e-12, atol=1e-30)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", slow_but(CELLS, "lstm"))
 def test_every_block_at_every_lag_is_that_of_autodiff(x64, name):
     problem = random_problem(name, 40)
     dense = transitions(problem.cell, problem.params, problem.state0, problem.xs)
@@ -64,6 +71,7 @@ def test_every_block_at_every_lag_is_that_of_autodiff(x64, name):
     assert flow.smallest == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "rnn_tanh"])
 def test_an_orderly_product_has_its_smallest_singular_value_from_numpy(x64, name):
     """At short lags a plain product is still well enough conditioned for numpy."""
@@ -75,6 +83,7 @@ def test_an_orderly_product_has_its_smallest_singular_value_from_numpy(x64, name
         assert_logs_close(flow.smallest[block], log_norm(matrices[:3], "smallest"), 1e-8)
 
 
+@pytest.mark.slow
 def test_the_starting_state_ties_nothing_to_c(x64):
     """At k = 0, D_0 = 0: total_c is cc there, though not one step later."""
     flow = measure(random_problem("lstm", 6), blocks=["total_c", "cc"])
@@ -83,6 +92,7 @@ def test_the_starting_state_ties_nothing_to_c(x64):
     assert abs(total[5] - cc[5]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_relu"])
 def test_the_closed_form_and_jacfwd_agree(x64, name):
     problem = random_problem(name, 60)
@@ -95,6 +105,7 @@ def test_the_closed_form_and_jacfwd_agree(x64, name):
             assert_logs_close(getattr(general, norm)[block], getattr(closed, norm)[block], 1e-12)
 
 
+@pytest.mark.slow
 def test_the_closed_form_and_jacfwd_agree_on_the_smallest_too(x64):
     problem = random_problem("lstm", 60)
     options = dict(blocks=["ss", "hc"], norms=["smallest"])
@@ -105,6 +116,7 @@ def test_the_closed_form_and_jacfwd_agree_on_the_smallest_too(x64):
         assert_logs_close(general.smallest[block], closed.smallest[block], 1e-9)
 
 
+@pytest.mark.slow
 def test_the_chain_of_one_step_derivatives_is_not_the_whole_derivative(x64):
     flow = measure(random_problem("lstm", 40), blocks=["total_c", "chain_c"])
     total, chain = flow.spectral["total_c"], flow.spectral["chain_c"]
@@ -116,6 +128,7 @@ def test_the_chain_of_one_step_derivatives_is_not_the_whole_derivative(x64):
 # What is returned.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norms", "blocks"),
     [("lstm", ["frobenius"], ["hc", "total_c", "carousel"]), ("gru", ["smallest"], ["hh"])],
@@ -137,6 +150,7 @@ def test_chosen_times_and_lags_are_slices(x64, name, norms, blocks):
                 assert_logs_close(got[n], np.array(expected), 1e-11)
 
 
+@pytest.mark.slow
 def test_times_without_lags_take_them_all(x64):
     flow = measure(random_problem("gru", 7), times=[2, 5])
     assert list(flow.lags) == [0, 1, 2, 3, 4, 5]
@@ -144,6 +158,7 @@ def test_times_without_lags_take_them_all(x64):
     np.testing.assert_array_equal(np.isnan(curves), [[False] * 3 + [True] * 3, [False] * 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocks"), [("lstm", ["hc", "total_c", "chain_c", "carousel"]), ("rnn_tanh", ["hh"])]
 )
@@ -156,15 +171,17 @@ def test_lag_0_is_the_identity(name, blocks):
         np.testing.assert_allclose(flow.frobenius[block][0], frobenius, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_and_norms_come_as_asked():
     problem = random_problem("lstm", 3)
-    assert set(measure(problem).spectral) == {*LSTM_BLOCKS, *LSTM_PATHS}
-    flow = measure(problem, blocks=["ch", "ss", "ch"], norms=["frobenius"])
+    assert set(shapes(problem).spectral) == {*LSTM_BLOCKS, *LSTM_PATHS}
+    flow = shapes(problem, blocks=["ch", "ss", "ch"], norms=["frobenius"])
     assert set(flow.frobenius) == {"ch", "ss"} and flow.spectral == flow.smallest == {}
-    assert set(measure(problem, blocks=["carousel"]).frobenius) == {"carousel"}
-    assert set(measure(random_problem("gru", 3)).spectral) == {"hh"}
+    assert set(shapes(problem, blocks=["carousel"]).frobenius) == {"carousel"}
+    assert set(shapes(random_problem("gru", 3)).spectral) == {"hh"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "plain", "norms"),
     [
@@ -193,11 +210,13 @@ def test_a_batch_is_its_samples_one_by_one(x64, name, plain, norms):
                 assert_logs_close(got[n], curves, 1e-9 if norm == "smallest" else 1e-12)
 
 
+@pytest.mark.slow
 def test_a_batch_without_chosen_times_has_no_axis_for_them():
     flow = measure(random_problem("gru", 4, 3))
     assert flow.spectral["hh"].shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_a_missing_state_is_zeros():
     problem = random_problem("lstm", 5, 2)
     still = problem._replace(state0=jax.tree.map(jnp.zeros_like, problem.state0))
@@ -218,6 +237,7 @@ def orthogonal_network(gamma, dtype, size=8):
     return cell, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.9, 1.1])
 def test_a_scaled_rotation_has_log_norm_lag_log_gamma(x64, gamma):
     cell, params = orthogonal_network(gamma, jnp.float64)
@@ -230,7 +250,8 @@ def test_a_scaled_rotation_has_log_norm_lag_log_gamma(x64, gamma):
 
 
 @pytest.mark.parametrize(
-    ("gamma", "length"), [(0.9, 300), (0.5, 10_000), (0.9, 10_000), (1.1, 10_000)]
+    ("gamma", "length"),
+    slow_but([(0.9, 300), (0.5, 10_000), (0.9, 10_000), (1.1, 10_000)], (0.5, 10_000)),
 )
 def test_a_scaled_rotation_in_float32(gamma, length):
     cell, params = orthogonal_network(gamma, jnp.float32)
@@ -244,6 +265,7 @@ def test_a_scaled_rotation_in_float32(gamma, length):
     assert_logs_close(flow.frobenius["hh"], expected + np.log(8) / 2, 1e-6, 1e-5)
 
 
+@pytest.mark.slow
 def test_an_lstm_without_recurrent_weights_is_its_carousel():
     length = 2000
     cell, params, xs, state0, *_ = random_problem("lstm", length, dtype=jnp.float32)
@@ -263,6 +285,7 @@ def test_an_lstm_without_recurrent_weights_is_its_carousel():
     assert np.isfinite(flow.smallest["hc"]).all()
 
 
+@pytest.mark.slow
 def test_a_carousel_keeps_the_digits_of_an_open_gate(x64):
     """Where 1 − f is below the precision of f, log f is still −(1 − f), not 0."""
     cell, params, xs, state0, *_ = random_problem("lstm", 10)
@@ -277,6 +300,7 @@ def test_a_carousel_keeps_the_digits_of_an_open_gate(x64):
 # Long sequences.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "length"), [("lstm", 300), ("lstm", 10_000), ("gru", 10_000), ("rnn_tanh", 10_000)]
 )
@@ -302,6 +326,7 @@ def test_float32_agrees_with_float64_where_autodiff_returns_zero(name, length):
     assert by_autodiff[length] == 0.0 < by_autodiff[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["spectral", "smallest"])
 def test_parts_that_drift_1000_decades_apart_are_both_right(norm):
     rates = {"a": 0.5, "b": 0.999, "c": 2.0}
@@ -335,6 +360,7 @@ def mixed_step(params, state, x):
     return {"a": a, "m": m, "k": key, "n": state["n"] + 1}, a
 
 
+@pytest.mark.slow
 def test_a_dict_with_a_scalar_a_matrix_a_counter_and_a_key(x64):
     rng = np.random.default_rng(0)
     params = {"p": jnp.asarray(0.7), "q": jnp.asarray(rng.standard_normal((2, 3)))}
@@ -351,15 +377,23 @@ def test_a_dict_with_a_scalar_a_matrix_a_counter_and_a_key(x64):
     states = [state0]
     for n in range(length):
         states.append(one_step(params, states[-1], {"u": xs["u"][n]})[0])
-    for k in range(length + 1):
 
-        def last(moving, k=k):
+    @jax.jit
+    def jacobians(states):
+        """Of all tails, in one program."""
+
+        def last(k, moving):
             state = {**states[k], **moving}
             for n in range(k, length):
                 state, _ = one_step(params, state, {"u": xs["u"][n]})
             return {"a": state["a"], "m": state["m"]}
 
-        jacobian = jax.jacrev(last)({"a": states[k]["a"], "m": states[k]["m"]})
+        return [
+            jax.jacrev(partial(last, k))({"a": state["a"], "m": state["m"]})
+            for k, state in enumerate(states)
+        ]
+
+    for k, jacobian in enumerate(jacobians(states)):
         sizes = {"a": 1, "m": 6}
         blocks = {
             row + column: np.asarray(jacobian[row][column]).reshape(sizes[row], sizes[column])
@@ -378,6 +412,7 @@ def rates_step(params, state, x):
     return jax.tree.map(lambda rate, s: rate * s, params, state), None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "names"),
     [
@@ -395,11 +430,14 @@ def rates_step(params, state, x):
 )
 def test_names_of_blocks(state, names):
     rates = jax.tree.map(lambda s: jnp.full_like(s, 0.5), state)
-    flow = jacobian_norms(rates_step, rates, state, jnp.zeros((3, 1)))
+    flow = jax.eval_shape(
+        lambda rates: jacobian_norms(rates_step, rates, state, jnp.zeros((3, 1))), rates
+    )
     parts = ["layers.0.h", "layers.0.c"]
     assert set(flow.spectral) == (names or {f"{a},{b}" for a in parts for b in parts})
 
 
+@pytest.mark.slow
 def test_a_part_called_s_is_not_taken_for_the_whole():
     rates = {"s": jnp.full(2, 0.5), "h": jnp.full(2, 0.9)}
     state0 = {"s": jnp.ones(2), "h": jnp.ones(2)}
@@ -409,6 +447,7 @@ def test_a_part_called_s_is_not_taken_for_the_whole():
         np.testing.assert_allclose(flow.spectral[block], flow.lags * np.log(rate), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_derivative_that_does_not_exist_is_nan_not_zero():
     def step(params, state, x):
         return jnp.sqrt(0 * state), None
@@ -422,6 +461,7 @@ def test_a_derivative_that_does_not_exist_is_nan_not_zero():
 # Transformations.
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap(x64):
     problem = random_problem("lstm", 10)
     blocks = ["hh", "total_c", "carousel"]
@@ -446,6 +486,7 @@ def test_under_jit_and_vmap(x64):
         assert_logs_close(mapped[block][1], halved.spectral[block], 1e-12)
 
 
+@pytest.mark.slow
 def test_under_jit_with_the_data_held_fixed():
     """What `jax.jit` closes over is concrete, but what is computed of it is traced."""
     problem = random_problem("gru", 5)
@@ -455,6 +496,7 @@ def test_under_jit_with_the_data_held_fixed():
     assert_logs_close(jax.jit(lambda: measure(problem).spectral["hh"])(), expected, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["spectral", "frobenius"])
 def test_the_gradient_of_log_norms(x64, norm):
     problem = random_problem("lstm", 8)
@@ -480,6 +522,7 @@ def test_the_gradient_of_log_norms(x64, norm):
     np.testing.assert_allclose(slope, differences, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["spectral", "frobenius"])
 def test_a_product_that_becomes_zero_leaves_the_gradient_finite(norm):
     cell = lstm_jax.rnn(2, 3, activation="identity")
@@ -495,6 +538,7 @@ def test_a_product_that_becomes_zero_leaves_the_gradient_finite(norm):
     assert np.abs(gradient.w_h).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_gradient_far_below_the_range_of_float32():
     cell, params = orthogonal_network(0.5, jnp.float32)
 
@@ -510,6 +554,7 @@ def test_a_gradient_far_below_the_range_of_float32():
 # The smallest singular value, against exact arithmetic.
 
 
+@pytest.mark.slow
 def test_smallest_singular_values_of_an_lstm(x64):
     cell, params, xs, state0, *_ = random_problem("lstm", 60, hidden_size=3, scale=1.0)
     blocks = ("ss", *LSTM_BLOCKS, "total_c", "chain_c")
@@ -530,6 +575,7 @@ def test_smallest_singular_values_of_an_lstm(x64):
     assert beyond_float64 == set(blocks)
 
 
+@pytest.mark.slow
 def test_smallest_singular_values_in_float32():
     cell, params, xs, state0, *_ = random_problem(
         "lstm", 60, hidden_size=3, scale=1.0, dtype=jnp.float32
@@ -563,7 +609,7 @@ def transition_matrix(cell, params, states, xs, n):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_but(range(3), 0))
 def test_smallest_singular_value_of_random_matrices(x64, seed):
     rng = np.random.default_rng(seed)
     factors = rng.standard_normal((60, 4, 4))
@@ -585,6 +631,7 @@ def test_smallest_singular_value_of_random_matrices(x64, seed):
 class TestSaturation:
     """Slopes that round to 0 in terms of the function's value are small, not zero."""
 
+    @pytest.mark.slow
     def test_a_tanh_far_out(self):
         cell = lstm_jax.rnn(1, 1)
         params = lstm_jax.RNNParams(jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.full(1, 10.0))
@@ -593,6 +640,7 @@ class TestSaturation:
         expected = np.sum(np.log(4) - 2 * z - 2 * np.log1p(np.exp(-2 * z)))
         assert_logs_close(flow.spectral["hh"], np.array([expected]), 1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["lstm", "gru"])
     def test_gates_far_open_in_float32_as_in_float64(self, name):
         cell, params, xs, state0, *_ = random_problem(name, 20, dtype=jnp.float32)
@@ -612,6 +660,7 @@ class TestSaturation:
 class TestDrift:
     """Units that do not talk to each other drift apart, and the small one may come back."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_a_plain_step(self, x64, dtype):
         xs = np.array([[1e-3, 1e3]] * 20 + [[1.0, 1e-3]] * 20, dtype)
@@ -626,6 +675,7 @@ class TestDrift:
         assert_logs_close(flow.spectral["ss"][1:], logs.max(1), 1e-4)
         assert_logs_close(flow.smallest["ss"][1:], logs.min(1), 1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_an_lstm_without_recurrent_weights(self, x64, dtype):
         cell = lstm_jax.lstm(2, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comparison import CELLS, random_like, random_problem
 from dense import all_states
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import decades_per_100, jacobian_norms, lyapunov_spectrum
@@ -54,7 +55,10 @@ def starting_tangents(key, samples, size, k):
 # Against a dense iteration.
 
 
-@pytest.mark.parametrize(("name", "batch"), [*((name, 2) for name in CELLS), ("gru", None)])
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    slow_but([*((name, 2) for name in CELLS), ("gru", None)], ("gru", None)),
+)
 def test_every_point_of_the_curve_is_that_of_a_dense_iteration(x64, name, batch):
     problem = random_problem(name, 37, batch)
     if name == "rnn_relu":  # all units alive, so that the reference has no log 0
@@ -80,14 +84,15 @@ def test_every_point_of_the_curve_is_that_of_a_dense_iteration(x64, name, batch)
         assert found.exponents.shape == found.standard_error.shape == found.spread.shape == (k,)
 
 
-@pytest.mark.parametrize("every", [1, 3, 40, "auto"])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [3, 40, "auto"])
 def test_the_steps_between_two_decompositions_do_not_matter(x64, every):
     problem = random_problem("gru", 40)
     expected = measure(problem, every=1, k=2).exponents
     np.testing.assert_allclose(measure(problem, every=every, k=2).exponents, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("name", slow_but(["lstm", "gru", "rnn_tanh"], "gru"))
 def test_float32_is_float64(name):
     problem = random_problem(name, 300, dtype=jnp.float32)
     found = measure(problem, k=3)
@@ -98,6 +103,7 @@ def test_float32_is_float64(name):
     np.testing.assert_allclose(found.exponents, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_the_closed_form_and_jvp_agree(x64, name):
     problem = random_problem(name, 30, 2)
@@ -121,6 +127,7 @@ STACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKS)
 def test_a_stack_moves_tangents_as_jacfwd_does(x64, name):
     net = STACKS[name]
@@ -138,6 +145,7 @@ def test_a_stack_moves_tangents_as_jacfwd_does(x64, name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), after, expected)
 
 
+@pytest.mark.slow
 def test_a_stacks_spectrum_is_that_of_its_step(x64):
     net = STACKS["residual_zoneout"]
     params = random_like(np.random.default_rng(1), jax.eval_shape(net.init, jax.random.key(0)))
@@ -198,6 +206,7 @@ def test_a_linear_network_has_the_logs_of_its_eigenvalues(x64):
     assert jnp.max(found.standard_error) < 1e-11
 
 
+@pytest.mark.slow
 def test_a_pair_of_complex_eigenvalues_shares_the_log_of_its_modulus(x64):
     angle = 0.7
     turn = 0.9 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -212,6 +221,7 @@ def test_a_pair_of_complex_eigenvalues_shares_the_log_of_its_modulus(x64):
     np.testing.assert_allclose(found.exponents[2], np.log(0.4), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.5, 1.1])
 def test_a_scaled_rotation_over_ten_thousand_steps_in_float32(gamma):
     """The product is 10^−3010, or 10^+414."""
@@ -250,7 +260,9 @@ def mean_field_exponent(gain, noise):
     return 0.5 * np.log(gain**2 * weights @ (1 - fields**2) ** 2)
 
 
-@pytest.mark.parametrize(("gain", "noise"), [(2.0, 0.0), (4.0, 0.0), (1.5, 1.0), (0.9, 0.5)])
+@pytest.mark.parametrize(
+    ("gain", "noise"), slow_but([(2.0, 0.0), (4.0, 0.0), (1.5, 1.0), (0.9, 0.5)], (2.0, 0.0))
+)
 def test_a_random_tanh_network_follows_mean_field_theory(gain, noise):
     """Chaos above g = 1, λ_1 > 0; noise orders it, λ_1 < 0 at g = 1.5 too."""
     size, batch = 500, 4
@@ -270,6 +282,7 @@ def test_a_random_tanh_network_follows_mean_field_theory(gain, noise):
     np.testing.assert_allclose(found.exponents[0], expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_random_tanh_network_below_gain_1_is_linear_at_rest(x64):
     """g < 1 without inputs: h comes to rest, and λ_1 is the log of W's spectral radius."""
     rng = np.random.default_rng(1)
@@ -289,6 +302,7 @@ def test_a_random_tanh_network_below_gain_1_is_linear_at_rest(x64):
 # Digits.
 
 
+@pytest.mark.slow
 def test_steps_that_spread_are_taken_again_one_at_a_time(x64):
     """Eigenvalues a thousandfold apart: eight steps in one go would leave nothing of the smallest."""
     values = 10.0 ** -np.arange(0.0, 9.1, 3.0)
@@ -358,6 +372,7 @@ def test_the_standard_error_over_samples_is_that_of_their_mean(x64):
     np.testing.assert_allclose(found.standard_error, each.std(ddof=1) / np.sqrt(30), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_standard_error_of_one_sample_is_that_of_its_blocks(x64):
     xs = jnp.exp(jax.random.normal(jax.random.key(0), (4000,)))
     found = lyapunov_spectrum(scalar, None, jnp.asarray(1.0), xs)
@@ -376,7 +391,7 @@ def test_one_block_has_no_standard_error():
     assert np.isnan(found.standard_error).all() and found.exponents == 0
 
 
-@pytest.mark.parametrize("skip", [1, 8, 13])
+@pytest.mark.parametrize("skip", slow_but([1, 8, 13], 13))
 def test_the_warm_up_moves_state_and_tangents_and_counts_for_nothing(x64, skip):
     problem = random_problem("gru", 30)
     key = jax.random.key(5)
@@ -388,6 +403,7 @@ def test_the_warm_up_moves_state_and_tangents_and_counts_for_nothing(x64, skip):
     assert found.steps[-1] == 30 - skip and found.steps[0] == 8
 
 
+@pytest.mark.slow
 def test_the_key_is_that_of_the_first_tangents(x64):
     problem = random_problem("gru", 9)
     default, same, other = (
@@ -415,6 +431,7 @@ def test_a_second_call_compiles_nothing():
     assert len(traced) <= before + 1
 
 
+@pytest.mark.slow
 def test_under_jit(x64):
     problem = random_problem("gru", 12)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from comparison import random_problem
 from dense import assert_logs_close
+from slow_cases import slow_but
 
 import gradient_flow
 import lstm_jax
@@ -31,7 +32,7 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", slow_but(CELLS, "lstm"))
 def test_moves_are_products_with_the_step_jacobian(x64, name):
     cell, params, _, xs = problem(CELLS[name]())
     state, _ = lstm_jax.unroll(cell, params, xs)
@@ -74,10 +75,7 @@ def test_intervals_hold_the_exact_norms(x64, name, block):
         partial(
             probe_norms,
             block=block,
-            probes=8,
-            lags=lags,
-            spectral_lags=lags,
-            confidence=0.999,
+            probes=gradient_flow.Probes(8, lags=lags, spectral_lags=lags, confidence=0.999),
         ),
         static_argnums=0,
     )
@@ -119,6 +117,7 @@ def test_the_interval_is_not_wider_than_it_says(x64):
     assert 210 < held < 270
 
 
+@pytest.mark.slow
 def test_with_as_many_probes_as_columns_the_spectral_norm_is_exact(x64):
     given = problem(lstm_jax.lstm(3, 6))
     exact = jacobian_norms(*given, blocks=["ch"]).spectral["ch"]
@@ -132,6 +131,7 @@ def test_with_as_many_probes_as_columns_the_spectral_norm_is_exact(x64):
     np.testing.assert_allclose(found.spectral_high, found.spectral, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_nothing_underflows():
     cell = lstm_jax.rnn(3, 16, activation="identity", w_h_init=lstm_jax.orthogonal(0.5))
     params, xs = cell.init(jax.random.key(0)), jnp.zeros((1_500, 3))

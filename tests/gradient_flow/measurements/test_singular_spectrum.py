@@ -7,6 +7,7 @@ import pytest
 from comparison import CELLS, random_like, random_problem
 from dense import LSTM_BLOCKS, all_states, transitions
 from high_precision import log_singular_values, lstm_matrices, product
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import jacobian_norms, singular_spectrum
@@ -25,7 +26,9 @@ def linear(params, state, x):
 # Against dense products.
 
 
-@pytest.mark.parametrize(("name", "batch"), [*((name, 2) for name in CELLS), ("gru", None)])
+@pytest.mark.parametrize(
+    ("name", "batch"), slow_but([*((name, 2) for name in CELLS), ("gru", None)], ("gru", 2))
+)
 def test_short_lags_are_those_of_numpy(x64, name, batch):
     problem = random_problem(name, 5, batch)
     lags = [0, 3, 1]
@@ -43,8 +46,17 @@ def test_short_lags_are_those_of_numpy(x64, name, batch):
         np.testing.assert_allclose(np.exp(values[n]), expected, rtol=1e-8, atol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("block", ["ss", *LSTM_BLOCKS, "total_c", "chain_c"])
+@pytest.mark.parametrize(
+    ("block", "dtype"),
+    slow_but(
+        [
+            (block, dtype)
+            for block in ("ss", *LSTM_BLOCKS, "total_c", "chain_c")
+            for dtype in (jnp.float32, jnp.float64)
+        ],
+        ("total_c", jnp.float64),
+    ),
+)
 def test_every_value_of_every_block_to_its_own_accuracy(x64, block, dtype):
     """Some 20 decades between the largest and the smallest, where a plain product has 16 digits, or 7."""
     problem = random_problem("lstm", 40, dtype=dtype, hidden_size=4)
@@ -59,7 +71,7 @@ def test_every_value_of_every_block_to_its_own_accuracy(x64, block, dtype):
     np.testing.assert_allclose(found.log_values[0], expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", slow_but([jnp.float32, jnp.float64], jnp.float32))
 def test_a_spread_of_hundreds_of_decades(x64, dtype):
     """Rotations and diagonals from 1 to 10^−5 in turns, seventy times: 10^−350 between the values."""
     rng = np.random.default_rng(0)
@@ -120,7 +132,7 @@ def test_the_closed_form_and_jacfwd_agree(x64):
 # Directions and the loss gradient.
 
 
-@pytest.mark.parametrize("block", ["ss", "ch", "total_c"])
+@pytest.mark.parametrize("block", slow_but(["ss", "ch", "total_c"], "ss"))
 def test_the_alignment_is_that_of_numpy(x64, block):
     problem = random_problem("lstm", 6, hidden_size=3)
     d_state = random_like(np.random.default_rng(3), problem.state0)
@@ -162,6 +174,7 @@ def test_survivors_and_angle_of_a_diagonal(x64):
     np.testing.assert_allclose(found.alignment[2], [0, 0, 0.6, 0.8], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_in_float32():
     slopes = jnp.asarray([1.0, 0.999, 0.9, 0.5])
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
@@ -176,6 +189,7 @@ def test_ten_thousand_steps_in_float32():
 # Directions that are gone.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 30])
 def test_a_network_without_recurrence_has_nothing_but_minus_infinity(length):
     problem = random_problem("rnn_tanh", length)
@@ -272,6 +286,7 @@ def test_a_step_whose_state_changes_shape(without_type_checker):
         singular_spectrum(step, None, jnp.ones(2), jnp.zeros(9))
 
 
+@pytest.mark.slow
 def test_the_size_of_the_smaller_side(x64):
     """∂(part of 2)/∂(part of 4) and its reverse have two singular values."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import random_like
+from slow_cases import slow_but
 
 import gradient_flow
 import lstm_jax
@@ -38,7 +39,7 @@ def dense(net, params, states, x):
     return [leaves[n * number : (n + 1) * number] for n in range(number)]
 
 
-@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", slow_but(STACKS, "residual"))
 def test_a_stacks_step_jacobian_is_that_of_jacfwd(x64, name):
     net = STACKS[name]
     params, states, xs = problem_of(net)
@@ -56,8 +57,11 @@ def test_a_stacks_norms_are_those_of_its_step(x64, name):
     net = STACKS[name]
     params, states, xs = problem_of(net)
     norms = ["spectral", "frobenius"] if name == "zoneout" else ["frobenius"]
-    ours = gradient_flow.jacobian_norms(net, params, states, xs, norms=norms)
-    plain = gradient_flow.jacobian_norms(net.step, params, states, xs, norms=norms)
+    # Of three layers of three sizes, some of the 25 blocks: each shape is compiled for itself.
+    some = ["0.h,0.h", "0.c,0.h", "1.h,0.h", "1.h,0.c", "2.h,0.c", "2.h,1.h", "0.h,1.h"]
+    options = dict(norms=norms, blocks=some if name == "sizes" else None)
+    ours = gradient_flow.jacobian_norms(net, params, states, xs, **options)
+    plain = gradient_flow.jacobian_norms(net.step, params, states, xs, **options)
     assert {"0.h,0.h", "1.h,0.h"} <= set(ours.frobenius) == set(plain.frobenius)
     for norm in norms:
         for block, values in getattr(ours, norm).items():

@@ -61,6 +61,7 @@ def test_every_number_by_the_equations(x64):
     np.testing.assert_allclose(sum(found.parts.values()), found.gain, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_gain_is_chain_c_at_lag_one(x64):
     cell, params, xs = problem()
     flow = jacobian_norms(cell, params, None, xs, blocks=["chain_c"], lags=[1], times=range(1, 13))

@@ -73,6 +73,7 @@ def test_a_cells_records_are_what_the_microscope_gives():
     assert 0 < seen["0.gate.f.open"] < 1
 
 
+@pytest.mark.slow
 def test_a_stacks_records_are_those_of_each_layer():
     params = NET.init(jax.random.key(0))
     seen = flow_watch(NET, itself, 5).look(params)
@@ -85,6 +86,7 @@ def test_a_stacks_records_are_those_of_each_layer():
         assert seen[f"{number}.horizon.hh"].shape == (B,)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_look():
     watch = flow_watch(NET, itself, 5)
     watch.look(NET.init(jax.random.key(0)))
@@ -166,6 +168,7 @@ def test_a_run_leaves_its_records(finished):
     assert np.ptp(records.arrays["0.curve.hh"][:, :, -1], axis=0).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_records_of_one_that_was_not_stopped(
     finished, tmp_path, standard_promotion
 ):
@@ -179,6 +182,7 @@ def test_a_run_that_goes_on_has_the_records_of_one_that_was_not_stopped(
         np.testing.assert_array_equal(parts.arrays[name][[0, 1, 3, 4]], values)
 
 
+@pytest.mark.slow
 def test_the_pictures(finished, tmp_path, standard_promotion):
     paths = draw_watch(finished / "flow", read_log(finished), tmp_path / "new")
     assert [path.stem for path in paths] == list(PICTURES)
@@ -213,6 +217,7 @@ def test_a_horizon_beyond_the_lags_is_drawn_above_them(tmp_path, standard_promot
     assert "> 10" in path.with_suffix(".svg").read_text().replace("&gt;", ">")
 
 
+@pytest.mark.slow
 def test_the_command_line_draws_a_run_folder(finished, capsys, standard_promotion):
     assert cli.main(["draw", str(finished)]) == 0
     assert capsys.readouterr().out.count("picture:") == 3

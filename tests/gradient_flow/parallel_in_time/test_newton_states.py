@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comparison import CELLS, random_like, random_problem
 from dense import all_states
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import lyapunov_spectrum, parallel_states
@@ -47,13 +48,16 @@ def tanh_network(gain, time, size=16, dtype=jnp.float32):
 
 @pytest.mark.parametrize(
     ("name", "batch", "dtype"),
-    [
-        *((name, None, jnp.float64) for name in CELLS),
-        ("lstm", 3, jnp.float32),
-        ("rnn_tanh", 3, jnp.float64),
-        ("rnn_identity", 3, jnp.float64),
-        ("rnn_identity", None, jnp.float32),
-    ],
+    slow_but(
+        [
+            *((name, None, jnp.float64) for name in CELLS),
+            ("lstm", 3, jnp.float32),
+            ("rnn_tanh", 3, jnp.float64),
+            ("rnn_identity", 3, jnp.float64),
+            ("rnn_identity", None, jnp.float32),
+        ],
+        ("lstm", None, jnp.float64),
+    ),
 )
 def test_the_serial_run(x64, name, batch, dtype):
     problem = random_problem(name, 30, batch, dtype=dtype)
@@ -139,6 +143,7 @@ def test_a_guess_shortens_the_way(x64):
     assert_same(again, first.states, 1e-13)
 
 
+@pytest.mark.slow
 def test_the_tolerance_decides(x64):
     problem = random_problem("gru", 50)
     loose, tight = solve(problem, tolerance=1e-2), solve(problem, tolerance=1e-13)
@@ -158,6 +163,7 @@ def test_states_that_are_not_finite_on_the_way_are_set_back(x64):
     assert_same(found, serial(step, None, jnp.ones(1), xs), 1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_that_overflows_does_not_converge():
     def step(params, state, x):
         return 1e10 * state, None
@@ -166,6 +172,7 @@ def test_a_run_that_overflows_does_not_converge():
     assert not found.converged
 
 
+@pytest.mark.slow
 def test_no_recurrence_takes_two_rounds():
     problem = random_problem("rnn_tanh", 20)
     params = problem.params._replace(w_h=jnp.zeros_like(problem.params.w_h))
@@ -175,6 +182,7 @@ def test_no_recurrence_takes_two_rounds():
     assert found.iterations <= 2
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing():
     traced = []
 

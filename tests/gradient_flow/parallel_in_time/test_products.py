@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comparison import CELLS, random_like, random_problem
 from dense import all_states, transitions
+from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import jacobian_norms, parallel_cotangents, parallel_transitions
@@ -39,7 +40,7 @@ def one_of(problem, n):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize("length", slow_but([1, 2, 7], 7))
 def test_running_products_in_their_order(x64, length, reverse, form):
     factors = np.random.default_rng(0).standard_normal((length, 3, 3))
     found = running_products(as_scaled(jnp.asarray(factors)), reverse=reverse, form=form)
@@ -51,8 +52,13 @@ def test_running_products_in_their_order(x64, length, reverse, form):
         )
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("name", "batch"), [*((name, 2) for name in CELLS), ("gru", None)])
+@pytest.mark.parametrize(
+    ("name", "batch", "form"),
+    slow_but(
+        [(*case, form) for case in (*((n, 2) for n in CELLS), ("gru", None)) for form in FORMS],
+        ("lstm", 2, "parallel"),
+    ),
+)
 def test_transitions_are_those_of_autodiff(x64, name, batch, form):
     problem = random_problem(name, 13, batch)
     found = parallel_transitions(*arguments(problem), form=form)
@@ -106,6 +112,7 @@ def test_columns_keep_scales_of_their_own(form):
     np.testing.assert_allclose(logs, 10_000 * np.log([0.5, 1.1]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_recurrence_is_minus_infinity():
     problem = random_problem("rnn_tanh", 20)
     params = problem.params._replace(w_h=jnp.zeros_like(problem.params.w_h))
@@ -139,8 +146,13 @@ def autodiff_cotangents(step, params, state0, xs, d_states):
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("name", "batch"), [("lstm", None), ("gru", 2), ("rnn_relu", 2)])
+@pytest.mark.parametrize(
+    ("name", "batch", "form"),
+    slow_but(
+        [(*case, f) for case in (("lstm", None), ("gru", 2), ("rnn_relu", 2)) for f in FORMS],
+        ("gru", 2, "parallel"),
+    ),
+)
 def test_cotangents_are_those_of_autodiff(x64, name, batch, form):
     problem = random_problem(name, 13, batch)
     states = all_states(problem.cell.step, problem.params, problem.state0, problem.xs)
@@ -156,6 +168,7 @@ def test_cotangents_are_those_of_autodiff(x64, name, batch, form):
         np.testing.assert_allclose(found.log_norms[field], logs if batch else logs.T, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_backward_pass_is_that_of_bptt(x64):
     """A loss of outputs and of the final state, whose gradient at s_0 `bptt` gives."""
     problem = random_problem("lstm", 40, 3)
@@ -169,6 +182,7 @@ def test_the_backward_pass_is_that_of_bptt(x64):
         np.testing.assert_allclose(ours[0], theirs, rtol=0, atol=1e-12 * jnp.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_a_cotangent_that_no_float_holds():
     """A loss at T = 2000 alone: 2^−2000 at k = 0."""
     d_states = jnp.zeros((2000, 2)).at[-1].set(1.0)
@@ -180,6 +194,7 @@ def test_a_cotangent_that_no_float_holds():
     np.testing.assert_allclose(found.log_norms["s"], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stack_and_its_step(x64):
     net = lstm_jax.stack(lstm_jax.lstm(3, 3), lstm_jax.gru(3, 2), residual=False)
     params = random_like(
@@ -196,6 +211,7 @@ def test_a_stack_and_its_step(x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), tree, expected)
 
 
+@pytest.mark.slow
 def test_a_counter_is_carried_along(x64):
     def step(params, state, x):
         return {"a": 0.5 * state["a"] * state["n"].astype(x.dtype), "n": state["n"] + 1}, None
@@ -214,6 +230,7 @@ def test_a_counter_is_carried_along(x64):
 # Compilation and refusals.
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing():
     traced = []
 
@@ -272,6 +289,7 @@ def test_what_is_not_finite_is_named_with_its_step(without_type_checker, which):
         call(longer, None, jnp.ones(2), jnp.zeros(9))
 
 
+@pytest.mark.slow
 def test_an_exponent_for_each_column():
     found = running_products(ScaledMatrix(jnp.ones((3, 2, 2)), jnp.zeros((3, 2), jnp.int32)))
     assert found.exponent.shape == (3, 2) and found.exponent.dtype == jnp.int32

@@ -126,6 +126,7 @@ def test_the_errors_are_those_of_the_single_contributions(x64):
         assert found.leaves[1].sizes[i] == pytest.approx(float(np.max(np.abs(right))), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_cell_the_bptt_of_the_library_and_float32_input():
     """Cells are taken as they are; what comes in float32 is audited in float64."""
     cell = lstm_jax.lstm(D, H)

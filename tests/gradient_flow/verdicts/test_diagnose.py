@@ -58,6 +58,7 @@ def test_a_network_that_explodes():
     assert reach["decades_per_100"] < 0
 
 
+@pytest.mark.slow
 def test_the_norm_to_clip_at_is_the_median_of_the_samples():
     cell = lstm_jax.rnn(2, 4, activation="identity", w_h_init=lstm_jax.scaled_identity(1.2))
     params = cell.init(jax.random.key(0))
@@ -92,6 +93,7 @@ def test_saturated_gates_and_dead_units_are_named():
     assert find(found.findings, "dead").numbers["units"] == [1, 4, 5]
 
 
+@pytest.mark.slow
 def test_chaos_and_calm():
     for gain, name in ((3.0, "chaotic"), (0.3, "stable")):
         cell = lstm_jax.rnn(2, 32)
@@ -102,6 +104,7 @@ def test_chaos_and_calm():
         assert (found.numbers["lambda_1"] > 0) == (name == "chaotic")
 
 
+@pytest.mark.slow
 def test_a_network_without_recurrence():
     cell = lstm_jax.rnn(2, 4)
     params = cell.init(jax.random.key(0))
