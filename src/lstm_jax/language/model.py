@@ -186,7 +186,7 @@ def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Ini
         >>> import jax, numpy as np
         >>> from lstm_jax.language import log_frequency
         >>> init = log_frequency(np.array([0, 0, 1]), 2)
-        >>> print(np.exp(init(jax.random.key(0), (2,))))
+        >>> print(np.exp(init(jax.random.key(0), (2,))).round(3))
         [0.6 0.4]
     """
     require_positive_int("vocabulary_size", vocabulary_size)
