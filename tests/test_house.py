@@ -21,7 +21,7 @@ LSTM_JAX = {
     "time_loop": {"jax_extensions", "cells"},
     "gradients": {"jax_extensions", "cells", "time_loop"},
     "backends": {"jax_extensions", "cells", "time_loop", "gradients"},
-    "unrolling": {"jax_extensions", "cells", "time_loop", "backends"},
+    "unrolling": {"cells", "time_loop", "backends"},
     "layers": {"cells", "time_loop", "backends", "unrolling"},
     "weights": {"cells", "layers"},
     "interfaces": {"cells", "time_loop", "backends", "unrolling", "layers", "weights"},
