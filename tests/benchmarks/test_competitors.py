@@ -9,6 +9,7 @@ import pytest
 from benchmarks import competitors, jacobians
 from benchmarks.cases import CELLS, Case, Shape
 from benchmarks.timed_program import NotOffered
+from slow_cases import slow_but
 
 import gradient_flow
 import lstm_jax
@@ -60,7 +61,9 @@ def test_gradients_of_the_right_shapes(name, cell):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=SLOW)])
-@pytest.mark.parametrize("name", ["lstm_jax", "plain scan", "flax linen", "flax nnx"])
+@pytest.mark.parametrize(
+    "name", slow_but(["lstm_jax", "plain scan", "flax linen", "flax nnx"], "lstm_jax")
+)
 def test_other_dtypes(name, precision):
     case = Case("lstm", SHAPE, "forward", precision)
     network = competitors.network_of(name, case)
@@ -79,7 +82,7 @@ def test_the_kernel_is_offered_for_what_it_knows():
         assert weights == 4 * 4 * (3 + 4 + (2 if name == "jax.experimental.rnn" else 1))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", slow_but(CELLS, "lstm"))
 def test_ours_is_the_plain_scan(cell):
     case = Case(cell, SHAPE, "gradient")
     xs, weight, _ = competitors.arrays(case)

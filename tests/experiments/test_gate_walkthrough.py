@@ -62,6 +62,7 @@ def test_a_wrong_order_runs_and_gives_other_numbers(x64, order):
     assert np.max(np.abs(hs - right)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_equals_pytorch(x64):
     torch = pytest.importorskip("torch")
@@ -100,6 +101,7 @@ def test_what_is_kept_names_no_place(finished):
     assert {"python", "system", "packages", "devices"} <= environment.keys()
 
 
+@pytest.mark.slow
 def test_plotting_reads_what_is_kept_and_draws_the_same(finished, tmp_path):
     (tmp_path / "arrays.npz").write_bytes((finished / "arrays.npz").read_bytes())
     redraw(tmp_path)
@@ -114,6 +116,7 @@ def test_a_finished_run_is_not_overwritten_unasked(finished, capsys):
     assert (finished / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_overwriting_when_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(walkthrough, "torch_if_installed", lambda: None)
     (tmp_path / "results.json").write_text("old", encoding="utf-8")

@@ -52,7 +52,8 @@ FLAX = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but(FLAX, ("gru", "GRUCell")))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), FLAX)
 def test_linen(name, kind):
     linen = peer("flax.linen")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -78,7 +79,8 @@ def test_nnx(name, kind):
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("name", slow_but(["lstm", "gru"], "gru"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_equinox(name):
     equinox = peer("equinox")
     problem = random_problem(name, T, input_size=D, hidden_size=H)
@@ -96,7 +98,8 @@ def test_equinox(name):
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("name", slow_but(["lstm", "rnn_relu"], "rnn_relu"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "rnn_relu"])
 def test_haiku(name):
     haiku = peer("haiku")
     problem = random_problem(name, T, input_size=D, hidden_size=H)

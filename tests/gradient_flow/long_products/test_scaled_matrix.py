@@ -135,6 +135,7 @@ def test_nan_stays_nan(norm):
     assert np.isnan(norm(scaled_sum([at(np.nan, 3, jnp.float32), at(1.0, 3, jnp.float32)])))
 
 
+@pytest.mark.slow
 def test_stacks_have_an_exponent_each(x64):
     rng = np.random.default_rng(0)
     stack = jnp.asarray(rng.standard_normal((3, 2, 2)))
@@ -201,6 +202,7 @@ terms = st.lists(st.tuples(matrices, exponents), min_size=1, max_size=4)
 jitted_sum = jax.jit(scaled_sum)  # one compilation for each number of terms
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(terms)
 def test_a_scaled_sum_is_the_plain_sum(drawn):

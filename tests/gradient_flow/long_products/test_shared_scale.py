@@ -43,6 +43,7 @@ def test_together_is_as_each_for_itself(x64, never_together, name, length):
             assert_logs_close(values, getattr(apart, norm)[block], 1e-12)
 
 
+@pytest.mark.slow
 def test_one_scale_serves_an_ordinary_network():
     """Or all of the above would compare the exact way with itself."""
     cell, params, xs, state0, *_ = random_problem("lstm", 8, dtype=jnp.float32)

@@ -192,6 +192,7 @@ def test_the_pictures(finished, tmp_path, standard_promotion):
     assert "training loss" in (tmp_path / "new" / "horizon_over_training.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_horizon_beyond_the_lags_is_drawn_above_them(tmp_path, standard_promotion):
     lags = np.arange(11)
     for step in range(3):
