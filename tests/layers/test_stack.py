@@ -146,7 +146,7 @@ def test_everything_at_once_by_hand_and_by_autodiff(x64, key):
     assert all(float(abs(leaf).max()) > 0 for leaf in jax.tree.leaves(expected[1]))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(jnp.float32), jnp.bfloat16])
 def test_dtype_follows_the_parameters(dtype):
     params = NOISE.init(KEY, dtype)
     xs = jnp.ones((T, 3), dtype)
