@@ -487,7 +487,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    "name", ["error", "way back", *map(slow, ("weights", "lengths", "precision", "nan"))]
+    "name", ["error", *map(slow, ("way back", "weights", "lengths", "precision", "nan"))]
 )
 def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
     functions, message = WRONG[name]
@@ -497,6 +497,16 @@ def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch, name):
         assert calls_of(LSTM, inputs) == 0
     assert calls_of(LSTM, inputs) == 0  # and not said again
     assert agreement.objection.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    ("off", "trusted"), [(0.0, True), (1e-4, True), (1.1e-4, False), (float("nan"), False)]
+)
+def test_how_far_off_a_kernel_may_be(monkeypatch, off, trusted):
+    emulate(monkeypatch)
+    monkeypatch.setattr(agreement, "disagreement", lambda: off)
+    found = agreement.objection(jax.devices()[0])
+    assert found is None if trusted else f"differs from the hand-derived rule by {off:.1e}" in found
 
 
 def test_a_machine_without_cudnn_has_the_loop(monkeypatch):

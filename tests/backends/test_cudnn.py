@@ -312,6 +312,7 @@ def test_checkpointed_and_with_one_device_of_a_mesh(kernel):
     assert_close(gradients("cudnn", inputs), gradients("bptt", inputs), TOLERANCE)
 
 
+@pytest.mark.slow
 def test_padding_does_not_matter(emulated):
     net = NETS["two layers, both directions"]
     params, xs, state0 = problem(net)

@@ -86,6 +86,7 @@ def test_a_loss_that_depends_on_the_states_as_in_learning(x64):
     assert_close(total, jax.grad(whole)(params), 1e-12)
 
 
+@pytest.mark.slow
 def test_parameters_that_change_on_the_way(x64):
     """θ_t = θ + t δ, so that each step has its own parameters with one influence for all of them."""
     cell, params, xs, state0, *_ = random_problem("gru", 6)
@@ -107,6 +108,7 @@ def test_parameters_that_change_on_the_way(x64):
     assert_close(influence.params.h, expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length():
     cell = lstm_jax.lstm(3, 16)
     params = cell.init(jax.random.key(0))

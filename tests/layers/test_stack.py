@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close, grouped, random_like, slow
+from comparison import assert_close, grouped, grouped_for_stack, random_like, slow
 
 import lstm_jax
 from lstm_jax import Both, backward, bidirectional, gru, lstm, rnn, stack, unroll_stack
@@ -133,7 +133,11 @@ def test_everything_at_once_by_hand_and_by_autodiff(x64, key):
     @jax.jit
     def both():
         return [
-            weighed(partial(unroll_stack, NOISE, **grouped(gradient=gradient, **asked)), params, xs)
+            weighed(
+                partial(unroll_stack, NOISE, **grouped_for_stack(gradient=gradient, **asked)),
+                params,
+                xs,
+            )
             for gradient in ("bptt", "autodiff")
         ]
 
@@ -142,7 +146,7 @@ def test_everything_at_once_by_hand_and_by_autodiff(x64, key):
     assert all(float(abs(leaf).max()) > 0 for leaf in jax.tree.leaves(expected[1]))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(jnp.float32), jnp.bfloat16])
 def test_dtype_follows_the_parameters(dtype):
     params = NOISE.init(KEY, dtype)
     xs = jnp.ones((T, 3), dtype)

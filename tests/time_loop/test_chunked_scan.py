@@ -16,7 +16,7 @@ from lstm_jax.time_loop.scan import CPU, PLATFORMS
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("steps", [1, 4, 6, 12, 13, 20])
+@pytest.mark.parametrize("steps", [1, 4, slow(6), slow(12), 13, slow(20)])
 def test_is_a_scan(x64, steps, reverse):
     xs = jnp.asarray(np.random.default_rng(0).standard_normal((13, 2)))
 

@@ -86,7 +86,7 @@ def loops(jaxpr):
 
 
 @pytest.mark.parametrize("gradient", ["bptt", "autodiff"])
-@pytest.mark.parametrize("time, steps", [(7, 7), (24, 12), (35, 7), (37, 8), (300, 12)])
+@pytest.mark.parametrize("time, steps", [slow(7, 7), (24, 12), slow(35, 7), (37, 8), slow(300, 12)])
 def test_steps_of_an_iteration(monkeypatch, gradient, time, steps):
     assert set(iterations(time, gradient=gradient)) == {1}
     monkeypatch.setitem(scan.PLATFORMS, "cpu", GPU)

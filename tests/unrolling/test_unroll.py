@@ -156,6 +156,7 @@ def test_second_derivatives_agree(x64, name, orders):
     assert_close(by_hand, dict.fromkeys(orders, autodiff), 1e-12)
 
 
+@pytest.mark.slow
 def test_third_derivatives_agree(x64):
     problem = random_problem("rnn_tanh", 2, input_size=1, hidden_size=2)
 
