@@ -22,7 +22,7 @@ def no_long_work(monkeypatch):
     def never(*_):
         raise AssertionError("the walk back was begun")
 
-    # The function of the same name hides the module in its room.
+    # The function of the same name hides the module in the package.
     module = importlib.import_module("gradient_flow.measurements.jacobian_norms")
     monkeypatch.setattr(module, "lag_curves", never)
     monkeypatch.setattr(module, "pair_map", never)

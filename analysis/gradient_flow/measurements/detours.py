@@ -141,7 +141,7 @@ def detour_norms(
     if factors:
         raise ValueError(
             f"Name mismatch: expected blocks of the transition, got {', '.join(factors)}. The carousel is cc "
-            "with 0 detours; chain_c is not a transition."
+            "without a detour; chain_c is not a transition."
         )
     if direct is not None and not isinstance(cell_or_step, (Cell, Stack)):
         _require_same_states(cell_or_step, direct, params, given.state0, xs, given.batched)

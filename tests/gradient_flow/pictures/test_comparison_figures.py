@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from gradient_flow.pictures.comparison_figures import INSIDE, together
+from gradient_flow.pictures.comparison_figures import INSIDE, coinciding_paths
 
 LN10 = np.log(10)
 
 
 def said(decades, samples=3):
-    """`together` of curves that fall alike and lie this many decades above each other."""
+    """`coinciding_paths` of curves that fall alike and lie this many decades above each other."""
     fall = -0.2 * np.arange(6)
     arrays = {
         f"trained/lstm_1/curve.{block}": np.broadcast_to(
@@ -17,7 +17,7 @@ def said(decades, samples=3):
         ).copy()
         for block in INSIDE
     }
-    return arrays, lambda: together({"inside": "lstm_1"}, arrays, "trained")
+    return arrays, lambda: coinciding_paths({"inside": "lstm_1"}, arrays, "trained")
 
 
 APART = {"carousel": 0.0, "cc": 2.0, "chain_c": 4.0, "total_c": 6.0, "hh": 8.0}
