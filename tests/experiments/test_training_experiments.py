@@ -320,7 +320,7 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (ptb.main, ["--quick", "--resume", "--overwrite"], "resume or overwrite"),
         (ptb.main, ["--quick", "--watch-flow", "5"], "--watch-flow"),
         (ptb.main, ["--quick", "--process", "1"], "coordinator, processes and process together"),
-        (char_lm.main, ["--corpus", "nothing"], "neither"),
+        (char_lm.main, ["--corpus", "nothing"], "expected one of"),
         (char_lm.main, ["--corpus", "embedded", "--characters", "0"], "--characters"),
         (char_lm.main, ["--corpus", "embedded", "--temperature", "-1"], "--temperature"),
         (char_lm.main, ["--corpus", "embedded", "--prompts", "ж"], "ж"),

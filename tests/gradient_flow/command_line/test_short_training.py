@@ -19,6 +19,7 @@ from gradient_flow.command_line.short_training import (
     train,
 )
 from lstm_jax import NonFiniteError
+from lstm_jax.language import log_frequency
 from lstm_jax.language.text import encode
 from lstm_jax.training import train_step
 
@@ -69,11 +70,11 @@ def test_it_repeats(trained):
 @pytest.mark.parametrize("number", slow_but([0, 1], 1))
 def test_each_network_is_as_if_trained_alone(trained, number):
     seen, _ = split(CODES)
-    model = model_of(CELLS[number], seen)
+    model = model_of(CELLS[number], log_frequency(seen, CELLS[number].input_size))
     problem, optimizer = problem_of(model), optimizer_of(RATE)
     state = start(problem, optimizer, model, 3, number)
     # Both networks compute the same, so that one program serves this test twice.
-    first = model_of(CELLS[0], seen)
+    first = model_of(CELLS[0], log_frequency(seen, CELLS[0].input_size))
     step = one_step(first)
     bits = []
     for _ in range(20):
@@ -113,7 +114,7 @@ def test_the_readout_begins_with_the_frequencies():
     seen, _ = split(CODES)
     shares = np.bincount(seen) / len(seen)
     entropy = -np.sum(shares * np.log2(shares))
-    model = model_of(CELLS[0], seen)
+    model = model_of(CELLS[0], log_frequency(seen, CELLS[0].input_size))
     state = start(problem_of(model), optimizer_of(RATE), model, 3, 0)
     np.testing.assert_allclose(np.exp(state.params.b_y), shares, atol=0.01)
     _, metrics = one_step(model)(state, seen)
