@@ -178,3 +178,17 @@ def test_refusals(without_type_checker):
         ValueError, match="expected lengths, resets, truncate and noise with a cell"
     ):
         lstm_jax.unroll(problem.cell.step, *problem.inputs, noise=lstm_jax.Noise(zoneout=0.1))
+
+
+def test_zoneout_without_a_key_keeps_each_units_share(x64):
+    """s_t = k s_{t−1} + (1 − k) s̃_t, a rate for each part of the state."""
+    cell, params, xs, state, *_ = random_problem("lstm", 3, 2)
+    noise = Noise(zoneout=lstm_jax.LSTMState(h=0.1, c=0.7))
+    end, hs = lstm_jax.unroll(cell, params, xs, state, noise=noise)
+    for t in range(3):
+        after, _ = cell.step(params, state, xs[t])
+        state = lstm_jax.LSTMState(
+            0.1 * state.h + 0.9 * after.h, 0.7 * state.c + (1 - 0.7) * after.c
+        )
+        assert_close(hs[t], state.h, 1e-12)
+    assert_close(end, state, 1e-12)

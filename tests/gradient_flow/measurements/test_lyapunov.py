@@ -10,6 +10,7 @@ from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import decades_per_100, jacobian_norms, lyapunov_spectrum
+from gradient_flow.measurements import lyapunov
 from gradient_flow.step_jacobians.state_layout import flat_parts, from_flat, layout_of
 from gradient_flow.step_jacobians.vector_products import step_jvp
 from lstm_jax import NonFiniteError, ShapeError, gru, lstm, rnn, stack
@@ -481,3 +482,13 @@ def test_a_step_whose_state_changes_shape(without_type_checker):
 def test_a_key_that_is_none(without_type_checker):
     with pytest.raises(TypeError, match="expected one key from jax.random.key"):
         measure(random_problem("gru", 6), key=3)
+
+
+def test_the_error_of_one_sample_is_that_of_the_rates_of_its_blocks(x64):
+    """The rates of 20 blocks of two chunks each; the first chunk is left over."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, 41)
+    growth = rng.standard_normal((41, 3))
+    found = lyapunov._error_of_blocks(jnp.asarray(np.cumsum(growth, axis=0)), np.cumsum(lengths))
+    rates = growth[1:].reshape(20, 2, 3).sum(1) / lengths[1:].reshape(20, 2).sum(1)[:, None]
+    np.testing.assert_allclose(found, rates.std(axis=0, ddof=1) / np.sqrt(20), rtol=1e-12)
