@@ -257,3 +257,14 @@ class TestLogFrequency:
     def test_refusals(self, codes, size, message):
         with pytest.raises(ValueError, match=message):
             lstm_jax.language.log_frequency(np.array(codes), size)
+
+    def test_what_is_no_text_and_another_readout_are_refused(self, without_type_checker):
+        make = lstm_jax.language.log_frequency
+        with pytest.raises(lstm_jax.ShapeError, match=r"expected codes \[N\], got \[1, 2\]"):
+            make(np.array([[0, 1]]), 2)
+        with pytest.raises(TypeError, match="expected codes as whole numbers, got float64"):
+            make(np.array([0.0, 1.0]), 2)
+        with pytest.raises(
+            lstm_jax.ShapeError, match=r"expected a readout of 2 tokens.* got \[3\]"
+        ):
+            make(np.array([0, 1]), 2)(jax.random.key(0), (3,))

@@ -155,7 +155,8 @@ def check_config(config: Compare) -> Corpus | None:
     if len(corpus.codes) < needed:
         raise ConfigError(
             f"Length mismatch: expected a text of at least {needed} characters for --lengths "
-            f"{' '.join(map(str, config.lengths))}, got {len(corpus.codes)} in {name}."
+            f"{' '.join(map(str, config.lengths))} and {config.steps} training steps, got "
+            f"{len(corpus.codes)} in {name}."
         )
     return corpus
 

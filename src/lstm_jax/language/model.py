@@ -180,6 +180,8 @@ def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Ini
         vocabulary_size: V.
 
     Raises:
+        ShapeError: codes that are not one text, [N]; or, when drawn, another size of the readout.
+        TypeError: codes that are not whole numbers.
         ValueError: codes outside of 0 … V − 1, or no positive V.
 
     Example:
@@ -191,6 +193,10 @@ def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Ini
     """
     require_positive_int("vocabulary_size", vocabulary_size)
     codes = np.asarray(codes)
+    if codes.ndim != 1:
+        raise ShapeError(f"Shape mismatch: expected codes [N], got {show_shape(codes.shape)}.")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise TypeError(f"Type mismatch: expected codes as whole numbers, got {codes.dtype.name}.")
     if codes.size and not 0 <= codes.min() <= codes.max() < vocabulary_size:
         raise ValueError(
             f"Range mismatch: expected codes from 0 to {vocabulary_size - 1}, got {codes.min()} to "
@@ -209,7 +215,12 @@ class _LogFrequency:
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         """Return the logs, whatever the key."""
-        return jnp.asarray(self.logs, dtype).reshape(shape)
+        if shape != (len(self.logs),):
+            raise ShapeError(
+                f"Shape mismatch: expected a readout of {len(self.logs)} tokens, as many as have a "
+                f"frequency, got {show_shape(shape)}."
+            )
+        return jnp.asarray(self.logs, dtype)
 
 
 def token_loss(

@@ -206,6 +206,14 @@ def test_wrong_settings(options, message, capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_text_that_is_too_short(capsys, tmp_path):
+    (tmp_path / "text").write_text("so it goes. " * 20)
+    assert cli.main([*SMALL, "--text", str(tmp_path / "text"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "characters for --lengths 12 5 and 800 training steps, got 240 in text" in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "words",
     [
