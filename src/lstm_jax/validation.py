@@ -15,6 +15,10 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 
 
+NAMED_SAMPLES = 8
+"""Samples that a message names, at most."""
+
+
 class ShapeError(ValueError):
     """An array has the wrong rank or size."""
 
@@ -138,13 +142,16 @@ def require_dtype(name: str, value: Any, dtype: Any, *, why: str = "the paramete
         )
 
 
-def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None:
+def require_finite(
+    name: str, value: PyTree, *, time_axis: bool = False, batched: bool = False
+) -> None:
     """Refuse a concrete array with a NaN or an infinity, naming where it first appears.
 
     Args:
         name: of the value in the message.
         value: pytree of arrays; traced ones are not checked.
         time_axis: whether the leading axis is time, so that the step can be named (from 1).
+        batched: whether a batch axis follows the time axis, so that the samples can be named (from 0).
     """
     found = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
@@ -167,11 +174,23 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
     where = f"at index {show_shape(where_first)}"
     if time_axis and where_first:
         where = f"first at step {where_first[0] + 1} of {array.shape[0]}"
+        if batched and array.ndim > 1 and array.shape[1] > 1:
+            where += f", in {named_samples(array)}"
     raise NonFiniteError(f"Non-finite value: expected finite {label}, got {what} {where}.")
 
 
-def require_finite_arguments(params: PyTree, state0: PyTree, xs: PyTree) -> None:
-    """Refuse a NaN or an infinity in the inputs of a run; for xs, the message names the step."""
+def named_samples(array: np.ndarray) -> str:
+    """Which samples of [T, B, ...] have a NaN or an infinity: ``sample 2 of 8``, counted from 0."""
+    bad = ~np.isfinite(array).all(axis=(0, *range(2, array.ndim)))
+    which = [str(n) for n in np.flatnonzero(bad)]
+    shown = ", ".join(which[:NAMED_SAMPLES]) + (", …" if len(which) > NAMED_SAMPLES else "")
+    return f"{'sample' if len(which) == 1 else 'samples'} {shown} of {array.shape[1]}"
+
+
+def require_finite_arguments(
+    params: PyTree, state0: PyTree, xs: PyTree, *, batched: bool = False
+) -> None:
+    """Refuse a NaN or an infinity in the inputs of a run; for xs, the message names step and samples."""
     require_finite("params", params)
     require_finite("state0", state0)
-    require_finite("xs", xs, time_axis=True)
+    require_finite("xs", xs, time_axis=True, batched=batched)

@@ -134,7 +134,7 @@ def flow_watch(
 
     def look(params: PyTree) -> dict[str, np.ndarray]:
         weights, xs = _network_and_sequences(of, params)
-        require_finite_arguments(weights, None, xs)
+        require_finite_arguments(weights, None, xs, batched=jnp.ndim(xs) == 3)
         if isinstance(network, Cell):
             layers: Iterable[Any] = [(network, weights, None, xs)]
         else:
