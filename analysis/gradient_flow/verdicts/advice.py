@@ -28,11 +28,15 @@ from gradient_flow.verdicts.reach import (
 )
 from gradient_flow.verdicts.unit_findings import unit_findings
 from lstm_jax.array_types import Array, PyTree
-from lstm_jax.layers.stack import Stack
+from lstm_jax.cells import Cell
+from lstm_jax.layers.stack import Stack, cells_of
 from lstm_jax.validation import NonFiniteError
 
 LONGER, FEWER_DECADES, STILL_SHUT = 1.2, 0.5, 0.5
 """What counts as help: the horizon's factor, the decades of growth and the shut units that are left."""
+
+MOSTLY_SHUT = 0.5
+"""A network whose gradient is steady is mended if this share of its units lets nothing through."""
 
 GROWN = 10.0
 """A healthy gradient has grown by no more than this."""
@@ -44,7 +48,7 @@ def advice_for(
     """What helped against a verdict, best first, and what was tried without help."""
     # What explodes is mended first.
     shut = frozenset() if reach.verdict == "exploding" else _shut(case, findings)
-    if reach.verdict == "steady" and not shut:
+    if reach.verdict == "steady" and len(shut) < MOSTLY_SHUT * _size(case):
         return [], []
     tried = []
     for change in changes(case, params, reach.verdict, findings):
@@ -56,7 +60,9 @@ def advice_for(
     helped = [finding for (helps, *_), finding in tried if helps]
     useless = [finding for (helps, *_), finding in tried if not helps]
     if reach.verdict == "exploding":
-        helped += _window(reach)
+        # A chaotic network works within its window; its weights need not be wrong.
+        chaotic = any(finding.name == "chaotic" for finding in findings)
+        helped = _window(reach) + helped if chaotic else helped + _window(reach)
         if not by_layer_only(case.cell):
             helped += _clipping(case, params, reading, findings)
     return helped, useless
@@ -77,7 +83,11 @@ def _shut(case: Case, findings: list[Finding]) -> frozenset[Any]:
 
 
 def _size(case: Case) -> int:
-    return sum(leaf.shape[-1] for leaf in jax.tree.leaves(case.state0))
+    """Units of the network."""
+    if isinstance(case.cell, (Cell, Stack)):
+        cells = [case.cell] if isinstance(case.cell, Cell) else cells_of(case.cell.layers)
+        return sum(cell.output_size for cell in cells)
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(case.state0))
 
 
 def _try_change(change: Change, before: Reach, shut: int) -> tuple[tuple[Any, ...], Finding]:

@@ -117,7 +117,7 @@ def _of_cell(
         found.append(("gates_reset", f"The biases of the saturated {of} at 0", reset))
     if verdict == "vanishing" and lag >= 3:
         found += _of_memory_gate(cell, params, lag, reset)
-    if any(finding.name in SATURATION for finding in findings):
+    if verdict != "exploding" and any(finding.name in SATURATION for finding in findings):
         smaller = jax.tree.map(lambda leaf: TENTH * leaf, params)
         found.append(("smaller_weights", "All weights and biases by a tenth", smaller))
     return found

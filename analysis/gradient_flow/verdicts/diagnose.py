@@ -146,20 +146,23 @@ def diagnose(
         >>> [one.name for one in found.advice]  # best first
         ['forget_bias', 'chrono']
     """
-    lag_of = _checked(cell_or_step, params, state0, xs, batched, lag)
-    case = lag_of._replace(loss=loss)
-    overflow, case = _before_overflow(case, params)
+    given = _checked(cell_or_step, params, state0, xs, batched, lag)._replace(loss=loss)
+    if _is_one_cell(given.cell):
+        (layer,), (weights,), (state,) = given.cell.layers, params.layers, given.state0
+        of_layer = None if loss is None else lambda own: loss((own,))
+        given, params = given._replace(cell=layer, state0=state, loss=of_layer), weights
+    overflow, case = _before_overflow(given, params)
     if case is None:
-        return Diagnosis("exploding", lag_of.lag, np.inf, tuple(overflow), ())
+        return Diagnosis("exploding", given.lag, np.inf, tuple(overflow), ())
     reading = read(case, params)
     reach, findings = _verdict(case, reading)
     if overflow:
         reach = reach._replace(verdict="exploding")
     findings = overflow + findings
-    if not by_layer_only(cell_or_step):
+    if not by_layer_only(case.cell):
         findings.append(stability(case, params))
     findings += input_findings(case, params)
-    if isinstance(cell_or_step, Stack):
+    if isinstance(case.cell, Stack):
         findings += layer_findings(case, params)
     else:
         findings += unit_findings(case, params)
@@ -175,7 +178,10 @@ def diagnose(
 def _checked(
     cell: Any, params: PyTree, state0: PyTree, xs: PyTree, batched: bool | None, lag: int | None
 ) -> Case:
-    if isinstance(cell, Stack) and not all(isinstance(layer, Cell) for layer in cell.layers):
+    one_direction = isinstance(cell, Stack) and all(
+        isinstance(layer, Cell) for layer in cell.layers
+    )
+    if isinstance(cell, Stack) and not one_direction:
         state0 = check_stack_arguments(cell, params, xs, state0)
         require_finite_arguments(params, state0, xs, batched=jnp.ndim(xs) == 3)
         length, batched = jnp.shape(xs)[0], jnp.ndim(xs) == 3
@@ -184,6 +190,14 @@ def _checked(
         state0, length, batched = run.state0, run.length, run.batched
     (lag,) = whole_numbers("lag", [length if lag is None else lag], 1, length)
     return Case(cell, state0, xs, lag, batched)
+
+
+def _is_one_cell(network: Any) -> bool:
+    """Whether a stack is a cell and nothing else."""
+    if not isinstance(network, Stack) or len(network.layers) > 1:
+        return False
+    zoneout = any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout])
+    return isinstance(network.layers[0], Cell) and not zoneout and network.projected_size is None
 
 
 def _before_overflow(case: Case, params: PyTree) -> tuple[list[Finding], Any]:

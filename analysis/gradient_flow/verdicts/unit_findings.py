@@ -34,14 +34,14 @@ FLIP_SHARE = 0.1
 AT_ONE = (1 - SATURATED) ** 0.5
 """A tanh beyond this has a slope below `SATURATED`."""
 
-MEMORY_SHARE = 0.1
-"""Memories are called saturated from this share of all units and steps."""
+MEMORY_SHARE, ILL_MEMORY_SHARE = 0.1, 1 / 3
+"""The share of all units and steps from which saturated memories are told, and from which they are ill."""
 
 DEAD_RANGE = 1e-6
 """The output of a dead unit changes by no more than this."""
 
-ILL_SHARE = 0.2
-"""A network is called ill from this share of its units."""
+TOLD_SHARE, ILL_SHARE = 0.05, 0.2
+"""The share of units from which a saturation is told, and from which it is an illness."""
 
 
 def unit_findings(case: Case, params: PyTree) -> list[Finding]:
@@ -91,16 +91,17 @@ def _memories(states: Any) -> list[Finding]:
         "at_start": float(np.median(size[:tenth])),
         "at_end": float(np.median(size[-tenth:])),
     }
+    ill = share >= ILL_MEMORY_SHARE
     says = (
-        f"The memories are saturated: {share:.0%} of tanh C are beyond ±{AT_ONE:.3f} (|C| is "
-        f"{numbers['median']:.3g} at the median, {numbers['largest']:.3g} at most), so h hardly "
-        "follows C"
+        f"{'The' if ill else 'Some'} memories are saturated: {share:.0%} of tanh C are beyond "
+        f"±{AT_ONE:.3f} (|C| is {numbers['median']:.3g} at the median, {numbers['largest']:.3g} at "
+        "most), where h hardly follows C"
     )
     if numbers["at_end"] > 2 * numbers["at_start"]:
         says += (
             f"; |C| grows along the run, from {numbers['at_start']:.2g} to {numbers['at_end']:.2g}"
         )
-    return [Finding("memory", says + ".", numbers, "saturated memories")]
+    return [Finding("memory", says + ".", numbers, "saturated memories" * ill)]
 
 
 def _gates(case: Case, params: PyTree) -> list[Finding]:
@@ -124,7 +125,7 @@ def _ends_of_gate(name: str, values: np.ndarray, keeps: bool) -> list[Finding]:
         ("open", opened >= SATURATED_SHARE),
     ):
         units = np.flatnonzero(where)
-        if len(units):
+        if len(units) >= max(1, TOLD_SHARE * size):
             says = (
                 f"Gate {name} is saturated {end} in {len(units)} of {size} units ({listed(units)})."
             )
@@ -132,7 +133,7 @@ def _ends_of_gate(name: str, values: np.ndarray, keeps: bool) -> list[Finding]:
             ill = len(units) >= ILL_SHARE * size and not (keeps and end == "open")
             findings.append(Finding("saturated", says, numbers, f"gate {name} {end}" * ill))
     units = np.flatnonzero(flips)
-    if len(units):
+    if len(units) >= max(1, TOLD_SHARE * size):
         says = (
             f"Gate {name} flips between 0 and 1 in {len(units)} of {size} units ({listed(units)}): "
             "it is hardly ever in between, where it could learn."
@@ -145,9 +146,9 @@ def _ends_of_gate(name: str, values: np.ndarray, keeps: bool) -> list[Finding]:
 
 def _at_one(values: np.ndarray, what: str, name: str) -> list[Finding]:
     units = np.flatnonzero(_share(np.abs(values) > AT_ONE) >= SATURATED_SHARE)
-    if not len(units):
-        return []
     size = values.shape[-1]
+    if len(units) < max(1, TOLD_SHARE * size):
+        return []
     says = (
         f"{what.capitalize()} is at ±1 in {len(units)} of {size} units ({listed(units)}), where its "
         "slope is almost 0."

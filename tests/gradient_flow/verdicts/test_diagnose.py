@@ -160,7 +160,8 @@ def test_the_norm_to_clip_at_is_that_of_a_healthy_window():
     # Two float32 runs of a chaotic network part.
     assert clip.numbers["norm"] == pytest.approx(np.median(expected), rel=2e-3)
     assert "the cause is the weights" in clip.says
-    assert names(found.advice)[-2:] == ["window", "clipping"]
+    # A chaotic network works within its window.
+    assert names(found.advice)[0] == "window" and names(found.advice)[-1] == "clipping"
 
 
 def test_saturated_gates_and_dead_units_are_named():
