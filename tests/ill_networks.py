@@ -146,7 +146,12 @@ ILL = {
         LSTM, lstm(w=60.0), XS, "vanishing", ("flips between 0 and 1", "hardly ever in between"), ()
     ),
     "a GRU that never updates": Ill(
-        GRU, gru(u=30.0), XS, "steady", ("Gate u is saturated open in 8 of 8", "dead"), ("It forgets",)
+        GRU,
+        gru(u=30.0),
+        XS,
+        "steady",
+        ("Gate u is saturated open in 8 of 8", "dead"),
+        ("It forgets",),
     ),
     "a GRU that keeps nothing": Ill(
         GRU, gru(u=-8.0), XS, "vanishing", ("Gate u is saturated closed in 8 of 8",), ()

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from lstm_jax.array_types import PyTree
-
 
 NAMED_SAMPLES = 8
 """Samples that a message names, at most."""
@@ -39,6 +39,11 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 def show_shape(shape: Sequence[int | str]) -> str:
     """Print a shape as ``[T, 5, 64]``."""
     return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def is_symbolic(size: Any) -> bool:
+    """Whether a size is a variable of `jax.export.symbolic_shape`, known only when the export is called."""
+    return bool(export.is_symbolic_dim(size))
 
 
 def require_positive_int(name: str, value: Any) -> None:

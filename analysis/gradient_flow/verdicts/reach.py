@@ -28,7 +28,7 @@ from gradient_flow.measurements.jacobian_norms import jacobian_norms
 from gradient_flow.step_jacobians.checked_arguments import checked_run, with_samples
 from gradient_flow.step_jacobians.state_layout import JOINT, Layout, moving_parts
 from gradient_flow.step_jacobians.trajectory import states_of_samples
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Backward, Stack
 
@@ -115,7 +115,7 @@ def by_layer_only(cell: Any) -> bool:
         return False
     if not all(isinstance(layer, Cell) for layer in cell.layers):
         return True
-    state = jax.eval_shape(lambda: cell.initial_state())
+    state = shapes_of(lambda: cell.initial_state())
     return sum(leaf.size for leaf in jax.tree.leaves(state)) > WHOLE_STACK
 
 
@@ -265,7 +265,7 @@ def _has_output(case: Case, params: PyTree) -> bool:
     arguments = (case.state0, first)
     if case.batched:
         arguments = jax.tree.map(lambda leaf: leaf[0], arguments)
-    out = jax.eval_shape(lambda s, x: case.cell(params, s, x)[1], *arguments)
+    out = shapes_of(lambda s, x: case.cell(params, s, x)[1], *arguments)
     leaves = jax.tree.leaves(out)
     state = jax.tree.leaves(case.state0)[0]
     return bool(leaves) and all(leaf.dtype == jnp.result_type(state) for leaf in leaves)
