@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import sys
+import time
+import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 
@@ -121,3 +123,15 @@ def pytest_runtest_makereport(item, call):
             report.outcome = "failed"
             report.longrepr = f"{variable}=1, but skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def bounded_work():
+    """Fail a test that allocates more than 64 MiB, or takes ten seconds: a small file cannot need them."""
+    tracemalloc.start()
+    start = time.perf_counter()
+    yield
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+    assert time.perf_counter() - start < 10

@@ -771,3 +771,32 @@ def test_without_the_package(monkeypatch):
         weights.to_onnx(cell, made(cell))
     with pytest.raises(ImportError, match=r"pip install 'lstm-jax\[onnx\]'"):
         weights.from_onnx("net.onnx")
+
+
+@pytest.mark.peer
+def test_a_declared_size_costs_nothing(bounded_work):
+    model = graph_of([node_of("GRU")], numbers("GRU"), dims=(1_000_000, 4096, D))
+    net, params = weights.from_onnx(model)
+    small = graph_of([node_of("GRU")], numbers("GRU"))
+    assert net == weights.from_onnx(small)[0]
+    np.testing.assert_array_equal(params.layers[0].w_x, weights.from_onnx(small)[1].layers[0].w_x)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("operator", "inputs"),
+    [("ConstantOfShape", ["shape"]), ("Expand", ["one", "shape"]), ("Tile", ["one", "shape"])],
+)
+def test_a_constant_is_not_larger_than_the_file(operator, inputs, bounded_work):
+    helper = peer("onnx").helper
+    attributes = {}
+    if operator == "ConstantOfShape":
+        value = peer("onnx").numpy_helper.from_array(np.ones(1, np.float32))
+        attributes["value"] = value
+    unused = helper.make_node(operator, inputs, ["unused"], **attributes)
+    constants = numbers("GRU") | {
+        "shape": np.asarray([40_000, 40_000], np.int64),
+        "one": np.ones((1, 1), np.float32),
+    }
+    net, _ = weights.from_onnx(graph_of([unused, node_of("GRU")], constants))
+    assert net.layers[0].kind == "gru"

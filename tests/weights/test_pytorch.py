@@ -294,3 +294,10 @@ def test_other_objects_refused():
         weights.to_pytorch(layer, layer.init(jax.random.key(0)))
     with pytest.raises(TypeError, match="expected a cell, a layer or a stack, got str"):
         weights.to_pytorch("lstm", None)
+
+
+@pytest.mark.parametrize("number", ["1", "10000000", "9" * 8, "9" * 5000])
+def test_a_name_does_not_say_how_many_layers_there_are(number, bounded_work):
+    state_dict = {f"weight_{part}_l{number}": np.ones((20, 5), np.float32) for part in ("ih", "hh")}
+    with pytest.raises(ValueError, match="weight_ih_l0|beside them"):
+        weights.from_pytorch(state_dict)

@@ -173,3 +173,19 @@ def test_wrong_params_refused(tmp_path):
     with pytest.raises(TypeError, match="Structure mismatch: expected params"):
         weights.save_safetensors(tmp_path / "net", NET, params_of(NET.layers[0]))
     assert not list(tmp_path.iterdir())
+
+
+def test_described_layers_are_no_more_than_the_tensors(tmp_path, bounded_work):
+    net = lstm_jax.stack(lstm_jax.lstm(3, 4))
+    path = tmp_path / "net"
+    weights.save_safetensors(path, net, params_of(net))
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    said = json.loads(content[8 : 8 + size])["__metadata__"]
+    described = json.loads(said["net"])
+    described["layers"] = described["layers"] * 100_000
+    said["net"] = json.dumps(described)
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load(content), said))
+    with pytest.raises(ValueError, match="100000 layers, in a file of 3 tensors") as refused:
+        weights.load_safetensors(path)
+    assert len(str(refused.value)) < 1500

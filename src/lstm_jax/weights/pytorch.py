@@ -33,7 +33,9 @@ from lstm_jax.weights.cell_specification import (
 )
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 
-LAYERED = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(0|[1-9]\d*)(_reverse)?")
+LAYERED = re.compile(
+    r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(0|[1-9]\d{0,8})(_reverse)?"
+)
 SINGLE = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -111,7 +113,15 @@ def from_pytorch(
 def _endings(arrays: dict[str, np.ndarray]) -> tuple[list[list[str]], bool]:
     """``[["_l0", "_l0_reverse"], …]`` for all layers, and whether there are biases."""
     found = [match for name in arrays if (match := LAYERED.fullmatch(name))]
-    count = 1 + max((int(match[2]) for match in found), default=0)
+    numbers = {int(match[2]) for match in found}
+    count = 1 + max(numbers, default=0)
+    # A name says how many layers there are; only the others show that it is true.
+    if len(numbers) < count and numbers:
+        missing = next(n for n in range(count) if n not in numbers)
+        raise ValueError(
+            f"Name mismatch: expected 'weight_ih_l{missing}' beside the weights of layer {count - 1}, got a "
+            "state dict without it."
+        )
     backward = any(match[3] for match in found)
     endings = [[f"_l{n}"] + [f"_l{n}_reverse"] * backward for n in range(count)]
     return endings, any(match[1].startswith("bias") for match in found)

@@ -44,6 +44,9 @@ GATE_ORDER = {
     "gru": GRU["lstm_jax"],
 }
 DTYPES = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
+SHOWN = 500
+"""Characters of a description that a message shows, at most."""
+
 OPTIONS = (
     "dropout",
     "variational",
@@ -125,7 +128,7 @@ def load_safetensors(
         ) from error
     # A valid file has a header, whose size is in the first eight bytes.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    net = _net_of(path, header.get("__metadata__", {}))
+    net = _net_of(path, header.get("__metadata__", {}), len(tensors))
     arrays = {}
     for name, tensor in tensors.items():
         if tensor["dtype"] not in DTYPES:
@@ -177,8 +180,8 @@ def _rates(zoneout: Any) -> Any:
     return {name: float(rate) for name, rate in zip(zoneout._fields, zoneout, strict=True)}  # type: ignore[attr-defined]
 
 
-def _net_of(path: Any, metadata: dict[str, str]) -> Any:
-    """The net that a file's metadata describe."""
+def _net_of(path: Any, metadata: dict[str, str], tensors: int) -> Any:
+    """The net that a file's metadata describe; its layers cannot be more than its tensors."""
     known = {"format": FORMAT, "version": VERSION, "gate_order": json.dumps(GATE_ORDER)}
     for name, value in known.items():
         if metadata.get(name) != value:
@@ -186,11 +189,15 @@ def _net_of(path: Any, metadata: dict[str, str]) -> Any:
                 f"Metadata mismatch: expected {path} with {name} {value}, got {metadata.get(name)}."
             )
     try:
-        return _made(json.loads(metadata["net"]))
+        description = json.loads(metadata["net"])
+        layers = len(description.get("layers", ()))
+        if layers > tensors:
+            raise ValueError(f"{layers} layers, in a file of {tensors} tensors")
+        return _made(description)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"Metadata mismatch: expected {path} to describe a cell, a layer or a stack, got "
-            f"{metadata.get('net')}, of which: {error}"
+            f"{str(metadata.get('net'))[:SHOWN]}, of which: {error}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 None stands for an unknown result, because a shape or an index is not a constant.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,15 @@ import numpy as np
 LAYOUT = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 CUT = ("Gather", "Slice", "Split")
 REPEAT = ("Expand", "Tile")
+
+
+MOST_ENTRIES = 2**22
+"""The largest array that is made of a few numbers in a file; the entries of a weight are in the file."""
+
+
+def of_bounded_size(shape: Any) -> bool:
+    """Whether an array of this shape, given as numbers, has at most `MOST_ENTRIES` entries."""
+    return math.prod(int(n) for n in np.ravel(shape)) <= MOST_ENTRIES
 
 
 def is_zero(value: Any) -> bool:
@@ -59,10 +69,14 @@ def of_constant(
             parts = []
         elif operator == "Expand":
             shape = np.broadcast_shapes(array.shape, tuple(int(n) for n in others[0]))
-            parts = [np.broadcast_to(array, shape)]
+            parts = [np.broadcast_to(array, shape)] if of_bounded_size(shape) else []
         elif operator == "Tile":
-            parts = [np.tile(array, others[0])]
+            bounded = of_bounded_size([array.size, *others[0]])
+            parts = [np.tile(array, others[0])] if bounded else []
         elif operator == "Gather":
+            taken, rows = np.size(others[0]), array.shape[said.get("axis", 0)]
+            if taken > rows and not of_bounded_size([array.size // max(rows, 1), taken]):
+                return None
             parts = [np.asarray(np.take(array, others[0], said.get("axis", 0)))]
         elif operator == "Split":
             parts = _split(said, array, others, count)

@@ -8,6 +8,7 @@ result must be those numbers in that layout. Otherwise the message names the nod
 A stack has one set of lengths: every node must have its sequence_lens from the same input of the graph.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,16 @@ import numpy as np
 from lstm_jax.layers.stack import Backward, Both, Stack, StackParams, stack
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.cell_specification import joined
-from lstm_jax.weights.onnx.layout_nodes import CUT, LAYOUT, REPEAT, is_zero, laid_out, of_constant
+from lstm_jax.weights.onnx.layout_nodes import (
+    CUT,
+    LAYOUT,
+    MOST_ENTRIES,
+    REPEAT,
+    is_zero,
+    laid_out,
+    of_bounded_size,
+    of_constant,
+)
 from lstm_jax.weights.onnx.one_direction import OPERATORS
 from lstm_jax.weights.onnx.recurrent_node import (
     Node,
@@ -100,6 +110,9 @@ class Reader:
             return GIVEN
         free = [*range(2, 1 + len(dims)), self.input_size]
         sizes = [dim.dim_value or size for dim, size in zip(dims, free, strict=True)]
+        # What a file declares costs it nothing: a long sequence is followed as a short one.
+        if math.prod(sizes) > MOST_ENTRIES:
+            sizes = free
         return Labels(self.labels(*sizes), given=True)
 
     def labels(self, *sizes: int) -> np.ndarray:
@@ -131,7 +144,7 @@ class Reader:
         if operator == "ConstantOfShape":
             value = said.get("value")
             filled = np.zeros(1, np.float32) if value is None else self.constant(said)
-            if inputs and isinstance(inputs[0], np.ndarray):
+            if inputs and isinstance(inputs[0], np.ndarray) and of_bounded_size(inputs[0]):
                 return np.full(inputs[0], filled.item(), filled.dtype)
             return filled if is_zero(filled) else UNKNOWN
         if operator == "Shape" and isinstance(inputs[0], Labels):
