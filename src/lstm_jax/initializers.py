@@ -24,12 +24,17 @@ import numpy as np
 from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.validation import (
+    require_arrays,
+    require_finite,
+    require_floating_dtype,
+    require_parameters,
+)
 
 Initializer = Callable[..., Array]
 """``(key, shape, dtype) -> array``."""
 
 
-@lru_cache
 def uniform(scale: float) -> Initializer:
     """Draw every entry from U(−scale, scale).
 
@@ -45,21 +50,28 @@ def uniform(scale: float) -> Initializer:
         >>> uniform(0.1)(jax.random.key(0), (3, 2)).shape
         (3, 2)
     """
-    if not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+    number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
+    if not number or not 0 < scale < float("inf"):
         raise ValueError(f"Scale mismatch: expected a positive scale, got {scale!r}.")
+    return _uniform(float(scale))
 
+
+@lru_cache
+def _uniform(scale: float) -> Initializer:
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        return jax.random.uniform(key, shape, jax.dtypes.canonicalize_dtype(dtype), -scale, scale)
+        return jax.random.uniform(key, shape, require_floating_dtype(dtype), -scale, scale)
 
     return init
 
 
-@lru_cache
 def orthogonal(scale: float = 1.0) -> Initializer:
     """``scale`` times a random orthogonal matrix (Saxe et al. 2014), one for each gate.
 
     A shape [n, m·n] is filled with m independent n × n orthogonal blocks, so that the recurrent
     matrix of each gate is orthogonal; any other shape gets orthonormal rows or columns as a whole.
+
+    Raises:
+        ValueError: if ``scale`` is not a finite number.
 
     Example:
         >>> import jax
@@ -68,10 +80,15 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         >>> bool(abs(w @ w.T - 4 * jax.numpy.eye(3)).max() < 1e-5)
         True
     """
+    return _orthogonal(_finite(scale))
+
+
+@lru_cache
+def _orthogonal(scale: float) -> Initializer:
     whole = jax.nn.initializers.orthogonal(scale)
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         # The QR decomposition needs at least single precision.
         work = dtype if dtype in (jnp.float32, jnp.float64) else jnp.float32
         rows, columns = shape
@@ -84,9 +101,11 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     return init
 
 
-@lru_cache
 def scaled_identity(scale: float = 1.0) -> Initializer:
     """``scale`` times the identity, one for each gate; `scale=1` with relu is the IRNN (Le et al. 2015).
+
+    Raises:
+        ValueError: if ``scale`` is not a finite number.
 
     Example:
         >>> import jax
@@ -95,17 +114,28 @@ def scaled_identity(scale: float = 1.0) -> Initializer:
         [[0.5 0. ]
          [0.  0.5]]
     """
+    return _scaled_identity(_finite(scale))
 
+
+@lru_cache
+def _scaled_identity(scale: float) -> Initializer:
     def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
         rows, columns = shape
         if columns % rows:
             raise ValueError(
                 f"Shape mismatch: expected [n, m·n] for a scaled identity, got [{rows}, {columns}]."
             )
-        eye = scale * jnp.eye(rows, dtype=jax.dtypes.canonicalize_dtype(dtype))
+        eye = scale * jnp.eye(rows, dtype=require_floating_dtype(dtype))
         return jnp.tile(eye, (1, columns // rows))
 
     return init
+
+
+def _finite(scale: Any) -> float:
+    number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
+    if not number or not np.isfinite(scale):
+        raise ValueError(f"Scale mismatch: expected a finite scale, got {scale!r}.")
+    return float(scale)
 
 
 class Chrono(NamedTuple):
@@ -115,7 +145,7 @@ class Chrono(NamedTuple):
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Float[Array, "h"]:
         """Draw log U[1, t_max − 1], the bias of the gate that keeps the state."""
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, self.t_max - 1.0))
 
 
@@ -147,6 +177,22 @@ def with_gate_bias(b: Array, gate_bias: float | Chrono, key: Array) -> Array:
     return gate_bias(key, b.shape, b.dtype) if isinstance(gate_bias, Chrono) else b + gate_bias
 
 
+def drawn(
+    name: str, initializer: Initializer, key: Array, shape: tuple[int, ...], dtype: Any
+) -> Array:
+    """What an initialiser draws, if it fits.
+
+    Raises:
+        TypeError: no array.
+        ShapeError, DtypeError: an array of another shape or dtype.
+        NonFiniteError: a NaN or an infinity.
+    """
+    found = initializer(key, shape, dtype)
+    require_arrays(f"the result of {name}", found, jax.ShapeDtypeStruct(shape, dtype), dtype)
+    require_finite(f"the result of {name}", found)
+    return found
+
+
 def require_gate_bias(name: str, value: Any) -> None:
     """Refuse a gate bias that is neither a finite number nor `chrono`.
 
@@ -167,11 +213,8 @@ def require_initializers(**initializers: Any) -> None:
         TypeError: naming the argument and its value.
     """
     for name, value in initializers.items():
-        if value is not None and not callable(value):
-            raise TypeError(
-                f"Initialiser mismatch: expected {name} as a function of (key, shape, dtype), "
-                f"got {value!r}."
-            )
+        if value is not None:
+            require_parameters(name, value, "key, shape, dtype")
 
 
 __all__ = [

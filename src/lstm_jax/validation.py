@@ -5,6 +5,7 @@ infinity) are known only where they are concrete: `require_finite` checks those 
 values.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from jax import export
 
 from lstm_jax.array_types import PyTree
+
+LARGEST = 2**31 - 1
+"""The largest size: JAX counts in int32."""
 
 NAMED_SAMPLES = 8
 """Samples that a message names, at most."""
@@ -47,9 +51,68 @@ def is_symbolic(size: Any) -> bool:
 
 
 def require_positive_int(name: str, value: Any) -> None:
-    """Refuse anything but a positive whole number."""
+    """Refuse anything but a positive whole number that an int32 holds."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"Size mismatch: expected {name} to be a positive integer, got {value!r}.")
+    if value > LARGEST:
+        raise ValueError(f"Size mismatch: expected {name} of at most {LARGEST}, got {value}.")
+
+
+def require_array(name: str, value: Any) -> None:
+    """Refuse anything but an array of JAX or NumPy, or a number of theirs."""
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "OSUM":
+            return
+        got = f"a NumPy array of {value.dtype}"
+    else:
+        got = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    more = f" Do jnp.asarray({name}.numpy())." if got == "torch.Tensor" else ""
+    raise TypeError(f"Type mismatch: expected {name} as an array of JAX or NumPy, got {got}.{more}")
+
+
+def as_array(name: str, value: Any) -> np.ndarray | Any:
+    """An array, or nested lists of numbers, as an array that keeps its values: nothing is cast."""
+    if not isinstance(value, (list, tuple)):
+        require_array(name, value)
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ShapeError(
+            f"Shape mismatch: expected {name} with rows of one length, got rows of several."
+        ) from None
+    require_array(name, array)
+    return array
+
+
+def require_floating_dtype(dtype: Any) -> Any:
+    """The floating dtype that is named, as JAX holds it; refuse any other."""
+    try:
+        found = jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise DtypeError(f"Dtype mismatch: expected dtype as a floating one, got {dtype!r}.")
+    return found
+
+
+def require_parameters(name: str, function: Any, names: str) -> None:
+    """Refuse anything but a function that takes as many arguments as ``names`` lists.
+
+    Raises:
+        TypeError: with the arguments that are expected.
+    """
+    if not callable(function):
+        raise TypeError(f"Type mismatch: expected {name}({names}), got {function!r}.")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a built-in function need not tell
+        return
+    try:
+        signature.bind(*names.split(", "))
+    except TypeError:
+        shown = f"{getattr(function, '__name__', name)}{signature}"
+        raise TypeError(f"Type mismatch: expected {name}({names}), got {shown}.") from None
 
 
 def require_bool(name: str, value: Any) -> None:
@@ -129,6 +192,7 @@ def require_arrays(
     leaves, _ = jax.tree_util.tree_flatten_with_path(value)
     for (path, leaf), expected in zip(leaves, jax.tree.leaves(shapes), strict=True):
         label = f"{name}.{leaf_name(path)}" if path else name
+        require_array(label, leaf)
         if jnp.shape(leaf) != tuple(expected.shape):
             raise ShapeError(
                 f"Shape mismatch: expected {label} {show_shape(expected.shape)}"

@@ -255,7 +255,7 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
         unroll_stack(net, params, xs[None])
     with pytest.raises(lstm_jax.DtypeError, match="expected xs float32"):
         unroll_stack(net, params, xs.astype(jnp.bfloat16))
-    with pytest.raises(TypeError, match="expected xs as an array, got list"):
+    with pytest.raises(TypeError, match="expected xs as an array of JAX or NumPy, got list"):
         unroll_stack(net, params, xs.tolist())
     with pytest.raises(TypeError, match="got a Stack. Run a stack by unroll_stack"):
         lstm_jax.unroll(net, params, xs)

@@ -45,13 +45,11 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
 )
-from gradient_flow.step_jacobians.step_jacobian import (
-    require_stable_state,
-)
 from gradient_flow.step_jacobians.trajectory import run
 from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, Bool, Int, PyTree
 from lstm_jax.cells import Cell, Step
+from lstm_jax.cells.cell import require_stable_state
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_names
 

@@ -18,11 +18,10 @@ from gradient_flow.step_jacobians.state_layout import (
     layout_of,
     moving_parts,
 )
-from gradient_flow.step_jacobians.step_jacobian import require_stable_state
 from gradient_flow.step_jacobians.trajectory import is_lstm, states_of_samples
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, Step
-from lstm_jax.cells.cell import check_cell_arguments
+from lstm_jax.cells.cell import check_cell_arguments, require_stable_state
 from lstm_jax.layers.stack import Stack, require_one_direction
 from lstm_jax.layers.unroll_stack import check_stack_arguments
 from lstm_jax.validation import (

@@ -38,12 +38,17 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.initializers import Initializer, require_initializers, uniform
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
+from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
     is_symbolic,
+    leaf_name,
+    require_array,
     require_arrays,
     require_dtype,
+    require_floating_dtype,
+    require_parameters,
     require_positive_int,
     require_same_structure,
     show_shape,
@@ -134,7 +139,7 @@ class Cell(NamedTuple):
     @property
     def output_size(self) -> int:
         """The size of an output h_t: H, or that of its projection."""
-        return int(shapes_of(self.initial_state).h.shape[-1])
+        return int(state_shapes(self).h.shape[-1])
 
     def __repr__(self) -> str:
         """Show the name and the two sizes."""
@@ -153,6 +158,30 @@ def require_cell(cell: Any) -> None:
         )
 
 
+def require_stable_state(step: Step, params: PyTree, state: PyTree, x: PyTree) -> None:
+    """Refuse a step that returns a state of another structure, shape or dtype than it was given.
+
+    Raises:
+        ShapeError: naming the first leaf that changed.
+        TypeError: a step that does not return a pair, or changes the state's structure.
+    """
+    require_parameters("step", step, "params, state, x")
+    result = shapes_of(step, params, state, x)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"Step mismatch: expected step to return (state, out), got {result}.")
+    before, after = shapes_of(lambda s: s, state), result[0]
+    require_same_structure("the state after a step", after, before)
+    for (path, old), new in zip(
+        jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True
+    ):
+        if old.shape != new.shape or old.dtype != new.dtype:
+            label = f"state.{leaf_name(path)}" if path else "the state"
+            raise ShapeError(
+                f"Shape mismatch: expected the step to keep {label} as {old.dtype.name}"
+                f"{show_shape(old.shape)}, got {new.dtype.name}{show_shape(new.shape)}."
+            )
+
+
 def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., Any]:
     """Make a cell's ``initial_state``: zeros in the sizes named, [H], or [B, H] for a batch."""
 
@@ -160,7 +189,7 @@ def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., A
         if batch_size is not None and not is_symbolic(batch_size):
             require_positive_int("batch_size", batch_size)
         batch = () if batch_size is None else (batch_size,)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         return state_type(**{name: jnp.zeros((*batch, n), dtype) for name, n in sizes.items()})
 
     return initial_state
@@ -185,6 +214,54 @@ def checked_initializers(
     return w_x_init or default, w_h_init or default, b_init
 
 
+def check_step_arguments(
+    kind: Any, params: Any, state: Any, x: Any, *, parts: tuple[str, ...] = ("h",)
+) -> None:
+    """Refuse parameters, a state and an input of one step that do not fit each other.
+
+    Broadcasting would repeat the state of one sample for all samples of x without a word.
+
+    Args:
+        kind: the type of the parameters.
+        params: of the cell.
+        state: before the step, leaves [..., H].
+        x: [..., D].
+        parts: the fields of the state.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: naming the expected and the actual value.
+    """
+    if type(params) is not kind:
+        raise TypeError(
+            f"Structure mismatch: expected params as {kind.__name__}, got {type(params).__name__}."
+        )
+    if getattr(state, "_fields", ()) != parts:
+        raise TypeError(
+            f"Structure mismatch: expected a state of {', '.join(parts)}, from the cell's "
+            f"initial_state, got {type(state).__name__}."
+        )
+    w_x, w_h, b = matrix_of(params.w_x), matrix_of(params.w_h), params.b
+    for name, value in (("params.w_x", w_x), ("params.w_h", w_h), ("params.b", b), ("x", x)):
+        require_array(name, value)
+        require_dtype(name, value, w_x.dtype)
+    if jnp.ndim(x) == 0 or x.shape[-1] != w_x.shape[0]:
+        raise ShapeError(
+            f"Shape mismatch: expected x [..., {w_x.shape[0]}], got {show_shape(jnp.shape(x))}."
+        )
+    for name, leaf in state._asdict().items():
+        require_array(f"state.{name}", leaf)
+        # The rows of W_h are h; c has a third or a fourth of b.
+        size = w_h.shape[0] if name == "h" else b.shape[-1] // 4
+        if name == "c" and jnp.shape(leaf)[-1:] == (b.shape[-1] // 3,):
+            size = b.shape[-1] // 3
+        shape = (*x.shape[:-1], size)
+        if jnp.shape(leaf) != shape:
+            raise ShapeError(
+                f"Shape mismatch: expected state.{name} {show_shape(shape)} beside x "
+                f"{show_shape(x.shape)}, got {show_shape(jnp.shape(leaf))}."
+            )
+
+
 def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree | None) -> PyTree:
     """Refuse params, a sequence or a starting state that do not fit the cell or each other.
 
@@ -197,15 +274,15 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
         TypeError: params or state0 of another cell, or xs that is not an array.
     """
     require_cell(cell)
-    expected = _parameter_shapes(cell)
+    expected = parameter_shapes(cell)
     sizes = f"D={cell.input_size}, H={cell.hidden_size}"
     require_same_structure(f"{cell.name} params", params, expected)
+    require_array("params", jax.tree.leaves(params)[0])
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     if not jnp.issubdtype(dtype, jnp.floating):
         raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype.name}.")
     require_arrays("params", params, expected, dtype, legend=sizes)
-    if not hasattr(xs, "shape"):
-        raise TypeError(f"Type mismatch: expected xs as an array, got {type(xs).__name__}.")
+    require_array("xs", xs)
     shape = jnp.shape(xs)
     if len(shape) not in (2, 3) or shape[-1] != cell.input_size:
         more = " Put jax.vmap around unroll for more batch axes." if len(shape) > 3 else ""
@@ -229,6 +306,13 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
     return vary_over(varying_axes(params, xs), jax.tree.map(jnp.asarray, state0))
 
 
-@lru_cache
-def _parameter_shapes(cell: Cell) -> PyTree:
-    return shapes_of(cell.init, jax.random.key(0))
+@lru_cache(maxsize=CELLS_KEPT)
+def parameter_shapes(net: Any) -> PyTree:
+    """The shapes of the parameters of a cell or a stack, as ``net.init`` draws them."""
+    return shapes_of(net.init, jax.random.key(0))
+
+
+@lru_cache(maxsize=CELLS_KEPT)
+def state_shapes(net: Any) -> PyTree:
+    """The shapes of the state of one sample, of a cell or a stack."""
+    return shapes_of(net.initial_state)

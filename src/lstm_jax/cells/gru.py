@@ -29,14 +29,22 @@ from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
     Paths,
+    check_step_arguments,
     checked_initializers,
     checked_sizes,
     zeros_state,
 )
 from lstm_jax.cells.gru_reset_before import reset_before_cell
-from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
+from lstm_jax.initializers import (
+    Chrono,
+    Initializer,
+    drawn,
+    require_gate_bias,
+    with_gate_bias,
+    zeros,
+)
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
-from lstm_jax.validation import require_bool, require_key
+from lstm_jax.validation import require_bool, require_floating_dtype, require_key
 
 
 class GRUParams(NamedTuple):
@@ -102,6 +110,7 @@ def forward_step(
 
 def step(params: GRUParams, state: GRUState, x: Array) -> tuple[GRUState, Array]:
     """One time step: ``(state, out)`` with out = h_t."""
+    check_step_arguments(GRUParams, params, state, x)
     state, _ = forward_step(params, state, x)
     return state, state.h
 
@@ -306,13 +315,15 @@ def _gru(
     def init(key: Array, dtype: Any = float) -> GRUParams:
         """Draw parameters: ``init(key, dtype)`` -> `GRUParams`."""
         require_key(key)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         key_x, key_h, key_b, key_u = jax.random.split(key, 4)
-        b_r, b_u, b_n, b_hn = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
+        b_r, b_u, b_n, b_hn = jnp.split(
+            drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4
+        )
         b_u = with_gate_bias(b_u, update_bias, key_u)
         return GRUParams(
-            w_x=w_x_init(key_x, (input_size, 3 * hidden_size), dtype),
-            w_h=w_h_init(key_h, (hidden_size, 3 * hidden_size), dtype),
+            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
+            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
             b=jnp.concatenate([b_r, b_u, b_n]),
             b_hn=b_hn,
         )

@@ -27,10 +27,17 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer
-from lstm_jax.cells.cell import CELLS_KEPT, Cell, HandDerived, Paths, zeros_state
-from lstm_jax.initializers import Chrono, Initializer, with_gate_bias
+from lstm_jax.cells.cell import (
+    CELLS_KEPT,
+    Cell,
+    HandDerived,
+    Paths,
+    check_step_arguments,
+    zeros_state,
+)
+from lstm_jax.initializers import Chrono, Initializer, drawn, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
-from lstm_jax.validation import require_key
+from lstm_jax.validation import require_floating_dtype, require_key
 
 
 class GRUResetBeforeParams(NamedTuple):
@@ -96,6 +103,7 @@ def forward_step(
 
 def step(params: GRUResetBeforeParams, state: PyTree, x: Array) -> tuple[PyTree, Array]:
     """One time step: ``(state, out)`` with out = h_t."""
+    check_step_arguments(GRUResetBeforeParams, params, state, x)
     state, _ = forward_step(params, state, x)
     return state, state.h
 
@@ -263,13 +271,13 @@ def reset_before_cell(
     def init(key: Array, dtype: Any = float) -> GRUResetBeforeParams:
         """Draw parameters: ``init(key, dtype)`` -> `GRUResetBeforeParams`."""
         require_key(key)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         key_x, key_h, key_b, key_u = jax.random.split(key, 4)
-        b_r, b_u, b_n = jnp.split(b_init(key_b, (3 * hidden_size,), dtype), 3)
+        b_r, b_u, b_n = jnp.split(drawn("b_init", b_init, key_b, (3 * hidden_size,), dtype), 3)
         b_u = with_gate_bias(b_u, update_bias, key_u)
         return GRUResetBeforeParams(
-            w_x=w_x_init(key_x, (input_size, 3 * hidden_size), dtype),
-            w_h=w_h_init(key_h, (hidden_size, 3 * hidden_size), dtype),
+            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
+            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
             b=jnp.concatenate([b_r, b_u, b_n]),
         )
 

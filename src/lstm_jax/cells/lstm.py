@@ -29,14 +29,22 @@ from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
     Paths,
+    check_step_arguments,
     checked_initializers,
     checked_sizes,
     zeros_state,
 )
 from lstm_jax.cells.lstm_variants import checked_options, variant_cell
-from lstm_jax.initializers import Chrono, Initializer, require_gate_bias, with_gate_bias, zeros
+from lstm_jax.initializers import (
+    Chrono,
+    Initializer,
+    drawn,
+    require_gate_bias,
+    with_gate_bias,
+    zeros,
+)
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
-from lstm_jax.validation import require_key
+from lstm_jax.validation import require_floating_dtype, require_key
 
 
 class LSTMParams(NamedTuple):
@@ -96,6 +104,7 @@ def forward_step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMSt
 
 def step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Array]:
     """One time step: ``(state, out)`` with out = h_t."""
+    check_step_arguments(LSTMParams, params, state, x, parts=("h", "c"))
     state, _ = forward_step(params, state, x)
     return state, state.h
 
@@ -306,14 +315,14 @@ def _lstm(
     def init(key: Array, dtype: Any = float) -> LSTMParams:
         """Draw parameters: ``init(key, dtype)`` -> `LSTMParams`."""
         require_key(key)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         key_x, key_h, key_b, key_f = jax.random.split(key, 4)
-        b_i, b_f, b_g, b_o = jnp.split(b_init(key_b, (4 * hidden_size,), dtype), 4)
+        b_i, b_f, b_g, b_o = jnp.split(drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4)
         b_f = with_gate_bias(b_f, forget_bias, key_f)
         b_i = -b_f if isinstance(forget_bias, Chrono) else b_i
         return LSTMParams(
-            w_x=w_x_init(key_x, (input_size, 4 * hidden_size), dtype),
-            w_h=w_h_init(key_h, (hidden_size, 4 * hidden_size), dtype),
+            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 4 * hidden_size), dtype),
+            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 4 * hidden_size), dtype),
             b=jnp.concatenate([b_i, b_f, b_g, b_o]),
         )
 

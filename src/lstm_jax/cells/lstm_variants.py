@@ -39,11 +39,23 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer, sum_of_products
-from lstm_jax.cells.cell import CELLS_KEPT, Cell, HandDerived, Paths, zeros_state
+from lstm_jax.cells.cell import (
+    CELLS_KEPT,
+    Cell,
+    HandDerived,
+    Paths,
+    check_step_arguments,
+    zeros_state,
+)
 from lstm_jax.cells.layer_norm import normalised, through_norm
-from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
+from lstm_jax.initializers import Chrono, Initializer, drawn, uniform, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
-from lstm_jax.validation import require_bool, require_key, require_positive_int
+from lstm_jax.validation import (
+    require_bool,
+    require_floating_dtype,
+    require_key,
+    require_positive_int,
+)
 
 
 class LSTMVariantParams(NamedTuple):
@@ -199,6 +211,7 @@ def forward_step(params: LSTMVariantParams, state: PyTree, x: Array) -> tuple[Py
 
 def step(params: LSTMVariantParams, state: PyTree, x: Array) -> tuple[PyTree, Array]:
     """One time step: ``(state, out)`` with out = h_t."""
+    check_step_arguments(LSTMVariantParams, params, state, x, parts=("h", "c"))
     state, _ = forward_step(params, state, x)
     return state, state.h
 
@@ -515,16 +528,18 @@ def variant_cell(
     def init(key: Array, dtype: Any = float) -> LSTMVariantParams:
         """Draw parameters: ``init(key, dtype)`` -> `LSTMVariantParams`."""
         require_key(key)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         key_x, key_h, key_b, key_f, key_p, key_r = jax.random.split(key, 6)
-        b_i, b_f, b_g, b_o = _blocks(b_init(key_b, (columns,), dtype), hidden_size, 4)
+        b_i, b_f, b_g, b_o = _blocks(
+            drawn("b_init", b_init, key_b, (columns,), dtype), hidden_size, 4
+        )
         b_f = with_gate_bias(b_f, forget_bias, key_f)
         # With coupled gates there is no b_i: z_i is −z_f.
         if isinstance(forget_bias, Chrono) and not options.coupled_gates:
             b_i = -b_f
         params = LSTMVariantParams(
-            w_x=w_x_init(key_x, (input_size, columns), dtype),
-            w_h=w_h_init(key_h, (output_size, columns), dtype),
+            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, columns), dtype),
+            w_h=drawn("w_h_init", w_h_init, key_h, (output_size, columns), dtype),
             b=_joined(b_i, b_f, b_g, b_o),
         )
         draw = uniform(hidden_size**-0.5)

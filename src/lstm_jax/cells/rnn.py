@@ -23,13 +23,14 @@ from lstm_jax.cells.cell import (
     Cell,
     HandDerived,
     Paths,
+    check_step_arguments,
     checked_initializers,
     checked_sizes,
     zeros_state,
 )
-from lstm_jax.initializers import Initializer, zeros
+from lstm_jax.initializers import Initializer, drawn, zeros
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
-from lstm_jax.validation import require_key, require_one_of
+from lstm_jax.validation import require_floating_dtype, require_key, require_one_of
 
 
 class RNNParams(NamedTuple):
@@ -94,6 +95,7 @@ def step(
     activation: Activation, params: RNNParams, state: RNNState, x: Array
 ) -> tuple[RNNState, Array]:
     """One time step: ``(state, out)`` with out = h_t."""
+    check_step_arguments(RNNParams, params, state, x)
     state, _ = forward_step(activation, params, state, x)
     return state, state.h
 
@@ -213,12 +215,12 @@ def _rnn(
     def init(key: Array, dtype: Any = float) -> RNNParams:
         """Draw parameters: ``init(key, dtype)`` -> `RNNParams`."""
         require_key(key)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = require_floating_dtype(dtype)
         key_x, key_h, key_b = jax.random.split(key, 3)
         return RNNParams(
-            w_x=w_x_init(key_x, (input_size, hidden_size), dtype),
-            w_h=w_h_init(key_h, (hidden_size, hidden_size), dtype),
-            b=b_init(key_b, (hidden_size,), dtype),
+            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, hidden_size), dtype),
+            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, hidden_size), dtype),
+            b=drawn("b_init", b_init, key_b, (hidden_size,), dtype),
         )
 
     return Cell(

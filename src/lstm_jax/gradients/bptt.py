@@ -36,7 +36,7 @@ from lstm_jax.time_loop.step_masks import (
     tangent_before_step,
     zero_padding,
 )
-from lstm_jax.validation import is_symbolic, require_arrays
+from lstm_jax.validation import is_symbolic, require_arrays, require_bool
 
 
 class Gradients(NamedTuple):
@@ -237,7 +237,8 @@ def bptt(
         ((4, 16), (4,))
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    settings = scan_settings(reverse, unroll)
+    require_bool("reverse", reverse)
+    settings = scan_settings(bool(reverse), unroll)
     (state, hs), residuals = forward_pass(cell, settings, params, xs, state0, NO_MASKS)
     dtype = hs.dtype
     d_hs = jnp.zeros_like(hs) if d_hs is None else d_hs

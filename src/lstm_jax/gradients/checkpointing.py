@@ -13,10 +13,11 @@ Axes: boundaries[⌈T / steps⌉, ..., H]; the rest as in `lstm_jax.bptt`.
 """
 
 import math
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells.cell import Cell
@@ -51,10 +52,18 @@ class Boundaries(NamedTuple):
 
 def residual_bytes(cell: Cell, params: PyTree, length: int, state0: PyTree) -> int:
     """The bytes of residuals that back-propagation would store for a sequence of so many steps."""
+    leaves, structure = jax.tree.flatten((params, state0))
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return length * _bytes_of_step(cell, structure, shapes)
+
+
+@lru_cache
+def _bytes_of_step(cell: Cell, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    params, state0 = jax.tree.unflatten(structure, shapes)
     one = jax.ShapeDtypeStruct((*state0.h.shape[:-1], cell.input_size), state0.h.dtype)
     state, residuals = shapes_of(rule_of(cell).forward_step, params, state0, one)
     leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
-    return length * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def segment_length(
@@ -67,7 +76,7 @@ def segment_length(
     """
     if segments is None:
         return length
-    if segments == "auto":
+    if isinstance(segments, str) and segments == "auto":
         needed = residual_bytes(cell, params, length, state0)
         # Of symbolic sizes nobody knows how large they become.
         if is_symbolic(needed) or needed <= LARGE:

@@ -17,7 +17,14 @@ from lstm_jax.backends.loop import Loop
 from lstm_jax.layers.stack import Bidirectional, Both, Stack, cells_of
 from lstm_jax.layers.unroll_stack import unroll_stack
 from lstm_jax.time_loop.step_masks import Sequences
-from lstm_jax.validation import ShapeError, require_same_structure, show_shape
+from lstm_jax.validation import (
+    ShapeError,
+    require_array,
+    require_bool,
+    require_same_structure,
+    require_type,
+    show_shape,
+)
 
 
 def torch_style(
@@ -62,6 +69,9 @@ def torch_style(
         >>> output.shape, h_n.shape
         ((10, 2, 4), (2, 2, 4))
     """
+    require_type("stack", stack, Stack)
+    require_bool("batch_first", batch_first)
+    require_array("input", input)
     cells = cells_of(stack.layers)
     shapes = [shapes_of(cell.initial_state) for cell in cells]
     if any(shape != shapes[0] for shape in shapes):
@@ -76,6 +86,8 @@ def torch_style(
     if hx is not None:
         leaves = (hx,) if len(shapes[0]) == 1 else tuple(hx)
         require_same_structure("hx", leaves, tuple(shapes[0]))
+        for name, leaf in zip(shapes[0]._fields, leaves, strict=True):
+            require_array(f"{name}_0", leaf)
         for name, leaf in zip(shapes[0]._fields, leaves, strict=True):
             if jnp.ndim(leaf) == 0 or leaf.shape[0] != len(cells):
                 raise ShapeError(

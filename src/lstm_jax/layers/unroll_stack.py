@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Float, PyTree, shapes_of
+from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
 from lstm_jax.backends.cudnn.kernel_call import Layers
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop
-from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.cell import Cell, parameter_shapes, state_shapes
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import zoneout_rates
 from lstm_jax.layers.stack import (
@@ -43,6 +43,7 @@ from lstm_jax.time_loop.step_masks import (
 from lstm_jax.unrolling.unroll import unroll as unroll_cell
 from lstm_jax.validation import (
     ShapeError,
+    require_array,
     require_arrays,
     require_dtype,
     require_key,
@@ -146,8 +147,7 @@ def _kernel_could_run(stack: Stack, sequences: Sequences, key: Array | None) -> 
     """Whether one kernel call can run all layers: they are alike, with no noise or sum between."""
     between = key is not None and stack.dropout and len(stack.layers) > 1
     zoneout = any(
-        any(zoneout_rates(stack.zoneout, shapes_of(cell.initial_state)))
-        for cell in cells_of(stack.layers)
+        any(zoneout_rates(stack.zoneout, state_shapes(cell))) for cell in cells_of(stack.layers)
     )
     within = (
         zoneout
@@ -226,12 +226,11 @@ def check_stack_arguments(
     """
     if not isinstance(stack, Stack):
         raise TypeError(f"Stack mismatch: expected a stack, got {type(stack).__name__}.")
-    expected = shapes_of(stack.init, jax.random.key(0))
+    expected = parameter_shapes(stack)
     require_same_structure("stack params", params, expected)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     require_arrays("params", params, expected, dtype)
-    if not hasattr(xs, "shape"):
-        raise TypeError(f"Type mismatch: expected xs as an array, got {type(xs).__name__}.")
+    require_array("xs", xs)
     if jnp.ndim(xs) not in (2, 3) or xs.shape[-1] != stack.input_size:
         raise ShapeError(
             f"Shape mismatch: expected xs [T, {stack.input_size}] or [T, B, {stack.input_size}], got "

@@ -31,6 +31,7 @@ from lstm_jax.dropout import recurrent_factor, require_rate, zoneout_masks, zone
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.validation import (
     ShapeError,
+    as_array,
     require_bool,
     require_key,
     require_positive_int,
@@ -191,7 +192,8 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
         ValueError: concrete lengths that are not from 0 to T.
     """
     batch = jnp.shape(xs)[1:-1]
-    array = jnp.asarray(lengths)
+    # As it came: a cast to int32 would wrap large numbers.
+    array = as_array("lengths", lengths)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"Type mismatch: expected lengths as whole numbers, got {array.dtype.name}."
@@ -210,7 +212,7 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
                 f"Range mismatch: expected lengths from 0 to {xs.shape[0]}, got {lowest} to {highest}."
             )
     # Traced lengths cannot be refused; those beyond T count as T.
-    return jnp.clip(array.astype(jnp.int32), 0, xs.shape[0])
+    return jnp.clip(jnp.asarray(array).astype(jnp.int32), 0, xs.shape[0])
 
 
 def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
@@ -221,7 +223,7 @@ def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
         TypeError: resets that are not boolean.
     """
     shape = jnp.shape(xs)[:-1]
-    array = jnp.asarray(resets)
+    array = as_array("resets", resets)
     if array.dtype != bool:
         raise TypeError(f"Type mismatch: expected resets as booleans, got {array.dtype.name}.")
     if array.shape != shape:
@@ -229,7 +231,7 @@ def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
             f"Shape mismatch: expected resets {show_shape(shape)} beside xs "
             f"{show_shape(jnp.shape(xs))}, got {show_shape(array.shape)}."
         )
-    return array
+    return jnp.asarray(array)
 
 
 def step_masks(

@@ -10,7 +10,7 @@ from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
-from lstm_jax.cells.cell import Cell, Step, check_cell_arguments
+from lstm_jax.cells.cell import Cell, Step, check_cell_arguments, require_stable_state
 from lstm_jax.time_loop.scan import scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
     ALL_STEPS,
@@ -149,6 +149,7 @@ def _unroll_step(
             "Shape mismatch: expected xs with one leading time axis of at least one step, got "
             f"leading axes {sorted(times)}."
         )
+    require_stable_state(step, params, state0, jax.tree.map(lambda leaf: leaf[0], xs))
     loop = backend if isinstance(backend, Loop) else Loop()
     require_no_segments(loop)
     settings = scan_settings(bool(sequences.reverse), loop.unroll)
