@@ -7,12 +7,14 @@ are for resuming a run, `log` is its log, `watch` records measurements of the pa
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
 """
 
-from lstm_jax.training.checkpoints import CheckpointError, Checkpoints, Restored
+from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
 from lstm_jax.training.fit import Fitted, InterruptedRun, fit
 from lstm_jax.training.log import LogError, read_log
-from lstm_jax.training.log_entries import DivergedError
+from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
+from lstm_jax.training.problem_checks import ProblemError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -32,10 +34,12 @@ __all__ = [
     "Computation",
     "DivergedError",
     "Fitted",
+    "IncompleteRunWarning",
     "InterruptedRun",
     "LogError",
     "Metrics",
     "Problem",
+    "ProblemError",
     "Restored",
     "RunError",
     "RunOptions",
