@@ -1,6 +1,5 @@
 """What all experiments share: comparing, printing, saving results and exit codes."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gradient_flow.command_line import exit_codes
+from gradient_flow.command_line.memory import TooLargeError
 from gradient_flow.results_folder import (
     FINISHED,
     STAGE,
@@ -57,6 +58,16 @@ def keep(
     publish(out)
 
 
+def require_seed(seed: int, option: str = "--seed") -> None:
+    """Refuse a number that is no seed.
+
+    Raises:
+        Refusal: naming the option.
+    """
+    if not 0 <= seed < 2**32:
+        raise Refusal(f"Range mismatch: expected {option} from 0 to 2^32 − 1, got {seed}.")
+
+
 def torch_if_installed() -> ModuleType | None:
     """PyTorch, or None: every comparison with it is optional."""
     try:
@@ -86,14 +97,17 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
 
 
-def exit_code(action: Callable[[], None]) -> int:
-    """Run and return 0; or print one sentence and return 2 for a refusal, 1 for a failure."""
-    try:
-        action()
-    except (OutputError, Refusal) as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
-    except (Mismatch, Stopped) as mismatch:
-        print(f"error: {mismatch}", file=sys.stderr)
-        return 1
-    return 0
+def exit_code(
+    action: Callable[[], None],
+    *,
+    refused: exit_codes.Errors = (),
+    failed: exit_codes.Errors = (),
+    interrupted: exit_codes.Errors = (),
+) -> int:
+    """The exit code: 0; or, after one sentence, 2 for a refusal, 1 for a failure, 130 for Ctrl-C."""
+    return exit_codes.exit_code(
+        action,
+        refused=(OutputError, Refusal, TooLargeError, *refused),
+        failed=(Mismatch, Stopped, *failed),
+        interrupted=interrupted,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from experiments.running import Refusal, Stopped, exit_code
+from experiments.running import Refusal, exit_code, require_seed
 from gradient_flow.results_folder import FINISHED, OutputError, claim_folder
 from lstm_jax.language import TextError
 from lstm_jax.training import (
@@ -70,8 +70,9 @@ class TrainingConfig:
         Call it before anything else: no device may have been used before.
 
         Raises:
-            Refusal: processes that cannot be joined.
+            Refusal: numbers that no run can use, or processes that cannot be joined.
         """
+        self.check()
         if self.coordinator is not None or self.processes is not None or self.process is not None:
             try:
                 start_processes(self.coordinator, self.processes, self.process)
@@ -79,13 +80,30 @@ class TrainingConfig:
                 raise Refusal(str(error).splitlines()[0]) from None
         return data_mesh() if self.data_parallel else None
 
+    def check(self) -> None:
+        """Refuse options that no run can use.
+
+        Raises:
+            Refusal: naming the option.
+        """
+        for name in ("log_every", "checkpoint_every", "watch_flow"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise Refusal(f"Range mismatch: expected {option} of at least 1 step, got {value}.")
+        require_seed(self.seed)
+        if self.resume and self.overwrite:
+            raise Refusal("Option mismatch: expected --resume or --overwrite, got both.")
+
 
 def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
     """The folder of a run: new, or with the unfinished run to resume.
 
     Raises:
-        OutputError: a folder with other files in it.
+        OutputError: a folder with other files in it, or into which another run writes.
+        Refusal: options that no run can use.
     """
+    config.check()
     if jax.process_index():
         return out
     if config.resume:
@@ -107,21 +125,20 @@ def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
 
 
 def training_exit_code(action: Callable[[], None]) -> int:
-    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops."""
+    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops, 130 after Ctrl-C."""
 
     def guarded() -> None:
         try:
             action()
-        except (DivergedError, CheckpointError, LogError, InterruptedRun) as error:
-            raise Stopped(str(error)) from None
-        except (RunError, TextError, SamplesError) as error:
-            raise Refusal(str(error)) from None
-        except OSError as error:
-            raise Stopped(f"Stopped: expected to read and write files, got: {error}.") from None
         except KeyboardInterrupt:
-            raise Stopped("Interrupted: finished parts are kept.") from None
+            raise KeyboardInterrupt("finished parts are kept") from None
 
-    return exit_code(guarded)
+    return exit_code(
+        guarded,
+        refused=(RunError, TextError, SamplesError),
+        failed=(DivergedError, CheckpointError, LogError),
+        interrupted=(InterruptedRun,),
+    )
 
 
 def say(text: str) -> None:

@@ -43,6 +43,7 @@ GRADIENT_FLOW = {
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
     "command_line": {"measurements", "pictures", "results_folder"},
+    "__main__": {"command_line"},
 }
 
 HEAVY = {

@@ -185,7 +185,6 @@ def run(config: Config) -> None:
         fitted = train(config, setting, parts[name], made[name], out / name, mesh)
         params = made[name].to_library(fitted.state.params)
         if config.watch_flow is not None and not jax.process_index():
-            draw_watch(out / name / "flow", log=read_log(out / name))
             share = fitted.watch_seconds / (fitted.watch_seconds + fitted.seconds)
             seen.append(f"{setting.label}: looks took {100 * share:.1f} % of the run")
         last = fitted.log[-1]
@@ -241,6 +240,8 @@ def run(config: Config) -> None:
         return
     print(tables)
     keep(out, arrays, {**results, "texts": texts, "config": vars(config)}, tables)
+    for name in settings if config.watch_flow is not None else ():
+        draw_watch(out / name / "flow", log=read_log(out / name))
     print(f"\nWritten to {out}")
     if late:
         raise Mismatch(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from experiments.japanese_vowels.data import NAMES, find, read, standardized
 from experiments.running import Mismatch, Refusal, exit_code, keep, table
+from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import Sequences, Stack, StackParams, bidirectional, lstm, stack, unroll_stack
@@ -81,6 +82,7 @@ def check(config: Config) -> None:
 
     Raises:
         Refusal: with the option in the message.
+        TooLargeError: a network that does not fit into memory.
     """
     try:
         for name in ("seeds", "hidden_size", "steps", "batch_size"):
@@ -90,6 +92,10 @@ def check(config: Config) -> None:
             require_rate(name, getattr(config, name))
     except ValueError as error:
         raise Refusal(str(error)) from None
+    require_memory(
+        "--hidden-size and --batch-size",
+        2 * lstm_bytes(12, config.hidden_size, 30 * config.batch_size),
+    )
     for name in ("weight_decay", "noise", "expected"):
         if not 0 <= getattr(config, name) < float("inf"):
             raise Refusal(

@@ -4,7 +4,6 @@ Every trial has a folder with its log, its checkpoints, its measurements of the 
 finished, ``results.json``. A resumed run continues within the trial in which it stopped.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from experiments.running import Refusal, keep
 from experiments.training import TrainingConfig, claim_run, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch, read_watch
-from gradient_flow.results_folder import FINISHED, write_json
+from gradient_flow.results_folder import FINISHED, OutputError, read_json, write_json
 from lstm_jax.tasks import adding_floor, copy_floor
 from lstm_jax.training import DivergedError, Fitted, fit
 
@@ -183,10 +182,19 @@ def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> in
 
 
 def read_trial(folder: Path) -> dict[str, Any]:
-    """What was measured of a trial, infinite horizons as numbers again."""
-    found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    """What was measured of a trial, infinite horizons as numbers again.
+
+    Raises:
+        OutputError: a file that is damaged, or of something else.
+    """
+    found = read_json(folder / FINISHED)
     numbers = ("reach_first", "reach_last", "last_loss")
-    return {**found, **{name: float(found[name]) for name in numbers}}
+    try:
+        return {**found, **{name: float(found[name]) for name in numbers}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"Unreadable trial: expected {', '.join(numbers)} in {folder / FINISHED}, got others ({error})."
+        ) from None
 
 
 def _done(folder: Path, trial: Trial, seed: int) -> bool:
@@ -237,9 +245,9 @@ def run(config: Config) -> None:
         raise Refusal(f"No trials: expected some that are done in {out}, got none.")
     tables = report(found)
     print(tables)
-    pictures = draw(out, found)
     if not config.report:
         keep(out, {}, {"trials": found, "config": vars(config)}, tables)
+    pictures = draw(out, found)
     print(f"\nWritten to {out}: {', '.join(path.name for path in pictures)}")
 
 

@@ -1,6 +1,7 @@
 """The experiments that train: their quick runs, going on after a stop, and what they refuse."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from experiments.char_lm import scratch, settings
 from experiments.long_lag import problems, temporal_order, trials
 from experiments.long_lag import run as long_lag
 from experiments.ptb import run as ptb
+from experiments.training import training_exit_code
 
 import lstm_jax
-from lstm_jax import tasks, unroll
+from gradient_flow.command_line.memory import TooLargeError
+from lstm_jax import tasks, training, unroll
 from lstm_jax.language import Batch, language_model, token_loss
 from lstm_jax.layers.stack import stack
 from lstm_jax.training import read_log
@@ -316,8 +319,8 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (ptb.main, ["--data", "/nowhere"], "/nowhere"),
         (ptb.main, ["--quick", "--epochs", "0"], "epochs of at least 1"),
         (ptb.main, ["--quick", "--seed", "-1"], "seed from 0 to"),
-        (ptb.main, ["--quick", "--log-every", "0"], "log_every"),
-        (ptb.main, ["--quick", "--resume", "--overwrite"], "resume or overwrite"),
+        (ptb.main, ["--quick", "--log-every", "0"], "--log-every of at least 1"),
+        (ptb.main, ["--quick", "--resume", "--overwrite"], "--resume or --overwrite, got both"),
         (ptb.main, ["--quick", "--watch-flow", "5"], "--watch-flow"),
         (ptb.main, ["--quick", "--process", "1"], "coordinator, processes and process together"),
         (char_lm.main, ["--corpus", "nothing"], "expected one of"),
@@ -335,3 +338,33 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, capsys, main, w
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("error: ") and error.count("\n") == 0
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (training.InterruptedRun("Stopped after step 3. Resume it."), 130, "interrupted: Stopped"),
+        (KeyboardInterrupt(), 130, "interrupted: finished parts are kept"),
+        (training.CheckpointError("Damaged."), 1, "error: Damaged."),
+        (training.RunError("Occupied."), 2, "error: Occupied."),
+        (TooLargeError("Too large."), 2, "error: Too large."),
+        (OSError(28, "No space left on device"), 1, "error: Stopped: .* No space left on device"),
+    ],
+)
+def test_a_training_ends_with_one_line_and_a_code(capsys, error, code, said):
+    def action():
+        raise error
+
+    assert training_exit_code(action) == code
+    told = capsys.readouterr().err
+    assert re.match(said, told) and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["[", "[]", "{}", '{"reach_first": []}'])
+def test_a_damaged_trial_is_one_sentence(tmp_path, capsys, damage):
+    trial = tmp_path / "study" / "trial-0"
+    trial.mkdir(parents=True)
+    (trial / "results.json").write_text(damage)
+    assert long_lag.main(["--report", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert re.match("error: Unreadable .*results.json", told) and told.count("\n") == 1
