@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lstm_jax.validation import AnyPath
+from lstm_jax.validation import AnyPath, require_path
 
 PARTIAL = ".partial-"
 """The beginning of the name of an incomplete file, which a killed process leaves behind."""
@@ -16,9 +16,10 @@ def write_file(path: AnyPath, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a new file beside ``path``, with the same ending, and rename it to ``path``.
 
     Raises:
+        TypeError, ValueError: something else than a path, or an empty text.
         OSError: a folder that does not exist or cannot be written to; the file stays as before.
     """
-    path = Path(path)
+    path = require_path("path", path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     try:
