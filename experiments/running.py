@@ -102,12 +102,10 @@ def exit_code(
     *,
     refused: exit_codes.Errors = (),
     failed: exit_codes.Errors = (),
-    interrupted: exit_codes.Errors = (),
 ) -> int:
     """The exit code: 0; or, after one sentence, 2 for a refusal, 1 for a failure, 130 for Ctrl-C."""
     return exit_codes.exit_code(
         action,
         refused=(OutputError, Refusal, TooLargeError, *refused),
         failed=(Mismatch, Stopped, *failed),
-        interrupted=interrupted,
     )

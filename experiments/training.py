@@ -132,12 +132,14 @@ def training_exit_code(action: Callable[[], None]) -> int:
             action()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("finished parts are kept") from None
+        except InterruptedRun as stop:
+            told = str(stop).removeprefix("Interrupted: ").replace("resume=True", "--resume")
+            raise KeyboardInterrupt(told) from None
 
     return exit_code(
         guarded,
         refused=(RunError, TextError, SamplesError),
         failed=(DivergedError, CheckpointError, LogError),
-        interrupted=(InterruptedRun,),
     )
 
 

@@ -343,7 +343,11 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, capsys, main, w
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (training.InterruptedRun("Stopped after step 3. Resume it."), 130, "interrupted: Stopped"),
+        (
+            training.InterruptedRun("Interrupted: stopped. Resume it with resume=True."),
+            130,
+            "interrupted: stopped. Resume it with --resume.$",
+        ),
         (KeyboardInterrupt(), 130, "interrupted: finished parts are kept"),
         (training.CheckpointError("Damaged."), 1, "error: Damaged."),
         (training.RunError("Occupied."), 2, "error: Occupied."),

@@ -21,7 +21,6 @@ def exit_code(
     *,
     refused: Errors,
     failed: Errors = (),
-    interrupted: Errors = (),
 ) -> int:
     """Run a command to its end.
 
@@ -29,7 +28,6 @@ def exit_code(
         action: the command; gives its own exit code, or None for 0.
         refused: errors that say what the command cannot use, in one sentence.
         failed: errors that say why it stopped, in one sentence.
-        interrupted: errors that say so too, where Ctrl-C was the reason.
 
     Returns:
         The exit code. Nothing else is raised than errors of the program itself.
@@ -51,8 +49,6 @@ def exit_code(
         return UNREAD
     except KeyboardInterrupt as stop:
         return _said(f"interrupted{f': {stop}' if str(stop) else ''}", INTERRUPTED)
-    except interrupted as error:
-        return _said(f"interrupted: {error}", INTERRUPTED)
     except refused as error:
         return _said(f"error: {error}", REFUSED)
     except failed as error:

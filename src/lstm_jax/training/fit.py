@@ -191,28 +191,29 @@ def _fit(
     checkpoints, progress, more = None, Progress(), None
     recorder, log = Recorder(options.watches, steps), None
     try:
-        if folder is not None and run_folder.holds_checkpoints():
-            checkpoints = open_checkpoints(folder / CHECKPOINTS)
-            found = checkpoints.restore(state)
-            state, more = found.state, found.more
-            progress = progress_of(more, checkpoints.folder / str(found.step))
-            _require_steps_left(progress.done, steps, checkpoints)
-        seen = {}
-        if not progress.done:
-            seen = recorder.see(0, state.params)
-            if options.evaluate is not None:
-                lowest(numbers_of(options.evaluate(state.params)), options.best)
-        upto = progress.done or None
-        log = run_folder.open_log(upto)
-        if folder is not None and checkpoints is None:
-            checkpoints = open_checkpoints(folder / CHECKPOINTS)
-        recorder.open(folder if jax.process_index() == 0 else None, upto)
-        if folder is not None and more is not None and jax.process_index() == 0:
-            warn_if_incomplete(more, log, recorder, folder)
-        recorder.keep(0, seen)
-        names = parameter_names(state.params)
-        run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
-        state, progress = _train(run, state, progress)
+        with signals() as asked:
+            if folder is not None and run_folder.holds_checkpoints():
+                checkpoints = open_checkpoints(folder / CHECKPOINTS)
+                found = checkpoints.restore(state)
+                state, more = found.state, found.more
+                progress = progress_of(more, checkpoints.folder / str(found.step))
+                _require_steps_left(progress.done, steps, checkpoints)
+            seen = {}
+            if not progress.done:
+                seen = recorder.see(0, state.params)
+                if options.evaluate is not None:
+                    lowest(numbers_of(options.evaluate(state.params)), options.best)
+            upto = progress.done or None
+            log = run_folder.open_log(upto)
+            if folder is not None and checkpoints is None:
+                checkpoints = open_checkpoints(folder / CHECKPOINTS)
+            recorder.open(folder if jax.process_index() == 0 else None, upto)
+            if folder is not None and more is not None and jax.process_index() == 0:
+                warn_if_incomplete(more, log, recorder, folder)
+            recorder.keep(0, seen)
+            names = parameter_names(state.params)
+            run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
+            state, progress = _train(run, state, progress, asked)
     finally:
         if log is not None:
             log.close()
@@ -245,8 +246,10 @@ class _Going(NamedTuple):
         return self.checkpoints.named_last() if self.checkpoints else "none, without a folder"
 
 
-def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-    """Run the remaining steps."""
+def _train(
+    run: _Going, state: TrainState, progress: Progress, asked: list[str]
+) -> tuple[TrainState, Progress]:
+    """Run the remaining steps, until signals ask to stop: at least one step, if one is left."""
     done, pending, seconds, early = progress
     queue: list[Metrics] = []
     before: Metrics | None = None
@@ -259,7 +262,7 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
         dynamic_ncols=True,
         leave=False,
     )
-    with signals() as asked, bar:
+    with bar:
         mark = time.perf_counter()
         while done < run.steps and not early:
             state, metrics = run.compiled(state, run.data)
@@ -310,12 +313,19 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
                     more=kept_with(progress, run.log, run.recorder),
                 )
             if stop:
-                raise InterruptedRun(
-                    f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}. Resume it "
-                    f"from {run.last_checkpoint()} with resume=True."
-                )
+                raise _interrupted(run, asked, done)
             mark = time.perf_counter()
+    # There may have been no step to do, and a signal may have come after the last one.
+    if any_process(asked):
+        raise _interrupted(run, asked, done)
     return state, Progress(done, pending, seconds, early)
+
+
+def _interrupted(run: _Going, asked: list[str], done: int) -> InterruptedRun:
+    return InterruptedRun(
+        f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}. Resume it "
+        f"from {run.last_checkpoint()} with resume=True."
+    )
 
 
 def _made(

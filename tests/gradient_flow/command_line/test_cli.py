@@ -538,7 +538,6 @@ def test_the_sizes_of_the_demo_fit_and_memory_is_read(monkeypatch, tmp_path):
         (KeyboardInterrupt("parts are kept"), 130, "interrupted: parts are kept"),
         (ValueError("Refused."), 2, "error: Refused."),
         (ZeroDivisionError("Stopped."), 1, "error: Stopped."),
-        (LookupError("Resume it."), 130, "interrupted: Resume it."),
         (OSError(28, "No space left on device", "a/b"), 1, "No space left on device (a/b)."),
         (MemoryError(), 1, "error: Out of memory"),
     ],
@@ -548,9 +547,7 @@ def test_a_command_ends_with_one_line_and_a_code(capsys, error, code, said):
         if error is not None:
             raise error
 
-    found = exit_codes.exit_code(
-        action, refused=(ValueError,), failed=(ZeroDivisionError,), interrupted=(LookupError,)
-    )
+    found = exit_codes.exit_code(action, refused=(ValueError,), failed=(ZeroDivisionError,))
     told = capsys.readouterr().err
     assert found == code and said in told and told.count("\n") == bool(said)
 
