@@ -22,6 +22,7 @@ from lstm_jax.training import (
     data_mesh,
     start_processes,
 )
+from lstm_jax.training.system_errors import reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class TrainingConfig:
             try:
                 start_processes(self.coordinator, self.processes, self.process)
             except (ValueError, RuntimeError) as error:
-                raise Refusal(str(error).splitlines()[0]) from None
+                raise Refusal(reason(error)) from None
         return data_mesh() if self.data_parallel else None
 
     def check(self) -> None:
@@ -118,10 +119,16 @@ def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
             f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it. Add --resume "
             "or --overwrite, or name another --out."
         )
-    claimed = claim_folder(out, name, overwrite=config.overwrite)
-    # A run that replaces a finished one does not count as finished before its end.
-    (out / FINISHED).unlink(missing_ok=True)
-    return claimed
+    return claim_folder(out, name, overwrite=config.overwrite)
+
+
+def begin_run(out: Path) -> None:
+    """Say that the run in a folder is not finished: call it when nothing is left that may be refused.
+
+    Until then the results of an earlier run, which this one replaces, stay.
+    """
+    if not jax.process_index():
+        (out / FINISHED).unlink(missing_ok=True)
 
 
 def training_exit_code(action: Callable[[], None]) -> int:

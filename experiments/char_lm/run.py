@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch
 from gradient_flow.pictures.watch_figures import draw_watch
@@ -181,6 +181,7 @@ def run(config: Config) -> None:
     rows, texts, late, seen = [], [], [], []
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
+    begin_run(out)
     for name, setting in settings.items():
         fitted = train(config, setting, parts[name], made[name], out / name, mesh)
         params = made[name].to_library(fitted.state.params)

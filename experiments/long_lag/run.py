@@ -31,7 +31,7 @@ from experiments.long_lag.problems import (
 from experiments.long_lag.report import report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
-from experiments.training import TrainingConfig, claim_run, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch, read_watch
 from gradient_flow.results_folder import FINISHED, OutputError, read_json, write_json
@@ -42,6 +42,7 @@ Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
 ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
 ORDER_TESTED = 10_000
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +213,10 @@ def run(config: Config) -> None:
     """
     if not config.studies:
         raise Refusal(f"Name mismatch: expected --studies among {', '.join(STUDIES)}, got none.")
-    if config.seeds is not None and config.seeds < 1:
-        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
+    if config.seeds is not None and not 1 <= config.seeds <= MOST_SEEDS:
+        raise Refusal(
+            f"Range mismatch: expected --seeds from 1 to {MOST_SEEDS:,}, got {config.seeds:,}."
+        )
     given = {"--data-parallel": config.data_parallel, "--process": config.coordinator is not None}
     for name in (name for name, value in given.items() if value):
         raise Refusal(f"Option mismatch: expected one device for each trial, got {name}.")
@@ -225,6 +228,7 @@ def run(config: Config) -> None:
         for n in range(config.seeds or (1 if config.quick else SEEDS[study]))
     ]
     if not config.report:
+        begin_run(out)
         for study, trial, seed in tqdm(jobs, desc="trials", unit="trial", disable=None):
             folder = out / study / f"{trial.name}-{seed}"
             if config.resume and _done(folder, trial, seed):

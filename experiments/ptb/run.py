@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from lstm_jax import lstm, stack
 from lstm_jax.initializers import uniform
@@ -152,6 +152,7 @@ def train(
         )
         return {"valid_perplexity": float(np.exp(nats))}
 
+    begin_run(out)
     return fit(
         problem,
         optimizer,

@@ -328,7 +328,8 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (char_lm.main, ["--corpus", "embedded", "--temperature", "-1"], "--temperature"),
         (char_lm.main, ["--corpus", "embedded", "--prompts", "ж"], "ж"),
         (char_lm.main, ["--corpus", "embedded", "--prompts", ""], "empty prompt"),
-        (long_lag.main, ["--seeds", "0"], "--seeds of at least 1"),
+        (long_lag.main, ["--seeds", "0"], "--seeds from 1 to 10,000, got 0"),
+        (long_lag.main, ["--seeds", "1000000000"], "--seeds from 1 to 10,000, got 1,000,000,000"),
         (long_lag.main, ["--data-parallel"], "--data-parallel"),
         (long_lag.main, ["--report"], "expected some that are done"),
     ],
@@ -362,6 +363,14 @@ def test_a_training_ends_with_one_line_and_a_code(capsys, error, code, said):
     assert training_exit_code(action) == code
     told = capsys.readouterr().err
     assert re.match(said, told) and told.count("\n") == 1
+
+
+def test_a_refused_run_takes_no_earlier_results_away(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    words = ["--quick", "--overwrite", "--out", str(tmp_path), "--batch-size", "1000000"]
+    assert ptb.main(words) == 2
+    assert "Length mismatch" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("damage", ["[", "[]", "{}", '{"reach_first": []}'])
