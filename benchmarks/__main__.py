@@ -32,7 +32,7 @@ from benchmarks.config import (
 from benchmarks.interleaved_timing import Pace, race
 from benchmarks.machine import cores_allowed, environment
 from benchmarks.process import Entrant
-from gradient_flow.command_line.exit_codes import exit_code
+from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.tyro_options import VERSION, parse
 from gradient_flow.results_folder import OutputError, release_folder
 
@@ -209,4 +209,4 @@ def _interrupt(number: int, frame: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    leave(main())

@@ -5,7 +5,6 @@ Each setting is trained, continues two prompts, and is reported with its perplex
 
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.char_lm", arguments)
     return training_exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ Trained with Adam and decoupled weight decay, noise on the inputs, dropout on th
 Axes: xs[T, B, D], lengths[B], labels[B]; W[2H, 9], b[9].
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -252,7 +251,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.japanese_vowels", arguments)
     return exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

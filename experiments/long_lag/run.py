@@ -5,7 +5,6 @@ finished, ``results.json``. A resumed run continues within the trial in which it
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -259,7 +258,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.long_lag", arguments)
     return training_exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
-from gradient_flow.command_line.exit_codes import exit_code
+from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
@@ -372,4 +372,4 @@ def _draw_records(records: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

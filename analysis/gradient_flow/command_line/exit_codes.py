@@ -5,11 +5,12 @@
      or stopped                 141  nobody reads its output any more, as in ``| head``
 """
 
+import atexit
 import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 DONE, FAILED, REFUSED, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
@@ -63,6 +64,22 @@ def exit_code(
             f"error: Stopped: expected to read and write files, got: {error.strerror or error}{where}.",
             FAILED,
         )
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    XLA crashes as Python takes itself down if it was interrupted while it traced or compiled. So an
+    interrupted process does what is to be done at its end, and then ends at once.
+    """
+    if code == INTERRUPTED:
+        # Public only as what the interpreter does at its end.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def print_all_characters() -> None:

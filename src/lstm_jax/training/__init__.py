@@ -1,8 +1,9 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
-Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `checkpoints`
-are for resuming a run, `log` is its log, `watch` records measurements of the parameters during the run,
-`devices` makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
+Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `run_folder` is
+where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records measurements
+of the parameters during the run, `devices` makes the mesh. `gradient_penalty` is a penalty on vanishing
+gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
 """

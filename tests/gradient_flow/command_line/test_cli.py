@@ -570,3 +570,30 @@ def test_pipes_that_close_and_terminals_without_our_characters():
     module = [sys.executable, "-m", "gradient_flow", "compare", "--help"]
     told = subprocess.run(module, **words, check=True)
     assert told.stderr == b"" and b"?h_T/?h_0" in told.stdout
+
+
+@pytest.mark.parametrize(("code", "at_the_end"), [(130, ["first"]), (2, ["first", "destroyed"])])
+def test_an_interrupted_process_ends_before_xla_can_crash(code, at_the_end):
+    """It does what was registered for its end, says what it has said, and no more."""
+    program = (
+        "import atexit, sys; from gradient_flow.command_line.exit_codes import leave\n"
+        "class Last:\n"
+        "    def __del__(self, write=sys.stdout.write, flush=sys.stdout.flush):\n"
+        "        write('destroyed'); flush()\n"
+        "atexit.register(lambda: print('first')); last = Last(); leave(int(sys.argv[1]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(code)], capture_output=True, text=True
+    )
+    assert ended.returncode == code and ended.stderr == ""
+    assert ended.stdout.split() == at_the_end
+
+
+def test_the_command_and_the_module_are_one():
+    from gradient_flow.__main__ import command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["gradient-flow", "--version"])
+        with pytest.raises(SystemExit) as stop:
+            command()
+    assert stop.value.code == 0
