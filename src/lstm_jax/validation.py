@@ -13,11 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from lstm_jax.array_types import PyTree
 
 AnyPath = str | os.PathLike[str]
 """A path as a text or as a `pathlib.Path`."""
+
+NAMED_SAMPLES = 8
+"""Samples that a message names, at most."""
 
 
 class ShapeError(ValueError):
@@ -40,6 +44,11 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 def show_shape(shape: Sequence[int | str]) -> str:
     """Print a shape as ``[T, 5, 64]``."""
     return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def is_symbolic(size: Any) -> bool:
+    """Whether a size is a variable of `jax.export.symbolic_shape`, known only when the export is called."""
+    return bool(export.is_symbolic_dim(size))
 
 
 def require_positive_int(name: str, value: Any) -> None:
@@ -154,13 +163,16 @@ def require_dtype(name: str, value: Any, dtype: Any, *, why: str = "the paramete
         )
 
 
-def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None:
+def require_finite(
+    name: str, value: PyTree, *, time_axis: bool = False, batched: bool = False
+) -> None:
     """Refuse a concrete array with a NaN or an infinity, naming where it first appears.
 
     Args:
         name: of the value in the message.
         value: pytree of arrays; traced ones are not checked.
         time_axis: whether the leading axis is time, so that the step can be named (from 1).
+        batched: whether a batch axis follows the time axis, so that the samples can be named (from 0).
     """
     found = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
@@ -183,11 +195,23 @@ def require_finite(name: str, value: PyTree, *, time_axis: bool = False) -> None
     where = f"at index {show_shape(where_first)}"
     if time_axis and where_first:
         where = f"first at step {where_first[0] + 1} of {array.shape[0]}"
+        if batched and array.ndim > 1 and array.shape[1] > 1:
+            where += f", in {named_samples(array)}"
     raise NonFiniteError(f"Non-finite value: expected finite {label}, got {what} {where}.")
 
 
-def require_finite_arguments(params: PyTree, state0: PyTree, xs: PyTree) -> None:
-    """Refuse a NaN or an infinity in the inputs of a run; for xs, the message names the step."""
+def named_samples(array: np.ndarray) -> str:
+    """Which samples of [T, B, ...] have a NaN or an infinity: ``sample 2 of 8``, counted from 0."""
+    bad = ~np.isfinite(array).all(axis=(0, *range(2, array.ndim)))
+    which = [str(n) for n in np.flatnonzero(bad)]
+    shown = ", ".join(which[:NAMED_SAMPLES]) + (", …" if len(which) > NAMED_SAMPLES else "")
+    return f"{'sample' if len(which) == 1 else 'samples'} {shown} of {array.shape[1]}"
+
+
+def require_finite_arguments(
+    params: PyTree, state0: PyTree, xs: PyTree, *, batched: bool = False
+) -> None:
+    """Refuse a NaN or an infinity in the inputs of a run; for xs, the message names step and samples."""
     require_finite("params", params)
     require_finite("state0", state0)
-    require_finite("xs", xs, time_axis=True)
+    require_finite("xs", xs, time_axis=True, batched=batched)

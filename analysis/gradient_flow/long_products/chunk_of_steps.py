@@ -26,7 +26,7 @@ from gradient_flow.long_products.scaled_matrix import (
 )
 from gradient_flow.long_products.step_factors import StepFactors
 from gradient_flow.step_jacobians.state_layout import Layout
-from lstm_jax.array_types import Array, Bool, Float, Int, PyTree
+from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
 
 LogNorms = dict[str, Float[Array, "..."]]
 """Natural logs of norms, by block."""
@@ -212,7 +212,7 @@ def recorded_norms(
 
 def all_nan(function: Callable[..., PyTree], *operands: PyTree) -> PyTree:
     """NaN for every number that a function returns."""
-    shapes = jax.eval_shape(function, *operands)
+    shapes = shapes_of(function, *operands)
     return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 

@@ -46,7 +46,7 @@ def autodiff_norms(
         (1.0, 0.0)
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    require_finite_arguments(params, state0, xs)
+    require_finite_arguments(params, state0, xs, batched=jnp.ndim(xs) == 3)
     return _norms(cell, params, state0, xs)
 
 

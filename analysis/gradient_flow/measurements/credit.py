@@ -39,7 +39,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.trajectory import states_of_samples
 from gradient_flow.step_jacobians.vector_products import step_vjp
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import ShapeError, leaf_name, require_finite, show_shape
@@ -157,7 +157,7 @@ def input_credit(
 
 
 def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
-    shape = jax.eval_shape(loss, at)
+    shape = shapes_of(loss, at)
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"Loss mismatch: expected a loss that returns a number, got {shape}.")
     return jax.jit(jax.grad(loss, allow_int=True))(at)
@@ -266,9 +266,7 @@ def _credit(
         last = _rescaled(d_last, jnp.int32(0))
         at = (before, xs)
         state, x = jax.tree.map(lambda leaf: leaf[0], at)
-        shapes = jax.eval_shape(
-            lambda d: _parts_of_weights(cell, vjp(params, state, x, d)[0]), d_last
-        )
+        shapes = shapes_of(lambda d: _parts_of_weights(cell, vjp(params, state, x, d)[0]), d_last)
         empty = {
             name: _ScaledArrays([jnp.zeros(a.shape, a.dtype) for a in part], jnp.int32(EMPTY))
             for name, part in shapes.items()

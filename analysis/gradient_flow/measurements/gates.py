@@ -93,7 +93,8 @@ def _time_constants(
 
     _, f = lax.scan(keep, state0, xs)
     return TimeConstants(
-        effective=-1 / jnp.mean(jnp.log(f), axis=0),
+        # A gate at 1 has log f = 0, whose sign is that of rounding.
+        effective=1 / jnp.abs(jnp.mean(jnp.log(f), axis=0)),
         at_mean=1 / (1 - jnp.mean(f, axis=0)),
         shortest=1 / (1 - jnp.min(f, axis=0)),
         longest=1 / (1 - jnp.max(f, axis=0)),
@@ -119,7 +120,7 @@ def gate_activations(
         NonFiniteError: a NaN or an infinity in the arguments.
     """
     state0 = check_cell_arguments(cell, params, xs, state0)
-    require_finite_arguments(params, state0, xs)
+    require_finite_arguments(params, state0, xs, batched=jnp.ndim(xs) == 3)
 
     return _gates(cell, params, state0, xs)
 

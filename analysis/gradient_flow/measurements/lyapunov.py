@@ -36,7 +36,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
 )
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.vector_products import Jvp, step_jvp, with_transposed_weights
-from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_key, require_positive_int
@@ -193,7 +193,7 @@ def _measure(
             return jnp.where(enough, gap, gap // 2), enough, after
 
         nothing = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(advance, state, q, ns, gap)
+            lambda a: jnp.zeros(a.shape, a.dtype), shapes_of(advance, state, q, ns, gap)
         )
         gap, _, (state, q, growth, spread) = lax.while_loop(
             lambda tried: ~tried[1], attempt, (gap, jnp.asarray(False), nothing)

@@ -37,7 +37,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     without_samples,
 )
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, Layout, moving_parts
-from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_number
@@ -217,7 +217,7 @@ def _measure(
         qr_transition.start(layout, frozenset({block})),
     )
     last = jnp.int32(length)
-    shapes = jax.eval_shape(measure, walk, last)
+    shapes = shapes_of(measure, walk, last)
     found = jax.tree.map(lambda a: jnp.zeros((len(lags), *a.shape), a.dtype), shapes)
     if lags[0] == 0:
         found = jax.tree.map(lambda all_, new: all_.at[0].set(new), found, measure(walk, last))

@@ -32,7 +32,7 @@ from gradient_flow.measurements.jacobian_norms import jacobian_norms
 from gradient_flow.results_folder import OutputError, read_arrays
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, layout_of
 from gradient_flow.step_jacobians.trajectory import is_lstm
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, require_one_direction
 from lstm_jax.validation import (
@@ -135,7 +135,7 @@ def flow_watch(
 
     def look(params: PyTree) -> dict[str, np.ndarray]:
         weights, xs = _network_and_sequences(of, params)
-        require_finite_arguments(weights, None, xs)
+        require_finite_arguments(weights, None, xs, batched=jnp.ndim(xs) == 3)
         if isinstance(network, Cell):
             layers: Iterable[Any] = [(network, weights, None, xs)]
         else:
@@ -226,7 +226,7 @@ def _gate_records(
         gates = gate_activations(cell, params, state0, xs)
     except NonFiniteError:
         x = xs.reshape(-1, xs.shape[-1])[0]
-        like = jax.eval_shape(cell.gates, params, cell.initial_state(None, xs.dtype), x)
+        like = shapes_of(cell.gates, params, cell.initial_state(None, xs.dtype), x)
         gates = jax.tree.map(lambda gate: np.full((1, *gate.shape), np.nan), like)
     found = {}
     for gate, activations in gates.items():

@@ -100,7 +100,7 @@ def checked_run(
                 f"Shape mismatch: expected state0 with one leading batch axis of {batch_shape[0]}, "
                 f"got {show_shape(jnp.shape(leaf))}."
             )
-    require_finite_arguments(params, state0, xs)
+    require_finite_arguments(params, state0, xs, batched=batched)
     first = jax.tree.map(lambda leaf: leaf[0], xs)
     sample, x = (
         jax.tree.map(lambda leaf: leaf[0], tree) if batched else tree for tree in (state0, first)
@@ -157,7 +157,8 @@ def require_finite_states(
         samples = with_samples(given.batched, given.state0, xs)
         states = states_of_samples(cell, params, *samples)
         # s_0 was checked with the arguments.
-        require_finite("states", jax.tree.map(lambda leaf: leaf[1:], states), time_axis=True)
+        later = jax.tree.map(lambda leaf: leaf[1:], states)
+        require_finite("states", later, time_axis=True, batched=given.batched)
 
 
 def whole_numbers(name: str, values: Sequence[int], lowest: int, highest: int) -> list[int]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from gradient_flow.step_jacobians.stack_jacobian import stack_blocks
 from gradient_flow.step_jacobians.state_layout import Blocks, Layout, moving_parts, with_parts
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import ShapeError, leaf_name, require_same_structure, show_shape
@@ -26,10 +26,10 @@ def require_stable_state(step: Step, params: PyTree, state: PyTree, x: PyTree) -
         ShapeError: naming the first leaf that changed.
         TypeError: a step that does not return a pair, or changes the state's structure.
     """
-    result = jax.eval_shape(step, params, state, x)
+    result = shapes_of(step, params, state, x)
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"Step mismatch: expected step to return (state, out), got {result}.")
-    before, after = jax.eval_shape(lambda s: s, state), result[0]
+    before, after = shapes_of(lambda s: s, state), result[0]
     require_same_structure("the state after a step", after, before)
     for (path, old), new in zip(
         jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True

@@ -1,7 +1,8 @@
 """Turn measurements into sentences.
 
-Start with `diagnose`: what happens to a network's gradient, and why; `advice` tries out what would change it,
-and `reach` measures how far back the gradient goes. `audit` compares a derivation of your own with autodiff,
+Start with `diagnose`: what happens to a network's gradient, and why. `reach` measures how far back a loss
+sees; `stability` and the findings on inputs, units and layers say what is wrong; `advice` tries out the
+`changes` that may help. `audit` compares a derivation of your own with autodiff,
 parameter by parameter and lag by lag, by `step_contributions`.
 
 May import: `step_jacobians` and `measurements`.

@@ -1,111 +1,191 @@
-r"""Advice on a network's gradient: make each change to the parameters, and measure the horizon again."""
+r"""Advice on a network's gradient: make each change, measure again, and keep what helped, best first.
 
-from typing import Any, NamedTuple
+A change helps a vanishing gradient if its horizon is a fifth longer, an exploding one if it loses half of its
+decades and no horizon. Of a network that lets nothing in or out (dead units, closed gates, inputs that change
+nothing) a change has to lift that too. What was tried and did not help is told apart.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.step_jacobians.checked_arguments import with_samples
-from gradient_flow.step_jacobians.trajectory import step_of
-from gradient_flow.verdicts.reach import THOUSANDTH, Case, furthest_horizon, part_curves
+from gradient_flow.step_jacobians.trajectory import states_of_samples, step_of
+from gradient_flow.verdicts.changes import Change, changes
+from gradient_flow.verdicts.finding import Finding, power_of_ten, steps
+from gradient_flow.verdicts.input_findings import input_findings
+from gradient_flow.verdicts.layer_findings import layer_findings
+from gradient_flow.verdicts.reach import (
+    Case,
+    Reach,
+    Reading,
+    by_layer_only,
+    median_curve,
+    reach_of,
+    read,
+)
+from gradient_flow.verdicts.unit_findings import unit_findings
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell
-from lstm_jax.initializers import chrono, orthogonal
+from lstm_jax.layers.stack import Stack, cells_of
+from lstm_jax.validation import NonFiniteError
+
+LONGER, FEWER_DECADES, STILL_SHUT = 1.2, 0.5, 0.5
+"""What counts as help: the horizon's factor, the decades of growth and the shut units that are left."""
+
+MOSTLY_SHUT = 0.5
+"""A network whose gradient is steady is mended if this share of its units lets nothing through."""
+
+GROWN = 10.0
+"""A healthy gradient has grown by no more than this."""
 
 
-class Finding(NamedTuple):
-    """A sentence about a network, with its numbers.
-
-    Attributes:
-        name: its kind, such as ``horizon`` or ``saturated``.
-        says: the sentence.
-        numbers: the numbers behind it, by name.
-    """
-
-    name: str
-    says: str
-    numbers: dict[str, Any]
-
-
-def has_memory_gate(cell: Any) -> bool:
-    """Whether a gate of the cell sets how long it remembers."""
-    return isinstance(cell, Cell) and cell.memory_gate is not None
-
-
-def advice_for(case: Case, params: PyTree, verdict: str, reach: float, loss: Any) -> list[Finding]:
-    """The changes that help against a verdict, each with the horizon after it."""
-    if verdict == "vanishing":
-        return [
-            _try_change(case, changed, name, what, reach)
-            for name, what, changed in _changes(case, params)
-        ]
-    if verdict == "exploding":
-        tried = [
-            _try_change(case, changed, name, what, reach)
-            for name, what, changed in _changes(case, params)
-            if name == "orthogonal"
-        ]
-        return [_clipping_advice(case, params, loss), *tried]
-    return []
+def advice_for(
+    case: Case, params: PyTree, reach: Reach, reading: Reading, findings: list[Finding]
+) -> tuple[list[Finding], list[Finding]]:
+    """What helped against a verdict, best first, and what was tried without help."""
+    # What explodes is mended first.
+    shut = frozenset() if reach.verdict == "exploding" else _shut(case, findings)
+    if reach.verdict == "steady" and len(shut) < MOSTLY_SHUT * _size(case):
+        return [], []
+    tried = []
+    for change in changes(case, params, reach.verdict, findings):
+        try:
+            tried.append(_try_change(change, reach, len(shut)))
+        except NonFiniteError:
+            continue
+    tried.sort(key=lambda one: one[0], reverse=True)
+    helped = [finding for (helps, *_), finding in tried if helps]
+    useless = [finding for (helps, *_), finding in tried if not helps]
+    if reach.verdict == "exploding":
+        # A chaotic network works within its window; its weights need not be wrong.
+        chaotic = any(finding.name == "chaotic" for finding in findings)
+        helped = _window(reach) + helped if chaotic else helped + _window(reach)
+        if not by_layer_only(case.cell):
+            helped += _clipping(case, params, reading, findings)
+    return helped, useless
 
 
-def _changes(case: Case, params: Any) -> list[tuple[str, str, Any]]:
-    """Changes that this cell's parameters allow: a name, the change in words, the changed parameters."""
-    cell, lag = case.cell, case.lag
-    if not isinstance(cell, Cell):
+def _shut(case: Case, findings: list[Finding]) -> frozenset[Any]:
+    """The units that let nothing through: dead, or with i or o closed; all if the inputs change nothing."""
+    units: set[Any] = set()
+    for finding in findings:
+        numbers = finding.numbers
+        place = numbers.get("layer"), numbers.get("direction")
+        closed = finding.name == "saturated" and numbers["end"] == "closed"
+        if finding.name == "dead" or (closed and numbers["gate"] in ("i", "o")):
+            units |= {(*place, unit) for unit in numbers["units"] if finding.illness}
+        if finding.name == "no_effect":
+            units |= {(None, None, unit) for unit in range(_size(case))}
+    return frozenset(units)
+
+
+def _size(case: Case) -> int:
+    """Units of the network."""
+    if isinstance(case.cell, (Cell, Stack)):
+        cells = [case.cell] if isinstance(case.cell, Cell) else cells_of(case.cell.layers)
+        return sum(cell.output_size for cell in cells)
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(case.state0))
+
+
+def _try_change(change: Change, before: Reach, shut: int) -> tuple[tuple[Any, ...], Finding]:
+    """A rank, whose first entry is whether the change helped, and the finding."""
+    found = read(change.case, change.params)
+    after = reach_of(found.lags, median_curve(found))
+    left = len(_shut(change.case, _findings(change))) if shut else 0
+    lag = change.case.lag
+    if before.verdict == "exploding":
+        helps = (
+            after.log10_largest <= FEWER_DECADES * before.log10_largest
+            and abs(after.log10_norm) < before.log10_largest
+            and after.horizon >= min(before.horizon, before.healthy)
+        )
+    elif before.verdict == "vanishing":
+        helps = after.verdict != "exploding" and after.horizon >= LONGER * before.horizon
+    else:
+        helps = after.verdict == "steady" and left < shut
+    helps = bool(helps and left <= STILL_SHUT * shut)
+    rank = (
+        helps,
+        after.verdict == "steady",
+        -left,
+        min(after.horizon, lag),
+        -abs(after.log10_norm),
+    )
+    was, now = (
+        f"beyond {lag}" if np.isinf(r.horizon) else steps(r.horizon) for r in (before, after)
+    )
+    says = (
+        f"{change.what}: the horizon would be {now} in place of {was}, the norm at the lag "
+        f"{power_of_ten(after.log10_norm)} in place of {power_of_ten(before.log10_norm)}"
+    )
+    if shut:
+        says += f"; {left} units would let nothing through in place of {shut}"
+    numbers = {
+        "verdict": after.verdict,
+        "horizon": after.horizon,
+        "horizon_before": before.horizon,
+        "log10_norm": after.log10_norm,
+        "log10_norm_before": before.log10_norm,
+        "shut": left,
+        "shut_before": shut,
+    }
+    return rank, Finding(change.name, says + ".", numbers)
+
+
+def _findings(change: Change) -> list[Finding]:
+    own = input_findings(change.case, change.params)
+    if isinstance(change.case.cell, Stack):
+        return own + layer_findings(change.case, change.params)
+    return own + unit_findings(change.case, change.params)
+
+
+def _window(reach: Reach) -> list[Finding]:
+    """The longest window of truncated back-propagation in which the gradient is bounded."""
+    if reach.healthy < 2:
         return []
-    size, key = cell.hidden_size, jax.random.key(0)
-    if cell.kind == "rnn":
-        w_h = orthogonal()(key, params.w_h.shape, params.w_h.dtype)
-        return [("orthogonal", "W_h orthogonal", params._replace(w_h=w_h))]
-    if not has_memory_gate(cell) or lag < 3:
+    says = (
+        f"Back-propagation through at most {steps(reach.healthy)}: up to that lag the norm stays below "
+        f"10^3; it is {power_of_ten(reach.log10_largest)} at most beyond."
+    )
+    return [Finding("window", says, {"steps": reach.healthy})]
+
+
+def _clipping(
+    case: Case, params: PyTree, reading: Reading, findings: list[Finding]
+) -> list[Finding]:
+    """A norm to clip at: of the gradient through the steps before the growth, the median of the samples."""
+    curve = median_curve(reading)
+    grown = np.flatnonzero(curve > np.log(GROWN))
+    window = max(int(reading.lags[grown[0] - 1]) if len(grown) else case.lag, 1)
+    # A state that has grown makes every gradient large; before that it is healthy.
+    at_start = any(finding.name in ("overflow", "grows") for finding in findings)
+    norms = _gradient_norms(case, params, window, at_start)
+    numbers = {"norm": float(np.median(norms)), "window": window, "samples": len(norms)}
+    if not 0 < numbers["norm"] < np.inf:
         return []
-    # The bias at which a gate without other inputs leaves a thousandth after the lag.
-    f = THOUSANDTH ** (1 / lag)
-    constant = float(np.log(f / (1 - f)))
-    spread = chrono(float(lag))(key, (size,), params.b.dtype)
-    names = cell.gate_names
-    gate = cell.memory_gate
-    if gate not in names:
-        return []
-
-    def with_bias(values: Array, opposite: bool) -> Any:
-        blocks = list(jnp.split(params.b, len(names)))
-        blocks[names.index(gate)] = jnp.broadcast_to(values, (size,)).astype(params.b.dtype)
-        if opposite and "i" in names:
-            blocks[names.index("i")] = -blocks[names.index(gate)]
-        return params._replace(b=jnp.concatenate(blocks))
-
-    return [
-        (
-            "forget_bias",
-            f"A bias of {constant:.1f} on gate {gate} of every unit",
-            with_bias(jnp.asarray(constant), False),
-        ),
-        ("chrono", f"Chrono initialisation for {lag} steps", with_bias(spread, True)),
-    ]
+    of_loss = (
+        "" if case.loss is not None else ", for a loss whose gradient at the state is of size 1"
+    )
+    says = (
+        f"Until the weights are mended, clip the gradient by its global norm at {numbers['norm']:.2g}: "
+        f"that of {'the first' if at_start else 'the last'} {steps(window)}, before the growth"
+        f"{of_loss}. Clipping bounds a step; the cause is the weights, and they stay."
+    )
+    return [Finding("clipping", says, numbers)]
 
 
-def _try_change(case: Case, params: PyTree, name: str, what: str, before: float) -> Finding:
-    lags, curves = part_curves(case, params)
-    reach, _ = furthest_horizon(lags, curves)
-    largest = float(max(curve[-1] for curve in curves.values()) / np.log(10))
-    after = f"beyond {case.lag}" if np.isinf(reach) else f"{reach:.0f}"
-    was = f"beyond {case.lag}" if np.isinf(before) else f"{before:.0f}"
-    says = f"{what}: the horizon would be {after} steps in place of {was}, the norm there 10^{largest:.1f}."
-    numbers = {"horizon": reach, "horizon_before": before, "log10_norm": largest}
-    return Finding(name, says, numbers)
+def _gradient_norms(case: Case, params: PyTree, window: int, at_start: bool) -> np.ndarray:
+    """‖∂ℓ/∂θ‖ by sample, of the first or the last steps only."""
 
+    def of_size_one(state: PyTree) -> Array:
+        leaves = [leaf for leaf in jax.tree.leaves(state) if _is_floating(leaf)]
+        count = sum(leaf.size for leaf in leaves)
+        return jnp.asarray(sum(jnp.sum(leaf) for leaf in leaves)) / count**0.5
 
-def _clipping_advice(case: Case, params: Any, loss: Any) -> Finding:
-    """A norm to clip at: the median over the samples' gradients, so that half of them are not clipped."""
-
-    def default(state: PyTree) -> Array:
-        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(state) if _is_floating(leaf)]
-        return jnp.asarray(sum(squares)) / 2
-
-    chosen = default if loss is None else loss
+    chosen = of_size_one if case.loss is None else case.loss
     step = step_of(case.cell)
 
     def norm(state: PyTree, xs: PyTree) -> Array:
@@ -113,34 +193,17 @@ def _clipping_advice(case: Case, params: Any, loss: Any) -> Finding:
             last, _ = jax.lax.scan(lambda s, x: (step(params, s, x)[0], None), state, xs)
             return chosen(last)
 
-        gradient = jax.grad(of, allow_int=True)(params)
-        leaves = [leaf for leaf in jax.tree.leaves(gradient) if _is_floating(leaf)]
-        # Squares overflow long before the norm does.
-        top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
-        by = jnp.where(top > 0, top, 1)
-        return by * jnp.sqrt(sum(jnp.sum((leaf / by) ** 2) for leaf in leaves))
+        leaves = jax.tree.leaves(jax.grad(of, allow_int=True)(params))
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves if _is_floating(leaf)))
 
-    states, samples = with_samples(case.batched, case.state0, case.xs)
-    norms = np.asarray(jax.jit(jax.vmap(norm, in_axes=(0, 1)))(states, samples), np.float64)
-    finite = norms[np.isfinite(norms)]
-    numbers = {
-        "median": float(np.median(finite)) if len(finite) else np.inf,
-        "largest": float(norms.max()) if len(finite) == len(norms) else np.inf,
-        "overflowed": int(len(norms) - len(finite)),
-        "samples": len(norms),
-    }
-    if not len(finite):
-        says = (
-            f"Clipping does not help here: the gradient itself overflows in all {len(norms)} samples. "
-            "First make the recurrent weights smaller."
-        )
+    state0, samples = with_samples(case.batched, case.state0, case.xs)
+    if at_start:
+        start, part = state0, jax.tree.map(lambda leaf: leaf[:window], samples)
     else:
-        says = (
-            f"Clip the gradient by its global norm at {numbers['median']:.2g}, the samples' median (the "
-            f"largest is {numbers['largest']:.2g}; {numbers['overflowed']} of {len(norms)} overflow). This "
-            "bounds the step but does not change the growth."
-        )
-    return Finding("clipping", says, numbers)
+        states = states_of_samples(case.cell, params, state0, samples)
+        start = jax.tree.map(lambda leaf: leaf[-1 - window], states)
+        part = jax.tree.map(lambda leaf: leaf[-window:], samples)
+    return np.asarray(jax.jit(jax.vmap(norm, in_axes=(0, 1)))(start, part), np.float64)
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -1,12 +1,15 @@
 r"""Diagnose a network's gradients: sentences that say what happens to them, and why, each with its number.
 
-    horizon     the lag at which ‖∂h_T/∂h_k‖, or ‖∂C_T/∂C_k‖ where that reaches further, is a thousandth
-    λ_1         the largest Lyapunov exponent: above 0, nearly equal states diverge, whatever the input
-    saturated   a gate of a unit that is below 0.05, or above 0.95, at nine of ten steps
-    dead        a unit whose output never changes by more than 10⁻⁶
-    τ           −1 / mean log f, the steps for which a unit remembers by itself; a lag L needs L / log 1000
+The verdict follows what a loss sees (`gradient_flow.verdicts.reach`): the norm over the lag of ∂h_T/∂s_k, or
+the gradient of the loss that is given.
 
-`gradient_flow.verdicts.advice` tries out what would change it.
+    horizon     the lag at which that norm is a thousandth
+    vanishing   the horizon is within the lag
+    exploding   the norm grows past a thousand at some lag
+    λ_1         the largest Lyapunov exponent: whether the starting state is forgotten
+
+Then what is wrong, by what is measured: `input_findings`, `unit_findings`, `layer_findings`. `advice` tries
+out what would change it.
 """
 
 from collections.abc import Callable
@@ -17,21 +20,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.measurements.curve_summary import decades_per_100
-from gradient_flow.measurements.gates import gate_activations, gate_time_constants
-from gradient_flow.measurements.lyapunov import lyapunov_spectrum
-from gradient_flow.step_jacobians.checked_arguments import checked_run, whole_numbers
-from gradient_flow.verdicts.advice import Finding, advice_for, has_memory_gate
-from gradient_flow.verdicts.reach import THOUSANDTH, Case, furthest_horizon, part_curves
+from gradient_flow.step_jacobians.checked_arguments import (
+    checked_run,
+    whole_numbers,
+    with_samples,
+)
+from gradient_flow.step_jacobians.trajectory import states_of_samples
+from gradient_flow.verdicts.advice import advice_for
+from gradient_flow.verdicts.finding import Finding, listed, power_of_ten, steps
+from gradient_flow.verdicts.input_findings import input_findings
+from gradient_flow.verdicts.layer_findings import layer_findings
+from gradient_flow.verdicts.reach import (
+    Case,
+    Reach,
+    Reading,
+    by_layer_only,
+    median_curve,
+    reach_of,
+    read,
+)
+from gradient_flow.verdicts.stability import stability
+from gradient_flow.verdicts.unit_findings import unit_findings
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
-from lstm_jax.unrolling.unroll import unroll
+from lstm_jax.layers.unroll_stack import check_stack_arguments
+from lstm_jax.validation import named_samples, require_finite_arguments
 
-SATURATED, SATURATED_SHARE = 0.05, 0.9
-"""How close to 0 or 1 a gate is saturated, and at what share of the steps."""
+HEADLINE = 3
+"""Illnesses that a headline names, at most."""
 
-DEAD_RANGE = 1e-6
-"""The output of a dead unit changes by no more than this."""
+FURTHER = 1.5
+"""How much further than what is read a reserve has to reach before it is told."""
+
+LAST = ("time_constants",)
+"""Findings that say how the network is built rather than what is wrong."""
 
 
 class Diagnosis(NamedTuple):
@@ -40,9 +63,10 @@ class Diagnosis(NamedTuple):
     Attributes:
         verdict: ``vanishing``, ``exploding``, ``steady`` or ``no recurrence``.
         lag: the lag that the network has to learn, in steps.
-        horizon: in steps, of the block that reaches furthest; ∞ beyond the lag.
-        findings: the measurements.
-        advice: what to change, each tried out; empty where nothing is wrong.
+        horizon: in steps, of what a loss sees; ∞ beyond the lag.
+        findings: the measurements, what is wrong first.
+        advice: what helped when it was tried, best first.
+        without_help: what was tried and did not help.
     """
 
     verdict: str
@@ -50,13 +74,32 @@ class Diagnosis(NamedTuple):
     horizon: float
     findings: tuple[Finding, ...]
     advice: tuple[Finding, ...]
+    without_help: tuple[Finding, ...] = ()
+
+    @property
+    def illnesses(self) -> tuple[str, ...]:
+        """What is wrong beside the verdict, a few words each; empty where nothing is."""
+        return tuple(dict.fromkeys(one.illness for one in self.findings if one.illness))
+
+    @property
+    def headline(self) -> str:
+        """The verdict and the illnesses in one line."""
+        line = f"{self.verdict}, for a lag of {steps(self.lag)}"
+        if not self.illnesses:
+            return line + "."
+        more = len(self.illnesses) - HEADLINE
+        return f"{line}; {', '.join(self.illnesses[:HEADLINE])}" + (
+            f" and {more} more." if more > 0 else "."
+        )
 
     def __str__(self) -> str:
-        """The verdict, the findings and the advice, a line each."""
-        lines = [f"Verdict: {self.verdict}, for a lag of {self.lag} steps."]
+        """The headline, the findings and the advice, a line each."""
+        lines = [f"Verdict: {self.headline}"]
         lines += [f"  {finding.says}" for finding in self.findings]
         if self.advice:
             lines += ["What would change it:"] + [f"  {one.says}" for one in self.advice]
+        if self.without_help:
+            lines += ["Tried without help:"] + [f"  {one.says}" for one in self.without_help]
         return "\n".join(lines)
 
 
@@ -73,14 +116,14 @@ def diagnose(
     """Say what happens to the gradient over a lag, why, and what to change.
 
     Args:
-        cell_or_step: a cell of `lstm_jax`, whose gates and units are examined too; a stack in one direction;
-            or any ``step(params, state, x) -> (state, out)``.
+        cell_or_step: a cell of `lstm_jax`, whose gates and units are examined too; a stack of them,
+            layer by layer and direction by direction; or any ``step(params, state, x) -> (state, out)``.
         params: of the cell; any pytree for a step.
         state0: the starting state of one sample, or of B; zeros if None (a step needs one).
         xs: [T, D] or [T, B, D], typical of what the network is for; for a step any pytree, time leading.
         lag: how far back it has to learn, in steps, from 1 to T; T if None.
-        loss: ``loss(state) -> number`` of one sample's last state, whose gradient sets the norm to clip at;
-            half the squared norm of the state if None.
+        loss: ``loss(state) -> number`` of one sample's last state. The verdict then follows its gradient, in
+            place of the largest that any loss of h could have. Not for a stack in both directions.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
@@ -88,8 +131,9 @@ def diagnose(
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other.
-        NonFiniteError: a NaN or an infinity in the arguments, or in the states, with its step.
-        ValueError: a lag out of range.
+        NonFiniteError: a NaN or an infinity in the arguments, with its step and its samples. States that
+            overflow are a finding.
+        ValueError: a lag out of range, or a loss that does not read the last state.
 
     Example:
         >>> import jax, lstm_jax, gradient_flow
@@ -99,124 +143,172 @@ def diagnose(
         >>> found = gradient_flow.diagnose(cell, params, None, xs)
         >>> found.verdict, found.horizon < 30
         ('vanishing', True)
-        >>> [one.name for one in found.advice]
+        >>> [one.name for one in found.advice]  # best first
         ['forget_bias', 'chrono']
     """
-    run = checked_run(cell_or_step, params, state0, xs, batched)
-    (lag,) = whole_numbers("lag", [run.length if lag is None else lag], 1, run.length)
-    case = Case(cell_or_step, run.state0, xs, lag, run.batched)
-    verdict, reach, findings = _verdict(case, params)
-    findings.append(_stability(case, params))
-    if isinstance(cell_or_step, Cell):
-        findings += _gate_findings(case, params)
-        findings += _dead_units(case, params)
-    advice = advice_for(case, params, verdict, reach, loss)
-    return Diagnosis(verdict, lag, reach, tuple(findings), tuple(advice))
-
-
-def _verdict(case: Case, params: PyTree) -> tuple[str, float, list[Finding]]:
-    lags, curves = part_curves(case, params)
-    reach, best = furthest_horizon(lags, curves)
-    curve = curves[best]
-    numbers: dict[str, Any] = {
-        "horizon": reach,
-        "block": best,
-        "log10_norm": float(curve[-1] / np.log(10)),
-        "log10_largest": float(max(c.max() for c in curves.values()) / np.log(10)),
-        "decades_per_100": float(decades_per_100(lags[1:], curve[1:])),
-    }
-    if all(np.isneginf(curve[1:]).all() for curve in curves.values()):
-        says = "No state depends on the one before: the transition is exactly 0 at every lag."
-        return "no recurrence", 0.0, [Finding("horizon", says, numbers)]
-    if max(curve[-1] for curve in curves.values()) > -np.log(THOUSANDTH):
-        verdict = "exploding"
-        how = f"grows to 10^{numbers['log10_norm']:.1f}"
-    elif np.isinf(reach):
-        verdict = "steady"
-        how = f"is 10^{numbers['log10_norm']:.1f}"
+    given = _checked(cell_or_step, params, state0, xs, batched, lag)._replace(loss=loss)
+    if _is_one_cell(given.cell):
+        (layer,), (weights,), (state,) = given.cell.layers, params.layers, given.state0
+        of_layer = None if loss is None else lambda own: loss((own,))
+        given, params = given._replace(cell=layer, state0=state, loss=of_layer), weights
+    overflow, case = _before_overflow(given, params)
+    if case is None:
+        return Diagnosis("exploding", given.lag, np.inf, tuple(overflow), ())
+    reading = read(case, params)
+    reach, findings = _verdict(case, reading)
+    if overflow:
+        reach = reach._replace(verdict="exploding")
+    findings = overflow + findings
+    if not by_layer_only(case.cell):
+        findings.append(stability(case, params))
+    findings += input_findings(case, params)
+    if isinstance(case.cell, Stack):
+        findings += layer_findings(case, params)
     else:
-        verdict = "vanishing"
+        findings += unit_findings(case, params)
+    findings = _ill_first(findings)
+    if reach.verdict == "no recurrence":
+        return Diagnosis(reach.verdict, case.lag, 0.0, tuple(findings), ())
+    helped, useless = advice_for(case, params, reach, reading, findings)
+    return Diagnosis(
+        reach.verdict, case.lag, reach.horizon, tuple(findings), tuple(helped), tuple(useless)
+    )
+
+
+def _checked(
+    cell: Any, params: PyTree, state0: PyTree, xs: PyTree, batched: bool | None, lag: int | None
+) -> Case:
+    one_direction = isinstance(cell, Stack) and all(
+        isinstance(layer, Cell) for layer in cell.layers
+    )
+    if isinstance(cell, Stack) and not one_direction:
+        state0 = check_stack_arguments(cell, params, xs, state0)
+        require_finite_arguments(params, state0, xs, batched=jnp.ndim(xs) == 3)
+        length, batched = jnp.shape(xs)[0], jnp.ndim(xs) == 3
+    else:
+        run = checked_run(cell, params, state0, xs, batched)
+        state0, length, batched = run.state0, run.length, run.batched
+    (lag,) = whole_numbers("lag", [length if lag is None else lag], 1, length)
+    return Case(cell, state0, xs, lag, batched)
+
+
+def _is_one_cell(network: Any) -> bool:
+    """Whether a stack is a cell and nothing else."""
+    if not isinstance(network, Stack) or len(network.layers) > 1:
+        return False
+    zoneout = any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout])
+    return isinstance(network.layers[0], Cell) and not zoneout and network.projected_size is None
+
+
+def _before_overflow(case: Case, params: PyTree) -> tuple[list[Finding], Any]:
+    """Whether the states overflow, and the case of the steps before; None where there is no such step."""
+    if by_layer_only(case.cell):
+        return [], case
+    states = states_of_samples(case.cell, params, *with_samples(case.batched, case.state0, case.xs))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
+    leaves = [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)]
+    bad = [~np.isfinite(leaf).reshape(*leaf.shape[:2], -1).all(-1) for leaf in leaves]
+    steps_of = np.any(np.stack(bad), axis=0)
+    if not steps_of.any():
+        return [], case
+    first = int(np.argmax(steps_of.any(axis=1)))
+    worst = next(leaf for leaf, where in zip(leaves, bad, strict=True) if where.any())
+    which = f" in {named_samples(worst)}" if case.batched else ""
+    says = f"The state overflows {worst.dtype.name}{which}, first at step {first}."
+    numbers = {"step": first, "samples": np.flatnonzero(steps_of.any(axis=0)).tolist()}
+    finding = Finding("overflow", says, numbers, "the state overflows")
+    if first < 2:
+        return [finding], None
+    xs = jax.tree.map(lambda leaf: leaf[: first - 1], case.xs)
+    return [finding], case._replace(xs=xs, lag=min(case.lag, first - 1))
+
+
+def _verdict(case: Case, reading: Reading) -> tuple[Reach, list[Finding]]:
+    lags, curve = reading.lags, median_curve(reading)
+    reach = reach_of(lags, curve)
+    block = max(reading.seen, key=lambda name: np.median(reading.seen[name][:, -1]))
+    per_100 = float(decades_per_100(lags[1:], curve[1:]))
+    numbers: dict[str, Any] = {
+        "horizon": reach.horizon,
+        "reads": reading.reads,
+        "block": block,
+        "log10_norm": reach.log10_norm,
+        "log10_largest": reach.log10_largest,
+        "decades_per_100": per_100,
+        "healthy": reach.healthy,
+    }
+    everything = [*reading.seen.values(), *reading.reserve.values()]
+    if all(np.isneginf(one[:, 1:]).all() for one in everything):
+        says = "No state depends on the one before: the transition is exactly 0 at every lag."
+        reach = reach._replace(verdict="no recurrence", horizon=0.0)
+        return reach, [Finding("horizon", says, numbers)]
+    what = f"The gradient from {reading.reads} back"
+    at_end = power_of_ten(reach.log10_norm)
+    if reach.verdict == "exploding":
+        how = f"grows to {power_of_ten(reach.log10_largest)} within {steps(reading.lags[-1])}"
+        if np.isfinite(reach.healthy) and reach.healthy >= 1:
+            how += f"; up to a lag of {reach.healthy:.0f} it stays below 10^3"
+        if reach.log10_norm < reach.log10_largest - 1:
+            how += f", and is {at_end} at the lag"
+    elif reach.verdict == "steady":
+        how = f"is {at_end} over {steps(reading.lags[-1])}"
+    else:
         how = (
-            f"falls to a thousandth within {reach:.0f} steps, and to 10^{numbers['log10_norm']:.1f}"
+            f"falls to a thousandth within {steps(reach.horizon)}, and is {at_end} over "
+            f"{steps(reading.lags[-1])}"
         )
-    says = (
-        f"The gradient along {best} {how} over {case.lag} steps "
-        f"({-numbers['decades_per_100']:+.1f} decades per 100 steps)."
-    )
-    return verdict, reach, [Finding("horizon", says, numbers)]
+    rate = f" ({-per_100:+.1f} decades per 100 steps)" if np.isfinite(per_100) else ""
+    findings = [Finding("horizon", f"{what} {how}{rate}.", numbers)]
+    return reach, [*findings, *_reserve(reading, reach), *_samples(reading, reach)]
 
 
-def _stability(case: Case, params: PyTree) -> Finding:
-    found = lyapunov_spectrum(
-        case.cell,
-        params,
-        case.state0,
-        case.xs,
-        k=1,
-        skip=jax.tree.leaves(case.xs)[0].shape[0] // 4,
-        batched=None if isinstance(case.cell, (Cell, Stack)) else case.batched,
-    )
-    value, error = float(found.exponents[0]), float(found.standard_error[0])
-    numbers = {"lambda_1": value, "standard_error": error}
-    size = (
-        f"{value:+.3g} ± {error:.1g} nats a step"
-        if np.isfinite(error)
-        else f"{value:+.3g} nats a step"
-    )
-    if value > 0 and value > 2 * np.nan_to_num(error):
-        says = f"It is chaotic: λ_1 = {size}, so nearly equal states diverge."
-        return Finding("chaotic", says, numbers)
-    return Finding("stable", f"It forgets its starting state: λ_1 = {size}.", numbers)
-
-
-def _gate_findings(case: Case, params: PyTree) -> list[Finding]:
-    findings = []
-    gates = gate_activations(case.cell, params, case.state0, case.xs)
-    for name, activation in gates.items():
-        if name in ("g", "n", "slope"):
-            continue
-        values = np.asarray(activation, np.float64)
-        along = tuple(range(values.ndim - 1))
-        for end, where in (("closed", values < SATURATED), ("open", values > 1 - SATURATED)):
-            units = np.flatnonzero(where.mean(axis=along) >= SATURATED_SHARE)
-            if not len(units):
-                continue
-            numbers = {"gate": name, "end": end, "count": len(units), "units": units.tolist()}
-            says = (
-                f"Gate {name} is saturated {end} in {len(units)} of {values.shape[-1]} units "
-                f"({_listed(units)})."
-            )
-            findings.append(Finding("saturated", says, numbers))
-    if has_memory_gate(case.cell):
-        found = gate_time_constants(case.cell, params, case.state0, case.xs).effective
-        tau = np.atleast_2d(np.asarray(found))
-        tau = np.median(tau, axis=0)
-        needed = case.lag / -np.log(THOUSANDTH)
-        numbers = {
-            "longest": float(tau.max()),
-            "median": float(np.median(tau)),
-            "needed": needed,
-            "enough": int((tau >= needed).sum()),
-        }
-        gate = case.cell.memory_gate
-        says = (
-            f"Gate {gate} remembers for {numbers['longest']:.3g} steps in the best unit, "
-            f"{numbers['median']:.3g} in the median one; a lag of {case.lag} needs {needed:.3g}, which "
-            f"{numbers['enough']} of {len(tau)} units have."
-        )
-        findings.append(Finding("time_constants", says, numbers))
-    return findings
-
-
-def _dead_units(case: Case, params: PyTree) -> list[Finding]:
-    _, hs = unroll(case.cell, params, case.xs, case.state0)
-    along = tuple(range(hs.ndim - 1))
-    units = np.flatnonzero(np.asarray(jnp.ptp(hs, axis=along)) <= DEAD_RANGE)
-    if not len(units):
+def _reserve(reading: Reading, reach: Reach) -> list[Finding]:
+    """What a part that no loss reads carries further than what is read."""
+    found = {
+        name: reach_of(reading.lags, np.median(curve, axis=0))
+        for name, curve in reading.reserve.items()
+    }
+    further = {
+        name: one for name, one in found.items() if one.horizon > FURTHER * max(reach.horizon, 1)
+    }
+    if not further:
         return []
-    says = f"{len(units)} of {hs.shape[-1]} units are dead: their output never changes ({_listed(units)})."
-    return [Finding("dead", says, {"count": len(units), "units": units.tolist()})]
+    name = max(further, key=lambda one: (further[one].horizon, further[one].log10_norm))
+    one = further[name]
+    far = f"beyond {steps(reading.lags[-1])}" if np.isinf(one.horizon) else steps(one.horizon)
+    says = (
+        f"In reserve, read by no loss: along {name} the gradient is {power_of_ten(one.log10_norm)} "
+        f"over {steps(reading.lags[-1])}, its horizon {far}."
+    )
+    numbers = {"block": name, "horizon": one.horizon, "log10_norm": one.log10_norm}
+    return [Finding("reserve", says, numbers)]
 
 
-def _listed(units: np.ndarray) -> str:
-    return ", ".join(map(str, units[:8])) + (", …" if len(units) > 8 else "")
+def _samples(reading: Reading, reach: Reach) -> list[Finding]:
+    """Samples whose verdict is another than that of the median."""
+    verdicts = [reach_of(reading.lags, curve).verdict for curve in reading.by_sample]
+    others = {n: verdict for n, verdict in enumerate(verdicts) if verdict != reach.verdict}
+    if not others:
+        return []
+    groups = [
+        f"{verdict} in {len(which)} of {len(verdicts)} ({listed(which)})"
+        for verdict in sorted(set(others.values()))
+        for which in [[n for n, own in others.items() if own == verdict]]
+    ]
+    says = f"The samples differ: it is {'; '.join(groups)}."
+    return [Finding("samples", says, {"verdicts": verdicts})]
+
+
+def _ill_first(findings: list[Finding]) -> list[Finding]:
+    """The gradient leads, unless the state itself is ill; then what is wrong; then the rest."""
+
+    def place(finding: Finding) -> int:
+        if finding.name in ("overflow", "chaotic", "grows"):
+            return 0
+        if finding.name == "horizon":
+            return 1
+        if finding.name in LAST:
+            return 4
+        return 2 if finding.illness else 3
+
+    return sorted(findings, key=place)

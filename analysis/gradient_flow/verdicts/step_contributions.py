@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.cells import Step
 from lstm_jax.validation import ShapeError, leaf_name, require_same_structure, show_shape
 
@@ -55,7 +55,7 @@ def by_autodiff(
         ValueError: a loss that is not a scalar.
     """
     first = jax.tree.map(lambda leaf: leaf[0], xs)
-    shape = jax.eval_shape(lambda p, s, x: loss(p, step(p, s, x)[0], x), params, state0, first)
+    shape = shapes_of(lambda p, s, x: loss(p, step(p, s, x)[0], x), params, state0, first)
     if getattr(shape, "shape", None) != ():
         raise ValueError(f"Loss mismatch: expected a scalar loss, got {shape}.")
     single, whole, states = _differentiated(step, loss, loss_at, params, state0, xs)

@@ -29,7 +29,7 @@ from lstm_jax.backends.loop import Loop
 from lstm_jax.jax_extensions.matmul_precision import default_precision
 from lstm_jax.time_loop.scan import GPU, device_here, divisor_near
 from lstm_jax.time_loop.step_masks import StepMasks
-from lstm_jax.validation import require_one_of
+from lstm_jax.validation import is_symbolic, require_one_of
 
 GRADIENTS = ("auto", "bptt", "autodiff")
 BACKENDS = ("auto", "loop", "cudnn")
@@ -107,7 +107,8 @@ def _auto_takes_kernel(layers: Layers, inputs: Any) -> bool:
         return False
     looks_for_nan = jax.config.jax_debug_nans or jax.config.jax_debug_infs  # type: ignore[attr-defined]
     # All steps in one iteration: XLA then runs no loop, and a kernel saves no launches.
-    no_loop = divisor_near(inputs.shape[0], GPU.steps) == inputs.shape[0]
+    length = inputs.shape[0]
+    no_loop = is_symbolic(length) or divisor_near(length, GPU.steps) == length
     if looks_for_nan or no_loop or not _stays_whole():
         return False
     device = device_here()

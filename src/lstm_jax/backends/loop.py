@@ -54,7 +54,7 @@ def run_loop(
     settings = scan_settings(prepared.reverse, loop.unroll)
     xs, state0, masks = prepared[:3]
     if by_hand:
-        steps = segment_length(loop.segments, cell, params, len(xs), state0)
+        steps = segment_length(loop.segments, cell, params, xs.shape[0], state0)
         return unroll_by_hand(cell, settings, steps, params, xs, state0, masks)
     require_no_segments(loop)
     return _scan_cell(cell, settings, params, xs, state0, masks)

@@ -35,12 +35,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.initializers import Initializer, require_initializers, uniform
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
+    is_symbolic,
     require_arrays,
     require_dtype,
     require_positive_int,
@@ -54,6 +55,10 @@ Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 Kind = Literal["rnn", "gru", "lstm"]
 """The kind of a cell, whatever its optional parts."""
+
+
+CELLS_KEPT = 1024
+"""Cells of each kind that are kept: one that is made again is the same object, so nothing compiles again."""
 
 
 class HandDerived(NamedTuple):
@@ -129,7 +134,7 @@ class Cell(NamedTuple):
     @property
     def output_size(self) -> int:
         """The size of an output h_t: H, or that of its projection."""
-        return int(jax.eval_shape(self.initial_state).h.shape[-1])
+        return int(shapes_of(self.initial_state).h.shape[-1])
 
     def __repr__(self) -> str:
         """Show the name and the two sizes."""
@@ -152,7 +157,7 @@ def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., A
     """Make a cell's ``initial_state``: zeros in the sizes named, [H], or [B, H] for a batch."""
 
     def initial_state(batch_size: int | None = None, dtype: Any = float) -> Any:
-        if batch_size is not None:
+        if batch_size is not None and not is_symbolic(batch_size):
             require_positive_int("batch_size", batch_size)
         batch = () if batch_size is None else (batch_size,)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -226,4 +231,4 @@ def check_cell_arguments(cell: Cell, params: PyTree, xs: Array, state0: PyTree |
 
 @lru_cache
 def _parameter_shapes(cell: Cell) -> PyTree:
-    return jax.eval_shape(cell.init, jax.random.key(0))
+    return shapes_of(cell.init, jax.random.key(0))

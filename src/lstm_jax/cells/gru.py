@@ -15,7 +15,7 @@ Every derivative below is built from the elementwise factors (`Local`), with ν 
     ∂h_t/∂h_{t−1} with the gates constant = u
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer
 from lstm_jax.cells.cell import (
+    CELLS_KEPT,
     Cell,
     HandDerived,
     Paths,
@@ -293,7 +294,7 @@ def gru(
     return _gru(*sizes, update_bias, *initializers)
 
 
-@cache
+@lru_cache(maxsize=CELLS_KEPT)
 def _gru(
     input_size: int,
     hidden_size: int,

@@ -18,7 +18,7 @@ Each entry of z_r acts on every unit, through a_t W_hn; in cuDNN's form it acts 
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer
-from lstm_jax.cells.cell import Cell, HandDerived, Paths, zeros_state
+from lstm_jax.cells.cell import CELLS_KEPT, Cell, HandDerived, Paths, zeros_state
 from lstm_jax.initializers import Chrono, Initializer, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_key
@@ -248,7 +248,7 @@ RULE = HandDerived(
 )
 
 
-@cache
+@lru_cache(maxsize=CELLS_KEPT)
 def reset_before_cell(
     state_type: Callable[..., Any],
     input_size: int,

@@ -15,7 +15,7 @@ Every derivative below is built from six elementwise factors (`Local`):
     ∂h_t/∂z_o = tanh C_t · o(1−o)      ∂h_t/∂C_t = o (1 − tanh² C_t)      ∂C_t/∂C_{t−1} = f
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
 from lstm_jax.cells.cell import (
+    CELLS_KEPT,
     Cell,
     HandDerived,
     Paths,
@@ -293,7 +294,7 @@ def lstm(
     return _lstm(*sizes, forget_bias, *initializers)
 
 
-@cache
+@lru_cache(maxsize=CELLS_KEPT)
 def _lstm(
     input_size: int,
     hidden_size: int,

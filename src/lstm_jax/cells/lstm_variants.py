@@ -30,7 +30,7 @@ Elementwise factors (`Local`); with coupled gates z_f reaches C_t through f and 
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.activation_slopes import sigmoid_slope, tanh_slope
 from lstm_jax.cells.affine import sum_of_outer, sum_of_products
-from lstm_jax.cells.cell import Cell, HandDerived, Paths, zeros_state
+from lstm_jax.cells.cell import CELLS_KEPT, Cell, HandDerived, Paths, zeros_state
 from lstm_jax.cells.layer_norm import normalised, through_norm
 from lstm_jax.initializers import Chrono, Initializer, uniform, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
@@ -496,7 +496,7 @@ def checked_options(hidden_size: int, **options: Any) -> Options:
     return Options(**{**options, "projection_size": int(size)})
 
 
-@cache
+@lru_cache(maxsize=CELLS_KEPT)
 def variant_cell(
     state_type: Callable[..., Any],
     input_size: int,

@@ -9,7 +9,7 @@ Every derivative below is built from one elementwise factor, φ'(z_t) written in
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.activation_slopes import tanh_slope
 from lstm_jax.cells.affine import parameter_gradient, pre_activations, tangent_inputs
 from lstm_jax.cells.cell import (
+    CELLS_KEPT,
     Cell,
     HandDerived,
     Paths,
@@ -198,7 +199,7 @@ def rnn(
     return _rnn(*sizes, activation, *initializers)
 
 
-@cache
+@lru_cache(maxsize=CELLS_KEPT)
 def _rnn(
     input_size: int,
     hidden_size: int,

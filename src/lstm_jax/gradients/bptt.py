@@ -36,7 +36,7 @@ from lstm_jax.time_loop.step_masks import (
     tangent_before_step,
     zero_padding,
 )
-from lstm_jax.validation import require_arrays
+from lstm_jax.validation import is_symbolic, require_arrays
 
 
 class Gradients(NamedTuple):
@@ -178,7 +178,10 @@ def backward_pass(
         return (d_state, d_params), d_xs
 
     batch_size = xs.size // (xs.shape[0] * xs.shape[-1])
-    steps = divisor_near(xs.shape[0], max(1, settings.platform.rows // batch_size))
+    steps = xs.shape[0]
+    # Of symbolic sizes nobody knows how many rows fit: one chunk.
+    if not is_symbolic(steps) and not is_symbolic(batch_size):
+        steps = divisor_near(steps, max(1, settings.platform.rows // batch_size))
     (d_state0, d_params), d_xs = scan_chunks(
         chunk,
         (d_state, zeros),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.bptt import (
     Gradients,
@@ -34,7 +34,7 @@ from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.time_loop.chunked_scan import add_to, scan_chunks, zero_sums
 from lstm_jax.time_loop.scan import ScanSettings
 from lstm_jax.time_loop.step_masks import StepMasks
-from lstm_jax.validation import require_positive_int
+from lstm_jax.validation import is_symbolic, require_positive_int
 
 LARGE = 2**29
 """Bytes of residuals from which ``segments="auto"`` recomputes them."""
@@ -52,7 +52,7 @@ class Boundaries(NamedTuple):
 def residual_bytes(cell: Cell, params: PyTree, length: int, state0: PyTree) -> int:
     """The bytes of residuals that back-propagation would store for a sequence of so many steps."""
     one = jax.ShapeDtypeStruct((*state0.h.shape[:-1], cell.input_size), state0.h.dtype)
-    state, residuals = jax.eval_shape(rule_of(cell).forward_step, params, state0, one)
+    state, residuals = shapes_of(rule_of(cell).forward_step, params, state0, one)
     leaves = jax.tree.leaves((state.h, without_outputs(residuals)))
     return length * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
@@ -68,7 +68,9 @@ def segment_length(
     if segments is None:
         return length
     if segments == "auto":
-        if residual_bytes(cell, params, length, state0) <= LARGE:
+        needed = residual_bytes(cell, params, length, state0)
+        # Of symbolic sizes nobody knows how large they become.
+        if is_symbolic(needed) or needed <= LARGE:
             return length
         segments = math.isqrt(length)
     if isinstance(segments, str):
@@ -76,6 +78,10 @@ def segment_length(
             f'Option mismatch: expected segments as a positive integer, "auto" or None, got "{segments}".'
         )
     require_positive_int("segments", segments)
+    if is_symbolic(length):
+        raise ValueError(
+            f"Option mismatch: expected segments=None for a length that is symbolic, got {segments}."
+        )
     return -(-length // min(segments, length))
 
 

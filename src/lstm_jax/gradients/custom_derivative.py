@@ -4,6 +4,7 @@ The rule is a JVP whose tangent is a `linear_map`: `jax.jvp` runs the tangent pa
 transposes it, the backward pass.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,15 @@ from lstm_jax.time_loop.scan import ScanSettings
 from lstm_jax.time_loop.step_masks import StepMasks
 
 
-def _precision(cell: Cell, settings: ScanSettings, *rest: Any) -> Any:
-    return settings.precision
+@dataclass(frozen=True)
+class _Static:
+    """What is fixed in a run. No pytree: `jax.custom_jvp` copies pytrees, and the copies live on."""
+
+    cell: Cell
+    settings: ScanSettings
+    steps: int
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-@partial(at_precision, precision=_precision)
 def unroll_by_hand(
     cell: Cell,
     settings: ScanSettings,
@@ -50,19 +54,30 @@ def unroll_by_hand(
         state0: the starting state.
         masks: of every step.
     """
-    out, _ = forward_pass(cell, settings, params, xs, state0, masks)
+    return _unroll(_Static(cell, settings, steps), params, xs, state0, masks)
+
+
+def _precision(static: _Static, *rest: Any) -> Any:
+    return static.settings.precision
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(at_precision, precision=_precision)
+def _unroll(
+    static: _Static, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
+) -> tuple[PyTree, Array]:
+    out, _ = forward_pass(static.cell, static.settings, params, xs, state0, masks)
     return out
 
 
-@unroll_by_hand.defjvp
+@_unroll.defjvp
 @partial(at_precision, precision=_precision)
-def _unroll_by_hand_jvp(
-    cell: Cell,
-    settings: ScanSettings,
-    steps: int,
+def _unroll_jvp(
+    static: _Static,
     primals: tuple[PyTree, Array, PyTree, StepMasks],
     tangents: tuple[PyTree, Array, PyTree, Any],
 ) -> tuple[Any, Any]:
+    cell, settings, steps = static.cell, static.settings, static.steps
     params, xs, state0, masks = primals
     saved: Saved | Boundaries
     if steps >= xs.shape[0]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.validation import (
     leaf_name,
     require_finite,
@@ -166,7 +166,7 @@ def check_gradients(
         plain = (
             loss if by_hand is not None else lambda p, *rest: loss(p, *rest, gradient="autodiff")
         )
-        shape = jax.eval_shape(plain, params, *args)
+        shape = shapes_of(plain, params, *args)
         if getattr(shape, "shape", None) != ():
             raise ValueError(f"Loss mismatch: expected a scalar loss, got {shape}.")
         if by_hand is None:

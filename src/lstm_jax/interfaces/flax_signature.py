@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.backends.loop import Loop
 from lstm_jax.cells import Cell, LSTMState
 from lstm_jax.time_loop.step_masks import Sequences, checked_lengths, reverse_sequences
@@ -31,7 +31,7 @@ def state_of(cell: Cell, carry: PyTree) -> PyTree:
     Raises:
         TypeError: a carry of another structure.
     """
-    like = jax.eval_shape(cell.initial_state)
+    like = shapes_of(cell.initial_state)
     require_same_structure("carry", carry, carry_of(like))
     return type(like)(h=carry[1], c=carry[0]) if isinstance(like, LSTMState) else type(like)(carry)
 
@@ -106,7 +106,7 @@ def flax_style(
     state0 = None if initial_carry is None else state_of(cell, initial_carry)
     lengths = seq_lengths
     if len(batch) > 1:  # `unroll` takes one batch axis
-        xs = xs.reshape(len(xs), -1, xs.shape[-1])
+        xs = xs.reshape(xs.shape[0], -1, xs.shape[-1])
         state0 = jax.tree.map(lambda s: s.reshape(-1, s.shape[-1]), state0)
         lengths = None if lengths is None else jnp.asarray(lengths).reshape(-1)
     state, hs = unroll_cell(

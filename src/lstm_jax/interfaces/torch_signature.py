@@ -10,10 +10,9 @@ Axes: input[T, B, D] (or [B, T, D] with batch_first), h_n[layers · directions, 
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, PyTree
+from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.backends.loop import Loop
 from lstm_jax.layers.stack import Bidirectional, Both, Stack, cells_of
 from lstm_jax.layers.unroll_stack import unroll_stack
@@ -64,7 +63,7 @@ def torch_style(
         ((10, 2, 4), (2, 2, 4))
     """
     cells = cells_of(stack.layers)
-    shapes = [jax.eval_shape(cell.initial_state) for cell in cells]
+    shapes = [shapes_of(cell.initial_state) for cell in cells]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
             "Layer mismatch: expected cells of one kind and size, for states in one array, got "

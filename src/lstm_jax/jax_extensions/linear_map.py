@@ -26,7 +26,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.jax_extensions.matmul_precision import at_precision
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
@@ -73,7 +73,7 @@ def linear_map(
     residuals, inputs = vary_over(axes, residuals), vary_over(axes, inputs)
     flat_residuals, residuals_tree = jax.tree.flatten(residuals)
     flat_inputs, inputs_tree = jax.tree.flatten(inputs)
-    flat_shapes, outputs_tree = jax.tree.flatten(jax.eval_shape(forward, residuals, inputs))
+    flat_shapes, outputs_tree = jax.tree.flatten(shapes_of(forward, residuals, inputs))
 
     def flatten(
         function: Callable[..., PyTree], in_tree: Any, like: Sequence[Any], keep_none: bool
@@ -177,10 +177,12 @@ def _transpose(
         raise NotImplementedError("linear_map cannot be transposed in its residuals.")
     # Zeros in the shape of a long sequence would cost as much memory as the sequence.
     present = [n for n, d in enumerate(cotangents) if not isinstance(d, ad.Zero)]
+    # A function that lives on in a jaxpr must not hold the cotangents, which are tracers.
+    count = len(cotangents)
 
     def of_present(r: tuple[Any, ...], v: tuple[Any, ...]) -> tuple[Any, ...]:
         known = dict(zip(present, v, strict=True))
-        return transpose(r, tuple(known.get(n) for n in range(len(cotangents))))
+        return transpose(r, tuple(known.get(n) for n in range(count)))
 
     def to_present(r: tuple[Any, ...], u: tuple[Any, ...]) -> tuple[Any, ...]:
         outputs = forward(r, u)

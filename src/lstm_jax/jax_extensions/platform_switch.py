@@ -18,7 +18,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.jax_extensions.matmul_precision import at_precision
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
@@ -61,7 +61,7 @@ def on_platform(
     axes = varying_axes(operands)
     operands = vary_over(axes, operands)
     leaves, tree = jax.tree.flatten(operands)
-    out_tree = jax.tree.structure(jax.eval_shape(function, *operands))
+    out_tree = jax.tree.structure(shapes_of(function, *operands))
 
     def flat(f: Callable[..., PyTree]) -> Flat:
         def of_leaves(*leaves: Any) -> tuple[Any, ...]:

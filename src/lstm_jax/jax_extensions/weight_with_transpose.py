@@ -26,6 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.validation import is_symbolic
 
 LARGE = 2**21
 """Bytes from which a matrix goes to the left of the product, on a CPU."""
@@ -114,7 +115,7 @@ mlir.register_lowering(
 
 def with_transposes(params: PyTree, steps: int) -> PyTree:
     """A cell's parameters, every matrix as a `WeightWithTranspose` if the loop is long enough."""
-    if steps < FEWEST_STEPS:
+    if not is_symbolic(steps) and steps < FEWEST_STEPS:
         return params
     return jax.tree.map(
         lambda leaf: WeightWithTranspose(leaf, leaf.T) if leaf.ndim == 2 else leaf, params

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells.cell import Cell, require_cell
 from lstm_jax.dropout import require_rate, zoneout_rates
 from lstm_jax.initializers import uniform
@@ -286,7 +286,7 @@ def stack(
         require_bool(name, flag)
     require_rate("dropout", dropout)
     for cell in cells_of(layers):
-        zoneout_rates(zoneout, jax.eval_shape(cell.initial_state))
+        zoneout_rates(zoneout, shapes_of(cell.initial_state))
         require_recurrent_dropout(cell, recurrent_dropout)
     if output_size is not None:
         require_positive_int("output_size", output_size)

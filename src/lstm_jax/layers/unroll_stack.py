@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.backends.choice import check_choice, choose
 from lstm_jax.backends.cudnn.kernel_call import Layers
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
@@ -146,7 +146,7 @@ def _kernel_could_run(stack: Stack, sequences: Sequences, key: Array | None) -> 
     """Whether one kernel call can run all layers: they are alike, with no noise or sum between."""
     between = key is not None and stack.dropout and len(stack.layers) > 1
     zoneout = any(
-        any(zoneout_rates(stack.zoneout, jax.eval_shape(cell.initial_state)))
+        any(zoneout_rates(stack.zoneout, shapes_of(cell.initial_state)))
         for cell in cells_of(stack.layers)
     )
     within = (
@@ -174,7 +174,7 @@ def _run_kernel(
     *,
     or_loop: bool,
 ) -> tuple[tuple[Any, ...], Array]:
-    if not len(xs):
+    if not xs.shape[0]:
         raise ShapeError("Shape mismatch: expected xs of at least one step, got none.")
 
     def by_direction(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -226,7 +226,7 @@ def check_stack_arguments(
     """
     if not isinstance(stack, Stack):
         raise TypeError(f"Stack mismatch: expected a stack, got {type(stack).__name__}.")
-    expected = jax.eval_shape(stack.init, jax.random.key(0))
+    expected = shapes_of(stack.init, jax.random.key(0))
     require_same_structure("stack params", params, expected)
     dtype = jnp.result_type(jax.tree.leaves(params)[0])
     require_arrays("params", params, expected, dtype)

@@ -42,6 +42,8 @@ def scan_chunks(
         The final carry and the outputs of all chunks, joined in the order of the inputs.
     """
     length = jax.tree.leaves(inputs)[0].shape[0]
+    if length <= steps:
+        return body(carry, jax.tree.map(lambda a: a[-1], starts), inputs)
     whole, rest = divmod(length, steps)
 
     def of_chunk(carry: PyTree, chunk: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
@@ -49,10 +51,8 @@ def scan_chunks(
 
     def at_end(carry: PyTree) -> tuple[PyTree, PyTree]:
         last = jax.tree.map(lambda a: a[-1], starts)
-        return body(carry, last, jax.tree.map(lambda a: a[length - (rest or steps) :], inputs))
+        return body(carry, last, jax.tree.map(lambda a: a[whole * steps :], inputs))
 
-    if length <= steps:
-        return at_end(carry)
     chunks = (
         jax.tree.map(lambda a: a[:whole], starts),
         jax.tree.map(lambda a: a[: whole * steps].reshape(whole, steps, *a.shape[1:]), inputs),
@@ -85,6 +85,8 @@ def chunk_starts(first: Array, values: Array, steps: int, *, reverse: bool) -> A
     Returns:
         [⌈T / steps⌉, ...], in the order of time.
     """
+    if values.shape[0] <= steps:
+        return first[None]
     if reverse:
         return jnp.concatenate([values[steps::steps], first[None]])
     return jnp.concatenate([first[None], values[steps - 1 : -1 : steps]])

@@ -9,6 +9,7 @@ products with their inputs, and one stores their results; and a chunk has enough
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jax import lax
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.jax_extensions.matmul_precision import default_precision
-from lstm_jax.validation import require_positive_int
+from lstm_jax.validation import is_symbolic, require_positive_int
 
 
 class Platform(NamedTuple):
@@ -81,7 +82,15 @@ def scan_settings(reverse: bool, unroll: int | str) -> ScanSettings:
         ValueError: ``unroll`` is neither a positive integer nor ``"auto"``.
     """
     platform = PLATFORMS.get(platform_name(), CPU)
-    return ScanSettings(reverse, checked_unroll(unroll), platform, default_precision())
+    return _first_equal(
+        ScanSettings(reverse, checked_unroll(unroll), platform, default_precision())
+    )
+
+
+@lru_cache
+def _first_equal(settings: ScanSettings) -> ScanSettings:
+    """The first settings of these values: JAX keeps those of each gradient, so equal ones are one object."""
+    return settings
 
 
 def checked_unroll(unroll: int | str) -> int | None:
@@ -129,7 +138,10 @@ def scan(
             pre-activations of all the steps before.
     """
     length = jax.tree.leaves(inputs)[0].shape[0]
-    unroll = settings.unroll or divisor_near(length, settings.platform.steps)
+    # A loop whose length is known only when an export is called takes one step per iteration.
+    unroll = 1
+    if not is_symbolic(length):
+        unroll = settings.unroll or divisor_near(length, settings.platform.steps)
 
     def step_apart(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         return lax.optimization_barrier(step(carry, inputs))

@@ -205,12 +205,12 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
         # In NumPy: JAX would trace this where the caller is traced.
         known = np.asarray(array)
         lowest, highest = int(known.min()), int(known.max())
-        if lowest < 0 or highest > len(xs):
+        if lowest < 0 or highest > xs.shape[0]:
             raise ValueError(
-                f"Range mismatch: expected lengths from 0 to {len(xs)}, got {lowest} to {highest}."
+                f"Range mismatch: expected lengths from 0 to {xs.shape[0]}, got {lowest} to {highest}."
             )
     # Traced lengths cannot be refused; those beyond T count as T.
-    return jnp.clip(array.astype(jnp.int32), 0, len(xs))
+    return jnp.clip(array.astype(jnp.int32), 0, xs.shape[0])
 
 
 def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
@@ -247,7 +247,7 @@ def step_masks(
     Raises:
         ShapeError, TypeError, ValueError: resets or truncate that do not fit.
     """
-    time = len(xs)
+    time = xs.shape[0]
     steps = jnp.arange(time, dtype=jnp.int32).reshape(time, *[1] * (xs.ndim - 1))
     valid = None if lengths is None else steps < lengths[None, ..., None]
     reset = cut = None
@@ -294,7 +294,7 @@ def prepare(cell: Cell, xs: Array, state0: PyTree, sequences: Sequences, noise: 
         ShapeError, TypeError, ValueError: lengths, resets, truncation or rates that do not fit.
     """
     lengths, resets, truncate, reverse = checked_sequences(sequences, xs)
-    zoneout, dropout = noise_masks(cell, noise, state0, len(xs))
+    zoneout, dropout = noise_masks(cell, noise, state0, xs.shape[0])
     masks = step_masks(xs, lengths, resets, truncate, reverse=reverse)
     masks = masks._replace(zoneout=zoneout, dropout=dropout)
     state0 = vary_over(varying_axes(masks), state0)

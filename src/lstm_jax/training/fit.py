@@ -20,7 +20,7 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.training.checkpoints import Checkpoints, checksums
 from lstm_jax.training.devices import placed
 from lstm_jax.training.interruption import any_process, signals
@@ -346,7 +346,7 @@ def _made(
         start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
     try:
-        shardings = _shardings(jax.eval_shape(start, argument), problem, mesh, sweep)
+        shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
         state = jax.jit(start, out_shardings=shardings)(argument)
         outputs = None
         if mesh is None:

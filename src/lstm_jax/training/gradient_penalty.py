@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lstm_jax.array_types import Array, Float
+from lstm_jax.array_types import Array, Float, shapes_of
 from lstm_jax.cells.affine import sum_of_outer
 from lstm_jax.cells.cell import Cell, HandDerived, require_cell
 from lstm_jax.cells.rnn import Residuals, RNNParams, RNNState, backward_step
@@ -192,7 +192,7 @@ def _checked(cell: Cell, params: RNNParams, hs: Array) -> HandDerived:
     rule = rule_of(cell)
     if rule.backward_step is not backward_step:
         raise ValueError(f"Cell mismatch: expected a vanilla cell from rnn, got {cell}.")
-    expected = jax.eval_shape(cell.init, jax.random.key(0))
+    expected = shapes_of(cell.init, jax.random.key(0))
     require_same_structure("params", params, expected)
     dtype = jnp.result_type(params.w_h)
     if not jnp.issubdtype(dtype, jnp.floating):

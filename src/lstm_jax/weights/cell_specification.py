@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.cells import Cell, gru, lstm, rnn
 from lstm_jax.layers.stack import Backward, Bidirectional, Both, Layer, Stack
 from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
@@ -69,7 +69,7 @@ def specify(cell: Cell) -> Specification:
         >>> specify(lstm_jax.rnn(3, 4, activation="relu")).options
         {'activation': 'relu'}
     """
-    params = jax.eval_shape(cell.init, jax.random.key(0))
+    params = shapes_of(cell.init, jax.random.key(0))
     sizes = (cell.input_size, cell.hidden_size)
     if cell.kind == "rnn":
         return Specification("rnn", *sizes, activation=cell.activation)
@@ -146,7 +146,7 @@ def require_params(net: Layer | Stack, params: PyTree) -> None:
         raise TypeError(
             f"Cell mismatch: expected a cell, a layer or a stack, got {type(net).__name__}."
         )
-    expected = jax.eval_shape(net.init, jax.random.key(0))
+    expected = shapes_of(net.init, jax.random.key(0))
     require_same_structure("params", params, expected)
     dtype = jax.tree.leaves(params)[0].dtype
     if not jax.numpy.issubdtype(dtype, np.floating):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
 from lstm_jax.validation import DtypeError, ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
@@ -171,7 +171,7 @@ def _made(
     params: PyTree = LSTMParams(w_x, w_h, b) if kind == "lstm" else RNNParams(w_x, w_h, b)
     if kind == "gru":
         params = GRUParams(w_x, w_h, b, b_hn)
-    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    shapes = shapes_of(cell.init, jax.random.key(0))
     require_one_dtype(params._asdict())
     if not jnp.issubdtype(w_x.dtype, jnp.floating):
         raise DtypeError(f"Dtype mismatch: expected floating kernels, got {w_x.dtype}.")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.atomic_write import write_whole
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import (
@@ -133,7 +133,7 @@ def load_safetensors(
             )
         array = np.frombuffer(bytes(tensor["data"]), DTYPES[tensor["dtype"]])
         arrays[name] = array.reshape(tensor["shape"])
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    shapes = shapes_of(net.init, jax.random.key(0))
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     expected = {leaf_name(place): leaf.shape for place, leaf in leaves}
     for name in sorted(set(expected) ^ set(arrays)):
@@ -198,7 +198,7 @@ def _made(description: dict[str, Any]) -> Any:
         layers = [_made(layer) for layer in description.pop("layers")]
         zoneout = description["zoneout"]
         if isinstance(zoneout, dict):
-            state = jax.eval_shape(cells_of(layers)[0].initial_state)
+            state = shapes_of(cells_of(layers)[0].initial_state)
             description["zoneout"] = type(state)(**zoneout)
         return stack(*layers, **description)
     if "forward" in description:

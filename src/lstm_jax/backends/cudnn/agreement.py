@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.array_types import Array
+from lstm_jax.array_types import Array, shapes_of
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn, unroll_by_loop
 from lstm_jax.cells.lstm import LSTMParams, LSTMState, lstm
 from lstm_jax.jax_extensions.matmul_precision import at_precision
@@ -72,7 +72,7 @@ def disagreement() -> float:
     xs, lengths = drawn(5, 3, 3), jnp.asarray([5, 3, 1], jnp.int32)
     # One step per iteration: the same numbers, compiled in a tenth of the time.
     by_loop = partial(unroll_by_loop, unroll=1)
-    outputs = jax.eval_shape(partial(by_loop, layers), params, xs, states, lengths)
+    outputs = shapes_of(partial(by_loop, layers), params, xs, states, lengths)
     cotangents = [jax.tree.map(lambda a: drawn(*a.shape), outputs) for _ in range(2)]
 
     def outputs_and_gradients(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Float
+from lstm_jax.array_types import Array, Float, shapes_of
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
@@ -66,7 +66,7 @@ def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
     ]
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    *_, reserve = jax.eval_shape(partial(kernel_forward, kernel), *arrays, lengths)
+    *_, reserve = shapes_of(partial(kernel_forward, kernel), *arrays, lengths)
     return int(reserve.size)
 
 

@@ -91,7 +91,7 @@ def unroll_by_cudnn(
         return jax.tree.map(lambda s: s[0], states), ys[:, 0]
     kernel = Kernel(layers, default_precision(), lengths is None, or_loop)
     if lengths is None:
-        full = jnp.full(xs.shape[1], len(xs), jnp.int32)
+        full = jnp.full(xs.shape[1], xs.shape[0], jnp.int32)
         return _unrolled(kernel, params, xs, state0, full)
     # The kernel needs at least one step; the result of an empty sequence's step is replaced below.
     states, ys = _unrolled(kernel, params, xs, state0, jnp.maximum(lengths, 1))
@@ -209,7 +209,7 @@ def unroll_by_loop(
         for number, cell in enumerate(cells):
             inputs = reversed_in_time(ys) if number else ys
             cell_params, start = layer_params[number], starts[number]
-            steps = segment_length("auto", cell, cell_params, len(xs), start)
+            steps = segment_length("auto", cell, cell_params, xs.shape[0], start)
             end, hs = unroll_by_hand(cell, settings, steps, cell_params, inputs, start, masks)
             ends.append(end)
             outs.append(reversed_in_time(hs) if number else hs)

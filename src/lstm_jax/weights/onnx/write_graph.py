@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lstm_jax.array_types import shapes_of
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Backward, Stack, StackParams
 from lstm_jax.validation import leaf_name
@@ -76,9 +77,7 @@ def write_model(onnx: Any, net: Stack, params: StackParams) -> Any:
 
     learned = params.state0
     if learned is None:
-        learned = jax.tree.map(
-            lambda s: np.zeros(s.shape, dtype), jax.eval_shape(net.initial_state)
-        )
+        learned = jax.tree.map(lambda s: np.zeros(s.shape, dtype), shapes_of(net.initial_state))
     for path, leaf in jax.tree_util.tree_flatten_with_path(learned)[0]:
         name, size = leaf_name(path), leaf.shape[-1]
         graph.constant(f"state0.{name}", leaf[None].astype(dtype))
