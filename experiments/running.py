@@ -1,6 +1,7 @@
 """What all experiments share: comparing, printing, saving results and exit codes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,7 +56,31 @@ def keep(
     write_file(stage / "tables.txt", write_tables)
     write_json(stage / "environment.json", environment())
     write_json(stage / FINISHED, dict(results))
-    publish(out)
+    publish(out, replaces=[PARTS])
+
+
+PARTS = "parts.json"
+"""The parts that an interrupted run had found."""
+
+
+@contextmanager
+def parts_kept(out: Path, found: Mapping[str, Any]) -> Iterator[None]:
+    """Write what has been found so far if Ctrl-C ends the run, beside no other results.
+
+    Args:
+        out: the folder, from `gradient_flow.results_folder.claim_folder`.
+        found: what is being filled, of types that JSON has.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not any(found.values()):
+            raise
+        write_json(out / STAGE / PARTS, dict(found))
+        where = out / STAGE if (out / FINISHED).exists() else out
+        if where is out:
+            publish(out, finishes=False)
+        raise KeyboardInterrupt(f"the parts so far are in {where / PARTS}") from None
 
 
 def require_seed(seed: int, option: str = "--seed") -> None:

@@ -22,7 +22,7 @@ import optax
 from tqdm import tqdm
 
 from experiments.japanese_vowels.data import NAMES, find, read, standardized
-from experiments.running import Mismatch, Refusal, exit_code, keep, table
+from experiments.running import Mismatch, Refusal, exit_code, keep, parts_kept, table
 from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
@@ -197,16 +197,18 @@ def run(config: Config) -> None:
         f"{max(training.lengths.max(), test.lengths.max())} steps, zeros behind them"
     )
     started = time.perf_counter()
-    accuracies, losses, confusions = [], [], []
+    accuracies: list[float] = []
+    losses, confusions = [], []
     score = jax.jit(partial(logits, net, config))
-    for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
-        model, curve = train(net, config, jax.random.key(seed), tuple(training))
-        said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
-        accuracies.append(100 * float(np.mean(said == test.labels)))
-        losses.append(np.asarray(curve))
-        confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
-        np.add.at(confusion, (test.labels, said), 1)
-        confusions.append(confusion)
+    with parts_kept(out, {"accuracies": accuracies}):
+        for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
+            model, curve = train(net, config, jax.random.key(seed), tuple(training))
+            said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
+            accuracies.append(100 * float(np.mean(said == test.labels)))
+            losses.append(np.asarray(curve))
+            confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
+            np.add.at(confusion, (test.labels, said), 1)
+            confusions.append(confusion)
     seconds = time.perf_counter() - started
     median = float(np.median(accuracies))
     rows = [

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import zeros
 
-from experiments.running import Refusal, exit_code, keep, require_seed, table
+from experiments.running import Refusal, exit_code, keep, parts_kept, require_seed, table
 from gradient_flow import gate_activations
 from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.command_line.short_training import BATCH_SIZE, WINDOW, Trained, split, train
@@ -99,16 +99,17 @@ def run(config: Config) -> None:
     xs = one_hot(codes, size, jnp.float32)
     starts = {"log frequency": log_frequency(split(corpus.codes)[0], size), "zeros": zeros}
     found: list[dict[str, Any]] = []
-    for start, init in starts.items():
-        for rate in config.rates:
-            for seed in config.seeds:
-                for steps in (EARLY, config.steps):
-                    (end,) = train([cell], corpus.codes, steps, rate, seed, readout_bias=init)
-                    found.append(
-                        {"start": start, "rate": rate, "seed": seed, "steps": steps}
-                        | saturation(cell, end, xs)
-                        | {"bits": float(np.mean(end.bits[-10:])), "held_out": end.held_out}
-                    )
+    with parts_kept(config.out, {"runs": found}):
+        for start, init in starts.items():
+            for rate in config.rates:
+                for seed in config.seeds:
+                    for steps in (EARLY, config.steps):
+                        (end,) = train([cell], corpus.codes, steps, rate, seed, readout_bias=init)
+                        found.append(
+                            {"start": start, "rate": rate, "seed": seed, "steps": steps}
+                            | saturation(cell, end, xs)
+                            | {"bits": float(np.mean(end.bits[-10:])), "held_out": end.held_out}
+                        )
     text = tables(found)
     keep(config.out, {}, {"config": asdict(config), "runs": found}, text)
     print(text)

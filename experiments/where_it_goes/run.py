@@ -30,7 +30,7 @@ from experiments.derivation_audit.networks import (
     stretch,
     train,
 )
-from experiments.running import exit_code, keep, require_seed
+from experiments.running import exit_code, keep, parts_kept, require_seed
 from experiments.where_it_goes import attention
 from experiments.where_it_goes.plot import draw
 from experiments.where_it_goes.report import report
@@ -164,10 +164,11 @@ def run(config: Config) -> None:
     sizes = QUICK if config.quick else Sizes()
     arrays: dict[str, dict[str, np.ndarray]] = {}
     numbers: dict[str, Any] = {}
-    for network in NETWORKS:
-        name = name_of(network)
-        arrays[name], numbers[name] = followed(*trained(network, sizes, config.seed))
-    beside = attended(sizes, config.seed)
+    with parts_kept(config.out, numbers):
+        for network in NETWORKS:
+            name = name_of(network)
+            arrays[name], numbers[name] = followed(*trained(network, sizes, config.seed))
+        beside = attended(sizes, config.seed)
     tables = report(arrays, numbers, beside)
     print(tables)
     flat = {f"{name}/{key}": a for name, own in arrays.items() for key, a in own.items()}

@@ -17,10 +17,14 @@ from experiments.char_lm import scratch, settings
 from experiments.long_lag import problems, temporal_order, trials
 from experiments.long_lag import run as long_lag
 from experiments.ptb import run as ptb
+from experiments.readout_bias import run as readout_bias
+from experiments.running import keep
 from experiments.training import training_exit_code
 
 import lstm_jax
 from gradient_flow.command_line.memory import TooLargeError
+from gradient_flow.command_line.short_training import Trained
+from gradient_flow.results_folder import claim_folder
 from lstm_jax import tasks, training, unroll
 from lstm_jax.language import Batch, language_model, token_loss
 from lstm_jax.layers.stack import stack
@@ -363,6 +367,28 @@ def test_a_training_ends_with_one_line_and_a_code(capsys, error, code, said):
     assert training_exit_code(action) == code
     told = capsys.readouterr().err
     assert re.match(said, told) and told.count("\n") == 1
+
+
+def test_an_interrupted_experiment_keeps_its_parts(tmp_path, capsys, monkeypatch):
+    def train(cells, codes, steps, rate, seed, **more):
+        if found.append(steps) or len(found) > 2:
+            raise KeyboardInterrupt
+        return [Trained(None, [3.0, 2.0], 2.5)]
+
+    found = []
+    monkeypatch.setattr(readout_bias, "train", train)
+    monkeypatch.setattr(readout_bias, "saturation", lambda *others: {"memories": 0.5})
+    out = tmp_path / "out"
+    assert readout_bias.main(["--out", str(out), "--hidden-size", "2"]) == 130
+    told = capsys.readouterr().err
+    assert told == f"interrupted: the parts so far are in {out / 'parts.json'}\n"
+    parts = json.loads((out / "parts.json").read_text())
+    assert [run["steps"] for run in parts["runs"]] == [readout_bias.EARLY, 800]
+    assert [path.name for path in out.iterdir()] == ["parts.json"]
+    # The results of a whole run take their place.
+    claim_folder(out, "readout_bias", overwrite=True)
+    keep(out, {}, {}, "tables")
+    assert not (out / "parts.json").exists() and results(out) == {}
 
 
 def test_a_refused_run_takes_no_earlier_results_away(tmp_path, capsys):
