@@ -1,8 +1,11 @@
 """What the experiments that train share: options, the run's folder and exit codes."""
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +17,7 @@ from lstm_jax.training import (
     CHECKPOINTS,
     CheckpointError,
     DivergedError,
+    IncompleteRunWarning,
     InterruptedRun,
     LogError,
     RunError,
@@ -136,7 +140,10 @@ def training_exit_code(action: Callable[[], None]) -> int:
 
     def guarded() -> None:
         try:
-            action()
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", IncompleteRunWarning)
+                warnings.showwarning = _in_one_line
+                action()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("finished parts are kept") from None
         except InterruptedRun as stop:
@@ -148,6 +155,10 @@ def training_exit_code(action: Callable[[], None]) -> int:
         refused=(RunError, TextError, SamplesError),
         failed=(DivergedError, CheckpointError, LogError),
     )
+
+
+def _in_one_line(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def say(text: str) -> None:

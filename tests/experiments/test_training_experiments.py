@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -367,6 +368,14 @@ def test_a_training_ends_with_one_line_and_a_code(capsys, error, code, said):
     assert training_exit_code(action) == code
     told = capsys.readouterr().err
     assert re.match(said, told) and told.count("\n") == 1
+
+
+def test_what_a_resumed_run_lacks_is_one_line(capsys):
+    def action():
+        warnings.warn("Incomplete log.", training.IncompleteRunWarning, stacklevel=1)
+
+    assert training_exit_code(action) == 0
+    assert capsys.readouterr().err == "warning: Incomplete log.\n"
 
 
 def test_an_interrupted_experiment_keeps_its_parts(tmp_path, capsys, monkeypatch):
