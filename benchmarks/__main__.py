@@ -32,8 +32,9 @@ from benchmarks.config import (
 from benchmarks.interleaved_timing import Pace, race
 from benchmarks.machine import cores_allowed, environment
 from benchmarks.process import Entrant
-from gradient_flow.command_line.tyro_options import parse
-from gradient_flow.results_folder import OutputError
+from gradient_flow.command_line.exit_codes import exit_code, leave
+from gradient_flow.command_line.tyro_options import VERSION, parse
+from gradient_flow.results_folder import OutputError, release_folder
 
 
 class Job(NamedTuple):
@@ -114,7 +115,7 @@ def run(config: Timing) -> int:
                 results.write(folder, found, machine, report.render(found, machine))
                 bar.update()
     except KeyboardInterrupt:
-        return _interrupted(folder)
+        raise _interrupted(folder) from None
     return _finish(folder, found, machine)
 
 
@@ -142,23 +143,25 @@ def count(config: Kernels) -> int:
                 bar.set_description(cases[number].title)
                 bar.update()
     except KeyboardInterrupt:
-        return _interrupted(folder)
+        raise _interrupted(folder) from None
     except NoCompiler:
+        release_folder(folder)
         if not found["parts"] and config.out is None:  # a folder that was named stays
             folder.rmdir()
         raise
     return _finish(folder, found, machine)
 
 
-def _interrupted(folder: Path) -> int:
-    print(f"interrupted; the results so far are in {folder}", file=sys.stderr)
-    return 130
+def _interrupted(folder: Path) -> KeyboardInterrupt:
+    release_folder(folder)
+    return KeyboardInterrupt(f"the results so far are in {folder}")
 
 
 def _finish(folder: Path, found: dict[str, Any], machine: dict[str, Any]) -> int:
     found["finished"] = True
     tables = report.render(found, machine)
     results.write(folder, found, machine, tables)
+    release_folder(folder)
     print(tables)
     print(f"\nresults:  {folder}")
     return 0
@@ -171,17 +174,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 for success, 2 for invalid input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", VERSION)):
         words = ["all", *words]
     config: Timing | Kernels | Report = parse(Command, "benchmarks", words)
-    try:
+
+    def action() -> int:
         if isinstance(config, Report):
-            print(report.render(*results.read(config.folder)))
-            return 0
+            return show(config)
         return count(config) if isinstance(config, Kernels) else run(config)
-    except (CaseError, NoCompiler, OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_code(action, refused=(CaseError, NoCompiler, OutputError))
+
+
+def show(config: Report) -> int:
+    """Print the tables of a run again.
+
+    Raises:
+        OutputError: files that are no benchmark's, or damaged.
+    """
+    found, machine = results.read(config.folder)
+    try:
+        tables = report.render(found, machine)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise OutputError(
+            f"No benchmark: expected timings in {config.folder}, got others ({error})."
+        ) from None
+    print(tables)
+    return 0
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -190,4 +209,4 @@ def _interrupt(number: int, frame: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    leave(main())

@@ -90,8 +90,7 @@ def device(name: str) -> Any:
         described = topologies.get_topology_desc(**TARGETS[name].description)
     except (RuntimeError, NotImplementedError, KeyError, AssertionError) as error:
         raise NoCompiler(
-            f"No compiler: expected {TARGETS[name].needs}, got: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"No compiler: expected {TARGETS[name].needs}, got: {' '.join(str(error).split())}"
         ) from None
     return described.devices[0]
 

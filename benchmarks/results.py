@@ -1,12 +1,11 @@
 """The folder of results, written again after every case: a run that is killed loses only its last case."""
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradient_flow.results_folder import FINISHED, STAGE, OutputError, claim_folder, write_json
+from gradient_flow.results_folder import FINISHED, OutputError, claim_folder, read_json, write_json
 from lstm_jax.atomic_write import write_file
 
 TABLES = "tables.md"
@@ -16,12 +15,13 @@ ENVIRONMENT = "environment.json"
 def claim(out: Path | None) -> Path:
     """The folder ``out``, or the next free ``runs/bench-<date>``, ``…-2``, …: made, and empty.
 
+    It is this run's until `gradient_flow.results_folder.release_folder` or the end of the process.
+
     Raises:
-        OutputError: a folder that holds files already, or that cannot be made or written.
+        OutputError: a folder that holds files already, that another run writes into, or that cannot be made
+            or written.
     """
-    folder = claim_folder(_next_free() if out is None else out, "bench", overwrite=False)
-    (folder / STAGE).rmdir()
-    return folder
+    return claim_folder(_next_free() if out is None else out, "bench", overwrite=False)
 
 
 def write(
@@ -43,16 +43,13 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         OutputError: a folder without them.
     """
-    try:
-        results, environment = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in (FINISHED, ENVIRONMENT)
-        )
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"No benchmark: expected {FINISHED} and {ENVIRONMENT} in {folder}, got: {error}."
-        ) from None
-    if not isinstance(results, dict) or "parts" not in results:
+    for name in (FINISHED, ENVIRONMENT):
+        if not (folder / name).exists():
+            raise OutputError(
+                f"No benchmark: expected {FINISHED} and {ENVIRONMENT} in {folder}, got no {name}."
+            )
+    results, environment = (read_json(folder / name) for name in (FINISHED, ENVIRONMENT))
+    if not isinstance(results.get("parts"), dict):
         raise OutputError(f"No benchmark: expected timings in {folder / FINISHED}, got none.")
     return results, environment
 

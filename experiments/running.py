@@ -1,13 +1,15 @@
 """What all experiments share: comparing, printing, saving results and exit codes."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from gradient_flow.command_line import exit_codes
+from gradient_flow.command_line.memory import TooLargeError
 from gradient_flow.results_folder import (
     FINISHED,
     STAGE,
@@ -54,7 +56,41 @@ def keep(
     write_file(stage / "tables.txt", write_tables)
     write_json(stage / "environment.json", environment())
     write_json(stage / FINISHED, dict(results))
-    publish(out)
+    publish(out, replaces=[PARTS])
+
+
+PARTS = "parts.json"
+"""The parts that an interrupted run had found."""
+
+
+@contextmanager
+def parts_kept(out: Path, found: Mapping[str, Any]) -> Iterator[None]:
+    """Write what has been found so far if Ctrl-C ends the run, beside no other results.
+
+    Args:
+        out: the folder, from `gradient_flow.results_folder.claim_folder`.
+        found: what is being filled, of types that JSON has.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not any(found.values()):
+            raise
+        write_json(out / STAGE / PARTS, dict(found))
+        where = out / STAGE if (out / FINISHED).exists() else out
+        if where is out:
+            publish(out, finishes=False)
+        raise KeyboardInterrupt(f"the parts so far are in {where / PARTS}") from None
+
+
+def require_seed(seed: int, option: str = "--seed") -> None:
+    """Refuse a number that is no seed.
+
+    Raises:
+        Refusal: naming the option.
+    """
+    if not 0 <= seed < 2**32:
+        raise Refusal(f"Range mismatch: expected {option} from 0 to 2^32 − 1, got {seed}.")
 
 
 def torch_if_installed() -> ModuleType | None:
@@ -86,14 +122,15 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
 
 
-def exit_code(action: Callable[[], None]) -> int:
-    """Run and return 0; or print one sentence and return 2 for a refusal, 1 for a failure."""
-    try:
-        action()
-    except (OutputError, Refusal) as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
-    except (Mismatch, Stopped) as mismatch:
-        print(f"error: {mismatch}", file=sys.stderr)
-        return 1
-    return 0
+def exit_code(
+    action: Callable[[], None],
+    *,
+    refused: exit_codes.Errors = (),
+    failed: exit_codes.Errors = (),
+) -> int:
+    """The exit code: 0; or, after one sentence, 2 for a refusal, 1 for a failure, 130 for Ctrl-C."""
+    return exit_codes.exit_code(
+        action,
+        refused=(OutputError, Refusal, TooLargeError, *refused),
+        failed=(Mismatch, Stopped, *failed),
+    )

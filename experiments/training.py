@@ -1,19 +1,23 @@
 """What the experiments that train share: options, the run's folder and exit codes."""
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from experiments.running import Refusal, Stopped, exit_code
+from experiments.running import Refusal, exit_code, require_seed
 from gradient_flow.results_folder import FINISHED, OutputError, claim_folder
 from lstm_jax.language import TextError
 from lstm_jax.training import (
     CHECKPOINTS,
     CheckpointError,
     DivergedError,
+    IncompleteRunWarning,
     InterruptedRun,
     LogError,
     RunError,
@@ -22,6 +26,7 @@ from lstm_jax.training import (
     data_mesh,
     start_processes,
 )
+from lstm_jax.training.system_errors import reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +75,40 @@ class TrainingConfig:
         Call it before anything else: no device may have been used before.
 
         Raises:
-            Refusal: processes that cannot be joined.
+            Refusal: numbers that no run can use, or processes that cannot be joined.
         """
+        self.check()
         if self.coordinator is not None or self.processes is not None or self.process is not None:
             try:
                 start_processes(self.coordinator, self.processes, self.process)
             except (ValueError, RuntimeError) as error:
-                raise Refusal(str(error).splitlines()[0]) from None
+                raise Refusal(reason(error)) from None
         return data_mesh() if self.data_parallel else None
+
+    def check(self) -> None:
+        """Refuse options that no run can use.
+
+        Raises:
+            Refusal: naming the option.
+        """
+        for name in ("log_every", "checkpoint_every", "watch_flow"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise Refusal(f"Range mismatch: expected {option} of at least 1 step, got {value}.")
+        require_seed(self.seed)
+        if self.resume and self.overwrite:
+            raise Refusal("Option mismatch: expected --resume or --overwrite, got both.")
 
 
 def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
     """The folder of a run: new, or with the unfinished run to resume.
 
     Raises:
-        OutputError: a folder with other files in it.
+        OutputError: a folder with other files in it, or into which another run writes.
+        Refusal: options that no run can use.
     """
+    config.check()
     if jax.process_index():
         return out
     if config.resume:
@@ -100,28 +123,42 @@ def claim_run(out: Path, name: str, config: TrainingConfig) -> Path:
             f"Unfinished run: expected a new or empty folder, got {out} with checkpoints in it. Add --resume "
             "or --overwrite, or name another --out."
         )
-    claimed = claim_folder(out, name, overwrite=config.overwrite)
-    # A run that replaces a finished one does not count as finished before its end.
-    (out / FINISHED).unlink(missing_ok=True)
-    return claimed
+    return claim_folder(out, name, overwrite=config.overwrite)
+
+
+def begin_run(out: Path) -> None:
+    """Say that the run in a folder is not finished: call it when nothing is left that may be refused.
+
+    Until then the results of an earlier run, which this one replaces, stay.
+    """
+    if not jax.process_index():
+        (out / FINISHED).unlink(missing_ok=True)
 
 
 def training_exit_code(action: Callable[[], None]) -> int:
-    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops."""
+    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops, 130 after Ctrl-C."""
 
     def guarded() -> None:
         try:
-            action()
-        except (DivergedError, CheckpointError, LogError, InterruptedRun) as error:
-            raise Stopped(str(error)) from None
-        except (RunError, TextError, SamplesError) as error:
-            raise Refusal(str(error)) from None
-        except OSError as error:
-            raise Stopped(f"Stopped: expected to read and write files, got: {error}.") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", IncompleteRunWarning)
+                warnings.showwarning = _in_one_line
+                action()
         except KeyboardInterrupt:
-            raise Stopped("Interrupted: finished parts are kept.") from None
+            raise KeyboardInterrupt("finished parts are kept") from None
+        except InterruptedRun as stop:
+            told = str(stop).removeprefix("Interrupted: ").replace("resume=True", "--resume")
+            raise KeyboardInterrupt(told) from None
 
-    return exit_code(guarded)
+    return exit_code(
+        guarded,
+        refused=(RunError, TextError, SamplesError),
+        failed=(DivergedError, CheckpointError, LogError),
+    )
+
+
+def _in_one_line(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def say(text: str) -> None:

@@ -2,9 +2,13 @@
 
 import os
 import stat
+from pathlib import Path
 
+import jax
 import pytest
 
+import lstm_jax
+from lstm_jax import language, training, weights
 from lstm_jax.atomic_write import PARTIAL, write_file, write_whole
 
 
@@ -84,3 +88,38 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "nowhere" / "file", b"")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", 3, b"bytes", None])
+def test_what_is_no_path_is_refused_wherever_one_is_taken(
+    tmp_path, monkeypatch, without_type_checker, path
+):
+    monkeypatch.chdir(tmp_path)
+    cell = lstm_jax.rnn(1, 1)
+    params = cell.init(jax.random.key(0))
+    for function in (
+        lambda: write_whole(path, b""),
+        lambda: weights.save_safetensors(path, cell, params),
+        lambda: weights.load_safetensors(path),
+        lambda: language.read_text(path),
+        lambda: language.load_corpus(path),
+        lambda: language.load_corpus("ptb", 3 if path is None else path),
+        lambda: training.read_log(path),
+        lambda: training.Checkpoints(path, {}),
+    ):
+        with pytest.raises((TypeError, ValueError), match="expected (path|name|data|folder) as a"):
+            function()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_may_be_a_text_wherever_one_is_taken(tmp_path, kind):
+    cell = lstm_jax.rnn(1, 1)
+    params = cell.init(jax.random.key(0))
+    weights.save_safetensors(kind(tmp_path / "net"), cell, params)
+    assert weights.load_safetensors(kind(tmp_path / "net"))[0] == cell
+    (tmp_path / "text").write_text("so it goes")
+    assert language.load_corpus(kind(tmp_path / "text")).name == "text"
+    assert language.read_text(kind(tmp_path / "text")) == "so it goes"
+    with pytest.raises(language.TextError, match=f"expected ptb.zip in {tmp_path}"):
+        language.load_corpus("ptb", kind(tmp_path))

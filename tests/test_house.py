@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
     not (CHECKOUT / "src").is_dir(), reason="needs the checkout, not the wheel"
 )
 
-GROUND = {"array_types", "validation", "initializers", "dropout", "atomic_write"}
+GROUND = {"array_types", "validation", "initializers", "dropout", "atomic_write", "folder_lock"}
 """Files at the root of `lstm_jax` that any room may import."""
 
 LSTM_JAX = {
@@ -43,6 +43,7 @@ GRADIENT_FLOW = {
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
     "command_line": {"measurements", "pictures", "results_folder"},
+    "__main__": {"command_line"},
 }
 
 HEAVY = {

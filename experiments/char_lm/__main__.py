@@ -1,7 +1,6 @@
 """``python -m experiments.char_lm``."""
 
-import sys
-
 from experiments.char_lm.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

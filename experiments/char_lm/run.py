@@ -5,7 +5,6 @@ Each setting is trained, continues two prompts, and is reported with its perplex
 
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 
 from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch
 from gradient_flow.pictures.watch_figures import draw_watch
@@ -181,11 +180,11 @@ def run(config: Config) -> None:
     rows, texts, late, seen = [], [], [], []
     arrays: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
+    begin_run(out)
     for name, setting in settings.items():
         fitted = train(config, setting, parts[name], made[name], out / name, mesh)
         params = made[name].to_library(fitted.state.params)
         if config.watch_flow is not None and not jax.process_index():
-            draw_watch(out / name / "flow", log=read_log(out / name))
             share = fitted.watch_seconds / (fitted.watch_seconds + fitted.seconds)
             seen.append(f"{setting.label}: looks took {100 * share:.1f} % of the run")
         last = fitted.log[-1]
@@ -241,6 +240,8 @@ def run(config: Config) -> None:
         return
     print(tables)
     keep(out, arrays, {**results, "texts": texts, "config": vars(config)}, tables)
+    for name in settings if config.watch_flow is not None else ():
+        draw_watch(out / name / "flow", log=read_log(out / name))
     print(f"\nWritten to {out}")
     if late:
         raise Mismatch(
@@ -252,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.char_lm", arguments)
     return training_exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

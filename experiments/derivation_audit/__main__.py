@@ -1,7 +1,6 @@
 """``python -m experiments.derivation_audit``."""
 
-import sys
-
 from experiments.derivation_audit.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

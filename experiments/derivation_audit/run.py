@@ -21,7 +21,7 @@ from experiments.derivation_audit.networks import QUICK, Sizes, look_at_all
 from experiments.derivation_audit.plain_lstm import forward, problem
 from experiments.derivation_audit.plot import draw
 from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report
-from experiments.running import Mismatch, Refusal, exit_code, keep
+from experiments.running import Mismatch, exit_code, keep, require_seed
 from gradient_flow import Audit
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
@@ -111,13 +111,11 @@ def require_digits(digits: dict[str, dict[str, tuple[str, float]]]) -> None:
 
 
 def execute(config: Config) -> None:
-    """Compute, draw, keep and print."""
-    if config.seed < 0:
-        raise Refusal(f"Seed mismatch: expected a seed of at least 0, got {config.seed}.")
+    """Compute, keep, print and draw."""
+    require_seed(config.seed)
     claim_folder(config.out, "derivation_audit", overwrite=config.overwrite)
     run = compute(config)
     text = report(run)
-    draw(config.out, run.derivations, run.audits, run.sayings)
     arrays = {
         f"{said.name}_{n}_{axis}": np.asarray(getattr(line, axis))
         for said in run.sayings
@@ -127,6 +125,7 @@ def execute(config: Config) -> None:
     arrays |= {f"product_error_{spread:g}": errors for spread, errors in run.products.items()}
     keep(config.out, arrays, recorded(run, config.seed, config.quick), text)
     print(text)
+    draw(config.out, run.derivations, run.audits, run.sayings)
     print(f"\nWritten to {config.out}")
 
 

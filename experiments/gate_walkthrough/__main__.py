@@ -1,7 +1,6 @@
 """``python -m experiments.gate_walkthrough``."""
 
-import sys
-
 from experiments.gate_walkthrough.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

@@ -4,6 +4,7 @@ It reads the arrays of a run and computes nothing. ``python -m experiments.gate_
 draws a kept run again.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+from experiments.running import exit_code
+from gradient_flow.results_folder import ARRAYS, OutputError, read_arrays
 
 # Okabe & Ito's palette: distinct under the common colour-vision deficiencies.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -103,9 +107,14 @@ def redraw(folder: Path, /) -> None:
     Args:
         folder: where the run's `arrays.npz` lies.
     """
-    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-        draw(dict(arrays), folder)
+    arrays = read_arrays(folder / ARRAYS)
+    try:
+        draw(arrays, folder)
+    except (KeyError, IndexError, ValueError) as error:
+        raise OutputError(
+            f"Unreadable run: expected the arrays of this experiment in {folder}, got others ({error})."
+        ) from None
 
 
 if __name__ == "__main__":
-    tyro.cli(redraw)
+    sys.exit(exit_code(lambda: tyro.cli(redraw)))

@@ -294,7 +294,7 @@ def report(run: WalkThrough) -> str:
 
 
 def execute(config: Config) -> None:
-    """Compute, draw, keep and print."""
+    """Compute, keep, print and draw."""
     claim_folder(config.out, "gate_walkthrough", overwrite=config.overwrite)
     run = compute()
     arrays = {"inputs": np.array(INPUTS, dtype=float)}
@@ -323,9 +323,9 @@ def execute(config: Config) -> None:
         "max_differences": run.differences,
         "pytorch_compared": run.pytorch_compared,
     }
-    draw(arrays, config.out)
     keep(config.out, arrays, results, text)
     print(text)
+    draw(arrays, config.out)
     print(f"\nWritten to {config.out}")
 
 

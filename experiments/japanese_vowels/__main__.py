@@ -1,7 +1,6 @@
 """``python -m experiments.japanese_vowels``."""
 
-import sys
-
 from experiments.japanese_vowels.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

@@ -8,7 +8,6 @@ Trained with Adam and decoupled weight decay, noise on the inputs, dropout on th
 Axes: xs[T, B, D], lengths[B], labels[B]; W[2H, 9], b[9].
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ import optax
 from tqdm import tqdm
 
 from experiments.japanese_vowels.data import NAMES, find, read, standardized
-from experiments.running import Mismatch, Refusal, exit_code, keep, table
+from experiments.running import Mismatch, Refusal, exit_code, keep, parts_kept, table
+from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import Sequences, Stack, StackParams, bidirectional, lstm, stack, unroll_stack
@@ -81,6 +81,7 @@ def check(config: Config) -> None:
 
     Raises:
         Refusal: with the option in the message.
+        TooLargeError: a network that does not fit into memory.
     """
     try:
         for name in ("seeds", "hidden_size", "steps", "batch_size"):
@@ -90,6 +91,10 @@ def check(config: Config) -> None:
             require_rate(name, getattr(config, name))
     except ValueError as error:
         raise Refusal(str(error)) from None
+    require_memory(
+        "--hidden-size and --batch-size",
+        2 * lstm_bytes(12, config.hidden_size, 30 * config.batch_size),
+    )
     for name in ("weight_decay", "noise", "expected"):
         if not 0 <= getattr(config, name) < float("inf"):
             raise Refusal(
@@ -192,16 +197,18 @@ def run(config: Config) -> None:
         f"{max(training.lengths.max(), test.lengths.max())} steps, zeros behind them"
     )
     started = time.perf_counter()
-    accuracies, losses, confusions = [], [], []
+    accuracies: list[float] = []
+    losses, confusions = [], []
     score = jax.jit(partial(logits, net, config))
-    for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
-        model, curve = train(net, config, jax.random.key(seed), tuple(training))
-        said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
-        accuracies.append(100 * float(np.mean(said == test.labels)))
-        losses.append(np.asarray(curve))
-        confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
-        np.add.at(confusion, (test.labels, said), 1)
-        confusions.append(confusion)
+    with parts_kept(out, {"accuracies": accuracies}):
+        for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
+            model, curve = train(net, config, jax.random.key(seed), tuple(training))
+            said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
+            accuracies.append(100 * float(np.mean(said == test.labels)))
+            losses.append(np.asarray(curve))
+            confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
+            np.add.at(confusion, (test.labels, said), 1)
+            confusions.append(confusion)
     seconds = time.perf_counter() - started
     median = float(np.median(accuracies))
     rows = [
@@ -246,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.japanese_vowels", arguments)
     return exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

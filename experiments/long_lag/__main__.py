@@ -1,7 +1,6 @@
 """``python -m experiments.long_lag``."""
 
-import sys
-
 from experiments.long_lag.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

@@ -4,9 +4,7 @@ Every trial has a folder with its log, its checkpoints, its measurements of the 
 finished, ``results.json``. A resumed run continues within the trial in which it stopped.
 """
 
-import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,10 +30,10 @@ from experiments.long_lag.problems import (
 from experiments.long_lag.report import report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
-from experiments.training import TrainingConfig, claim_run, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch, read_watch
-from gradient_flow.results_folder import FINISHED, write_json
+from gradient_flow.results_folder import FINISHED, OutputError, read_json, write_json
 from lstm_jax.tasks import adding_floor, copy_floor
 from lstm_jax.training import DivergedError, Fitted, fit
 
@@ -43,6 +41,7 @@ Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
 ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
 ORDER_TESTED = 10_000
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,10 +182,19 @@ def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> in
 
 
 def read_trial(folder: Path) -> dict[str, Any]:
-    """What was measured of a trial, infinite horizons as numbers again."""
-    found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    """What was measured of a trial, infinite horizons as numbers again.
+
+    Raises:
+        OutputError: a file that is damaged, or of something else.
+    """
+    found = read_json(folder / FINISHED)
     numbers = ("reach_first", "reach_last", "last_loss")
-    return {**found, **{name: float(found[name]) for name in numbers}}
+    try:
+        return {**found, **{name: float(found[name]) for name in numbers}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"Unreadable trial: expected {', '.join(numbers)} in {folder / FINISHED}, got others ({error})."
+        ) from None
 
 
 def _done(folder: Path, trial: Trial, seed: int) -> bool:
@@ -204,8 +212,10 @@ def run(config: Config) -> None:
     """
     if not config.studies:
         raise Refusal(f"Name mismatch: expected --studies among {', '.join(STUDIES)}, got none.")
-    if config.seeds is not None and config.seeds < 1:
-        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
+    if config.seeds is not None and not 1 <= config.seeds <= MOST_SEEDS:
+        raise Refusal(
+            f"Range mismatch: expected --seeds from 1 to {MOST_SEEDS:,}, got {config.seeds:,}."
+        )
     given = {"--data-parallel": config.data_parallel, "--process": config.coordinator is not None}
     for name in (name for name, value in given.items() if value):
         raise Refusal(f"Option mismatch: expected one device for each trial, got {name}.")
@@ -217,6 +227,7 @@ def run(config: Config) -> None:
         for n in range(config.seeds or (1 if config.quick else SEEDS[study]))
     ]
     if not config.report:
+        begin_run(out)
         for study, trial, seed in tqdm(jobs, desc="trials", unit="trial", disable=None):
             folder = out / study / f"{trial.name}-{seed}"
             if config.resume and _done(folder, trial, seed):
@@ -237,9 +248,9 @@ def run(config: Config) -> None:
         raise Refusal(f"No trials: expected some that are done in {out}, got none.")
     tables = report(found)
     print(tables)
-    pictures = draw(out, found)
     if not config.report:
         keep(out, {}, {"trials": found, "config": vars(config)}, tables)
+    pictures = draw(out, found)
     print(f"\nWritten to {out}: {', '.join(path.name for path in pictures)}")
 
 
@@ -247,7 +258,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.long_lag", arguments)
     return training_exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

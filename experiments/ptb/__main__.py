@@ -1,7 +1,6 @@
 """``python -m experiments.ptb``."""
 
-import sys
-
 from experiments.ptb.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

@@ -10,7 +10,6 @@ Test perplexity is taken over the whole test text read as one sequence.
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.running import Mismatch, Refusal, keep, table
-from experiments.training import TrainingConfig, claim_run, say, training_exit_code
+from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
 from gradient_flow.command_line.tyro_options import parse
 from lstm_jax import lstm, stack
 from lstm_jax.initializers import uniform
@@ -152,6 +151,7 @@ def train(
         )
         return {"valid_perplexity": float(np.exp(nats))}
 
+    begin_run(out)
     return fit(
         problem,
         optimizer,
@@ -273,7 +273,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run; the exit code."""
     config = parse(Config, "python -m experiments.ptb", arguments)
     return training_exit_code(lambda: run(config))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

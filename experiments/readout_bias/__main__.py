@@ -1,7 +1,6 @@
 """``python -m experiments.readout_bias``."""
 
-import sys
-
 from experiments.readout_bias.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

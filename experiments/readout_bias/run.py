@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import zeros
 
-from experiments.running import exit_code, keep, table
+from experiments.running import Refusal, exit_code, keep, parts_kept, require_seed, table
 from gradient_flow import gate_activations
-from gradient_flow.command_line.short_training import Trained, split, train
+from gradient_flow.command_line.memory import lstm_bytes, require_memory
+from gradient_flow.command_line.short_training import BATCH_SIZE, WINDOW, Trained, split, train
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import lstm, unroll
@@ -62,8 +63,34 @@ def saturation(cell: Cell, trained: Trained, xs: Array) -> dict[str, float]:
     }
 
 
+def check(config: Config) -> None:
+    """Refuse options that are out of range.
+
+    Raises:
+        Refusal: with the option in the message.
+        TooLargeError: a network that does not fit into memory.
+    """
+    for seed in config.seeds:
+        require_seed(seed, "--seeds")
+    for option, values in {"--seeds": config.seeds, "--rates": config.rates}.items():
+        if not values:
+            raise Refusal(f"Range mismatch: expected {option} with at least one number, got none.")
+    for rate in config.rates:
+        if not 0 < rate < float("inf"):
+            raise Refusal(f"Range mismatch: expected positive --rates, got {rate}.")
+    for option, value in {"--steps": config.steps, "--hidden-size": config.hidden_size}.items():
+        if value < 1:
+            raise Refusal(f"Range mismatch: expected {option} of at least 1, got {value}.")
+    require_memory("--hidden-size", lstm_bytes(100, config.hidden_size, WINDOW * BATCH_SIZE))
+
+
 def run(config: Config) -> None:
-    """Train, look, print and keep."""
+    """Train, look, print and keep.
+
+    Raises:
+        Refusal, TooLargeError, OutputError: what cannot be run, before anything is.
+    """
+    check(config)
     claim_folder(config.out, "readout_bias", overwrite=config.overwrite)
     corpus = encode(embedded_text(), "pydoc_data.topics")
     size = corpus.vocabulary.size
@@ -72,16 +99,17 @@ def run(config: Config) -> None:
     xs = one_hot(codes, size, jnp.float32)
     starts = {"log frequency": log_frequency(split(corpus.codes)[0], size), "zeros": zeros}
     found: list[dict[str, Any]] = []
-    for start, init in starts.items():
-        for rate in config.rates:
-            for seed in config.seeds:
-                for steps in (EARLY, config.steps):
-                    (end,) = train([cell], corpus.codes, steps, rate, seed, readout_bias=init)
-                    found.append(
-                        {"start": start, "rate": rate, "seed": seed, "steps": steps}
-                        | saturation(cell, end, xs)
-                        | {"bits": float(np.mean(end.bits[-10:])), "held_out": end.held_out}
-                    )
+    with parts_kept(config.out, {"runs": found}):
+        for start, init in starts.items():
+            for rate in config.rates:
+                for seed in config.seeds:
+                    for steps in (EARLY, config.steps):
+                        (end,) = train([cell], corpus.codes, steps, rate, seed, readout_bias=init)
+                        found.append(
+                            {"start": start, "rate": rate, "seed": seed, "steps": steps}
+                            | saturation(cell, end, xs)
+                            | {"bits": float(np.mean(end.bits[-10:])), "held_out": end.held_out}
+                        )
     text = tables(found)
     keep(config.out, {}, {"config": asdict(config), "runs": found}, text)
     print(text)

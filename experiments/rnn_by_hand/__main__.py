@@ -1,7 +1,6 @@
 """``python -m experiments.rnn_by_hand``."""
 
-import sys
-
 from experiments.rnn_by_hand.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

@@ -30,10 +30,10 @@ from experiments.rnn_by_hand.published import (
 from experiments.running import (
     NO_TORCH,
     Mismatch,
-    Refusal,
     exit_code,
     keep,
     max_difference,
+    require_seed,
     table,
     torch_if_installed,
 )
@@ -340,8 +340,7 @@ def report(run: WorkedExample) -> str:
 
 def execute(config: Config) -> None:
     """Compute, keep and print."""
-    if config.seed < 0:
-        raise Refusal(f"Seed mismatch: expected a seed of at least 0, got {config.seed}.")
+    require_seed(config.seed)
     claim_folder(config.out, "rnn_by_hand", overwrite=config.overwrite)
     run = compute(config.seed)
     text = report(run)

@@ -1,7 +1,6 @@
 """``python -m experiments.where_it_goes``."""
 
-import sys
-
 from experiments.where_it_goes.run import main
+from gradient_flow.command_line.exit_codes import leave
 
-sys.exit(main())
+leave(main())

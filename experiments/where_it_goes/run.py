@@ -30,7 +30,7 @@ from experiments.derivation_audit.networks import (
     stretch,
     train,
 )
-from experiments.running import Refusal, exit_code, keep
+from experiments.running import exit_code, keep, parts_kept, require_seed
 from experiments.where_it_goes import attention
 from experiments.where_it_goes.plot import draw
 from experiments.where_it_goes.report import report
@@ -158,23 +158,23 @@ def attended(sizes: Sizes, seed: int) -> dict[str, np.ndarray]:
 
 
 def run(config: Config) -> None:
-    """Train, follow, print, draw and keep."""
-    if config.seed < 0:
-        raise Refusal(f"Seed mismatch: expected a seed of at least 0, got {config.seed}.")
+    """Train, follow, print, keep and draw."""
+    require_seed(config.seed)
     claim_folder(config.out, "where_it_goes", overwrite=config.overwrite)
     sizes = QUICK if config.quick else Sizes()
     arrays: dict[str, dict[str, np.ndarray]] = {}
     numbers: dict[str, Any] = {}
-    for network in NETWORKS:
-        name = name_of(network)
-        arrays[name], numbers[name] = followed(*trained(network, sizes, config.seed))
-    beside = attended(sizes, config.seed)
+    with parts_kept(config.out, numbers):
+        for network in NETWORKS:
+            name = name_of(network)
+            arrays[name], numbers[name] = followed(*trained(network, sizes, config.seed))
+        beside = attended(sizes, config.seed)
     tables = report(arrays, numbers, beside)
     print(tables)
-    draw(config.out, arrays, numbers, beside)
     flat = {f"{name}/{key}": a for name, own in arrays.items() for key, a in own.items()}
     flat |= {f"attention/{name}": a for name, a in beside.items()}
     keep(config.out, flat, {"numbers": numbers, "config": vars(config)}, tables)
+    draw(config.out, arrays, numbers, beside)
     print(f"\nWritten to {config.out}: where_it_goes.png")
 
 

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from lstm_jax.validation import AnyPath, require_path
+
 PARTIAL = ".partial-"
 """The beginning of the name of an incomplete file, which a killed process leaves behind."""
 
 
-def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def write_file(path: AnyPath, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a new file beside ``path``, with the same ending, and rename it to ``path``.
 
     Raises:
+        TypeError, ValueError: something else than a path, or an empty text.
         OSError: a folder that does not exist or cannot be written to; the file stays as before.
     """
-    path = Path(path)
+    path = require_path("path", path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     try:
@@ -34,6 +37,6 @@ def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
         raise
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+def write_whole(path: AnyPath, content: bytes) -> None:
     """Write ``content`` by `write_file`."""
     write_file(path, lambda partial: partial.write_bytes(content))

@@ -6,7 +6,9 @@ values.
 """
 
 import inspect
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,9 @@ import numpy as np
 from jax import export
 
 from lstm_jax.array_types import PyTree
+
+AnyPath = str | os.PathLike[str]
+"""A path as a text or as a `pathlib.Path`."""
 
 LARGEST = 2**31 - 1
 """The largest size: JAX counts in int32."""
@@ -128,6 +133,17 @@ def require_type(name: str, value: Any, expected: type) -> None:
             f"Type mismatch: expected {name} as {expected.__name__}(...), got "
             f"{type(value).__name__}."
         )
+
+
+def require_path(name: str, value: Any) -> Path:
+    """The path that a text or a `pathlib.Path` names; refuse anything else, and an empty text."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise TypeError(
+            f"Type mismatch: expected {name} as a path, a text or a pathlib.Path, got {value!r}."
+        )
+    if not os.fspath(value) or "\0" in os.fspath(value):
+        raise ValueError(f"Path mismatch: expected {name} as a path, got {os.fspath(value)!r}.")
+    return Path(value)
 
 
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -94,3 +94,41 @@ def test_on_a_gpu(monkeypatch, tmp_path, capsys):
     assert products == {"float32": "float32", "tf32": "tensorfloat32", "float16": "float32"}
     on_cpu = device_and_precision.jax_settings("cpu", "bfloat16")
     assert on_cpu["JAX_PLATFORMS"] == "cpu" and "JAX_DEFAULT_MATMUL_PRECISION" not in on_cpu
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", "{"),
+        ("results.json", "[]"),
+        ("results.json", "{}"),
+        ("results.json", '{"parts": []}'),
+        ("results.json", '{"parts": {"unroll": [7]}}'),
+        ("environment.json", "null"),
+        ("environment.json", None),
+    ],
+)
+def test_a_damaged_report_is_one_sentence(tmp_path, capsys, name, content):
+    for path in ("results.json", "environment.json"):
+        (tmp_path / path).write_text('{"parts": {"unroll": []}}')
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    assert command.main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and name in error or str(tmp_path) in error
+    assert error.count("\n") == 1
+
+
+def test_an_interrupted_run_keeps_its_cases(tmp_path, capsys, monkeypatch):
+    def stop(*others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "race", stop)
+    out = tmp_path / "run"
+    words = "unroll --quick --cell lstm --shape 3,2,2,2 --competitor".split()
+    assert command.main([*words, "plain scan", "--out", str(out)]) == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"interrupted: the results so far are in {out}"
+    assert list(out.iterdir()) == []

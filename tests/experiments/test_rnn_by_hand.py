@@ -126,7 +126,7 @@ def test_a_wrong_option_is_refused(args, capsys):
 
 def test_a_negative_seed_is_refused(tmp_path, capsys):
     assert by_hand.main(["--out", str(tmp_path / "out"), "--seed", "-1"]) == 2
-    assert "Seed mismatch" in capsys.readouterr().err
+    assert "expected --seed from 0 to" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

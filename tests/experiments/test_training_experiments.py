@@ -1,9 +1,11 @@
 """The experiments that train: their quick runs, going on after a stop, and what they refuse."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -16,9 +18,15 @@ from experiments.char_lm import scratch, settings
 from experiments.long_lag import problems, temporal_order, trials
 from experiments.long_lag import run as long_lag
 from experiments.ptb import run as ptb
+from experiments.readout_bias import run as readout_bias
+from experiments.running import keep
+from experiments.training import training_exit_code
 
 import lstm_jax
-from lstm_jax import tasks, unroll
+from gradient_flow.command_line.memory import TooLargeError
+from gradient_flow.command_line.short_training import Trained
+from gradient_flow.results_folder import claim_folder
+from lstm_jax import tasks, training, unroll
 from lstm_jax.language import Batch, language_model, token_loss
 from lstm_jax.layers.stack import stack
 from lstm_jax.training import read_log
@@ -316,8 +324,8 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (ptb.main, ["--data", "/nowhere"], "/nowhere"),
         (ptb.main, ["--quick", "--epochs", "0"], "epochs of at least 1"),
         (ptb.main, ["--quick", "--seed", "-1"], "seed from 0 to"),
-        (ptb.main, ["--quick", "--log-every", "0"], "log_every"),
-        (ptb.main, ["--quick", "--resume", "--overwrite"], "resume or overwrite"),
+        (ptb.main, ["--quick", "--log-every", "0"], "--log-every of at least 1"),
+        (ptb.main, ["--quick", "--resume", "--overwrite"], "--resume or --overwrite, got both"),
         (ptb.main, ["--quick", "--watch-flow", "5"], "--watch-flow"),
         (ptb.main, ["--quick", "--process", "1"], "coordinator, processes and process together"),
         (char_lm.main, ["--corpus", "nothing"], "expected one of"),
@@ -325,7 +333,8 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (char_lm.main, ["--corpus", "embedded", "--temperature", "-1"], "--temperature"),
         (char_lm.main, ["--corpus", "embedded", "--prompts", "ж"], "ж"),
         (char_lm.main, ["--corpus", "embedded", "--prompts", ""], "empty prompt"),
-        (long_lag.main, ["--seeds", "0"], "--seeds of at least 1"),
+        (long_lag.main, ["--seeds", "0"], "--seeds from 1 to 10,000, got 0"),
+        (long_lag.main, ["--seeds", "1000000000"], "--seeds from 1 to 10,000, got 1,000,000,000"),
         (long_lag.main, ["--data-parallel"], "--data-parallel"),
         (long_lag.main, ["--report"], "expected some that are done"),
     ],
@@ -335,3 +344,75 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, capsys, main, w
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("error: ") and error.count("\n") == 0
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            training.InterruptedRun("Interrupted: stopped. Resume it with resume=True."),
+            130,
+            "interrupted: stopped. Resume it with --resume.$",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted: finished parts are kept"),
+        (training.CheckpointError("Damaged."), 1, "error: Damaged."),
+        (training.RunError("Occupied."), 2, "error: Occupied."),
+        (TooLargeError("Too large."), 2, "error: Too large."),
+        (OSError(28, "No space left on device"), 1, "error: Stopped: .* No space left on device"),
+    ],
+)
+def test_a_training_ends_with_one_line_and_a_code(capsys, error, code, said):
+    def action():
+        raise error
+
+    assert training_exit_code(action) == code
+    told = capsys.readouterr().err
+    assert re.match(said, told) and told.count("\n") == 1
+
+
+def test_what_a_resumed_run_lacks_is_one_line(capsys):
+    def action():
+        warnings.warn("Incomplete log.", training.IncompleteRunWarning, stacklevel=1)
+
+    assert training_exit_code(action) == 0
+    assert capsys.readouterr().err == "warning: Incomplete log.\n"
+
+
+def test_an_interrupted_experiment_keeps_its_parts(tmp_path, capsys, monkeypatch):
+    def train(cells, codes, steps, rate, seed, **more):
+        if found.append(steps) or len(found) > 2:
+            raise KeyboardInterrupt
+        return [Trained(None, [3.0, 2.0], 2.5)]
+
+    found = []
+    monkeypatch.setattr(readout_bias, "train", train)
+    monkeypatch.setattr(readout_bias, "saturation", lambda *others: {"memories": 0.5})
+    out = tmp_path / "out"
+    assert readout_bias.main(["--out", str(out), "--hidden-size", "2"]) == 130
+    told = capsys.readouterr().err
+    assert told == f"interrupted: the parts so far are in {out / 'parts.json'}\n"
+    parts = json.loads((out / "parts.json").read_text())
+    assert [run["steps"] for run in parts["runs"]] == [readout_bias.EARLY, 800]
+    assert [path.name for path in out.iterdir()] == ["parts.json"]
+    # The results of a whole run take their place.
+    claim_folder(out, "readout_bias", overwrite=True)
+    keep(out, {}, {}, "tables")
+    assert not (out / "parts.json").exists() and results(out) == {}
+
+
+def test_a_refused_run_takes_no_earlier_results_away(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    words = ["--quick", "--overwrite", "--out", str(tmp_path), "--batch-size", "1000000"]
+    assert ptb.main(words) == 2
+    assert "Length mismatch" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("damage", ["[", "[]", "{}", '{"reach_first": []}'])
+def test_a_damaged_trial_is_one_sentence(tmp_path, capsys, damage):
+    trial = tmp_path / "study" / "trial-0"
+    trial.mkdir(parents=True)
+    (trial / "results.json").write_text(damage)
+    assert long_lag.main(["--report", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert re.match("error: Unreadable .*results.json", told) and told.count("\n") == 1

@@ -51,4 +51,4 @@ def test_attention_by_its_definition():
 
 def test_refusals(tmp_path, capsys):
     assert run.main(["--seed", "-1", "--out", str(tmp_path / "out")]) == 2
-    assert "expected a seed of at least 0, got -1" in capsys.readouterr().err
+    assert "expected --seed from 0 to 2^32 − 1, got -1" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from training.problems import DATA, OPTIONS, B, fit_flat, leaves, line, numbers,
 
 from lstm_jax import training
 from lstm_jax.training import RunOptions, Watch, init_state, read_log, train_step
+from lstm_jax.training.watch import Recorder
 
 
 def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
@@ -80,6 +81,28 @@ def test_a_signal_during_the_last_step_is_not_lost(tmp_path):
     with pytest.raises(training.InterruptedRun, match="after step 3 of 3"):
         run(3, folder=tmp_path, watches=[Watch("stop", 2, stop)])
     assert [entry["step"] for entry in read_log(tmp_path)] == [3]
+
+
+def test_a_signal_before_the_first_step_or_without_one_is_not_lost(tmp_path, monkeypatch):
+    """Orbax may be at work then, and an interrupt in the middle of it leaves threads behind."""
+
+    def evaluate(params):
+        if not asked.append(1) and len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"error": 1.0}
+
+    asked = []
+    with pytest.raises(training.InterruptedRun, match="after step 1 of 4"):
+        run(4, folder=tmp_path, evaluate=evaluate)
+    run(4, folder=tmp_path, options=RunOptions(resume=True))
+
+    # All steps are done: there is none after which a run could stop.
+    opened = Recorder.open
+    monkeypatch.setattr(
+        Recorder, "open", lambda *all: os.kill(os.getpid(), signal.SIGTERM) or opened(*all)
+    )
+    with pytest.raises(training.InterruptedRun, match="by SIGTERM after step 4 of 4"):
+        run(4, folder=tmp_path, options=RunOptions(resume=True))
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(tmp_path):

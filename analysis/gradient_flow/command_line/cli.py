@@ -1,11 +1,12 @@
 """The command ``gradient-flow``: compare networks, check gradients, draw a run from its files."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,13 @@ from tqdm import tqdm
 
 from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
+from gradient_flow.command_line.exit_codes import exit_code, leave
+from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.measurements.training_watch import record_paths
 from gradient_flow.results_folder import (
+    ARRAYS,
     FINISHED,
     STAGE,
     OutputError,
@@ -26,10 +30,12 @@ from gradient_flow.results_folder import (
     environment,
     publish,
     read_run,
+    release_folder,
     write_arrays,
     write_json,
 )
 from lstm_jax import Cell, check_gradients, gru, lstm, rnn, unroll
+from lstm_jax.atomic_write import write_whole
 from lstm_jax.language import Corpus
 from lstm_jax.language.text import TextError
 from lstm_jax.validation import NonFiniteError, require_positive_int
@@ -59,6 +65,8 @@ class Draw:
     """The folder of the run."""
 
 
+TABLES = "tables.txt"
+
 KINDS = ("rnn", "lstm", "gru")
 """The kinds of networks; those of one kind are trained together."""
 
@@ -73,54 +81,132 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 for success, 1 if gradients differ, 2 for invalid input.
+        0 for success, 1 if gradients differ, 2 for invalid input, 130 after Ctrl-C; `exit_codes` has all.
     """
     command = parse(Command, "gradient-flow", arguments)
-    try:
+
+    def run() -> int:
         if isinstance(command, Check):
             return run_check(command)
         if isinstance(command, Draw):
             return run_draw(command)
         return run_compare(command)
-    except (ConfigError, OutputError, TextError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_code(
+        run, refused=(ConfigError, TooLargeError, OutputError, TextError, NonFiniteError)
+    )
 
 
 def run_compare(config: Compare) -> int:
     """Measure, train, measure again; print the table line by line; write results, arrays and figures."""
     corpus = comparison.check_config(config)
+    input_size = comparison.NOISE_SIZE if corpus is None else corpus.vocabulary.size
+    require_memory(
+        "--lengths, --samples and --hidden-size", comparison.bytes_needed(config, input_size)
+    )
     folder = claim_folder(config.out, "compare", overwrite=config.overwrite)
+    found = Found({}, {}, {}, [])
+    try:
+        results = _measured(config, corpus, found)
+    except BaseException as stop:
+        kept = _keep_what_there_is(folder, found)
+        if isinstance(stop, KeyboardInterrupt) and kept:
+            raise KeyboardInterrupt(f"the numbers so far are in {kept}") from None
+        raise
+    _write(folder / STAGE, found)
+    write_json(folder / STAGE / FINISHED, results)
+    # Matplotlib is imported only here, where it is needed.
+    from gradient_flow.pictures.comparison_figures import PICTURES
+
+    pictures = [f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")]
+    publish(folder, replaces=pictures, more=True)
+    print(f"\nnumbers:  {folder / FINISHED}, {folder / ARRAYS}")
+    try:
+        _draw(folder, results, found.arrays)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"all numbers are kept, gradient-flow draw {folder} draws them"
+        ) from None
+    return 0
+
+
+class Found(NamedTuple):
+    """What a comparison has found so far.
+
+    Attributes:
+        arrays: by ``stage/network/name``.
+        rows: of the table, by stage and network.
+        bits: per character, by network.
+        lines: that were printed.
+    """
+
+    arrays: dict[str, np.ndarray]
+    rows: dict[str, dict[str, Any]]
+    bits: dict[str, dict[str, float]]
+    lines: list[str]
+
+
+def _write(folder: Path, found: Found) -> None:
+    write_arrays(folder / ARRAYS, found.arrays)
+    write_whole(folder / TABLES, ("\n".join(found.lines) + "\n").encode())
+    write_json(folder / "environment.json", environment())
+
+
+def _keep_what_there_is(folder: Path, found: Found) -> Path | None:
+    """Write the numbers of a run that does not end, beside no other results; where they are."""
+    if not found.arrays:
+        release_folder(folder)
+        return None
+    with contextlib.suppress(OSError, OutputError):
+        _write(folder / STAGE, found)
+        if (folder / FINISHED).exists():
+            # An earlier run's results stay as they are.
+            return folder / STAGE
+        publish(folder, finishes=False)
+        return folder
+    return None
+
+
+def _measured(config: Compare, corpus: Corpus | None, found: Found) -> dict[str, Any]:
+    """Measure, train, measure again; print and collect what is found.
+
+    Returns:
+        The content of ``results.json``.
+    """
     key_xs, key_init = jax.random.split(jax.random.key(config.seed))
     xs = comparison.inputs(config, corpus, key_xs)
     nets = comparison.networks(xs.shape[-1], config.hidden_size, max(config.lengths))
     labels = {name: network.label for name, network in nets.items()}
     stages = ["untrained", "trained"] if config.steps else ["untrained"]
-    arrays: dict[str, np.ndarray] = {}
-    rows: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
-    bits: dict[str, dict[str, float]] = {}
+    arrays, rows, bits, told = found
+    rows.update({stage: {} for stage in stages})
 
     with Progress(len(nets) * len(stages) + (len(KINDS) if config.steps else 0)) as progress:
+
+        def show(text: str) -> None:
+            told.append(text)
+            progress.show(text)
 
         def look(stage: str, name: str, params: Any) -> None:
             progress.begin(f"measuring {labels[name]}")
             cell = comparison.shared_cell(nets[name].cell)
             last = stage == stages[-1]
-            found = comparison.measure(name, cell, params, xs, config.lengths, last=last)
-            arrays.update({f"{stage}/{name}/{key}": value for key, value in found.items()})
-            rows[stage][name] = comparison.summarise(config.lengths, found)
+            measured = comparison.measure(name, cell, params, xs, config.lengths, last=last)
+            arrays.update({f"{stage}/{name}/{key}": value for key, value in measured.items()})
+            rows[stage][name] = comparison.summarise(config.lengths, measured)
             table = comparison.lines(
                 labels[name], rows[stage][name], labels.values(), bits.get(name)
             )
-            progress.done("\n".join(table))
+            progress.done()
+            show("\n".join(table))
 
-        progress.show(comparison.LEGEND + "\n")
-        progress.show(comparison.heading("untrained", config, labels.values()))
+        show(comparison.LEGEND + "\n")
+        show(comparison.heading("untrained", config, labels.values()))
         for n, (name, network) in enumerate(nets.items()):
             look("untrained", name, network.cell.init(jax.random.fold_in(key_init, n)))
-        progress.show("\n" + comparison.autodiff_line(rows["untrained"], labels))
+        show("\n" + comparison.autodiff_line(rows["untrained"], labels))
         if corpus is not None and config.steps:
-            progress.show("\n" + comparison.heading("trained", config, labels.values()))
+            show("\n" + comparison.heading("trained", config, labels.values()))
             for kind in KINDS:
                 names = [name for name, network in nets.items() if network.cell.kind == kind]
                 ends = _trained(config, corpus, kind, [nets[name].cell for name in names], progress)
@@ -128,7 +214,7 @@ def run_compare(config: Compare) -> int:
                     bits[name] = comparison.bits(end)
                     look("trained", name, end.params)
 
-    results = {
+    return {
         "config": {**asdict(config), "train_steps": config.steps},
         "text": None if corpus is None else comparison.describe(corpus),
         "stages": stages,
@@ -140,19 +226,18 @@ def run_compare(config: Compare) -> int:
         "bits_per_character": bits,
         "table": rows,
     }
-    # Matplotlib is imported only here, where it is needed.
+
+
+def _draw(folder: Path, results: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Draw the pictures of a claimed folder, and say where they are."""
     from gradient_flow.pictures.comparison_figures import draw_all
 
-    unfinished = folder / STAGE
-    write_arrays(unfinished / "arrays.npz", arrays)
-    write_json(unfinished / "environment.json", environment())
-    pictures = draw_all(unfinished, results, arrays)
-    write_json(unfinished / FINISHED, results)
-    publish(folder)
-    print(f"\nnumbers:  {folder / FINISHED}, {folder / 'arrays.npz'}")
+    try:
+        pictures = draw_all(folder / STAGE, results, arrays)
+    finally:
+        publish(folder, finishes=False)
     for picture in pictures:
         print(f"picture:  {folder / picture.name}  (and .svg)")
-    return 0
 
 
 def _trained(
@@ -198,14 +283,12 @@ class Progress:
         """Show the progress of the part, on a terminal."""
         self._bar.set_postfix_str(words)
 
-    def done(self, text: str = "") -> None:
-        """End the part, and show its result."""
+    def done(self) -> None:
+        """End the part."""
         self._bar.set_postfix_str("", refresh=False)
         self._bar.update()
         if not self._terminal:
             print(f"{self._name}: {time.perf_counter() - self._begun:.1f} s", file=sys.stderr)
-        if text:
-            self.show(text)
 
     def show(self, text: str) -> None:
         """Print to the standard output, above the line that changes."""
@@ -221,6 +304,11 @@ def run_check(config: Check) -> int:
             require_positive_int(f"--{name.replace('_', '-')}", getattr(config, name))
         except ValueError as error:
             raise ConfigError(str(error)) from None
+    rows = config.length * config.batch_size
+    require_memory(
+        "--length, --batch-size, --input-size and --hidden-size",
+        lstm_bytes(config.input_size, config.hidden_size, rows),
+    )
     agree = True
     for make in (lstm, gru, rnn):
         cell = make(config.input_size, config.hidden_size)
@@ -254,19 +342,11 @@ def run_draw(config: Draw) -> int:
     if records is not None:
         return _draw_records(records)
     results, arrays = read_run(config.folder)
-    claim_folder(config.folder, "compare", overwrite=True)
-    from gradient_flow.pictures.comparison_figures import draw_all
+    from gradient_flow.pictures.comparison_figures import require_comparison
 
-    try:
-        pictures = draw_all(config.folder / STAGE, results, arrays)
-    except KeyError as error:
-        raise OutputError(
-            f"Unreadable run: expected the results of a comparison in {config.folder}, got none "
-            f"named {error}."
-        ) from None
-    publish(config.folder, finishes=False)
-    for picture in pictures:
-        print(f"picture:  {config.folder / picture.name}  (and .svg)")
+    require_comparison(config.folder, results, arrays)
+    claim_folder(config.folder, "compare", overwrite=True)
+    _draw(config.folder, results, arrays)
     return 0
 
 
@@ -292,4 +372,4 @@ def _draw_records(records: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradient_flow.command_line.memory import lstm_bytes
 from gradient_flow.command_line.short_training import RATE, Trained, shortest_text
 from gradient_flow.measurements.autodiff_norms import autodiff_norms
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
@@ -178,6 +179,22 @@ def inputs(config: Compare, corpus: Corpus | None, key: Array) -> Array:
         return jax.random.normal(key, (length, config.samples, NOISE_SIZE))
     codes = windows(key, jnp.asarray(corpus.codes), length, config.samples)
     return one_hot(codes, corpus.vocabulary.size, jnp.float32)
+
+
+def bytes_needed(config: Compare, input_size: int) -> int:
+    """An estimate of the memory that a comparison fills at its peak.
+
+    Measured for the LSTM on a CPU, beyond 0.3 GiB for the compiler: at (H, samples, T) of (64, 8, 1,000) 0.1,
+    (64, 256, 300) 0.5, (256, 8, 300) 0.3 and (384, 2, 100) 0.2 GiB. This gives 0.1, 0.5, 0.4 and 0.3.
+    """
+    hidden, length, samples = config.hidden_size, max(config.lengths), config.samples
+    # The parameters of the six networks, of which up to three are trained at once.
+    copies = 15 if config.steps else 6
+    sequences = lstm_bytes(input_size, hidden, length * samples, copies=copies)
+    # Products of [2H, 2H], one for each sample and length and some beside; plain autodiff of one sample.
+    products = samples * (len(set(config.lengths)) + 6) * 4 * hidden**2
+    autodiff = 3 * length * hidden**2
+    return (sequences + 4 * max(products, autodiff)) * 3 // 2
 
 
 def measure(

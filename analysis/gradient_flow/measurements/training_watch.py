@@ -17,7 +17,6 @@ Without a batch there is no samples axis. Where the states overflow, the numbers
 does not end a training run.
 """
 
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,16 +29,18 @@ from gradient_flow.measurements.by_layer import each_layer, require_no_zoneout
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
 from gradient_flow.measurements.gates import gate_activations
 from gradient_flow.measurements.jacobian_norms import jacobian_norms
-from gradient_flow.results_folder import OutputError
+from gradient_flow.results_folder import OutputError, read_arrays
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, layout_of
 from gradient_flow.step_jacobians.trajectory import is_lstm
 from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, require_one_direction
 from lstm_jax.validation import (
+    AnyPath,
     NonFiniteError,
     require_finite_arguments,
     require_names,
+    require_path,
     require_positive_int,
 )
 
@@ -247,7 +248,7 @@ def _gate_records(
     return found
 
 
-def read_watch(folder: Path) -> WatchRecords:
+def read_watch(folder: AnyPath) -> WatchRecords:
     """Read the records of a watch: `fit` writes ``<step>.npz`` for each look, in a folder named after it.
 
     Args:
@@ -257,6 +258,7 @@ def read_watch(folder: Path) -> WatchRecords:
         OutputError: a folder that is missing or has no records, a record that cannot be read, or one with
             other arrays than the first.
     """
+    folder = _path(folder)
     if not folder.is_dir():
         raise OutputError(f"Missing folder: expected a watch's records in {folder}, got no folder.")
     paths = record_paths(folder)
@@ -265,12 +267,10 @@ def read_watch(folder: Path) -> WatchRecords:
     looks: list[dict[str, np.ndarray]] = []
     for path in paths:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                looks.append({name: file[name] for name in file.files})
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise OutputError(
-                f"Unreadable record: expected arrays in {path}, got: {error}."
-            ) from None
+            looks.append(read_arrays(path))
+        except OutputError as error:
+            others = f" Move it away to read the other {len(paths) - 1}." if len(paths) > 1 else ""
+            raise OutputError(f"{error}{others}") from None
         first, last = looks[0], looks[-1]
         if _shapes(last) != _shapes(first):
             raise OutputError(
@@ -287,7 +287,15 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def record_paths(folder: Path) -> list[Path]:
+def _path(folder: AnyPath) -> Path:
+    try:
+        return require_path("folder", folder)
+    except (TypeError, ValueError) as error:
+        raise OutputError(str(error)) from None
+
+
+def record_paths(folder: AnyPath) -> list[Path]:
     """The finished records in a folder, by step."""
+    folder = _path(folder)
     paths = [path for path in folder.glob("*.npz") if path.stem.isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem))

@@ -4,7 +4,7 @@ Colours are those of Okabe & Ito (2008), which colour-blind readers can distingu
 dashes too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradient_flow.pictures.saved_figures import LN10, save_all
+from gradient_flow.results_folder import OutputError
+from lstm_jax.validation import AnyPath
 
 matplotlib.use("Agg")
 FLOAT32_END = float(np.log10(np.finfo(np.float32).tiny))
@@ -40,11 +42,15 @@ INSIDE: dict[str, tuple[str, Any, str]] = {
     "total_c": ("#000000", (0, (1, 2)), r"total_c: $dC_T/dC_k$, $h_k$ follows $C_k$"),
     "hh": ("#CC79A7", "-", r"hh: $\partial h_T/\partial h_k$"),
 }
+PICTURES = ("norm_against_lag", "pair_maps", "inside_lstm", "gates")
+"""The names of the figures, in the order in which they are drawn."""
+KINDS_OF_RESULTS = {"config": dict, "stages": list, "networks": dict, "inside": str, "lags": list}
+"""What the figures need of ``results.json``."""
 STAGES = {"untrained": "before training", "trained": "after training"}
 
 
 def draw_all(
-    folder: Path, results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    folder: AnyPath, results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> list[Path]:
     """Draw every figure of a comparison as PNG and SVG.
 
@@ -56,15 +62,67 @@ def draw_all(
     Returns:
         The paths of the PNG files.
     """
-    figures: dict[str, Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Figure]] = {
-        "norm_against_lag": norm_against_lag,
-        "pair_maps": pair_maps,
-        "inside_lstm": inside_lstm,
-        "gates": gates,
-    }
+    draws = (norm_against_lag, pair_maps, inside_lstm, gates)
     return save_all(
-        folder, {name: partial(draw, results, arrays) for name, draw in figures.items()}
+        folder,
+        {name: partial(draw, results, arrays) for name, draw in zip(PICTURES, draws, strict=True)},
     )
+
+
+def require_comparison(
+    folder: Path, results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse numbers from which the figures cannot be drawn.
+
+    Args:
+        folder: of the run.
+        results: the content of ``results.json``.
+        arrays: the content of ``arrays.npz``.
+
+    Raises:
+        OutputError: the first name or array that is missing or of another kind or shape.
+    """
+
+    def need(fine: bool, expected: str, got: Any) -> None:
+        if not fine:
+            raise OutputError(f"Unreadable run: expected {expected} in {folder}, got {got}.")
+
+    for name, kind in KINDS_OF_RESULTS.items():
+        value = results.get(name)
+        got = f"no {name}" if name not in results else f"a {type(value).__name__}"
+        need(isinstance(value, kind) and bool(value), f"{name} of a comparison", got)
+    lags, lengths = results["lags"], results["config"].get("lengths")
+    for name, value in (("lags", lags), ("config.lengths", lengths)):
+        whole = isinstance(value, list) and all(type(number) is int for number in value)
+        need(whole and bool(value), f"{name} as whole numbers", repr(value)[:60])
+    stages, names, inside = results["stages"], results["networks"], results["inside"]
+    need(set(map(str, stages)) <= set(STAGES), f"stages among {', '.join(STAGES)}", stages)
+    need(set(names) <= set(STYLES), f"networks among {', '.join(STYLES)}", ", ".join(names))
+    need(inside in names, "the inside of one of its networks", repr(inside))
+    curve = (None, len(set(lengths)), len(lags))
+    wanted: dict[str, tuple[int | None, ...]] = {}
+    for stage in stages:
+        for name in names:
+            wanted[f"{stage}/{name}/curve.hh"] = curve
+            wanted[f"{stage}/{name}/autodiff"] = (None, max(lengths) + 1)
+        wanted |= {f"{stage}/{inside}/curve.{block}": curve for block in INSIDE}
+    last = stages[-1]
+    wanted |= {f"{last}/{inside}/gate.{gate}": (None, None) for gate in "ifgo"}
+    maps = [name for name in names if f"{last}/{name}/map.hh" in arrays]
+    need(bool(maps), f"an array {last}/…/map.hh", "none")
+    for name in maps:
+        sizes: list[int] = []
+        for axis in ("times", "starts"):
+            wanted[f"{last}/{name}/map.{axis}"] = (None,)
+            sizes.append(np.size(arrays.get(f"{last}/{name}/map.{axis}", ())))
+        wanted[f"{last}/{name}/map.hh"] = tuple(sizes)
+    for name, shape in wanted.items():
+        need(name in arrays, f"an array {name}", "none")
+        array = arrays[name]
+        shown = f"[{', '.join('…' if size is None else str(size) for size in shape)}]"
+        fine = array.ndim == len(shape) and array.dtype.kind in "fiu" and array.size > 0
+        fine = fine and all(size in (None, n) for size, n in zip(shape, array.shape, strict=True))
+        need(fine, f"numbers {shown} in {name}", f"{array.dtype.name}{list(array.shape)}")
 
 
 def norm_against_lag(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Figure:

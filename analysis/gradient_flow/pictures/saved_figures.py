@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lstm_jax.atomic_write import write_file
+from lstm_jax.validation import AnyPath
 
 LN10 = float(np.log(10))
 
 
-def save_all(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> list[Path]:
+def save_all(folder: AnyPath, figures: Mapping[str, Callable[[], Figure]]) -> list[Path]:
     """Draw figures in one style, and write each as PNG and SVG.
 
     Args:
@@ -23,7 +24,7 @@ def save_all(folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> list[
     Returns:
         The paths of the PNG files.
     """
-    paths = []
+    folder, paths = Path(folder), []
     style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context({**style, "svg.hashsalt": "gradient-flow", "svg.fonttype": "none"}):
         for name, draw in figures.items():

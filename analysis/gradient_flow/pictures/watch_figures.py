@@ -15,10 +15,17 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from gradient_flow.measurements.training_watch import CLOSED, OPEN, WatchRecords, read_watch
+from gradient_flow.measurements.training_watch import (
+    CLOSED,
+    OPEN,
+    QUANTILES,
+    WatchRecords,
+    read_watch,
+)
 from gradient_flow.pictures.comparison_figures import plt
 from gradient_flow.pictures.saved_figures import LN10, save_all
 from gradient_flow.results_folder import OutputError
+from lstm_jax.validation import AnyPath
 
 MOST_CURVES = 40
 LEAST_LOG10 = -160.0
@@ -44,7 +51,7 @@ GATES = {
 
 
 def draw_watch(
-    folder: Path, log: Sequence[Mapping[str, Any]] | None = None, out: Path | None = None
+    folder: AnyPath, log: Sequence[Mapping[str, Any]] | None = None, out: AnyPath | None = None
 ) -> list[Path]:
     """Draw the records of a watch: curves by training step, the horizon above the loss, the gates.
 
@@ -60,19 +67,20 @@ def draw_watch(
         OutputError: records that cannot be read or are not of a `flow_watch`, or a folder that cannot be
             written.
     """
-    records = read_watch(folder)
+    records, folder = read_watch(folder), Path(folder)
     curves = _names_of(records, "curve")
     if not curves or "lags" not in records.arrays or np.ptp(records.arrays["lags"], axis=0).any():
         raise OutputError(
             f"Unknown records: expected those of a flow_watch with the same lags throughout in {folder}, "
             f"got {', '.join(sorted(records.arrays)[:4]) if not curves else 'other lags'}."
         )
+    _require_whole(folder, records)
     figures = {
         "norms_over_training": partial(norms_over_training, records),
         "horizon_over_training": partial(horizon_over_training, records, log),
         "gates_over_training": partial(gates_over_training, records),
     }
-    out = folder if out is None else out
+    out = folder if out is None else Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         return save_all(out, figures)
@@ -80,6 +88,45 @@ def draw_watch(
         raise OutputError(
             f"Unwritable folder: expected to write into {out}, got: {error.strerror}."
         ) from None
+
+
+def _require_whole(folder: Path, records: WatchRecords) -> None:
+    """Refuse records from which the figures cannot be drawn.
+
+    Raises:
+        OutputError: the first array that is missing or of another kind or shape.
+    """
+    arrays, looks, lags = records.arrays, len(records.steps), records.arrays["lags"]
+    wanted: dict[str, tuple[int, ...]] = {}
+    if lags.ndim != 2 or not lags.size:
+        wanted["lags"] = (looks, 1)
+    for layer, block in _names_of(records, "curve"):
+        curve = arrays[f"{layer}.curve.{block}"]
+        samples = curve.shape[1:2] if curve.ndim > 2 else ()
+        wanted[f"{layer}.curve.{block}"] = (looks, *samples, *lags.shape[1:])
+        wanted[f"{layer}.horizon.{block}"] = (looks, *samples)
+    gates = [
+        f"{layer}.gate.{name.removesuffix('.mean')}"
+        for layer, name in _names_of(records, "gate")
+        if name.endswith(".mean")
+    ]
+    for gate in gates or ["0.gate.f"]:
+        ends = ("saturated",) if f"{gate}.saturated" in arrays else ("open", "closed")
+        wanted |= {f"{gate}.{name}": (looks,) for name in ("mean", *ends)}
+        wanted[f"{gate}.quantiles"] = (looks, len(QUANTILES))
+    for name, found in arrays.items():
+        if name.endswith(".time_constants"):
+            wanted[name] = (looks, len(QUANTILES))
+        if found.dtype.kind not in "fiu":
+            raise OutputError(
+                f"Unknown records: expected numbers in {name} in {folder}, got {found.dtype.name}."
+            )
+    for name, shape in wanted.items():
+        got = f"numbers {list(arrays[name].shape[1:])}" if name in arrays else "none"
+        if name not in arrays or arrays[name].shape != shape:
+            raise OutputError(
+                f"Unknown records: expected numbers {list(shape[1:])} in {name} in {folder}, got {got}."
+            )
 
 
 def norms_over_training(records: WatchRecords) -> Figure:
@@ -407,10 +454,15 @@ def _panel_title(layers: Sequence[str], layer: str, block: str) -> str:
 
 def _losses(log: Sequence[Mapping[str, Any]] | None) -> np.ndarray:
     """[entries, 1 + seeds]: steps and losses; a loss that was not finite leaves a gap."""
-    rows = [
-        [entry["step"], *np.atleast_1d(np.asarray(entry["loss"], np.float64))]
-        for entry in log or ()
-        if "loss" in entry
-    ]
-    found = np.asarray(rows, np.float64).reshape(len(rows), -1)
+    try:
+        rows = [
+            [entry["step"], *np.atleast_1d(np.asarray(entry["loss"], np.float64))]
+            for entry in log or ()
+            if "loss" in entry
+        ]
+        found = np.asarray(rows, np.float64).reshape(len(rows), -1)
+    except (TypeError, ValueError) as error:
+        raise OutputError(
+            f"Unknown log: expected the same number of losses in each entry, got others ({error})."
+        ) from None
     return np.where(np.isfinite(found), found, np.nan)

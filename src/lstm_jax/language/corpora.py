@@ -17,6 +17,7 @@ from pathlib import Path
 from lstm_jax.language.download import Source, checked, contents
 from lstm_jax.language.text import Corpus, embedded_text, encode, read_text
 from lstm_jax.language.vocabulary import TextError, frequency_vocabulary
+from lstm_jax.validation import AnyPath, require_path
 
 NAMES = ("embedded", "timemachine", "ptb")
 """The texts that have a name."""
@@ -71,7 +72,7 @@ PTB_PARTS = {
 """The files in the folder ``ptb`` of ``ptb.zip``."""
 
 
-def load_corpus(name: str | Path, data: Path | None = None) -> Corpus:
+def load_corpus(name: AnyPath, data: AnyPath | None = None) -> Corpus:
     """Read a text by its name, and download it if necessary.
 
     A download is stored in ``$LSTM_JAX_DATA``, else in the user's cache folder, and checked at every use.
@@ -93,13 +94,14 @@ def load_corpus(name: str | Path, data: Path | None = None) -> Corpus:
         >>> corpus.name, corpus.vocabulary.kind, corpus.codes.dtype.name
         ('pydoc_data.topics', 'characters', 'int32')
     """
+    data = None if data is None else require_path("data", data)
     if name == "embedded":
         return encode(embedded_text(), "pydoc_data.topics")
     if name == "timemachine":
         return _timemachine(data)
     if name == "ptb":
         return _ptb(data)
-    path = Path(name)
+    path = require_path("name", name)
     if isinstance(name, str) and not path.exists():
         known = ", ".join(repr(known) for known in NAMES)
         raise TextError(f"Unknown text: expected one of {known}, or a text file, got {name!r}.")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lstm_jax.atomic_write import write_file
 from lstm_jax.language.vocabulary import TextError
+from lstm_jax.validation import AnyPath, require_path
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails."""
@@ -47,7 +48,7 @@ def cache_folder() -> Path:
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "lstm_jax"
 
 
-def contents(source: Source, data: Path | None = None) -> bytes:
+def contents(source: Source, data: AnyPath | None = None) -> bytes:
     """Read a file from ``data``, else from the cache, else from a server.
 
     Args:
@@ -62,7 +63,7 @@ def contents(source: Source, data: Path | None = None) -> bytes:
             cannot be written.
     """
     if data is not None:
-        return checked(source, data / source.file)
+        return checked(source, require_path("data", data) / source.file)
     path = cache_folder() / source.file
     try:
         return checked(source, path)

@@ -3,7 +3,6 @@
 Axes: codes[tokens]; windows[T, B], time first, of int32 codes.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 
 from lstm_jax.array_types import Array, Float, Int
 from lstm_jax.language.vocabulary import TextError, Vocabulary, character_vocabulary
+from lstm_jax.validation import AnyPath, require_path
 
 
 class Corpus(NamedTuple):
@@ -48,13 +48,13 @@ def embedded_text() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: AnyPath) -> str:
     """Read a text file as UTF-8.
 
     Raises:
         TextError: a file that is missing, unreadable, empty, or not UTF-8.
     """
-    path = Path(path)
+    path = require_path("path", path)
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:

@@ -1,18 +1,21 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
-Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `checkpoints`
-are for resuming a run, `log` is its log, `watch` records measurements of the parameters during the run,
-`devices` makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
+Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `run_folder` is
+where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records measurements
+of the parameters during the run, `devices` makes the mesh. `gradient_penalty` is a penalty on vanishing
+gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
 """
 
-from lstm_jax.training.checkpoints import CheckpointError, Checkpoints, Restored
+from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
 from lstm_jax.training.fit import Fitted, InterruptedRun, fit
 from lstm_jax.training.log import LogError, read_log
-from lstm_jax.training.log_entries import DivergedError
+from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
+from lstm_jax.training.problem_checks import ProblemError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -32,10 +35,12 @@ __all__ = [
     "Computation",
     "DivergedError",
     "Fitted",
+    "IncompleteRunWarning",
     "InterruptedRun",
     "LogError",
     "Metrics",
     "Problem",
+    "ProblemError",
     "Restored",
     "RunError",
     "RunOptions",

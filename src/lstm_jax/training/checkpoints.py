@@ -1,34 +1,45 @@
 r"""Checkpoints of a run, by orbax: the latest ones and the best, each complete or absent.
 
     <folder>/<step>/state      the arrays of `TrainState`
-    <folder>/<step>/about      JSON: the settings of the run, a checksum of every array, the caller's data
+    <folder>/<step>/about      JSON: the step, the settings of the run, the caller's data, and checksums of
+                               every array and of the JSON itself
 
 Orbax writes into a temporary folder and renames it, so a killed process never leaves half a checkpoint that
-looks complete. The checksums find a checkpoint that was damaged later.
+looks complete. The checksums find a checkpoint that was damaged later, and the step one that was renamed.
 """
 
 import json
-import logging
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.validation import leaf_name, require_positive_int, show_shape
+from lstm_jax.training.checkpoint_contents import (
+    CheckpointError,
+    checksum_of,
+    checksums,
+    described,
+    optimizer_parts,
+    require_same,
+    require_same_state,
+)
+from lstm_jax.training.orbax_noise import without_noise
+from lstm_jax.training.run_settings import settings_by_value
+from lstm_jax.training.system_errors import reason
+from lstm_jax.validation import AnyPath, require_path, require_positive_int
 
-FORMAT = 1
+FORMAT = 2
 """The format of ``about``; a checkpoint of another format is refused."""
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or used."""
+ABOUT = Path("about", "metadata")
+"""Where in its folder a checkpoint says what it is."""
+TEMPORARY = "orbax-checkpoint-tmp"
+"""In the names of folders that a killed process leaves; orbax removes them."""
 
 
 class Restored(NamedTuple):
@@ -50,21 +61,26 @@ class Checkpoints:
 
     Args:
         folder: made where it does not exist.
-        settings: of the run, as JSON; checkpoints of another run are refused.
+        settings: of the run, stored by value; checkpoints of another run are refused.
         last: how many of the latest to keep.
         best: name of the measured number whose lowest checkpoint is kept as well; none if None.
 
     Raises:
-        CheckpointError: a folder that cannot be made.
-        ValueError: ``last`` is not a positive integer.
+        CheckpointError: a folder that cannot be made, or whose checkpoints cannot be listed.
+        ValueError: ``last`` is not a positive integer, or settings have no value (a function, a NaN).
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], *, last: int = 3, best: str | None = None
+        self,
+        folder: AnyPath,
+        settings: Mapping[str, Any],
+        *,
+        last: int = 3,
+        best: str | None = None,
     ) -> None:
         require_positive_int("last", last)
-        self.folder = folder.resolve()
-        self._settings = json.loads(json.dumps(settings, default=str))
+        self.folder = require_path("folder", folder).resolve()
+        self._settings = settings_by_value(settings)
         policies: list[Any] = [LatestN(last)]
         if best is not None:
             policies.append(
@@ -76,25 +92,29 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        logging.getLogger("absl").setLevel(logging.ERROR)
         try:
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=AnyPreservationPolicy(policies),
-                    # Without it orbax stores no measured numbers, and forgets the best one.
-                    best_fn=None if best is None else lambda measured: measured[best],
-                    best_mode="min",
-                    cleanup_tmp_directories=True,
-                    enable_async_checkpointing=False,
-                ),
-                item_names=("state", "about"),
-            )
+            with without_noise():
+                self._manager = ocp.CheckpointManager(
+                    self.folder,
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=AnyPreservationPolicy(policies),
+                        # Without it orbax stores no measured numbers, and forgets the best one.
+                        best_fn=None if best is None else lambda measured: measured[best],
+                        best_mode="min",
+                        cleanup_tmp_directories=True,
+                        enable_async_checkpointing=False,
+                    ),
+                    item_names=("state", "about"),
+                )
         except OSError as error:
             raise CheckpointError(
-                f"Unwritable checkpoints: expected to write into {self.folder}, got: "
-                f"{error.strerror or error}."
+                f"Unwritable checkpoints: expected to write into {self.folder}, got: {reason(error)}."
             ) from None
+        except Exception as error:  # From files that are damaged, of any type.
+            raise CheckpointError(
+                f"Damaged checkpoints: expected whole ones in {self.folder}, got: {reason(error)}. "
+                "Move the damaged one away."
+            ) from error
 
     def steps(self) -> list[int]:
         """The steps of the whole checkpoints, in order."""
@@ -121,25 +141,29 @@ class Checkpoints:
         """
         about = {
             "format": FORMAT,
+            "step": step,
             "settings": self._settings,
-            "arrays": _described(state),
+            "arrays": described(state),
+            "optimizer": optimizer_parts(state),
             "checksums": checksums(state),
             "more": more,
         }
+        about["checksum"] = checksum_of(about)
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-                ),
-                metrics=dict(measured) if measured else None,
-                force=True,
-            )
-            self._manager.wait_until_finished()
+            with without_noise():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+                    ),
+                    metrics=dict(measured) if measured else None,
+                    force=True,
+                )
+                self._manager.wait_until_finished()
         except Exception as error:  # Orbax and tensorstore raise a dozen types.
             raise CheckpointError(
                 f"Unwritten checkpoint: expected to write step {step} into {self.folder}, got: "
-                f"{_first_line(error)}. The last whole one is {self.named_last()}."
+                f"{reason(error)}. The last whole one is {self.named_last()}."
             ) from error
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored:
@@ -152,28 +176,26 @@ class Checkpoints:
         Raises:
             CheckpointError: no checkpoint, a damaged one, or one of another run. Nothing is changed.
         """
-        if step is None:
-            if not self.steps():
-                raise CheckpointError(
-                    f"No checkpoint: expected a whole one in {self.folder}, got none."
-                )
-            step = self.steps()[-1]
-        about = self._about(step)
-        if about.get("format") != FORMAT:
+        self._require_own_names()
+        steps = self.steps()
+        if not steps or step not in (None, *steps):
+            wanted = "a whole one" if step is None else f"that of step {step}"
             raise CheckpointError(
-                f"Checkpoint mismatch: expected format {FORMAT} in {self.folder / str(step)}, got "
-                f"{about.get('format')!r}."
+                f"No checkpoint: expected {wanted} in {self.folder}, got "
+                f"{', '.join(map(str, steps)) or 'none'}."
             )
-        _require_same(self.folder / str(step), "Settings", about["settings"], self._settings)
-        where = self.folder / str(step)
-        _require_same(where, "State", about["arrays"], _described(like))
+        step = steps[-1] if step is None else step
+        where, about = self.folder / str(step), self._about(step)
+        require_same(where, "Settings", about["settings"], self._settings)
+        require_same_state(where, about, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            found = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            )
+            with without_noise():
+                found = self._manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                )
         except Exception as error:
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, f"orbax cannot read it: {reason(error)}") from error
         state = found["state"]
         for name, actual in checksums(state).items():
             # An array that was spread over several processes has no checksum.
@@ -193,60 +215,41 @@ class Checkpoints:
             steps = []
         return str(self.folder / str(steps[-1])) if steps else "none"
 
+    def _require_own_names(self) -> None:
+        """Refuse a checkpoint whose folder was renamed to something that is no step: orbax overlooks it."""
+        steps = set(map(str, self.steps()))
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in steps and (path / ABOUT).exists() and TEMPORARY not in path.name:
+                raise CheckpointError(
+                    f"Renamed checkpoint: expected folders named by their steps in {self.folder}, got "
+                    f"{path.name!r}. Name it by its step or move it away."
+                )
+
     def _about(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself, whole and of this step."""
         try:
-            found = self._manager.restore(
-                step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
-            )["about"]
-        except Exception as error:
-            raise self._damaged(step, _first_line(error)) from error
-        if not isinstance(found, dict) or not {"settings", "arrays", "checksums", "more"} <= set(
-            found
-        ):
-            raise self._damaged(step, "it does not name its run")
+            # Not by orbax, which hides what is wrong with the file.
+            found = json.loads((self.folder / str(step) / ABOUT).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(step, f"{ABOUT}: {reason(error)}") from None
+        if isinstance(found, dict) and isinstance(found.get("format"), int):
+            if found["format"] != FORMAT:
+                raise CheckpointError(
+                    f"Checkpoint mismatch: expected format {FORMAT} in {self.folder / str(step)}, got "
+                    f"{found['format']}."
+                )
+        if not isinstance(found, dict) or found.get("checksum") != checksum_of(found):
+            raise self._damaged(step, f"the checksum of {ABOUT} is another one")
+        if found["step"] != step:
+            raise CheckpointError(
+                f"Renamed checkpoint: expected that of step {step} in {self.folder / str(step)}, got that "
+                f"of step {found['step']}. Name it by its step or move it away."
+            )
         return found
 
     def _damaged(self, step: int, what: str) -> CheckpointError:
         others = [n for n in self.steps() if n != step]
-        rescue = f"; {self.folder / str(others[-1])} is there as well" if others else ""
+        rescue = f" Move it away to go on from step {others[-1]}." if others else ""
         return CheckpointError(
-            f"Damaged checkpoint: expected a whole one in {self.folder / str(step)}, got: {what}{rescue}."
+            f"Damaged checkpoint: expected a whole one in {self.folder / str(step)}, got: {what}.{rescue}"
         )
-
-
-def _described(state: PyTree) -> dict[str, str]:
-    """Dtype and shape of every array, ``float32[8, 4]``."""
-    return {
-        leaf_name(path): f"{jnp.result_type(leaf).name}{show_shape(jnp.shape(leaf))}"
-        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
-    }
-
-
-def checksums(state: PyTree) -> dict[str, int]:
-    """CRC-32 of every array that is complete in this process."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            if not leaf.is_fully_replicated:
-                continue
-            leaf = leaf.addressable_data(0)
-        found[leaf_name(path)] = zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes())
-    return found
-
-
-def _require_same(where: Path, what: str, found: Any, expected: Any, name: str = "") -> None:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted({*found, *expected}):
-            _require_same(
-                where, what, found.get(key), expected.get(key), f"{name}.{key}" if name else key
-            )
-    elif found != expected:
-        raise CheckpointError(
-            f"{what} mismatch: expected {name} {found!r}, as in {where}, got {expected!r}."
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0] if text else type(error).__name__
-    return line[:200].rstrip(".")

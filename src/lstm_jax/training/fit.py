@@ -11,7 +11,6 @@ Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the s
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,22 +29,27 @@ from lstm_jax.training.log_entries import (
     DivergedError,
     Progress,
     entry_of,
+    kept_with,
     lowest,
+    numbers_of,
+    progress_of,
     require_finite_params,
     require_finite_rows,
     row_of,
     shown,
+    warn_if_incomplete,
 )
 from lstm_jax.training.options import (
     CHECKPOINTS,
     Computation,
     RunError,
     RunOptions,
+    checked_folder,
     checked_seeds,
-    holds_checkpoints,
-    prepared_log,
-    refuse_occupied,
+    checked_settings,
 )
+from lstm_jax.training.problem_checks import require_optimizer
+from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Metrics,
     Problem,
@@ -58,7 +62,7 @@ from lstm_jax.training.step import (
     train_step,
 )
 from lstm_jax.training.watch import Recorder
-from lstm_jax.validation import require_type
+from lstm_jax.validation import AnyPath, require_type
 
 
 class InterruptedRun(RuntimeError):
@@ -91,9 +95,9 @@ def fit(
     optimizer: optax.GradientTransformation,
     steps: int,
     *,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | np.ndarray = 0,
     data: PyTree = None,
-    folder: Path | None = None,
+    folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
     computation: Computation = Computation(),  # noqa: B008  a tuple
 ) -> Fitted:
@@ -113,8 +117,10 @@ def fit(
         The last state and the log.
 
     Raises:
-        RunError: options that do not fit, or a folder with another run in it.
+        RunError: options that do not fit, a folder with another run in it or into which another run writes,
+            or one to resume that has a log and no checkpoint.
         CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
+        ProblemError: a loss that is no number, or a problem whose carry changes its structure.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and
             the last checkpoint.
         InterruptedRun: after an interrupt or a termination signal, once a checkpoint is written.
@@ -131,46 +137,83 @@ def fit(
         >>> print(run.state.params.round(3), run.log[-1]["step"])
         [2. 4.] 20
     """
+    require_type("problem", problem, Problem)
+    require_optimizer(optimizer)
     require_type("options", options, RunOptions)
     require_type("computation", computation, Computation)
     seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
-    refuse_occupied(folder, options)
+    settings = checked_settings(options)
+    run_folder = RunFolder(checked_folder(folder), options)
+    try:
+        return _fit(
+            problem,
+            optimizer,
+            steps,
+            seeds,
+            sweep,
+            data,
+            settings,
+            run_folder,
+            options,
+            computation,
+        )
+    finally:
+        run_folder.release()
+
+
+def _fit(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    seeds: tuple[int, ...],
+    sweep: tuple[int, ...] | None,
+    data: PyTree,
+    settings: dict[str, Any],
+    run_folder: RunFolder,
+    options: RunOptions,
+    computation: Computation,
+) -> Fitted:
+    """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
-    begun = time.perf_counter()
+    folder, begun = run_folder.path, time.perf_counter()
     state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
     compile_seconds = time.perf_counter() - begun
     dtype = computation.compute_dtype
     settings = {
-        **(options.settings or {}),
+        **settings,
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "data": list(checksums(data).values()),
     }
     open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=options.best)
-    checkpoints, progress = None, Progress()
+    checkpoints, progress, more = None, Progress(), None
     recorder, log = Recorder(options.watches, steps), None
     try:
-        if folder is not None and options.resume and holds_checkpoints(folder):
-            checkpoints = open_checkpoints(folder / CHECKPOINTS)
-            found = checkpoints.restore(state)
-            state, progress = found.state, Progress(found.step, *found.more)
-            _require_steps_left(progress.done, steps, checkpoints)
-        seen = {}
-        if not progress.done:
-            seen = recorder.see(0, state.params)
-            if options.evaluate is not None:
-                lowest(options.evaluate(state.params), options.best)
-        upto = progress.done or None
-        log = prepared_log(folder, options, upto)
-        if folder is not None and checkpoints is None:
-            checkpoints = open_checkpoints(folder / CHECKPOINTS)
-        recorder.open(folder if jax.process_index() == 0 else None, upto)
-        recorder.keep(0, seen)
-        names = parameter_names(state.params)
-        run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
-        state, progress = _train(run, state, progress)
+        with signals() as asked:
+            if folder is not None and run_folder.holds_checkpoints():
+                checkpoints = open_checkpoints(folder / CHECKPOINTS)
+                found = checkpoints.restore(state)
+                state, more = found.state, found.more
+                progress = progress_of(more, checkpoints.folder / str(found.step))
+                _require_steps_left(progress.done, steps, checkpoints)
+            seen = {}
+            if not progress.done:
+                seen = recorder.see(0, state.params)
+                if options.evaluate is not None:
+                    lowest(numbers_of(options.evaluate(state.params)), options.best)
+            upto = progress.done or None
+            log = run_folder.open_log(upto)
+            if folder is not None and checkpoints is None:
+                checkpoints = open_checkpoints(folder / CHECKPOINTS)
+            recorder.open(folder if jax.process_index() == 0 else None, upto)
+            if folder is not None and more is not None and jax.process_index() == 0:
+                warn_if_incomplete(more, log, recorder, folder)
+            recorder.keep(0, seen)
+            names = parameter_names(state.params)
+            run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
+            state, progress = _train(run, state, progress, asked)
     finally:
         if log is not None:
             log.close()
@@ -203,8 +246,10 @@ class _Going(NamedTuple):
         return self.checkpoints.named_last() if self.checkpoints else "none, without a folder"
 
 
-def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-    """Run the remaining steps."""
+def _train(
+    run: _Going, state: TrainState, progress: Progress, asked: list[str]
+) -> tuple[TrainState, Progress]:
+    """Run the remaining steps, until signals ask to stop: at least one step, if one is left."""
     done, pending, seconds, early = progress
     queue: list[Metrics] = []
     before: Metrics | None = None
@@ -217,7 +262,7 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
         dynamic_ncols=True,
         leave=False,
     )
-    with signals() as asked, bar:
+    with bar:
         mark = time.perf_counter()
         while done < run.steps and not early:
             state, metrics = run.compiled(state, run.data)
@@ -252,10 +297,7 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
                     done, pending, run.options.unit, seconds, run.log, len(run.seeds or (0,))
                 )
                 if "evaluate" in due and run.options.evaluate is not None:
-                    measured = {
-                        n: np.asarray(v).tolist()
-                        for n, v in run.options.evaluate(state.params).items()
-                    }
+                    measured = numbers_of(run.options.evaluate(state.params))
                     entry |= measured
                 pending = []
                 run.log.write(entry)
@@ -265,15 +307,25 @@ def _train(run: _Going, state: TrainState, progress: Progress) -> tuple[TrainSta
             progress = Progress(done, pending, seconds, early)
             if run.checkpoints is not None and ("checkpoint" in due or stop or early):
                 run.checkpoints.save(
-                    done, state, measured=lowest(measured, run.options.best), more=progress[1:]
+                    done,
+                    state,
+                    measured=lowest(measured, run.options.best),
+                    more=kept_with(progress, run.log, run.recorder),
                 )
             if stop:
-                raise InterruptedRun(
-                    f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}. Resume it "
-                    f"from {run.last_checkpoint()} with resume=True."
-                )
+                raise _interrupted(run, asked, done)
             mark = time.perf_counter()
+    # There may have been no step to do, and a signal may have come after the last one.
+    if any_process(asked):
+        raise _interrupted(run, asked, done)
     return state, Progress(done, pending, seconds, early)
+
+
+def _interrupted(run: _Going, asked: list[str], done: int) -> InterruptedRun:
+    return InterruptedRun(
+        f"Interrupted: stopped by {asked[0]} after step {done} of {run.steps}. Resume it "
+        f"from {run.last_checkpoint()} with resume=True."
+    )
 
 
 def _made(

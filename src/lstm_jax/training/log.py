@@ -10,11 +10,13 @@ import contextlib
 import importlib.util
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.atomic_write import write_whole
+from lstm_jax.validation import AnyPath, require_path
 
 NAME = "log.jsonl"
 EVENTS = "tensorboard"
@@ -46,11 +48,13 @@ class Log:
         entries: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.entries = list(entries)
+        self._checksum = checksum_of(self.entries)
         self._file = self._events = None
         if folder is None:
             return
         self._path = folder / NAME
         self.entries = entries_upto(folder, upto)
+        self._checksum = checksum_of(self.entries)
         try:
             if tensorboard:
                 self._events = _events(folder / EVENTS, None if upto is None else upto + 1)
@@ -59,16 +63,22 @@ class Log:
         except OSError as error:
             raise self._unwritten(error) from None
 
+    def extent(self) -> dict[str, int]:
+        """The number of entries and their checksum, for a checkpoint."""
+        return {"entries": len(self.entries), "checksum": self._checksum}
+
     def write(self, entry: Mapping[str, Any]) -> None:
         """Add an entry, which has a ``step``.
 
         Raises:
             LogError: a full or unwritable disk.
         """
+        line = _line(entry)
         self.entries.append(dict(entry))
+        self._checksum = zlib.crc32(line.encode(), self._checksum)
         try:
             if self._file is not None:
-                self._file.write(_line(entry))
+                self._file.write(line)
                 self._file.flush()
             if self._events is not None:
                 for name, value in entry.items():
@@ -102,31 +112,55 @@ def entries_upto(folder: Path | None, upto: int | None) -> list[dict[str, Any]]:
     return [entry for entry in read_log(folder) if entry["step"] <= upto]
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: AnyPath) -> list[dict[str, Any]]:
     """The entries of a log, without an unfinished last line.
 
+    Args:
+        folder: of the run.
+
     Raises:
-        LogError: no log, or a line before the last that is not an entry.
+        LogError: no log, or a line before the last that is not an entry; with the lines that are whole.
     """
-    path = folder / NAME
+    path = require_path("folder", folder) / NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise LogError(f"Unreadable log: expected {path}, got: {error.strerror}.") from None
-    entries = []
+    entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            entry["step"]
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
+        entry, before = _entry(line), entries[-1]["step"] if entries else 0
+        if entry is None or entry["step"] <= before:
+            # A killed process leaves half a line, and what a full disk cut off ends without a line's end.
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise LogError(
-                f"Damaged log: expected an entry in line {number} of {path}, got {line[:60]!r}."
-            ) from None
-        if line.endswith("\n"):
+                f"Damaged log: expected an entry {f'after step {before} ' if before else ''}in line "
+                f"{number} of {path}, got "
+                f"{line.decode(errors='replace')[:60]!r}. {_whole(number - 1)}"
+            )
+        if line.endswith(b"\n"):
             entries.append(entry)
     return entries
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The entry in a line; None if there is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = entry.get("step") if isinstance(entry, dict) else None
+    return entry if isinstance(step, int) and not isinstance(step, bool) and step > 0 else None
+
+
+def _whole(count: int) -> str:
+    lines = {0: "No line before it", 1: "Line 1"}.get(count, f"Lines 1 to {count}")
+    return f"{lines} can be used{': cut the file behind it' if count else ''}."
+
+
+def checksum_of(entries: Sequence[Mapping[str, Any]]) -> int:
+    """CRC-32 of entries as the file holds them."""
+    return zlib.crc32("".join(map(_line, entries)).encode())
 
 
 def _line(entry: Mapping[str, Any]) -> str:

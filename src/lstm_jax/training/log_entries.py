@@ -1,7 +1,9 @@
 """Make the log's entries from the metrics of steps, and refuse metrics that are not finite."""
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.log import NAME as LOG
 from lstm_jax.training.log import Log
 from lstm_jax.training.options import RunError
 from lstm_jax.training.step import Metrics
+from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import NonFiniteError
 
 TAKEN = ("step", "seconds", "diverged")
@@ -21,6 +26,10 @@ TAKEN = ("step", "seconds", "diverged")
 
 class DivergedError(NonFiniteError):
     """A loss, a gradient or parameters that are not finite; the run is stopped."""
+
+
+class IncompleteRunWarning(UserWarning):
+    """A resumed run whose log or records lack something that its checkpoint names."""
 
 
 class Progress(NamedTuple):
@@ -60,7 +69,7 @@ def entry_of(
         for name in rows[0]
     }
     before = log.entries[-1] if log.entries else {"step": 0, "seconds": 0.0}
-    passed = max(seconds - before["seconds"], 1e-9)
+    passed = max(seconds - before.get("seconds", 0.0), 1e-9)
     rate = (done - before["step"]) * unit[1] * count / passed
     return {
         "step": done,
@@ -68,6 +77,32 @@ def entry_of(
         f"{unit[0]}_per_second": round(rate, 1),
         "seconds": round(seconds, 3),
     }
+
+
+def numbers_of(measured: Any) -> dict[str, Any]:
+    """What was evaluated, as plain numbers; in a sweep, lists of them.
+
+    Raises:
+        RunError: something else than names and numbers.
+    """
+    if not isinstance(measured, Mapping):
+        raise RunError(
+            "Type mismatch: expected evaluate(params) as a dict of numbers, got "
+            f"{type(measured).__name__}."
+        )
+    found = {}
+    for name, value in measured.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            # bfloat16 and its like have a kind of their own.
+            try:
+                array = array.astype(np.float64)
+            except (TypeError, ValueError):
+                raise RunError(
+                    f"Type mismatch: expected {name} of evaluate(params) as a number, got {value!r}."
+                ) from None
+        found[name] = array.tolist()
+    return found
 
 
 def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | None:
@@ -83,6 +118,53 @@ def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | 
         raise RunError(f"Name mismatch: expected best among {sorted(measured)}, got {best!r}.")
     value = float(np.mean(measured[best]))
     return {best: value if np.isfinite(value) else float("inf")}
+
+
+def kept_with(progress: Progress, log: Log, recorder: Recorder) -> dict[str, Any]:
+    """What a checkpoint holds beside the state: the progress, and which entries and records there are."""
+    return {
+        "progress": progress._asdict(),
+        "log": log.extent(),
+        "records": {name: list(steps) for name, steps in recorder.records.items()},
+    }
+
+
+def progress_of(more: Any, where: Path) -> Progress:
+    """The progress in a checkpoint.
+
+    Raises:
+        CheckpointError: a checkpoint that `fit` has not written.
+    """
+    if not isinstance(more, dict) or set(more.get("progress", ())) != set(Progress._fields):
+        raise CheckpointError(
+            f"Checkpoint mismatch: expected one that fit has written in {where}, got another."
+        )
+    return Progress(**more["progress"])
+
+
+def warn_if_incomplete(more: Mapping[str, Any], log: Log, recorder: Recorder, folder: Path) -> None:
+    """Say which entries of the log and which records a checkpoint names and the folder does not have."""
+    named, found = more["log"], log.extent()
+    said = []
+    if named != found:
+        got = f"{found['entries']} of them" if named["entries"] != found["entries"] else "others"
+        said.append(
+            f"Incomplete log: expected the {named['entries']} entries of the checkpoint in "
+            f"{folder / LOG}, got {got}."
+        )
+    for name, steps in more["records"].items():
+        lost = sorted(set(steps) - set(recorder.records.get(name, steps)))
+        if lost:
+            said.append(
+                f"Incomplete records: expected whole ones of {len(steps)} steps in {folder / name}, got none "
+                f"of {', '.join(map(str, lost[:5]))}{' and others' if len(lost) > 5 else ''}."
+            )
+    if said:
+        warnings.warn(
+            f"{' '.join(said)} The run goes on, and the rest can be used.",
+            IncompleteRunWarning,
+            stacklevel=4,
+        )
 
 
 def shown(entry: Mapping[str, Any], unit: tuple[str, int]) -> str:

@@ -1,20 +1,18 @@
 """The options of a run, and the checks before it starts."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.training.log import EVENTS, NAME, Log, LogError, entries_upto, require_tensorboard
+from lstm_jax.training.log import EVENTS, NAME, require_tensorboard
+from lstm_jax.training.run_settings import SettingsError, settings_by_value
 from lstm_jax.training.watch import Watch
-from lstm_jax.validation import require_positive_int
+from lstm_jax.validation import AnyPath, require_path, require_positive_int
 
 CHECKPOINTS = "checkpoints"
 
@@ -44,7 +42,8 @@ class RunOptions:
     progress: bool = True
     """Show a progress bar, where the output is a terminal."""
     settings: Mapping[str, Any] | None = None
-    """The settings that define the run, as JSON; a checkpoint of other settings is refused."""
+    """The settings that define the run: numbers, texts, arrays, lists and dicts, stored by value. A
+    checkpoint of other settings is refused."""
     unit: tuple[str, int] = ("steps", 1)
     """The unit of the speed, and its number in a step: ``("tokens", 1120)``."""
     evaluate: Callable[[PyTree], Mapping[str, Any]] | None = None
@@ -74,10 +73,10 @@ class Computation(NamedTuple):
 
 def checked_seeds(
     steps: int,
-    seed: int | Sequence[int],
+    seed: int | Sequence[int] | np.ndarray,
     options: RunOptions,
     computation: Computation,
-    folder: Path | None,
+    folder: AnyPath | None,
 ) -> tuple[int, ...]:
     """Refuse options that no run could use.
 
@@ -95,16 +94,25 @@ def checked_seeds(
                 require_positive_int(name, getattr(options, name))
         require_positive_int("keep", options.keep)
         require_positive_int("accumulate", computation.accumulate)
-        require_positive_int(f"{options.unit[0]} in a step", options.unit[1])
-        for watch in options.watches:
-            require_positive_int(f"{watch.name}: every", watch.every)
+        _require_unit(options.unit)
+        _require_watches(options.watches)
         require_tensorboard(options.tensorboard)
     except ValueError as error:
         raise RunError(str(error)) from None
-    if len({watch.name for watch in options.watches}) < len(options.watches):
-        raise RunError("Name mismatch: expected watches of different names, got some alike.")
-    one = not isinstance(seed, Sequence)
-    seeds: tuple[Any, ...] = tuple(seed) if isinstance(seed, Sequence) else (seed,)
+    for name in ("evaluate", "until"):
+        function = getattr(options, name)
+        if function is not None and not callable(function):
+            raise RunError(f"Type mismatch: expected {name} as a function, got {function!r}.")
+    if options.best is not None and options.evaluate is None:
+        raise RunError(
+            f"Option mismatch: expected evaluate, which measures best={options.best!r}, got none."
+        )
+    if isinstance(seed, np.ndarray) and seed.ndim == 1:
+        seed = seed.tolist()
+    one = not isinstance(seed, Sequence) or isinstance(seed, str)
+    seeds: tuple[Any, ...] = (seed,) if one else tuple(seed)  # type: ignore[arg-type]
+    if isinstance(seed, np.ndarray) and seed.ndim:
+        raise RunError(f"Seed mismatch: expected seed as a number or a list, got {seed!r}.")
     if not seeds or len(set(seeds)) != len(seeds):
         raise RunError(f"Seed mismatch: expected one seed or different ones, got {seed!r}.")
     for value in seeds:
@@ -126,87 +134,60 @@ def checked_seeds(
     return tuple(int(value) for value in seeds)
 
 
-def holds_checkpoints(folder: Path) -> bool:
-    """Whether there is a complete checkpoint; orbax names its folder by the step when it is complete."""
-    found = folder / CHECKPOINTS
-    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
+def _require_unit(unit: Any) -> None:
+    if not isinstance(unit, tuple) or len(unit) != 2 or not isinstance(unit[0], str):
+        raise RunError(
+            f"Type mismatch: expected unit as a name and a number, ('tokens', 1120), got {unit!r}."
+        )
+    require_positive_int(f"{unit[0]} in a step", unit[1])
 
 
-def refuse_occupied(folder: Path | None, options: RunOptions) -> None:
-    """Refuse a folder that has a run, unless the options say to resume or overwrite it. Nothing is changed.
+def _require_watches(watches: Any) -> None:
+    if not isinstance(watches, Sequence) or not all(isinstance(watch, Watch) for watch in watches):
+        raise RunError(f"Type mismatch: expected watches as a list of Watch(...), got {watches!r}.")
+    for watch in watches:
+        name = watch.name
+        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+            raise RunError(
+                f"Name mismatch: expected the name of a watch as that of a folder, got {name!r}."
+            )
+        if name in (CHECKPOINTS, EVENTS, NAME):
+            raise RunError(
+                f"Name mismatch: expected the name of a watch other than {CHECKPOINTS}, {EVENTS} and {NAME}, "
+                f"got {name!r}."
+            )
+        if not callable(watch.look):
+            raise RunError(
+                f"Type mismatch: expected {name}: look as a function, got {watch.look!r}."
+            )
+        require_positive_int(f"{name}: every", watch.every)
+    if len({watch.name for watch in watches}) < len(watches):
+        raise RunError("Name mismatch: expected watches of different names, got some alike.")
+
+
+def checked_folder(folder: AnyPath | None) -> Path | None:
+    """The folder as a path.
 
     Raises:
-        RunError: naming the folder or file; in every process.
+        RunError: something else than a path, or an empty one.
     """
-
-    def refuse() -> None:
-        if folder is None:
-            return
-        for path in (folder, folder / CHECKPOINTS):
-            if path.exists() and not path.is_dir():
-                raise RunError(f"Unwritable folder: expected a folder, got the file {path}.")
-        log = folder / NAME
-        if options.resume or options.overwrite:
-            return
-        if holds_checkpoints(folder) or (log.exists() and log.stat().st_size):
-            raise RunError(
-                f"Occupied folder: expected one without a run, got {folder}. Either resume it, overwrite it "
-                "or name another folder."
-            )
-
-    together(refuse)
+    try:
+        return None if folder is None else require_path("folder", folder)
+    except (TypeError, ValueError) as error:
+        raise RunError(str(error)) from None
 
 
-def prepared_log(folder: Path | None, options: RunOptions, upto: int | None) -> Log:
-    """Make the folder, or clear it if it may be overwritten, and open its log.
+OWN_SETTINGS = ("seed", "accumulate", "compute_dtype", "data")
+"""The names under which `fit` itself stores what defines a run."""
 
-    Args:
-        folder: of the run.
-        options: of the run.
-        upto: steps of the checkpoint of a resumed run; None for a new run.
+
+def checked_settings(options: RunOptions) -> dict[str, Any]:
+    """The settings of the run, by value.
 
     Raises:
-        RunError, LogError: a folder that cannot be written; in every process.
+        RunError: settings without a value, or under a name of `fit`'s own.
     """
-
-    def prepare() -> Log:
-        if folder is None:
-            return Log(None)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if options.overwrite:
-                for path in (folder / CHECKPOINTS, folder / EVENTS):
-                    if path.exists():
-                        shutil.rmtree(path)
-        except OSError as error:
-            raise RunError(
-                f"Unwritable folder: expected to write into {folder}, got: {error.strerror or error}."
-            ) from None
-        return Log(folder, upto=upto, tensorboard=options.tensorboard)
-
-    log = together(prepare)
-    # The other processes write nothing, but have the same entries.
-    return Log(None, entries=entries_upto(folder, upto)) if log is None else log
-
-
-def together(action: Callable[[], Any]) -> Any:
-    """Run an action in the first process; if it fails there, it fails in all.
-
-    Returns:
-        The action's result; None in the other processes.
-    """
-    failure, result = None, None
-    if jax.process_index() == 0:
-        try:
-            result = action()
-        except (RunError, LogError) as error:
-            failure = error
-    if jax.process_count() > 1:
-        told = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
-        if told and failure is None:
-            failure = RunError(
-                "Refused: expected the first process to begin, got an error. See its message."
-            )
-    if failure is not None:
-        raise failure
-    return result
+    try:
+        return settings_by_value({} if options.settings is None else options.settings, OWN_SETTINGS)
+    except SettingsError as error:
+        raise RunError(str(error)) from None

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
+from lstm_jax.training.problem_checks import require_loss, require_params
 from lstm_jax.validation import leaf_name, require_positive_int
 
 DATA = "data"
@@ -105,6 +106,9 @@ def init_state(
         optimizer: from optax.
         seed: of everything random; may be traced, for `jax.vmap`.
 
+    Raises:
+        ProblemError: no parameters, or some that are no floating-point numbers.
+
     Example:
         >>> import jax.numpy as jnp, optax
         >>> from lstm_jax.training import Problem, init_state
@@ -118,13 +122,24 @@ def init_state(
     """
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = problem.init(key_params)
+    require_params(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=optimizer.init(params),
-        carry=problem.carry(),
+        carry=_strong(problem.carry()),
         key=jax.random.key_data(key_run),
     )
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """Arrays whose dtypes are their own: a program that was compiled for a number takes no other array."""
+
+    def strong(leaf: Any) -> Any:
+        dtype = jnp.result_type(leaf)
+        return leaf if jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.asarray(leaf, dtype)
+
+    return jax.tree.map(strong, tree)
 
 
 def train_step(
@@ -152,6 +167,7 @@ def train_step(
     Raises:
         ValueError: ``accumulate`` is not a positive integer.
         SamplesError: in the step, a number of samples that does not divide.
+        ProblemError: in the step, a loss that is no number, or a carry of another structure or shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -171,7 +187,10 @@ def train_step(
     def value(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
         if compute_dtype is not None:
             params = cast(params, compute_dtype)
-        return problem.loss(params, carry, batch, key)
+        found = problem.loss(params, carry, batch, key)
+        require_loss(found, carry)
+        value, (carry, metrics) = found
+        return value, (_strong(carry), metrics)
 
     differentiated = jax.value_and_grad(value, has_aux=True)
 

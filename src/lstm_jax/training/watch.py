@@ -2,6 +2,7 @@
 
 import re
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,15 @@ class Recorder:
     Args:
         watches: of the run.
         steps: of the run; all watches measure after the last.
+
+    Attributes:
+        seconds: that the watches took.
+        records: the steps of the whole records, by the watch.
     """
 
     def __init__(self, watches: Sequence[Watch], steps: int) -> None:
         self.seconds = 0.0
+        self.records: dict[str, list[int]] = {}
         self._folder: Path | None = None
         self._watches, self._steps = watches, steps
 
@@ -48,12 +54,15 @@ class Recorder:
         if folder is None:
             return
         for watch in self._watches:
-            for path in (folder / watch.name).glob("*.npz"):
+            kept = self.records[watch.name] = []
+            for path in sorted((folder / watch.name).glob("*.npz")):
                 ours = _RECORD.fullmatch(path.name)
                 if path.name.startswith(PARTIAL) or (
                     ours and (upto is None or int(ours[1]) > upto)
                 ):
                     path.unlink()
+                elif ours and _is_whole(path):
+                    kept.append(int(ours[1]))
 
     def due(self, done: int) -> list[Watch]:
         """The watches that measure after ``done`` steps."""
@@ -67,6 +76,11 @@ class Recorder:
         begun, seen = time.perf_counter(), {}
         for watch in self._watches if last else self.due(done):
             looked = watch.look(params)
+            if not isinstance(looked, Mapping):
+                raise TypeError(
+                    f"Type mismatch: expected {watch.name}: look(params) as a dict of arrays, got "
+                    f"{type(looked).__name__}."
+                )
             seen[watch.name] = {name: np.asarray(value) for name, value in looked.items()}
         self.seconds += time.perf_counter() - begun
         return seen
@@ -91,3 +105,13 @@ class Recorder:
                 raise LogError(
                     f"Unwritten record: expected to write into {folder}, got: {error.strerror or error}."
                 ) from None
+            self.records.setdefault(name, []).append(done)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether each array of a record has its checksum; zip files have one for each."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # Damaged archives raise a dozen types.
+        return False

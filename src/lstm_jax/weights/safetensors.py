@@ -10,8 +10,6 @@ are not in it: the loaded cell has the defaults, which do not affect its paramet
 """
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +29,7 @@ from lstm_jax.layers.stack import (
     cells_of,
     stack,
 )
-from lstm_jax.validation import leaf_name
+from lstm_jax.validation import AnyPath, leaf_name, require_path
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax
 from lstm_jax.weights.cell_specification import Specification, checked_params, make_cell, specify
 from lstm_jax.weights.gate_order import GRU, LSTM, PEEPHOLES
@@ -58,7 +56,7 @@ OPTIONS = (
 )
 
 
-def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: PyTree) -> None:
+def save_safetensors(path: AnyPath, net: Layer | Stack, params: PyTree) -> None:
     """Write a cell, a layer or a stack with its parameters, completely or not at all.
 
     Args:
@@ -100,7 +98,7 @@ def save_safetensors(path: str | os.PathLike[str], net: Layer | Stack, params: P
 
 
 def load_safetensors(
-    path: str | os.PathLike[str],
+    path: AnyPath,
 ) -> tuple[Layer | Stack, PyTree]:
     """Read a file of `save_safetensors`: the cell, layer or stack, and its parameters.
 
@@ -119,7 +117,7 @@ def load_safetensors(
     """
     import safetensors
 
-    content = Path(path).read_bytes()
+    content = require_path("path", path).read_bytes()
     try:
         tensors = dict(safetensors.deserialize(content))
     except safetensors.SafetensorError as error:

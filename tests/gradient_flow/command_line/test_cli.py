@@ -3,7 +3,11 @@
 import contextlib
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gradient_flow.command_line import cli, comparison
+import lstm_jax
+from gradient_flow.command_line import cli, comparison, exit_codes, memory
 from gradient_flow.command_line.comparison import networks, shared_cell, summarise
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.pictures import comparison_figures
@@ -69,6 +74,7 @@ def test_a_run_leaves_everything_and_nothing_half(finished):
         "results.json",
         "environment.json",
         "arrays.npz",
+        "tables.txt",
         *(
             f"{name}.{ending}"
             for name in ("norm_against_lag", "pair_maps", "inside_lstm", "gates")
@@ -300,3 +306,294 @@ def test_the_picture_ends_where_the_table_does():
     assert row["autodiff_zero_from"] == 30
     assert dotted.get_xdata()[-1] == 29
     np.testing.assert_allclose(dotted.get_ydata(), np.arange(30) * np.log10(0.5 * 0.6) / 2)
+
+
+def change(name, **entries):
+    """Damage: other entries in a JSON file."""
+
+    def damage(folder):
+        found = json.loads((folder / name).read_text())
+        for key, value in entries.items():
+            found.pop(key) if value is None else found.__setitem__(key, value)
+        (folder / name).write_text(json.dumps(found))
+
+    return damage
+
+
+def rewrite(name, content):
+    """Damage: another content of a file; a folder if None."""
+
+    def damage(folder):
+        path = folder / name
+        before = path.read_bytes()
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(
+            content(before) if callable(content) else content
+        )
+
+    return damage
+
+
+def arrays_with(changed):
+    """Damage: other arrays."""
+
+    def damage(folder):
+        with np.load(folder / "arrays.npz") as file:
+            arrays = changed(dict(file))
+        np.savez(folder / "arrays.npz", **arrays)
+
+    return damage
+
+
+HH = "trained/rnn/curve.hh"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "results.json").unlink(), "got no results.json"),
+        (lambda folder: (folder / "arrays.npz").unlink(), "got no arrays.npz"),
+        (rewrite("results.json", lambda text: text[:100]), "expected JSON in .*results.json"),
+        (rewrite("results.json", b"nonsense"), "expected JSON in .*results.json"),
+        (rewrite("results.json", b"\xff{}"), "bytes that are no text"),
+        (rewrite("results.json", b"[" * 100_000), "lists within lists"),
+        (rewrite("results.json", b"[]"), "got a list"),
+        (rewrite("results.json", None), "got Is a directory"),
+        (rewrite("arrays.npz", lambda content: content[:-40]), "no whole archive"),
+        (rewrite("arrays.npz", None), "got Is a directory"),
+        (arrays_with(lambda a: {**a, HH: np.array([{}], object)}), "Python objects"),
+        (arrays_with(lambda a: {n: v for n, v in a.items() if n != HH}), f"an array {HH}"),
+        (arrays_with(lambda a: {**a, HH: a[HH][..., :-1]}), rf"numbers \[…, 2, \d+\] in {HH}"),
+        (arrays_with(lambda a: {**a, HH: a[HH].ravel()}), rf"numbers .* in {HH}"),
+        (arrays_with(lambda a: {**a, HH: a[HH].astype(str)}), rf"numbers .* in {HH}.*got str"),
+        (arrays_with(lambda a: {n: v for n, v in a.items() if "map" not in n}), "map.hh"),
+        (change("results.json", lags=None), "lags of a comparison .*got no lags"),
+        (change("results.json", lags=["a"]), "lags as whole numbers"),
+        (change("results.json", stages=7), "stages of a comparison .*got a int"),
+        (change("results.json", stages=["later"]), "stages among"),
+        (change("results.json", config={}), "config of a comparison"),
+        (change("results.json", config={"lengths": 3}), "config.lengths as whole numbers"),
+        (change("results.json", inside="cnn"), "the inside of one of its networks"),
+        (change("results.json", networks={"cnn": "CNN"}), "networks among"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_sentence(finished, tmp_path, capsys, damage, told):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    damage(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    assert cli.main(["draw", str(folder)]) == 2
+    printed, said = capsys.readouterr()
+    assert printed == "" and said.count("\n") == 1 and said.startswith("error: ")
+    assert re.search(told, said), said
+    assert "allow_pickle" not in said and str(folder) in said
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.fixture
+def measured(finished, monkeypatch):
+    """Noise, measured without any work: the numbers of the finished run; gives the list of what was asked."""
+    with np.load(finished / "arrays.npz") as file:
+        arrays = dict(file)
+    asked = []
+
+    def measure(name, *others, **more):
+        asked.append(name)
+        start = f"trained/{name}/"
+        return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}
+
+    monkeypatch.setattr(comparison, "measure", measure)
+    return asked
+
+
+def test_a_run_stopped_while_it_draws_has_all_its_numbers(finished, tmp_path, capsys, measured):
+    def stopped(folder, *others):
+        assert (tmp_path / "results.json").exists() and (tmp_path / "tables.txt").exists()
+        assert not (tmp_path / "gates.png").exists()
+        (folder / "norm_against_lag.png").write_text("drawn")
+        raise KeyboardInterrupt
+
+    (tmp_path / "gates.png").write_text("of an earlier run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison_figures, "draw_all", stopped)
+        code, printed, said = run_small(tmp_path, "--input", "noise", "--overwrite")
+    assert code == 130
+    last = said.splitlines()[-1]
+    assert last == f"interrupted: all numbers are kept, gradient-flow draw {tmp_path} draws them"
+    assert "Traceback" not in said and "numbers:" in printed
+    table = (tmp_path / "tables.txt").read_text()
+    assert table in printed and "LSTM, forget bias 1" in table
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison_figures, "draw_all", lambda *all: drawn.append(all) or [])
+        assert cli.main(["draw", str(tmp_path)]) == 0
+    assert len(drawn) == 1 and drawn[0][1]["stages"] == ["untrained"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: the numbers so far are in {}"),
+        (BrokenPipeError(), 141, ""),
+        (comparison.ConfigError("no."), 2, "error: no."),
+    ],
+)
+def test_a_run_stopped_while_it_measures_keeps_what_it_has(
+    tmp_path, monkeypatch, measured, stop, code, said
+):
+    measure = comparison.measure
+
+    def once(name, *others, **more):
+        if measured:
+            raise stop
+        return measure(name, *others, **more)
+
+    monkeypatch.setattr(comparison, "measure", once)
+    ended, printed, told = run_small(tmp_path, "--input", "noise")
+    assert ended == code and "Traceback" not in told
+    lines = [line for line in told.splitlines() if not line.startswith("measuring")]
+    assert lines == ([said.format(tmp_path)] if said else [])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"arrays.npz", "tables.txt", "environment.json"}
+    assert list(np.load(tmp_path / "arrays.npz"))[0].startswith("untrained/rnn/")
+    # Beside the results of an earlier run it keeps them apart.
+    (tmp_path / "results.json").write_text("{}")
+    measured.clear()
+    run_small(tmp_path, "--input", "noise", "--overwrite")
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert (tmp_path / ".unfinished" / "arrays.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "--hiddn-size", "3"], "got --hiddn-size. Did you mean --hidden-size?"),
+        (["compare", "--smaples=3"], "got --smaples. Did you mean --samples?"),
+        (["compare", "--seed", "1", "--colour"], "got --colour. --help lists them."),
+        (["comapre"], "Unknown command: expected a known one, got comapre. Did you mean compare?"),
+        (["--seed", "1", "compare"], "one of compare, check, draw before the options, got --seed"),
+        (["compare", "--out", ""], "Empty path: expected one after --out, got an empty text"),
+        (["compare", "--out="], "Empty path: expected one after --out, got an empty text"),
+        (["draw", ""], "Empty path: expected one, got an empty text"),
+    ],
+)
+def test_a_word_that_does_not_parse_is_named(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error and error.count("\n") == 1
+
+
+def test_underscores_are_hyphens_and_versions_are_told(capsys):
+    assert cli.main(["check", "--hidden_size", "0"]) == 2
+    assert "--hidden-size" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"gradient-flow {lstm_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("compare --hidden-size 100000", "--lengths, --samples and --hidden-size"),
+        ("compare --samples 1000000000", "--lengths, --samples and --hidden-size"),
+        ("check --hidden-size 1000000", "--length, --batch-size, --input-size and --hidden-size"),
+        ("check --length 1000000000000", "--length, --batch-size, --input-size and --hidden-size"),
+    ],
+)
+def test_sizes_beyond_the_memory_are_refused_with_both_numbers(
+    words, options, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8 * 2**30)
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"expected {options} that need at most 8.0 GiB of memory, got some that need " in error
+    assert float(re.search(r"need ([\d,.]+) GiB", error.split("got")[1])[1].replace(",", "")) > 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sizes_of_the_demo_fit_and_memory_is_read(monkeypatch, tmp_path):
+    assert comparison.bytes_needed(comparison.Compare(), 100) < 2**30
+    assert memory.available_bytes() > 2**20
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
+    (tmp_path / "limit").write_text("max\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUPS", (tmp_path / "limit", tmp_path / "none"))
+    assert memory.available_bytes() == 2 * 2**20
+    (tmp_path / "limit").write_text("1000\n")
+    assert memory.available_bytes() == 1000
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    memory.require_memory("--size", 10**18)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("parts are kept"), 130, "interrupted: parts are kept"),
+        (ValueError("Refused."), 2, "error: Refused."),
+        (ZeroDivisionError("Stopped."), 1, "error: Stopped."),
+        (OSError(28, "No space left on device", "a/b"), 1, "No space left on device (a/b)."),
+        (MemoryError(), 1, "error: Out of memory"),
+    ],
+)
+def test_a_command_ends_with_one_line_and_a_code(capsys, error, code, said):
+    def action():
+        if error is not None:
+            raise error
+
+    found = exit_codes.exit_code(action, refused=(ValueError,), failed=(ZeroDivisionError,))
+    told = capsys.readouterr().err
+    assert found == code and said in told and told.count("\n") == bool(said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_pipes_that_close_and_terminals_without_our_characters():
+    """``| head``, an ASCII terminal, and no output at all: no traceback, in one process each."""
+    many = (
+        "import sys; from gradient_flow.command_line.exit_codes import exit_code\n"
+        "sys.exit(exit_code(lambda: [print('∂' * 80) for _ in range(9999)] and 0, refused=()))"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    words = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    program = subprocess.Popen([sys.executable, "-c", many], **words)
+    assert program.stdout.readline() == b"?" * 80 + b"\n"
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    program.stderr.close()
+    assert program.wait() == 141
+    module = [sys.executable, "-m", "gradient_flow", "compare", "--help"]
+    told = subprocess.run(module, **words, check=True)
+    assert told.stderr == b"" and b"?h_T/?h_0" in told.stdout
+
+
+@pytest.mark.parametrize(("code", "at_the_end"), [(130, ["first"]), (2, ["first", "destroyed"])])
+def test_an_interrupted_process_ends_before_xla_can_crash(code, at_the_end):
+    """It does what was registered for its end, says what it has said, and no more."""
+    program = (
+        "import atexit, sys; from gradient_flow.command_line.exit_codes import leave\n"
+        "class Last:\n"
+        "    def __del__(self, write=sys.stdout.write, flush=sys.stdout.flush):\n"
+        "        write('destroyed'); flush()\n"
+        "atexit.register(lambda: print('first')); last = Last(); leave(int(sys.argv[1]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(code)], capture_output=True, text=True
+    )
+    assert ended.returncode == code and ended.stderr == ""
+    assert ended.stdout.split() == at_the_end
+
+
+def test_the_command_and_the_module_are_one():
+    from gradient_flow.__main__ import command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["gradient-flow", "--version"])
+        with pytest.raises(SystemExit) as stop:
+            command()
+    assert stop.value.code == 0

@@ -284,5 +284,69 @@ def test_records_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(OutputError, match="Mixed records"):
         read_watch(tmp_path)
     (tmp_path / "000000005.npz").write_bytes(b"PK")
-    with pytest.raises(OutputError, match="Unreadable record"):
+    with pytest.raises(
+        OutputError, match="Unreadable file: .*000000005.npz, got no .* to read the other 1"
+    ):
         read_watch(tmp_path)
+
+
+def records(**changes):
+    """What a watch of an LSTM records in two looks of two samples, with some of it changed."""
+    ends = {f"0.gate.f.{end}": np.zeros(()) for end in ("mean", "open", "closed")}
+    whole = {
+        "lags": np.arange(4),
+        "0.curve.hh": np.zeros((2, 4)),
+        "0.horizon.hh": np.ones(2),
+        "0.gate.f.quantiles": np.zeros(5),
+        **ends,
+        "0.time_constants": np.ones(5),
+    }
+    return {name: array for name, array in (whole | changes).items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"0.horizon.hh": None}, r"expected numbers \[2\] in 0.horizon.hh in .*, got none"),
+        ({"0.horizon.hh": np.ones(3)}, r"numbers \[2\] in 0.horizon.hh .*got numbers \[3\]"),
+        (
+            {"0.curve.hh": np.zeros((2, 5))},
+            r"numbers \[2, 4\] in 0.curve.hh .*got numbers \[2, 5\]",
+        ),
+        ({"0.curve.hh": np.zeros(3)}, r"numbers \[4\] in 0.curve.hh"),
+        ({"0.gate.f.quantiles": None}, r"numbers \[5\] in 0.gate.f.quantiles .*got none"),
+        ({"0.gate.f.open": None}, "in 0.gate.f.open .*got none"),
+        ({"0.gate.f.mean": None}, "in 0.gate.f.mean .*got none"),
+        ({"0.time_constants": np.ones(4)}, "in 0.time_constants"),
+        ({"0.curve.hh": np.full((2, 4), "a")}, "expected numbers in 0.curve.hh .*got str"),
+        ({"lags": np.arange(4)[0]}, "in lags"),
+    ],
+)
+def test_records_of_other_names_and_shapes_are_one_sentence(tmp_path, capsys, changes, message):
+    for step in (0, 5):
+        np.savez(tmp_path / f"{step:09d}.npz", **records(**changes))
+    with pytest.raises(OutputError, match=f"Unknown records: .*{message}"):
+        draw_watch(str(tmp_path))
+    assert cli.main(["draw", str(tmp_path)]) == 2
+    printed, said = capsys.readouterr()
+    assert printed == "" and said.count("\n") == 1
+
+
+def test_a_log_of_another_kind_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "flow").mkdir()
+    for step in (0, 5):
+        np.savez(tmp_path / "flow" / f"{step:09d}.npz", **records())
+    for log in (
+        '{"step": 1, "loss": 1}\n{"step": 2, "loss": [1, 2]}\n',
+        '{"step": 1, "loss": "a"}\n',
+        "[]\n[]\n",
+    ):
+        (tmp_path / "log.jsonl").write_text(log)
+        assert cli.main(["draw", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["", 3])
+def test_what_is_no_path_is_refused(folder, without_type_checker):
+    with pytest.raises(OutputError, match="expected folder as a path"):
+        read_watch(folder)

@@ -14,7 +14,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.atomic_write import write_whole
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, StackParams, stack
-from lstm_jax.validation import DtypeError
+from lstm_jax.validation import AnyPath, DtypeError, require_path
 from lstm_jax.weights.cell_specification import checked_params
 from lstm_jax.weights.onnx.read_graph import read_graph
 from lstm_jax.weights.onnx.write_graph import write_model
@@ -64,7 +64,7 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
     """
     onnx = _onnx()
     if isinstance(model, (str, os.PathLike)):
-        path = os.fspath(model)
+        path = os.fspath(require_path("model", model))
         try:
             model = onnx.load(path)
         except OSError:
@@ -85,7 +85,7 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
     return read_graph(onnx, model.graph)
 
 
-def to_onnx(net: Cell | Stack, params: PyTree, path: str | os.PathLike[str] | None = None) -> Any:
+def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> Any:
     """A cell or a stack, with its parameters, as an ONNX model.
 
     Inputs of the model are ``xs`` [T, B, D]; ``lengths`` [B], int32, from 1 to T (for a length of 0

@@ -1,0 +1,108 @@
+"""What a checkpoint says of itself, and whether it is that of a run: settings, arrays, optimizer."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.validation import leaf_name, show_shape
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read or used."""
+
+
+def checksum_of(about: Mapping[str, Any]) -> int:
+    """CRC-32 of what a checkpoint says of itself, but for this number."""
+    rest = {name: value for name, value in about.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def optimizer_parts(state: PyTree) -> list[str] | None:
+    """The parts of the optimizer's state by type, ``ScaleByAdamState``; None of a state without one."""
+    part = getattr(state, "optimizer", None)
+    if part is None:
+        return None
+    names: list[str] = []
+
+    def walk(tree: Any) -> None:
+        kind = tree.node_data()
+        if kind is not None and hasattr(kind[0], "_fields"):
+            names.append(kind[0].__name__)
+        for child in tree.children():
+            walk(child)
+
+    walk(jax.tree.structure(part))
+    return names
+
+
+def require_same_state(where: Path, about: Mapping[str, Any], like: PyTree) -> None:
+    """Refuse a state of other arrays or another optimizer, naming the first that differs.
+
+    Raises:
+        CheckpointError: the parameters differ, or they agree and the optimizer differs.
+    """
+    found, expected = about["arrays"], described(like)
+
+    def rest(arrays: dict[str, str]) -> dict[str, str]:
+        return {name: kind for name, kind in arrays.items() if not name.startswith("optimizer.")}
+
+    require_same(where, "State", rest(found), rest(expected))
+    theirs, ours = about["optimizer"], optimizer_parts(like)
+    if theirs != ours:
+        raise CheckpointError(
+            f"Optimizer mismatch: expected the optimizer of the checkpoint in {where}, whose state is "
+            f"{', '.join(theirs or ['none'])}, got one with {', '.join(ours or ['none'])}. Use the same "
+            "optimizer, or begin a new run."
+        )
+    require_same(where, "Optimizer", found, expected)
+
+
+def described(state: PyTree) -> dict[str, str]:
+    """Dtype and shape of every array, ``float32[8, 4]``."""
+    return {
+        leaf_name(path): f"{jnp.result_type(leaf).name}{show_shape(jnp.shape(leaf))}"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
+
+
+def checksums(state: PyTree) -> dict[str, int]:
+    """CRC-32 of every array that is complete in this process."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                continue
+            leaf = leaf.addressable_data(0)
+        found[leaf_name(path)] = zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes())
+    return found
+
+
+def require_same(where: Path, what: str, found: Any, expected: Any, name: str = "") -> None:
+    """Refuse settings or arrays that differ from those of a checkpoint, naming the first.
+
+    Args:
+        where: the checkpoint's folder.
+        what: "Settings", "State" or "Optimizer".
+        found: in the checkpoint.
+        expected: of the run.
+        name: of the value inside of the settings.
+
+    Raises:
+        CheckpointError: with both values.
+    """
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted({*found, *expected}):
+            require_same(
+                where, what, found.get(key), expected.get(key), f"{name}.{key}" if name else key
+            )
+    elif found != expected:
+        raise CheckpointError(
+            f"{what} mismatch: expected {name or what.lower()} {found!r}, as in {where}, got {expected!r}."
+        )

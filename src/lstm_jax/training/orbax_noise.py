@@ -1,0 +1,44 @@
+"""Keep what orbax says on the standard error out of the terminal: its errors are raised as well.
+
+Orbax logs by absl. Where a read fails, tensorstore's threads still report to an event loop that is closed by
+then, and each such report would print a traceback.
+"""
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LINGER = 0.1
+"""Seconds in which tensorstore's threads end after a failure."""
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Silence orbax's log and the reports of its threads; everything else is said as before."""
+    logger, before = logging.getLogger("absl"), sys.unraisablehook
+
+    def silent(record: logging.LogRecord) -> bool:
+        return False
+
+    def hook(report: Any) -> None:
+        closed = isinstance(report.exc_value, RuntimeError) and "Event loop" in str(
+            report.exc_value
+        )
+        if not closed and "coroutine object" not in repr(report.object):
+            before(report)
+
+    logger.addFilter(silent)
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(LINGER)
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = before
+        logger.removeFilter(silent)

@@ -1,0 +1,123 @@
+"""What a problem and an optimizer give, checked while a step is traced: each refusal names what came.
+
+A loss gives ``(value, (carry, metrics))``: a real number, a carry like the one before, a dict of numbers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.array_types import PyTree
+from lstm_jax.validation import leaf_name, show_shape
+
+LOSS = "loss(params, carry, batch, key) as (value, (carry, metrics))"
+
+
+class ProblemError(ValueError):
+    """A problem whose functions do not give what a step needs."""
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Refuse anything without the two functions of an optax transformation.
+
+    Raises:
+        TypeError: with the type that came.
+    """
+    if not callable(getattr(optimizer, "init", None)) or not callable(
+        getattr(optimizer, "update", None)
+    ):
+        raise TypeError(
+            "Type mismatch: expected optimizer from optax, with init and update, got "
+            f"{type(optimizer).__name__}."
+        )
+
+
+def require_params(params: PyTree) -> None:
+    """Refuse parameters that cannot be trained: none at all, or numbers without a gradient.
+
+    Raises:
+        ProblemError: naming the leaf.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    if not leaves:
+        raise ProblemError(
+            "Parameter mismatch: expected init(key) with at least one array, got none."
+        )
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            got = type(leaf).__name__ if dtype is None else dtype.name
+            raise ProblemError(
+                f"Parameter mismatch: expected init(key) with arrays of floating-point numbers, got {got} "
+                f"in {leaf_name(path) or 'params'}."
+            )
+
+
+def require_loss(found: Any, carry: PyTree) -> None:
+    """Refuse what a loss gives if no step can use it.
+
+    Args:
+        found: what the loss gave, traced.
+        carry: the one that it took.
+
+    Raises:
+        ProblemError: with what came.
+    """
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ProblemError(f"Loss mismatch: expected {LOSS}, got {_kind(found)}.")
+    value, rest = found
+    if not isinstance(rest, tuple) or len(rest) != 2:
+        raise ProblemError(f"Loss mismatch: expected {LOSS}, got (value, {_kind(rest)}).")
+    after, metrics = rest
+    if jnp.shape(value) != ():
+        raise ProblemError(
+            "Loss mismatch: expected one number, the mean over the samples, got an array "
+            f"{show_shape(jnp.shape(value))}. Take its mean."
+        )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ProblemError(
+            f"Loss mismatch: expected a floating-point number, got {jnp.result_type(value).name}."
+        )
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        raise ProblemError(
+            f"Loss mismatch: expected metrics as a dict of numbers by name, got {_kind(metrics)}."
+        )
+    for name, number in metrics.items():
+        if not isinstance(number, (jax.Array, int, float)) and not hasattr(number, "dtype"):
+            raise ProblemError(
+                f"Loss mismatch: expected the metric {name!r} as a number, got {_kind(number)}."
+            )
+    _require_same_carry(carry, after)
+
+
+def _require_same_carry(before: PyTree, after: PyTree) -> None:
+    """Refuse a carry of another structure, shape or dtype: the next step could not take it."""
+    structure: Any = jax.tree.structure(before)
+    got: Any = jax.tree.structure(after)
+    if structure != got:
+        raise ProblemError(
+            f"Carry mismatch: expected the loss to return a carry like the one before it, {structure}, got "
+            f"{got}."
+        )
+    leaves = jax.tree_util.tree_flatten_with_path(before)[0]
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(after), strict=True):
+        if _array(leaf) != _array(other):
+            raise ProblemError(
+                f"Carry mismatch: expected the loss to return {leaf_name(path) or 'carry'} as "
+                f"{_array(leaf)}, like the one before it, got {_array(other)}."
+            )
+
+
+def _array(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf).name}{show_shape(jnp.shape(leaf))}"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {_array(value)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,149 @@
+"""The folder of a run: whose it is, what is in it, and one writer at a time."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lstm_jax.folder_lock import FolderInUseError, FolderLock
+from lstm_jax.training.log import EVENTS, NAME, Log, LogError, entries_upto
+from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
+
+LOCK = ".lock"
+"""The file that says that a run writes into the folder."""
+
+
+class RunFolder:
+    """A run's folder, or none: locked by the first process, from its first look to `release`.
+
+    Args:
+        folder: of the run; nothing is written if None.
+        options: of the run.
+
+    Raises:
+        RunError: a folder that has a run, unless the options say to resume or overwrite it, one to resume
+            without a checkpoint, or one that another run writes into; in every process. Nothing is changed.
+    """
+
+    def __init__(self, folder: Path | None, options: RunOptions) -> None:
+        self.path, self._options = folder, options
+        self._lock: FolderLock | None = None
+        together(self._look)
+
+    def holds_checkpoints(self) -> bool:
+        """Whether there is a complete checkpoint to resume from."""
+        return self.path is not None and self._options.resume and holds_checkpoints(self.path)
+
+    def open_log(self, upto: int | None) -> Log:
+        """Make the folder, or clear it if it may be overwritten, and open its log.
+
+        Args:
+            upto: steps of the checkpoint of a resumed run; None for a new run.
+
+        Raises:
+            RunError, LogError: a folder that cannot be written; in every process.
+        """
+
+        def prepare() -> Log:
+            folder = self.path
+            if folder is None:
+                return Log(None)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # It was not there before; since then another run may have made it.
+                self._look()
+                if self._options.overwrite:
+                    for path in (folder / CHECKPOINTS, folder / EVENTS):
+                        if path.exists():
+                            shutil.rmtree(path)
+            except OSError as error:
+                raise _unwritable(folder, error) from None
+            return Log(folder, upto=upto, tensorboard=self._options.tensorboard)
+
+        log = together(prepare)
+        # The other processes write nothing, but have the same entries.
+        return Log(None, entries=entries_upto(self.path, upto)) if log is None else log
+
+    def release(self) -> None:
+        """Let others write into the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _look(self) -> None:
+        """Lock a folder that is there, and refuse what is in it."""
+        folder, options = self.path, self._options
+        if folder is None:
+            return
+        for path in (folder, folder / CHECKPOINTS):
+            if path.exists() and not path.is_dir():
+                raise RunError(f"Unwritable folder: expected a folder, got the file {path}.")
+        if not folder.is_dir():
+            return
+        if self._lock is None:
+            try:
+                self._lock = FolderLock(folder / LOCK)
+            except FolderInUseError as error:
+                raise RunError(str(error)) from None
+            except OSError as error:
+                raise _unwritable(folder, error) from None
+        try:
+            _refuse(folder, options)
+        except BaseException:
+            self.release()
+            raise
+
+
+def _refuse(folder: Path, options: RunOptions) -> None:
+    log = folder / NAME
+    if options.overwrite:
+        return
+    whole, logged = holds_checkpoints(folder), log.exists() and log.stat().st_size > 0
+    if options.resume and logged and not whole:
+        raise RunError(
+            f"Missing checkpoints: expected one to resume from in {folder / CHECKPOINTS}, got none, and a "
+            "log of the run. Put the checkpoints back, overwrite the run or name another folder."
+        )
+    if not options.resume and (whole or logged):
+        raise RunError(
+            f"Occupied folder: expected one without a run, got {folder}. Either resume it, overwrite it "
+            "or name another folder."
+        )
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"Unwritable folder: expected to write into {folder}, got: {error.strerror or error}."
+    )
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there is a complete checkpoint; orbax names its folder by the step when it is complete."""
+    found = folder / CHECKPOINTS
+    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
+
+
+def together(action: Callable[[], Any]) -> Any:
+    """Run an action in the first process; if it fails there, it fails in all.
+
+    Returns:
+        The action's result; None in the other processes.
+    """
+    failure, result = None, None
+    if jax.process_index() == 0:
+        try:
+            result = action()
+        except (RunError, LogError) as error:
+            failure = error
+    if jax.process_count() > 1:
+        told = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
+        if told and failure is None:
+            failure = RunError(
+                "Refused: expected the first process to begin, got an error. See its message."
+            )
+    if failure is not None:
+        raise failure
+    return result

@@ -1,0 +1,115 @@
+"""What a problem gives that no step can use is refused in one sentence, from `fit` and from the step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training.problems import TARGETS, line, run
+
+from lstm_jax import training
+from lstm_jax.training import RunOptions, Watch
+
+
+def square(params, batch):
+    return (params["w"] - batch) ** 2
+
+
+def with_loss(loss, **more):
+    return line._replace(loss=lambda params, carry, batch, key: loss(params, carry, batch), **more)
+
+
+ONE_CARRY = {"carry": lambda: jnp.zeros(3), "carry_axes": None}
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (with_loss(lambda p, c, b: (square(p, b), (c, {}))), r"one number, .* got an array \[3\]"),
+        (with_loss(lambda p, c, b: square(p, b).sum()), r"as \(value, \(carry, metrics\)\), got an array"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), {})), r"got \(value, a dict\)"),
+        (with_loss(lambda p, c, b: None), "got None"),
+        (with_loss(lambda p, c, b: (1, 2, 3)), "got a tuple of 3"),
+        (with_loss(lambda p, c, b: (jnp.int32(1), (c, {}))), "floating-point number, got int32"),
+        (with_loss(lambda p, c, b: (p["w"].astype("complex64").sum(), (c, {}))), "got complex64"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), (c, 3.0))), "dict of numbers .* got a float"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), (c, {"a": "x"}))), "'a' as a number, got a str"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), ({"a": 1.0}, {}))), "like the one before it, .*None"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), (c[:2], {})), **ONE_CARRY),
+         r"carry as float32\[3\], .* got float32\[2\]"),
+        (with_loss(lambda p, c, b: (square(p, b).sum(), (c.astype("bfloat16"), {})), **ONE_CARRY),
+         r"carry as float32\[3\], .* got bfloat16\[3\]"),
+        (line._replace(init=lambda key: {"w": jnp.arange(3)}), "floating-point numbers, got int32 in w"),
+        (line._replace(init=lambda key: {}), "at least one array, got none"),
+        (line._replace(init=lambda key: None), "at least one array, got none"),
+    ],
+)  # fmt: skip
+def test_what_no_step_can_use_is_refused(tmp_path, problem, message):
+    with pytest.raises(training.ProblemError, match=message) as caught:
+        run(4, problem, folder=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_accumulated_step_refuses_the_same():
+    vector = with_loss(
+        lambda p, c, b: (square({"w": p["w"][None]}, b).sum(0), (c, {})),
+        batch=lambda d, step, key: d,
+    )
+    step = training.train_step(vector, optax.sgd(0.1), accumulate=2)
+    with pytest.raises(training.ProblemError, match=r"one number, .* got an array \[3\]"):
+        jax.eval_shape(step, training.init_state(vector, optax.sgd(0.1), 0), TARGETS)
+
+
+def test_a_carry_that_begins_as_a_plain_number_is_carried():
+    count = with_loss(
+        lambda p, c, b: (square(p, b).sum(), (c + jnp.float32(1), {"seen": c})),
+        carry=lambda: 0.0,
+        carry_axes=None,
+    )
+    assert run(8, count).log[-1]["seen"] == pytest.approx(np.mean([4, 5, 6, 7]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"problem": 3}, TypeError, r"expected problem as Problem\(\.\.\.\), got int"),
+        ({"optimizer": 3}, TypeError, "expected optimizer from optax, .* got int"),
+        ({"best": "error"}, training.RunError, "expected evaluate, .*best='error', got none"),
+        ({"evaluate": 3}, training.RunError, "expected evaluate as a function, got 3"),
+        ({"until": 3}, training.RunError, "expected until as a function, got 3"),
+        ({"evaluate": lambda params: 3.0}, training.RunError, "a dict of numbers, got float"),
+        ({"evaluate": lambda params: {"a": "x"}}, training.RunError, "a of evaluate.*got 'x'"),
+        (
+            {"unit": "tokens"},
+            training.RunError,
+            "expected unit as a name and a number.*got 'tokens'",
+        ),
+        ({"watches": [("w", 1, None)]}, training.RunError, r"a list of Watch\(\.\.\.\)"),
+        (
+            {"watches": [Watch("../w", 1, dict)]},
+            training.RunError,
+            "as that of a folder, got '../w'",
+        ),
+        ({"watches": [Watch("checkpoints", 1, dict)]}, training.RunError, "other than checkpoints"),
+        (
+            {"watches": [Watch("w", 1, lambda p: 3)]},
+            TypeError,
+            "w: look.* as a dict of arrays, got int",
+        ),
+        ({"folder": ""}, training.RunError, "expected folder as a path, got ''"),
+        ({"folder": 3}, training.RunError, "expected folder as a path, .* got 3"),
+        ({"folder": b"run"}, training.RunError, "expected folder as a path, .* got b'run'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    tmp_path, monkeypatch, without_type_checker, change, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        run(**({"steps": 2, "folder": "run"} | change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_may_be_an_array():
+    assert len(run(2, seed=np.arange(2), options=RunOptions()).log[-1]["loss"]) == 2

@@ -1,0 +1,186 @@
+"""The folder of a run: one writer, and nothing in it that is lost without a word."""
+
+import json
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from comparison import slow
+from training.problems import run
+
+from lstm_jax import training
+from lstm_jax.training import IncompleteRunWarning, RunOptions, Watch, read_log
+
+RESUME = RunOptions(log_every=4, resume=True)
+
+
+def steps_of(fitted):
+    return [entry["step"] for entry in fitted.log]
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_goes_on(tmp_path):
+    """In the first log entry of one run, others try to begin: from its thread and from another."""
+    refused = []
+
+    def others(entry):
+        for options in (RunOptions(), RunOptions(overwrite=True), RunOptions(resume=True)):
+            with pytest.raises(training.RunError, match="Folder in use: .* process .* writes"):
+                run(4, folder=tmp_path, options=options)
+            refused.append(options)
+        return False
+
+    def until(entry):
+        if not refused:
+            others(entry)
+            beside = threading.Thread(target=others, args=(entry,))
+            beside.start()
+            beside.join()
+        return False
+
+    assert steps_of(run(8, folder=tmp_path, until=until)) == [4, 8]
+    assert len(refused) == 6
+    assert steps_of(run(12, folder=tmp_path, options=RESUME)) == [4, 8, 12]
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "checkpoints"}
+
+
+def test_of_two_runs_that_begin_in_a_new_folder_one_is_refused(tmp_path):
+    """Both looked before there was a folder."""
+
+    def evaluate(params):
+        if not begun:
+            begun.append(run(4, folder=tmp_path / "new"))
+        return {"error": 1.0}
+
+    begun = []
+    with pytest.raises(training.RunError, match="Occupied folder"):
+        run(8, folder=tmp_path / "new", evaluate=evaluate)
+    assert [entry["step"] for entry in read_log(tmp_path / "new")] == [4]
+
+
+def test_a_run_that_fails_lets_the_folder_go(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(8, folder=tmp_path, until=lambda entry: 1 / 0)
+    assert steps_of(run(8, folder=tmp_path, options=RunOptions(overwrite=True, log_every=8))) == [8]
+
+
+def test_a_log_without_checkpoints_is_not_begun_anew(tmp_path):
+    run(8, folder=tmp_path)
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    before = files(tmp_path)
+    with pytest.raises(training.RunError, match="Missing checkpoints: .*, got none, and a log"):
+        run(8, folder=tmp_path, options=RESUME)
+    assert files(tmp_path) == before
+    # Without a log either, nothing can be lost.
+    (tmp_path / "log.jsonl").write_text("")
+    assert steps_of(run(8, folder=tmp_path, options=RESUME)) == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"\xff\xfe\n", "an entry after step 4 in line 2"),
+        (b"[" * 100_000 + b"\n", "line 2"),
+        (b"[1]\n", "line 2"),
+        (b'{"loss": 1.0}\n', "line 2"),
+        (b'{"step": "6"}\n', "line 2"),
+        (b'{"step": true}\n', "line 2"),
+        (b'{"step": 4}\n', "an entry after step 4 in line 2"),
+        (b"\0\0\0\n", "line 2"),
+    ],
+)
+def test_a_damaged_log_says_which_lines_are_whole(tmp_path, line, message):
+    first, second = b'{"step": 4, "loss": 1.0}\n', b'{"step": 8, "loss": 1.0}\n'
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(first + line + second)
+    with pytest.raises(training.LogError, match=f"Damaged log: expected .*{message} of ") as caught:
+        read_log(str(tmp_path))
+    assert str(caught.value).endswith("Line 1 can be used: cut the file behind it.")
+    assert len(str(caught.value)) < 300
+    path.write_bytes(line + first)
+    if line != b'{"step": 4}\n':
+        with pytest.raises(
+            training.LogError, match="in line 1 of .* No line before it can be used"
+        ):
+            read_log(tmp_path)
+    # A power failure fills the end of a file with zeros, a kill cuts it off.
+    for end in (b"\0" * 30, b'{"step": 12', "{\u20ac".encode()[:-1]):
+        path.write_bytes(first + second + end)
+        assert [entry["step"] for entry in read_log(tmp_path)] == [4, 8]
+
+
+def test_a_damaged_log_is_not_overwritten_by_a_resumed_run(tmp_path):
+    run(8, folder=tmp_path)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\xff" + path.read_bytes())
+    before = files(tmp_path)
+    with pytest.raises(training.LogError, match="Damaged log"):
+        run(12, folder=tmp_path, options=RESUME)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("left", ["nothing", "first", "changed"])
+def test_a_log_that_lacks_entries_of_the_checkpoint_is_told(tmp_path, left):
+    whole = run(8, folder=tmp_path)
+    path = tmp_path / "log.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    if left == "nothing":
+        path.unlink()
+    elif left == "first":
+        path.write_bytes(first)
+    else:
+        path.write_bytes(first + json.dumps(whole.log[1] | {"loss": 0.0}).encode() + b"\n")
+    got = {"nothing": "got 0 of them", "first": "got 1 of them", "changed": "got others"}[left]
+    with pytest.warns(IncompleteRunWarning, match=f"expected the 2 entries .*, {got}") as told:
+        fitted = run(12, folder=tmp_path, options=RESUME)
+    assert len(told) == 1
+    assert steps_of(fitted) == {"nothing": [12], "first": [4, 12], "changed": [4, 8, 12]}[left]
+
+
+@pytest.mark.parametrize("damage", ["gone", slow("cut"), "flipped", slow("no archive")])
+def test_a_record_that_is_not_whole_is_told(tmp_path, damage):
+    words = {"folder": tmp_path, "watches": [Watch("w", 4, lambda p: {"w": np.arange(100)})]}
+    run(8, **words)
+    path = tmp_path / "w" / "000000004.npz"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-30])
+    elif damage == "flipped":
+        content[len(content) // 3] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        path.write_bytes(b"")
+    with pytest.warns(IncompleteRunWarning, match="whole ones of 3 steps in .*w, got none of 4"):
+        run(12, options=RESUME, **words)
+    # It is told once: the next checkpoint names what there was.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(16, options=RESUME, **words)
+
+
+def test_more_watches_or_fewer_are_no_loss(tmp_path):
+    first, second = (Watch(name, 4, lambda p: {"w": np.arange(3)}) for name in ("a", "b"))
+    run(4, folder=tmp_path, watches=[first])
+    run(8, folder=tmp_path, watches=[first, second], options=RESUME)
+    run(12, folder=tmp_path, watches=[second], options=RESUME)
+    found = {name: len(list((tmp_path / name).iterdir())) for name in ("a", "b")}
+    assert found == {"a": 3, "b": 2}
+
+
+def test_a_checkpoint_that_fit_has_not_written_is_refused(tmp_path):
+    run(4, folder=tmp_path)
+    settings = json.loads((tmp_path / "checkpoints/4/about/metadata").read_text())["settings"]
+    checkpoints = training.Checkpoints(tmp_path / "checkpoints", settings)
+    state = run(4).state
+    checkpoints.save(6, state, more={"mine": 1})
+    checkpoints.close()
+    with pytest.raises(
+        training.CheckpointError, match="one that fit has written in .*6, got another"
+    ):
+        run(8, folder=tmp_path, options=RESUME)
