@@ -500,7 +500,7 @@ def test_underscores_are_hyphens_and_versions_are_told(capsys):
         ("compare --hidden-size 100000", "--lengths, --samples and --hidden-size"),
         ("compare --samples 1000000000", "--lengths, --samples and --hidden-size"),
         ("check --hidden-size 1000000", "--length, --batch-size, --input-size and --hidden-size"),
-        ("check --length 1000000000000", "--length, --batch-size, --input-size and --hidden-size"),
+        ("check --length 1000000000", "--length, --batch-size, --input-size and --hidden-size"),
     ],
 )
 def test_sizes_beyond_the_memory_are_refused_with_both_numbers(
