@@ -235,6 +235,10 @@ def read_json(path: AnyPath) -> dict[str, Any]:
     return found
 
 
+ALWAYS, RATIO = 2**26, 100
+"""The bytes to which a file of arrays may unpack: so many, and so many times its own size."""
+
+
 def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
     """Read named arrays from an ``.npz``; files of pickled objects are not opened.
 
@@ -246,6 +250,12 @@ def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
         with path.open("rb") as opened:
             if not zipfile.is_zipfile(opened):
                 raise _unreadable(path, "an .npz", "no whole archive of arrays")
+            with zipfile.ZipFile(opened) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            packed = path.stat().st_size
+            if unpacked > ALWAYS + RATIO * packed:
+                got = f"{unpacked} bytes packed into {packed}"
+                raise _unreadable(path, f"arrays of at most {RATIO} times the file", got)
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}

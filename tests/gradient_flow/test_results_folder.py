@@ -227,3 +227,19 @@ def test_a_file_that_is_no_json_is_one_sentence(tmp_path, content, got):
     assert "\n" not in str(caught.value)
     with pytest.raises(results_folder.OutputError, match="got Is a directory"):
         results_folder.read_json(tmp_path)
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path, bounded_work):
+    path = tmp_path / "arrays.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("a.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(
+                entry, {"descr": "<f8", "fortran_order": False, "shape": (2**24,)}
+            )
+            for _ in range(2**7):
+                entry.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(
+        results_folder.OutputError, match="expected arrays of at most 100 times the file in"
+    ):
+        results_folder.read_arrays(path)
