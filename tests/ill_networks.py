@@ -220,7 +220,7 @@ ILL = {
         rnn(w_h=jnp.zeros((H, H))),
         XS,
         "no recurrence",
-        ("exactly 0 at every lag", "at once"),
+        ("exactly 0 at every lag", "forgets its starting state entirely"),
         ("nan", "inf"),
     ),
     "units that do the same": Ill(

@@ -36,7 +36,7 @@ LONGER, FEWER_DECADES, STILL_SHUT = 1.2, 0.5, 0.5
 """What counts as help: the horizon's factor, the decades of growth and the shut units that are left."""
 
 MOSTLY_SHUT = 0.5
-"""A network whose gradient is steady is mended if this share of its units lets nothing through."""
+"""From this share of units that let nothing through, a change has to open them, whatever the horizon."""
 
 GROWN = 10.0
 """A healthy gradient has grown by no more than this."""
@@ -46,9 +46,11 @@ def advice_for(
     case: Case, params: PyTree, reach: Reach, reading: Reading, findings: list[Finding]
 ) -> tuple[list[Finding], list[Finding]]:
     """What helped against a verdict, best first, and what was tried without help."""
-    # What explodes is mended first.
-    shut = frozenset() if reach.verdict == "exploding" else _shut(case, findings)
-    if reach.verdict == "steady" and len(shut) < MOSTLY_SHUT * _size(case):
+    shut = _shut(case, findings)
+    # What explodes is mended first; a few units that are shut do not stand in the way.
+    if reach.verdict == "exploding" or len(shut) < MOSTLY_SHUT * _size(case):
+        shut = frozenset()
+    if reach.verdict == "steady" and not shut:
         return [], []
     tried = []
     for change in changes(case, params, reach.verdict, findings):
@@ -144,7 +146,7 @@ def _findings(change: Change) -> list[Finding]:
 
 def _window(reach: Reach) -> list[Finding]:
     """The longest window of truncated back-propagation in which the gradient is bounded."""
-    if reach.healthy < 2:
+    if not 2 <= reach.healthy < np.inf:
         return []
     says = (
         f"Back-propagation through at most {steps(reach.healthy)}: up to that lag the norm stays below "

@@ -49,7 +49,7 @@ def stability(case: Case, params: PyTree) -> Finding:
     value, error = float(found.exponents[0]), float(found.standard_error[0])
     numbers: dict[str, Any] = {"lambda_1": value, "standard_error": error}
     if np.isneginf(value):
-        says = "It forgets its starting state at once: no state depends on an earlier one."
+        says = "It forgets its starting state entirely: the transition over the run is exactly 0."
         return Finding("forgets", says, numbers)
     if not np.isfinite(error):
         says = f"λ_1 = {value:+.2g} nats a step; this run is too short to know its error."

@@ -37,6 +37,9 @@ AT_ONE = (1 - SATURATED) ** 0.5
 MEMORY_SHARE, ILL_MEMORY_SHARE = 0.1, 1 / 3
 """The share of all units and steps from which saturated memories are told, and from which they are ill."""
 
+GROWN = 4.0
+"""A part of a state that becomes so much larger along the run, and than 1, grows."""
+
 DEAD_RANGE = 1e-6
 """The output of a dead unit changes by no more than this."""
 
@@ -201,7 +204,20 @@ def _of_step(case: Case, params: PyTree, states: PyTree) -> list[Finding]:
         if np.abs(values).max() <= 1:
             findings += _at_one(values, f"the state's {name}", "saturated_units")
         findings += _dead_and_alike(values, f"entries of {name}")
+        findings += _growth(values, f"the state's {name}")
     return findings
+
+
+def _growth(values: np.ndarray, what: str) -> list[Finding]:
+    """A part of a state that grows along the run, as a memory does that only counts up."""
+    tenth = -(-len(values) // 10)
+    start, end = (float(np.median(np.abs(part))) for part in (values[:tenth], values[-tenth:]))
+    if end < GROWN * max(start, 1):
+        return []
+    says = (
+        f"{what.capitalize()} grows along the run: {start:.2g} at its start, {end:.2g} at its end."
+    )
+    return [Finding("growth", says, {"at_start": start, "at_end": end}, f"{what} grows")]
 
 
 def _dead_and_alike(hs: np.ndarray, what: str) -> list[Finding]:

@@ -325,3 +325,30 @@ def test_refusals(without_type_checker):
         diagnose(cell, params, None, XS, lag=41)
     with pytest.raises(ValueError, match="first at step 3 of 40"):
         diagnose(cell, params, None, XS.at[2].set(jnp.nan))
+
+
+@pytest.mark.slow
+def test_a_step_of_ones_own_is_read_by_the_part_that_it_returns():
+    """The memory that counts up, as a plain function whose output is h, the first of two parts."""
+    params = ILL["a memory that counts up"].params
+
+    def step(params, state, x):
+        after, out = LSTM.step(params, lstm_jax.LSTMState(*state), x)
+        return tuple(after), out
+
+    zeros = jnp.zeros(8)
+    found = diagnose(step, params, (zeros, zeros), XS[:, 0])
+    cell = diagnose(LSTM, params, None, XS[:, 0])
+    reach, of_cell = (find(one.findings, "horizon").numbers for one in (found, cell))
+    assert reach["reads"] == "0" and reach["horizon"] == pytest.approx(of_cell["horizon"], rel=1e-3)
+    growth = find(found.findings, "growth").numbers
+    assert growth["at_end"] > 30 and growth["at_start"] < 5
+
+
+@pytest.mark.slow
+def test_a_few_dead_units_do_not_stand_in_the_way_of_advice():
+    cell = lstm_jax.rnn(2, 8, activation="relu")
+    params = cell.init(jax.random.key(0))
+    found = diagnose(cell, params._replace(b=params.b.at[:3].set(-50.0)), None, XS)
+    assert find(found.findings, "dead").numbers["units"] == [0, 1, 2]
+    assert "orthogonal" in names(found.advice)
