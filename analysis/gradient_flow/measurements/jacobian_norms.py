@@ -87,9 +87,11 @@ def jacobian_norms(
 
     Exact to rounding error at any lag: the product is rescaled by powers of two at every step, so a norm of
     10⁻⁵⁰⁰⁰ is returned as its logarithm, in float32 too. A log-norm of −∞ means that the block is exactly
-    zero, as hh is for an LSTM whose W_h is 0, or that a factor of one step's Jacobian underflows in the
-    dtype (for a tanh driven beyond |z| ≈ 44 in float32, 354 in float64; a plain step has the slopes of
-    `jax.jacfwd`, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32).
+    zero, as hh is for an LSTM whose W_h is 0. Gates and memories may saturate to any degree in `lstm`
+    without optional parts, in `gru` and in `rnn`. In their variants, in stacks and for ``"smallest"`` a
+    factor of one step's Jacobian underflows to 0 where a tanh is driven beyond |z| ≈ 44 in float32, 354 in
+    float64; a plain step has the slopes of `jax.jacfwd`, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in
+    float32.
 
     Args:
         cell_or_step: a cell of `lstm_jax`, whose step Jacobian is in closed form; a stack of them in one

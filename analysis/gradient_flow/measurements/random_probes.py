@@ -27,12 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradient_flow.long_products.scaled_matrix import (
-    EMPTY,
-    binary_exponent,
-    log_value,
-    power_of_two,
-)
+from gradient_flow.long_products.scaled_matrix import EMPTY, log_value
 from gradient_flow.long_products.spectral_norm import log_or_zero
 from gradient_flow.measurements.curve_summary import chosen_lags
 from gradient_flow.step_jacobians.checked_arguments import (
@@ -40,6 +35,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
 )
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
 from gradient_flow.step_jacobians.state_layout import (
     JOINT,
     Layout,
