@@ -13,7 +13,11 @@ from gradient_flow.measurements.jacobian_norms import (
     all_pairs_norms,
     jacobian_norms,
 )
-from gradient_flow.measurements.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradient_flow.measurements.lyapunov import (
+    LyapunovSpectrum,
+    kaplan_yorke_dimension,
+    lyapunov_spectrum,
+)
 from gradient_flow.measurements.random_probes import ProbeNorms, Probes, probe_norms
 from gradient_flow.measurements.singular_spectrum import SingularSpectrum, singular_spectrum
 from gradient_flow.measurements.step_gain import StepGain, step_gain
@@ -64,6 +68,7 @@ __all__ = [
     "jacobian_norms",
     "layer_norms",
     "lyapunov_spectrum",
+    "kaplan_yorke_dimension",
     "parallel_cotangents",
     "parallel_states",
     "parallel_transitions",

@@ -1,0 +1,211 @@
+r"""How fast tangents grow along a run: triangular factors of J_t ⋯ J_1 Q, a few steps at a time.
+
+    J Q = Q' R        log |R_ii| is the growth of column i orthogonal to the columns before it
+
+At the end of a chunk Q' is orthonormal, by a QR decomposition whose rows are sorted by size, so that small
+rows keep their digits. Within a chunk it only needs to be well conditioned, because the triangular factors
+multiply: there an LU decomposition with its rows in order of the pivots, J Q = (Pᵀ L) U, does the same at a
+third of the cost, and the QR at the end corrects what L lacks. (Where nearly all digits of an R_ii are lost,
+it is a QR there too.)
+
+**Spacing.** The *spread* is the ratio of the largest entry of a column of R to R_ii, whose relative error is
+ε · spread. With ``auto``, a decomposition follows after every ``longest`` steps if the spread stays below
+ε^(−1/3); if not, the chunk is repeated with one after every half as many, down to one; later the number of
+steps grows again. After every step each column is brought to size 1 by a power of two, which is counted, so
+that steps between two decompositions neither under- nor overflow.
+
+**Derivative.** That of the same decompositions at the same steps, chunk by chunk; the spacing is held.
+
+Axes: q[samples, n, k]; steps[chunks, chunk], −1 where there is none; logs[chunks, samples, k].
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gradient_flow.long_products.scaled_matrix import log_value
+from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
+from gradient_flow.step_jacobians.state_layout import Layout
+from gradient_flow.step_jacobians.vector_products import step_jvp
+from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.cells import Cell, Step
+from lstm_jax.layers.stack import Stack
+
+LOST = 2.0**-6
+"""The relative error of R_ii from which an LU decomposition is not used."""
+
+
+class Growth(NamedTuple):
+    """What a run did to its tangents, chunk by chunk.
+
+    Attributes:
+        logs: Σ log |R_ii|, [chunks, samples, k].
+        spreads: the largest spread, [chunks, samples, k].
+        gaps: steps between two decompositions, [chunks].
+    """
+
+    logs: Any
+    spreads: Any
+    gaps: Any
+
+
+class _Factored(NamedTuple):
+    """Q', and log |R_ii| and the spread of each column."""
+
+    basis: Any
+    logs: Any
+    spread: Any
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def tangent_growth(
+    cell: Cell | Stack | Step,
+    layout: Layout,
+    auto: bool,
+    params: PyTree,
+    state0: PyTree,
+    xs: PyTree,
+    q: Array,
+    steps: Array,
+) -> Growth:
+    """Move orthonormal tangents along a run and measure their growth.
+
+    Args:
+        cell: a cell, a stack in one direction or a step.
+        layout: of one sample's state.
+        auto: whether the spacing adapts; without it there is one decomposition a chunk.
+        params: of the cell.
+        state0: [samples, ...].
+        xs: [T, samples, ...].
+        q: [samples, n, k], orthonormal columns.
+        steps: [chunks, chunk], numbers of steps; −1 where there is none.
+    """
+    longest = steps.shape[1]
+    limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
+    advance = partial(_advance, cell, layout, params, xs)
+
+    def chunk(carry: PyTree, ns: Array) -> tuple[PyTree, PyTree]:
+        state, q, gap = carry
+
+        def attempt(tried: PyTree) -> PyTree:
+            gap, *_ = tried
+            after = advance(state, q, ns, gap)
+            enough = (jnp.max(after[3]) <= limit) | (gap == 1) | (not auto)
+            return jnp.where(enough, gap, gap // 2), enough, after
+
+        nothing = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(advance, state, q, ns, gap)
+        )
+        gap, _, (state, q, logs, spread) = lax.while_loop(
+            lambda tried: ~tried[1], attempt, (gap, jnp.asarray(False), nothing)
+        )
+        # With twice as many steps, the spread is about the square.
+        room = (jnp.max(spread) ** 2 <= limit) & (gap < longest)
+        return (state, q, jnp.where(room, 2 * gap, gap)), Growth(logs, spread, gap)
+
+    return lax.scan(chunk, (state0, q, jnp.asarray(longest, jnp.int32)), steps)[1]
+
+
+@tangent_growth.defjvp
+def _tangent_growth_jvp(
+    cell: Any, layout: Layout, auto: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Growth, Growth]:
+    gaps = tangent_growth(cell, layout, auto, *primals).gaps
+
+    def with_these_gaps(
+        params: PyTree, state0: PyTree, xs: PyTree, q: Array, steps: Array
+    ) -> tuple[Array, Array]:
+        advance: Any = partial(_advance, cell, layout)
+
+        # Backward, a chunk is computed again: what is kept grows with the number of chunks.
+        @jax.checkpoint
+        def chunk(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, tuple[Array, Array]]:
+            state, q, logs, spread = advance(params, xs, *carry, *at)
+            return (state, q), (logs, lax.stop_gradient(spread))
+
+        return lax.scan(chunk, (state0, q), (steps, gaps))[1]
+
+    (logs, spreads), (d_logs, d_spreads) = jax.jvp(with_these_gaps, primals, tangents)
+    none = np.zeros(gaps.shape, jax.dtypes.float0)
+    return Growth(logs, spreads, gaps), Growth(d_logs, d_spreads, none)
+
+
+def _advance(
+    cell: Any,
+    layout: Layout,
+    params: PyTree,
+    xs: PyTree,
+    state: PyTree,
+    q: Array,
+    ns: Array,
+    gap: Array,
+) -> tuple[PyTree, Array, Array, Array]:
+    """The steps of a chunk with a decomposition after every ``gap``: state, q, logs, the largest spread."""
+    move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
+    numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
+
+    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
+        state, q, exponents, logs, spread = carry
+        n, closes = at
+
+        def moved() -> tuple[PyTree, Array, Array]:
+            after, dots = move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
+            dots, more = _to_size_1(dots)
+            return after, dots, exponents + more
+
+        state, q, exponents = lax.cond(n >= 0, moved, lambda: (state, q, exponents))
+
+        def triangularised() -> tuple[Array, Array, Array]:
+            found = jax.vmap(_by_lu)(q)
+            # Pivots that are no more than rounding may be 0: not so those of a QR.
+            found = lax.cond(
+                jnp.max(found.spread) * jnp.finfo(q.dtype).eps < LOST,
+                lambda: found,
+                lambda: jax.vmap(_by_qr)(q),
+            )
+            return found.basis, logs + found.logs, jnp.maximum(spread, found.spread)
+
+        q, logs, spread = lax.cond(closes, triangularised, lambda: (q, logs, spread))
+        return (state, q, exponents, logs, spread), None
+
+    zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
+    closing = (numbers % gap == 0) & (numbers < len(ns))
+    start = (state, q, jnp.zeros(zeros.shape, jnp.int32), zeros, zeros)
+    state, q, exponents, logs, spread = lax.scan(step, start, (ns, closing))[0]
+    found = jax.vmap(_by_qr)(q)
+    logs = log_value(logs + found.logs, exponents)
+    return state, found.basis, logs, jnp.maximum(spread, found.spread)
+
+
+def _to_size_1(q: Float[Array, "samples n k"]) -> tuple[Array, Array]:
+    """Each column divided by its size's power of two, and the exponent; a column of zeros as it is."""
+    exponents = binary_exponent(jnp.max(jnp.abs(lax.stop_gradient(q)), axis=1))
+    exponents = jnp.where(exponents > -(2**20), exponents, 0)
+    return q * power_of_two(-exponents, q.dtype)[:, None, :], exponents
+
+
+def _by_lu(q: Float[Array, "n k"]) -> _Factored:
+    """Q' = Pᵀ L: unit columns below each other's pivots, well conditioned but not orthonormal."""
+    factors, _, order = lax.linalg.lu(q)
+    n, k = q.shape
+    lower = jnp.tril(factors, -1) + jnp.eye(n, k, dtype=q.dtype)
+    places = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
+    return _factored(lower[places], jnp.triu(factors[:k]))
+
+
+def _by_qr(q: Float[Array, "n k"]) -> _Factored:
+    order = jnp.argsort(-jnp.max(jnp.abs(lax.stop_gradient(q)), axis=1), stable=True)
+    basis, r = jnp.linalg.qr(q[order])
+    return _factored(jnp.zeros_like(q).at[order].set(basis), r)
+
+
+def _factored(basis: Array, r: Float[Array, "k k"]) -> _Factored:
+    sizes = jnp.abs(jnp.diag(r))
+    spread = jnp.where(sizes > 0, jnp.max(jnp.abs(r), axis=0) / sizes, jnp.inf)
+    spread = jnp.where(jnp.isnan(sizes), jnp.nan, spread)
+    return _Factored(basis, log_or_zero(sizes), lax.stop_gradient(spread))
