@@ -29,7 +29,8 @@ from gradient_flow.parallel_in_time.products import (
     parallel_cotangents,
     parallel_transitions,
 )
-from gradient_flow.verdicts.audit import Audit, LeafAudit, audit
+from gradient_flow.verdicts.audit import audit
+from gradient_flow.verdicts.audit_report import Audit, LeafAudit
 from gradient_flow.verdicts.diagnose import Diagnosis, diagnose
 
 __all__ = [

@@ -2,7 +2,8 @@
 
 Start with `diagnose`: what happens to a network's gradient, and why; `advice` tries out what would change it,
 and `reach` measures how far back the gradient goes. `audit` compares a derivation of your own with autodiff,
-parameter by parameter and lag by lag, by `step_contributions`.
+parameter by parameter and lag by lag, by `step_contributions`; `usual_faults` recognises a common factor or
+another order of gates, and `audit_report` says what was found.
 
 May import: `step_jacobians` and `measurements`.
 """
