@@ -11,8 +11,8 @@ it is a QR there too.)
 **Spacing.** The *spread* is the ratio of the largest entry of a column of R to R_ii, whose relative error is
 ε · spread. With ``auto``, a decomposition follows after every ``longest`` steps if the spread stays below
 ε^(−1/3); if not, the chunk is repeated with one after every half as many, down to one; later the number of
-steps grows again. After every step each column is brought to size 1 by a power of two, which is counted, so
-that steps between two decompositions neither under- nor overflow.
+steps grows again. So it is, without ``auto`` too, where columns come near the ends of the dtype's range: no
+spacing under- or overflows, and a column of zeros is one after a single step.
 
 **Derivative.** That of the same decompositions at the same steps, chunk by chunk; the spacing is held.
 
@@ -27,9 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradient_flow.long_products.scaled_matrix import log_value
 from gradient_flow.long_products.spectral_norm import log_or_zero
-from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
 from gradient_flow.step_jacobians.state_layout import Layout
 from gradient_flow.step_jacobians.vector_products import step_jvp
 from lstm_jax.array_types import Array, Float, PyTree
@@ -38,6 +36,18 @@ from lstm_jax.layers.stack import Stack
 
 LOST = 2.0**-6
 """The relative error of R_ii from which an LU decomposition is not used."""
+
+
+class Spacing(NamedTuple):
+    """How the decompositions are spaced.
+
+    Attributes:
+        auto: whether the spacing follows the spread.
+        padded: whether some chunk has fewer steps than the others.
+    """
+
+    auto: bool
+    padded: bool
 
 
 class Growth(NamedTuple):
@@ -55,18 +65,19 @@ class Growth(NamedTuple):
 
 
 class _Factored(NamedTuple):
-    """Q', and log |R_ii| and the spread of each column."""
+    """Q'; log |R_ii|, the spread and the largest entry of R of each column."""
 
     basis: Any
     logs: Any
     spread: Any
+    size: Any
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def tangent_growth(
     cell: Cell | Stack | Step,
     layout: Layout,
-    auto: bool,
+    spacing: Spacing,
     params: PyTree,
     state0: PyTree,
     xs: PyTree,
@@ -78,7 +89,7 @@ def tangent_growth(
     Args:
         cell: a cell, a stack in one direction or a step.
         layout: of one sample's state.
-        auto: whether the spacing adapts; without it there is one decomposition a chunk.
+        spacing: without ``auto`` there is one decomposition a chunk, if that is in range.
         params: of the cell.
         state0: [samples, ...].
         xs: [T, samples, ...].
@@ -87,7 +98,7 @@ def tangent_growth(
     """
     longest = steps.shape[1]
     limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
-    advance = partial(_advance, cell, layout, params, xs)
+    advance = partial(_advance, cell, layout, spacing.padded, params, xs)
 
     def chunk(carry: PyTree, ns: Array) -> tuple[PyTree, PyTree]:
         state, q, gap = carry
@@ -95,17 +106,20 @@ def tangent_growth(
         def attempt(tried: PyTree) -> PyTree:
             gap, *_ = tried
             after = advance(state, q, ns, gap)
-            enough = (jnp.max(after[3]) <= limit) | (gap == 1) | (not auto)
+            *_, spread, reach = after
+            enough = (jnp.max(spread) <= limit) | (not spacing.auto)
+            enough = (enough & (reach <= _reach_allowed(layout))) | (gap == 1)
             return jnp.where(enough, gap, gap // 2), enough, after
 
         nothing = jax.tree.map(
             lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(advance, state, q, ns, gap)
         )
-        gap, _, (state, q, logs, spread) = lax.while_loop(
+        gap, _, (state, q, logs, spread, reach) = lax.while_loop(
             lambda tried: ~tried[1], attempt, (gap, jnp.asarray(False), nothing)
         )
         # With twice as many steps, the spread is about the square.
-        room = (jnp.max(spread) ** 2 <= limit) & (gap < longest)
+        room = (jnp.max(spread) ** 2 <= limit) | (not spacing.auto)
+        room = room & (2 * reach <= _reach_allowed(layout)) & (gap < longest)
         return (state, q, jnp.where(room, 2 * gap, gap)), Growth(logs, spread, gap)
 
     return lax.scan(chunk, (state0, q, jnp.asarray(longest, jnp.int32)), steps)[1]
@@ -113,19 +127,19 @@ def tangent_growth(
 
 @tangent_growth.defjvp
 def _tangent_growth_jvp(
-    cell: Any, layout: Layout, auto: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    cell: Any, layout: Layout, spacing: Spacing, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Growth, Growth]:
-    gaps = tangent_growth(cell, layout, auto, *primals).gaps
+    gaps = tangent_growth(cell, layout, spacing, *primals).gaps
 
     def with_these_gaps(
         params: PyTree, state0: PyTree, xs: PyTree, q: Array, steps: Array
     ) -> tuple[Array, Array]:
-        advance: Any = partial(_advance, cell, layout)
+        advance: Any = partial(_advance, cell, layout, spacing.padded)
 
         # Backward, a chunk is computed again: what is kept grows with the number of chunks.
         @jax.checkpoint
         def chunk(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, tuple[Array, Array]]:
-            state, q, logs, spread = advance(params, xs, *carry, *at)
+            state, q, logs, spread, _ = advance(params, xs, *carry, *at)
             return (state, q), (logs, lax.stop_gradient(spread))
 
         return lax.scan(chunk, (state0, q), (steps, gaps))[1]
@@ -135,58 +149,63 @@ def _tangent_growth_jvp(
     return Growth(logs, spreads, gaps), Growth(d_logs, d_spreads, none)
 
 
+def _reach_allowed(layout: Layout) -> float:
+    """Natural log of how large or small a column may become: half of the dtype's range."""
+    return float(np.log(float(jnp.finfo(layout.dtype).max))) / 2
+
+
 def _advance(
     cell: Any,
     layout: Layout,
+    padded: bool,
     params: PyTree,
     xs: PyTree,
     state: PyTree,
     q: Array,
     ns: Array,
     gap: Array,
-) -> tuple[PyTree, Array, Array, Array]:
-    """The steps of a chunk with a decomposition after every ``gap``: state, q, logs, the largest spread."""
+) -> tuple[PyTree, Array, Array, Array, Array]:
+    """The steps of a chunk with a decomposition after every ``gap``.
+
+    Returns:
+        state, q, Σ log |R_ii|, the largest spread, and the largest |log| of a column's size.
+    """
     move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
     numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
 
     def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
-        state, q, exponents, logs, spread = carry
+        state, q, found = carry
         n, closes = at
 
-        def moved() -> tuple[PyTree, Array, Array]:
-            after, dots = move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
-            dots, more = _to_size_1(dots)
-            return after, dots, exponents + more
+        def moved() -> tuple[PyTree, Array]:
+            return move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
 
-        state, q, exponents = lax.cond(n >= 0, moved, lambda: (state, q, exponents))
+        state, q = lax.cond(n >= 0, moved, lambda: (state, q)) if padded else moved()
 
-        def triangularised() -> tuple[Array, Array, Array]:
-            found = jax.vmap(_by_lu)(q)
+        def triangularised() -> tuple[Array, PyTree]:
+            by_lu = jax.vmap(_by_lu)(q)
             # Pivots that are no more than rounding may be 0: not so those of a QR.
-            found = lax.cond(
-                jnp.max(found.spread) * jnp.finfo(q.dtype).eps < LOST,
-                lambda: found,
-                lambda: jax.vmap(_by_qr)(q),
-            )
-            return found.basis, logs + found.logs, jnp.maximum(spread, found.spread)
+            lost = jnp.max(by_lu.spread) * jnp.finfo(q.dtype).eps >= LOST
+            factored = lax.cond(lost, lambda: jax.vmap(_by_qr)(q), lambda: by_lu)
+            return factored.basis, _with(found, factored)
 
-        q, logs, spread = lax.cond(closes, triangularised, lambda: (q, logs, spread))
-        return (state, q, exponents, logs, spread), None
+        q, found = lax.cond(closes, triangularised, lambda: (q, found))
+        return (state, q, found), None
 
     zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
     closing = (numbers % gap == 0) & (numbers < len(ns))
-    start = (state, q, jnp.zeros(zeros.shape, jnp.int32), zeros, zeros)
-    state, q, exponents, logs, spread = lax.scan(step, start, (ns, closing))[0]
-    found = jax.vmap(_by_qr)(q)
-    logs = log_value(logs + found.logs, exponents)
-    return state, found.basis, logs, jnp.maximum(spread, found.spread)
+    start = (state, q, (zeros, zeros, jnp.zeros((), q.dtype)))
+    state, q, found = lax.scan(step, start, (ns, closing))[0]
+    factored = jax.vmap(_by_qr)(q)
+    return state, factored.basis, *_with(found, factored)
 
 
-def _to_size_1(q: Float[Array, "samples n k"]) -> tuple[Array, Array]:
-    """Each column divided by its size's power of two, and the exponent; a column of zeros as it is."""
-    exponents = binary_exponent(jnp.max(jnp.abs(lax.stop_gradient(q)), axis=1))
-    exponents = jnp.where(exponents > -(2**20), exponents, 0)
-    return q * power_of_two(-exponents, q.dtype)[:, None, :], exponents
+def _with(found: tuple[Array, Array, Array], more: _Factored) -> tuple[Array, Array, Array]:
+    logs, spread, reach = found
+    # ∞ for zeros and for what has overflowed.
+    sizes = jnp.max(jnp.abs(jnp.log(more.size)))
+    reach = jnp.maximum(reach, jnp.where(jnp.isnan(sizes), jnp.inf, sizes))
+    return logs + more.logs, jnp.maximum(spread, more.spread), reach
 
 
 def _by_lu(q: Float[Array, "n k"]) -> _Factored:
@@ -206,6 +225,7 @@ def _by_qr(q: Float[Array, "n k"]) -> _Factored:
 
 def _factored(basis: Array, r: Float[Array, "k k"]) -> _Factored:
     sizes = jnp.abs(jnp.diag(r))
-    spread = jnp.where(sizes > 0, jnp.max(jnp.abs(r), axis=0) / sizes, jnp.inf)
+    largest = jnp.max(jnp.abs(lax.stop_gradient(r)), axis=0)
+    spread = jnp.where(sizes > 0, largest / lax.stop_gradient(sizes), jnp.inf)
     spread = jnp.where(jnp.isnan(sizes), jnp.nan, spread)
-    return _Factored(basis, log_or_zero(sizes), lax.stop_gradient(spread))
+    return _Factored(basis, log_or_zero(sizes), spread, largest)

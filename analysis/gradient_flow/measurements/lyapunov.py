@@ -11,10 +11,11 @@ fastest, and all n of them sum up to the mean of log |det J_t|.
 With ``every="auto"`` one follows every eight steps if the spread stays below ε^(−1/3), a third of all digits.
 If not, these steps are repeated with one after every four, two or one; later the number of steps grows again.
 
-**Small and large numbers.** Columns are brought to size 1 by powers of two after every step, so that no
-spacing under- or overflows. The rows of J Q are sorted by size before a QR, so that small rows keep their
-digits: a saturated unit has a small R_ii and not the rounding of a large one; a dead unit, whose row is 0,
-has R_ii = 0 and an exponent of −∞. (So has a unit whose slope underflows within one step.)
+**Small and large numbers.** Where columns come near the ends of the dtype's range, decompositions come closer
+together, with ``every`` given too: no spacing under- or overflows. The rows of J Q are sorted by size before
+a QR, so that small rows keep their digits: a saturated unit has a small R_ii and not the rounding of a large
+one; a dead unit, whose row is 0, has R_ii = 0 and an exponent of −∞. (So has a unit whose slope underflows
+within one step.)
 
 **The dimension of an attractor** after Kaplan & Yorke: with j the largest number of exponents whose sum is
 not negative, D = j + (λ_1 + … + λ_j) / |λ_{j+1}|.
@@ -33,7 +34,7 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products.compensated_sum import compensated_add
-from gradient_flow.long_products.tangent_growth import tangent_growth
+from gradient_flow.long_products.tangent_growth import Spacing, tangent_growth
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -235,8 +236,9 @@ def _measure(
     # Drawn in float32, so that the tangents are the same in both dtypes.
     q = jax.random.normal(key, (samples, sum(layout.sizes), k), jnp.float32).astype(layout.dtype)
     q = jnp.linalg.qr(q)[0]
+    spacing = Spacing(auto, padded=bool((steps < 0).any()))
     numbers = jnp.asarray(steps, jnp.int32)
-    growths, spreads, _ = tangent_growth(cell, layout, auto, params, state0, xs, q, numbers)
+    growths, spreads, _ = tangent_growth(cell, layout, spacing, params, state0, xs, q, numbers)
     growths, spreads, ends = growths[counted], spreads[counted], ends[counted]
     sums = _running_sums(growths)
     curve = jnp.swapaxes(sums / jnp.asarray(ends, layout.dtype)[:, None, None], 0, 1)
