@@ -12,7 +12,8 @@ it is a QR there too.)
 ε · spread. With ``auto``, a decomposition follows after every ``longest`` steps if the spread stays below
 ε^(−1/3); if not, the chunk is repeated with one after every half as many, down to one; later the number of
 steps grows again. So it is, without ``auto`` too, where columns come near the ends of the dtype's range: no
-spacing under- or overflows, and a column of zeros is one after a single step.
+spacing under- or overflows. Where a single step is out of range, as where all units saturate, the chunk is
+repeated with step Jacobians in scaled form, if the cell has them; this is spacing 0.
 
 **Derivative.** That of the same decompositions at the same steps, chunk by chunk; the spacing is held.
 
@@ -28,8 +29,9 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.step_jacobians.scaled_jacobian import has_scaled_jacobian
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.vector_products import step_jvp
+from gradient_flow.step_jacobians.vector_products import scaled_step_jvp, step_jvp
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
@@ -56,7 +58,7 @@ class Growth(NamedTuple):
     Attributes:
         logs: Σ log |R_ii|, [chunks, samples, k].
         spreads: the largest spread, [chunks, samples, k].
-        gaps: steps between two decompositions, [chunks].
+        gaps: steps between two decompositions, [chunks]; 0 for one after every step, J in scaled form.
     """
 
     logs: Any
@@ -96,7 +98,7 @@ def tangent_growth(
         q: [samples, n, k], orthonormal columns.
         steps: [chunks, chunk], numbers of steps; −1 where there is none.
     """
-    longest = steps.shape[1]
+    longest, lowest = steps.shape[1], 0 if has_scaled_jacobian(cell) else 1
     limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
     advance = partial(_advance, cell, layout, spacing.padded, params, xs)
 
@@ -107,8 +109,8 @@ def tangent_growth(
             gap, *_ = tried
             after = advance(state, q, ns, gap)
             *_, spread, reach = after
-            enough = (jnp.max(spread) <= limit) | (not spacing.auto)
-            enough = (enough & (reach <= _reach_allowed(layout))) | (gap == 1)
+            enough = (jnp.max(spread) <= limit) | (not spacing.auto) | (gap <= 1)
+            enough = (enough & (reach <= _reach_allowed(layout))) | (gap == lowest)
             return jnp.where(enough, gap, gap // 2), enough, after
 
         nothing = jax.tree.map(
@@ -120,7 +122,7 @@ def tangent_growth(
         # With twice as many steps, the spread is about the square.
         room = (jnp.max(spread) ** 2 <= limit) | (not spacing.auto)
         room = room & (2 * reach <= _reach_allowed(layout)) & (gap < longest)
-        return (state, q, jnp.where(room, 2 * gap, gap)), Growth(logs, spread, gap)
+        return (state, q, jnp.where(room, jnp.maximum(2 * gap, 1), gap)), Growth(logs, spread, gap)
 
     return lax.scan(chunk, (state0, q, jnp.asarray(longest, jnp.int32)), steps)[1]
 
@@ -171,16 +173,32 @@ def _advance(
         state, q, Σ log |R_ii|, the largest spread, and the largest |log| of a column's size.
     """
     move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
+    scaled_move: Any = scaled_step_jvp(cell, layout, params)
+    log_2 = jnp.log(jnp.asarray(2.0, q.dtype))
     numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
 
     def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
         state, q, found = carry
         n, closes = at
 
-        def moved() -> tuple[PyTree, Array]:
-            return move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
+        def plain() -> tuple[PyTree, Array, Array]:
+            after, dots = move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
+            return after, dots, found[0]
 
-        state, q = lax.cond(n >= 0, moved, lambda: (state, q)) if padded else moved()
+        def in_scaled_form() -> tuple[PyTree, Array, Array]:
+            x = jax.tree.map(lambda leaf: leaf[n], xs)
+            after, dots, exponent = jax.vmap(scaled_move)(state, x, q)
+            more = exponent.astype(q.dtype) * log_2
+            return after, dots, found[0] + jnp.broadcast_to(more[:, None], found[0].shape)
+
+        def moved() -> tuple[PyTree, Array, Array]:
+            return plain() if scaled_move is None else lax.cond(gap == 0, in_scaled_form, plain)
+
+        if padded:
+            state, q, logs = lax.cond(n >= 0, moved, lambda: (state, q, found[0]))
+        else:
+            state, q, logs = moved()
+        found = (logs, *found[1:])
 
         def triangularised() -> tuple[Array, PyTree]:
             by_lu = jax.vmap(_by_lu)(q)
@@ -193,7 +211,7 @@ def _advance(
         return (state, q, found), None
 
     zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
-    closing = (numbers % gap == 0) & (numbers < len(ns))
+    closing = (numbers % jnp.maximum(gap, 1) == 0) & (numbers < len(ns))
     start = (state, q, (zeros, zeros, jnp.zeros((), q.dtype)))
     state, q, found = lax.scan(step, start, (ns, closing))[0]
     factored = jax.vmap(_by_qr)(q)

@@ -9,7 +9,9 @@ change of the memory does at all, h_k = o_k ⊙ tanh C_k following and o_k held,
 
     dℓ_T/dC_k = ∂ℓ_T/∂C_k + ∂ℓ_T/∂h_k D_k,     D_k = diag(o_k ⊙ (1 − tanh² C_k)),  D_0 = 0
 
-The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
+The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits. The
+states of `lstm` without optional parts, `gru` and `rnn` have powers of two of their own, and are exact where
+gates and memories saturate to any degree; inputs and weights are in the dtype's range of the step's largest.
 Norms are Euclidean (of a matrix Frobenius), returned as natural logarithms. The share of step k in ∂ℓ_T/∂W is
 
     ⟨G_k, G⟩ / ⟨G, G⟩,     G = Σ_k G_k

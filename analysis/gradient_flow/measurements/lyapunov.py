@@ -14,8 +14,8 @@ If not, these steps are repeated with one after every four, two or one; later th
 **Small and large numbers.** Where columns come near the ends of the dtype's range, decompositions come closer
 together, with ``every`` given too: no spacing under- or overflows. The rows of J Q are sorted by size before
 a QR, so that small rows keep their digits: a saturated unit has a small R_ii and not the rounding of a large
-one; a dead unit, whose row is 0, has R_ii = 0 and an exponent of −∞. (So has a unit whose slope underflows
-within one step.)
+one; a dead unit, whose row is 0, has R_ii = 0 and an exponent of −∞. (So has a unit whose slope in one step
+is below the largest by more than the dtype's range.)
 
 **The dimension of an attractor** after Kaplan & Yorke: with j the largest number of exponents whose sum is
 not negative, D = j + (λ_1 + … + λ_j) / |λ_{j+1}|.

@@ -13,7 +13,8 @@ with m columns, forward by tangents and back by cotangents. With P Q known,
 the last term again from m probes: the lower end is certain, the upper end holds with the stated confidence.
 
 Work: m vectors through every step, each with one product with W_h; no array of size n² but W_h itself. Each
-vector has a power of two.
+vector has a power of two; a part that is smaller than the vector by more than the dtype's range, or a slope
+that underflows within one step, is 0. (`jacobian_norms` has a power of two for each unit.)
 
 Axes: rows[m, n], the vectors; the parts of the state lie one after the other.
 """

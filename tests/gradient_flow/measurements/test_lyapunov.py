@@ -379,6 +379,26 @@ def test_spaced_steps_neither_underflow_nor_overflow(k, every):
     )
 
 
+def test_a_step_at_which_every_unit_saturates(x64):
+    """Slopes of 4 e^−120, 10^−51.5, at every twentieth step, in float32 as in float64; in logs by hand."""
+    cell = lstm_jax.rnn(1, 1)
+    drives = np.where(np.arange(200) % 20 == 7, 60.0, 0.3)[:, None]
+    found = []
+    for dtype in ("float32", "float64"):
+        one = jnp.ones((1, 1), dtype)
+        params = lstm_jax.RNNParams(one, 0.9 * one, jnp.zeros(1, dtype))
+        run = (cell, params, None, jnp.asarray(drives, dtype))
+        found.append(lyapunov_spectrum(*run, every="auto").exponents[0])
+    h, logs = 0.0, []
+    for (drive,) in drives:
+        z = abs(drive + 0.9 * h)
+        h = np.tanh(drive + 0.9 * h)
+        logs.append(np.log(4 * 0.9) - 2 * z - 2 * np.log1p(np.exp(-2 * z)))
+    np.testing.assert_allclose(found[0], np.mean(logs), rtol=1e-6)
+    np.testing.assert_allclose(found[1], np.mean(logs), rtol=1e-13)
+    assert found[0] < -5
+
+
 # Derivatives.
 
 
