@@ -402,9 +402,10 @@ def test_a_step_at_which_every_unit_saturates(x64):
 # Derivatives.
 
 
-def test_derivatives_by_the_parameters_are_those_of_differences(x64):
+@pytest.mark.parametrize("name", slow_but(["lstm", "rnn_tanh"], "rnn_tanh"))
+def test_derivatives_by_the_parameters_are_those_of_differences(x64, name):
     """Reverse and forward mode, under jit and vmap; gaps of one and of more steps."""
-    problem = random_problem("lstm", 11, hidden_size=3, scale=0.8)
+    problem = random_problem(name, 11, hidden_size=3, scale=0.8)
     weights = jnp.asarray([1.0, -0.5, 0.3])
 
     def value(params):
