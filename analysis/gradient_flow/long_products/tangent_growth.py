@@ -75,6 +75,14 @@ class _Factored(NamedTuple):
     size: Any
 
 
+class _Found(NamedTuple):
+    """Of a chunk so far: Σ log |R_ii|, the largest spread, and the largest |log| of a column's size."""
+
+    logs: Any
+    spread: Any
+    reach: Any
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def tangent_growth(
     cell: Cell | Stack | Step,
@@ -172,58 +180,76 @@ def _advance(
     Returns:
         state, q, Σ log |R_ii|, the largest spread, and the largest |log| of a column's size.
     """
-    move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
-    scaled_move: Any = scaled_step_jvp(cell, layout, params)
-    log_2 = jnp.log(jnp.asarray(2.0, q.dtype))
-    numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
+    start = (state, q, _nothing_yet(q))
+    plain = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
+    in_scaled_form: Any = scaled_step_jvp(cell, layout, params)
 
-    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
-        state, q, found = carry
-        n, closes = at
+    def at(n: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[n], xs)
 
-        def plain() -> tuple[PyTree, Array, Array]:
-            after, dots = move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
-            return after, dots, found[0]
+    def moved_if_any(n: Array, move: Any, state: PyTree, q: Array) -> Any:
+        if not padded:
+            return move(state, at(n), q)
+        shapes = jax.eval_shape(move, state, at(n), q)[2:]
+        none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        return lax.cond(n >= 0, lambda: move(state, at(n), q), lambda: (state, q, *none))
 
-        def in_scaled_form() -> tuple[PyTree, Array, Array]:
-            x = jax.tree.map(lambda leaf: leaf[n], xs)
-            after, dots, exponent = jax.vmap(scaled_move)(state, x, q)
-            more = exponent.astype(q.dtype) * log_2
-            return after, dots, found[0] + jnp.broadcast_to(more[:, None], found[0].shape)
+    def spaced() -> tuple[PyTree, Array, _Found]:
+        numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
+        closing = (numbers % jnp.maximum(gap, 1) == 0) & (numbers < len(ns))
 
-        def moved() -> tuple[PyTree, Array, Array]:
-            return plain() if scaled_move is None else lax.cond(gap == 0, in_scaled_form, plain)
+        def step(carry: PyTree, at_n: tuple[Array, Array]) -> tuple[PyTree, None]:
+            state, q, found = carry
+            n, closes = at_n
+            state, q = moved_if_any(n, partial(plain, params), state, q)
+            q, found = lax.cond(closes, lambda: _triangularised(q, found), lambda: (q, found))
+            return (state, q, found), None
 
-        if padded:
-            state, q, logs = lax.cond(n >= 0, moved, lambda: (state, q, found[0]))
-        else:
-            state, q, logs = moved()
-        found = (logs, *found[1:])
+        state, q, found = lax.scan(step, start, (ns, closing))[0]
+        return state, *_orthonormalised(q, found)
 
-        def triangularised() -> tuple[Array, PyTree]:
-            by_lu = jax.vmap(_by_lu)(q)
-            # Pivots that are no more than rounding may be 0: not so those of a QR.
-            lost = jnp.max(by_lu.spread) * jnp.finfo(q.dtype).eps >= LOST
-            factored = lax.cond(lost, lambda: jax.vmap(_by_qr)(q), lambda: by_lu)
-            return factored.basis, _with(found, factored)
+    def every_step_scaled() -> tuple[PyTree, Array, _Found]:
+        def step(carry: PyTree, n: Array) -> tuple[PyTree, None]:
+            state, q, found = carry
+            state, q, exponents = moved_if_any(n, jax.vmap(in_scaled_form), state, q)
+            q, found = _orthonormalised(q, found)
+            more = exponents.astype(q.dtype) * jnp.log(jnp.asarray(2.0, q.dtype))
+            logs = found.logs + jnp.broadcast_to(more[:, None], found.logs.shape)
+            return (state, q, found._replace(logs=logs)), None
 
-        q, found = lax.cond(closes, triangularised, lambda: (q, found))
-        return (state, q, found), None
+        return lax.scan(step, start, ns)[0]
 
+    if in_scaled_form is None:
+        state, q, found = spaced()
+    else:
+        state, q, found = lax.cond(gap == 0, every_step_scaled, spaced)
+    return state, q, *found
+
+
+def _nothing_yet(q: Array) -> _Found:
     zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
-    closing = (numbers % jnp.maximum(gap, 1) == 0) & (numbers < len(ns))
-    start = (state, q, (zeros, zeros, jnp.zeros((), q.dtype)))
-    state, q, found = lax.scan(step, start, (ns, closing))[0]
+    return _Found(zeros, zeros, jnp.zeros((), q.dtype))
+
+
+def _triangularised(q: Array, found: _Found) -> tuple[Array, _Found]:
+    by_lu = jax.vmap(_by_lu)(q)
+    # Pivots that are no more than rounding may be 0: not so those of a QR.
+    lost = jnp.max(by_lu.spread) * jnp.finfo(q.dtype).eps >= LOST
+    factored = lax.cond(lost, lambda: jax.vmap(_by_qr)(q), lambda: by_lu)
+    return factored.basis, _with(found, factored)
+
+
+def _orthonormalised(q: Array, found: _Found) -> tuple[Array, _Found]:
     factored = jax.vmap(_by_qr)(q)
-    return state, factored.basis, *_with(found, factored)
+    return factored.basis, _with(found, factored)
 
 
-def _with(found: tuple[Array, Array, Array], more: _Factored) -> tuple[Array, Array, Array]:
+def _with(found: _Found, more: _Factored) -> _Found:
     logs, spread, reach = found
     # ∞ for zeros and for what has overflowed.
     sizes = jnp.max(jnp.abs(jnp.log(more.size)))
     reach = jnp.maximum(reach, jnp.where(jnp.isnan(sizes), jnp.inf, sizes))
-    return logs + more.logs, jnp.maximum(spread, more.spread), reach
+    return _Found(logs + more.logs, jnp.maximum(spread, more.spread), reach)
 
 
 def _by_lu(q: Float[Array, "n k"]) -> _Factored:
