@@ -13,7 +13,11 @@ from gradient_flow.measurements.jacobian_norms import (
     all_pairs_norms,
     jacobian_norms,
 )
-from gradient_flow.measurements.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradient_flow.measurements.lyapunov import (
+    LyapunovSpectrum,
+    kaplan_yorke_dimension,
+    lyapunov_spectrum,
+)
 from gradient_flow.measurements.random_probes import ProbeNorms, Probes, probe_norms
 from gradient_flow.measurements.singular_spectrum import SingularSpectrum, singular_spectrum
 from gradient_flow.measurements.step_gain import StepGain, step_gain
@@ -25,7 +29,8 @@ from gradient_flow.parallel_in_time.products import (
     parallel_cotangents,
     parallel_transitions,
 )
-from gradient_flow.verdicts.audit import Audit, LeafAudit, audit
+from gradient_flow.verdicts.audit import audit
+from gradient_flow.verdicts.audit_report import Audit, LeafAudit
 from gradient_flow.verdicts.diagnose import Diagnosis, diagnose
 
 __all__ = [
@@ -64,6 +69,7 @@ __all__ = [
     "jacobian_norms",
     "layer_norms",
     "lyapunov_spectrum",
+    "kaplan_yorke_dimension",
     "parallel_cotangents",
     "parallel_states",
     "parallel_transitions",

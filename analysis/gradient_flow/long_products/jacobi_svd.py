@@ -19,13 +19,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from gradient_flow.long_products.scaled_matrix import (
-    EMPTY,
-    binary_exponent,
-    log_value,
-    power_of_two,
-)
+from gradient_flow.long_products.scaled_matrix import EMPTY, log_value
 from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
 from lstm_jax.array_types import Array, Float, Int
 
 MOST_SWEEPS = 60

@@ -16,13 +16,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gradient_flow.long_products.scaled_matrix import (
-    EMPTY,
-    ZERO_EXPONENT,
-    binary_exponent,
-    log_value,
-    power_of_two,
-)
+from gradient_flow.long_products.scaled_matrix import EMPTY, log_value
+from gradient_flow.step_jacobians.scaled_entries import ZERO_EXPONENT, binary_exponent, power_of_two
 from lstm_jax.array_types import Array, Float
 
 

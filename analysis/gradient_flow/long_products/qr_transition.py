@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gradient_flow.long_products import qr_product
 from gradient_flow.long_products.qr_product import QRProduct
 from gradient_flow.long_products.transition import chain_gain
+from gradient_flow.step_jacobians.scaled_entries import unscaled
 from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout, part_slices
 from gradient_flow.step_jacobians.step_jacobian import dense
 
@@ -33,10 +34,14 @@ def step_back(walk: QRWalk, jacobian: Blocks, h_c: Any) -> QRWalk:
     """Multiply by J_{k+1}; ``h_c`` is D_k of an LSTM."""
     whole, chain = walk
     if whole is not None:
-        whole = qr_product.multiply(dense(jacobian).T, whole)
+        whole = qr_product.multiply(dense(_plain(jacobian)).T, whole)
     if chain is not None:
-        chain = qr_product.multiply(chain_gain(jacobian, h_c).T, chain)
+        chain = qr_product.multiply(unscaled(chain_gain(jacobian, h_c)).T, chain)
     return QRWalk(whole, chain)
+
+
+def _plain(jacobian: Blocks) -> Blocks:
+    return tuple(tuple(unscaled(block) for block in line) for line in jacobian)
 
 
 def read(walk: QRWalk, name: str, layout: Layout, h_c: Any) -> QRProduct:
@@ -50,7 +55,7 @@ def read(walk: QRWalk, name: str, layout: Layout, h_c: Any) -> QRProduct:
     if name == "total_c":
         row = 1
         columns = jnp.concatenate(
-            [jnp.diag(h_c), jnp.eye(layout.sizes[1], dtype=layout.dtype)], axis=1
+            [jnp.diag(unscaled(h_c)), jnp.eye(layout.sizes[1], dtype=layout.dtype)], axis=1
         )
     else:
         row, column = layout.places()[name]

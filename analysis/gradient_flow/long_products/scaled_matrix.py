@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gradient_flow.long_products.spectral_norm import log_largest, log_or_zero
-from lstm_jax.array_types import Array, Float
-
-ZERO_EXPONENT = -(2**30)
-"""Stands for 2^−∞ as the size of a number."""
+from gradient_flow.step_jacobians.scaled_entries import (
+    ScaledEntries,
+    binary_exponent,
+    power_of_two,
+    scaled,
+    sizes_of,
+)
+from lstm_jax.array_types import Array
 
 EMPTY = -(2**29)
 """The exponent of a column of zeros: below every one that occurs, so that it never sets a scale."""
@@ -49,24 +52,7 @@ def as_scaled(matrix: Array) -> ScaledMatrix:
     return scaled_sum([ScaledMatrix(matrix, zeros)])
 
 
-def power_of_two(exponent: Array, dtype: Any) -> Array:
-    """2^exponent, exactly; 0 below the smallest normal number, and never an infinity.
-
-    An exponent too large for the dtype only ever meets zeros, which an infinity would turn into NaN.
-    """
-    limits = jnp.finfo(dtype)
-    integer = jnp.int32 if limits.bits == 32 else jnp.int64
-    biased = jnp.clip(exponent, limits.minexp - 1, limits.maxexp - 1) - (limits.minexp - 1)
-    return lax.bitcast_convert_type(biased.astype(integer) << limits.nmant, dtype)
-
-
-def binary_exponent(size: Array) -> Array:
-    """The int32 e with 2^(e−1) ≤ size < 2^e; `ZERO_EXPONENT` for size 0."""
-    _, exponent = jnp.frexp(size)
-    return jnp.where(size > 0, exponent.astype(jnp.int32), ZERO_EXPONENT)
-
-
-def scaled_product(left: ScaledMatrix, right: Float[Array, "..."]) -> ScaledMatrix:
+def scaled_product(left: ScaledMatrix, right: Array | ScaledEntries) -> ScaledMatrix:
     """``left @ right``, where a vector stands for a diagonal matrix.
 
     The exponents of the columns of ``left`` go into the rows of ``right``, and out of its columns again:
@@ -74,19 +60,21 @@ def scaled_product(left: ScaledMatrix, right: Float[Array, "..."]) -> ScaledMatr
 
     Args:
         left: [*stack, r, n].
-        right: [n, c], the same for the whole stack; or [n], a diagonal.
+        right: [n, c], the same for the whole stack; or [n], a diagonal; its entries may be scaled.
     """
     matrix, exponent = left
-    sizes = binary_exponent(jnp.abs(jax.lax.stop_gradient(right)))
-    if right.ndim == 1:
+    sizes = sizes_of(right)
+    mantissa, own = scaled(right)
+    dtype = mantissa.dtype
+    if mantissa.ndim == 1:
         exponent = exponent + jnp.broadcast_to(sizes, exponent.shape)
-        shrunk = right * power_of_two(-sizes, right.dtype)
+        shrunk = mantissa * power_of_two(own - sizes, dtype)
         return ScaledMatrix(matrix * jnp.broadcast_to(shrunk, matrix.shape), exponent)
-    shape = (*exponent.shape, right.shape[-1])
+    shape = (*exponent.shape, mantissa.shape[-1])
     from_rows = jnp.broadcast_to(exponent[..., None], shape)
     top = jnp.max(from_rows + jnp.broadcast_to(sizes, shape), axis=-2)
-    shift = from_rows - jnp.broadcast_to(top[..., None, :], shape)
-    factor = jnp.broadcast_to(right, shape) * power_of_two(shift, right.dtype)
+    shift = from_rows + jnp.broadcast_to(own, shape) - jnp.broadcast_to(top[..., None, :], shape)
+    factor = jnp.broadcast_to(mantissa, shape) * power_of_two(shift, dtype)
     return ScaledMatrix(matrix @ factor, top)
 
 
@@ -104,9 +92,9 @@ def scaled_sum(terms: Sequence[ScaledMatrix]) -> ScaledMatrix:
 
 
 def column_tops(m: ScaledMatrix) -> Array:
-    """The binary exponent of each column's largest entry; `EMPTY` for a column of zeros."""
+    """The binary exponent of each column's largest entry; `EMPTY` for a column of zeros, or a smaller one."""
     sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(m.matrix), axis=-2))
-    return jnp.where(sizes == 0, EMPTY, m.exponent + binary_exponent(sizes))
+    return jnp.where(sizes == 0, EMPTY, jnp.maximum(m.exponent + binary_exponent(sizes), EMPTY))
 
 
 def with_exponent(m: ScaledMatrix, exponent: Array) -> Array:

@@ -33,10 +33,10 @@ from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
     ScaledMatrix,
     column_tops,
-    power_of_two,
     with_exponent,
 )
 from gradient_flow.long_products.transition import Walk, chain_gain
+from gradient_flow.step_jacobians.scaled_entries import power_of_two, scaled
 from gradient_flow.step_jacobians.state_layout import Blocks, slices_of
 from lstm_jax.array_types import Array, Bool
 
@@ -179,15 +179,14 @@ def _stack_rows(rows: Rows, begun: Bool[Array, "walks"]) -> tuple[StackedMatrice
 def _rescaled_blocks(scale: Scale, jacobian: Blocks) -> Blocks:
     d = scale.columns
 
-    def shift(block: Array, row: Array, column: Array) -> Array:
+    def rescaled(block: Any, row: Array, column: Array) -> Array:
+        mantissa, exponent = scaled(block)
         # A vector stands for a diagonal matrix.
-        return row - column if block.ndim == 1 else row[:, None] - column[None, :]
+        shift = row - column if mantissa.ndim == 1 else row[:, None] - column[None, :]
+        return mantissa * power_of_two(exponent + shift, mantissa.dtype)
 
     return tuple(
-        tuple(
-            block * power_of_two(shift(block, row, column), block.dtype)
-            for block, column in zip(line, d, strict=True)
-        )
+        tuple(rescaled(block, row, column) for block, column in zip(line, d, strict=True))
         for line, row in zip(jacobian, d, strict=True)
     )
 

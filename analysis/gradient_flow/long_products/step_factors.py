@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from gradient_flow.step_jacobians.checked_arguments import with_samples
+from gradient_flow.step_jacobians.scaled_jacobian import scaled_jacobian
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.step_jacobian import block_jacobian
 from gradient_flow.step_jacobians.trajectory import Trajectory, run
 from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, PyTree
@@ -35,8 +35,8 @@ class StepFactors(NamedTuple):
     """Functions of k.
 
     Attributes:
-        jacobian: J_{k+1} of all samples.
-        h_c: D_k of all samples, or None.
+        jacobian: J_{k+1} of all samples, blocks of arrays or of `ScaledEntries`.
+        h_c: D_k of all samples, `ScaledEntries`, or None.
         log_f: log f_{k+1} of all samples, or None.
     """
 
@@ -48,9 +48,9 @@ class StepFactors(NamedTuple):
 def step_factors(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajectory) -> StepFactors:
     """The factors along a trajectory of all samples."""
     params, states, xs, h_c, log_f = trajectory
-    jacobian_of = jax.vmap(block_jacobian(cell, layout), in_axes=(None, 0, 0))
     length = jax.tree.leaves(xs)[0].shape[1]
     params = with_transposed_weights(cell, params, length)
+    jacobian_of = jax.vmap(scaled_jacobian(cell, layout, params))
 
     def at(tree: PyTree, n: Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[:, n], tree)
@@ -60,7 +60,7 @@ def step_factors(cell: Cell | Stack | Step, layout: Layout, trajectory: Trajecto
         return jnp.minimum(k, length - 1)
 
     return StepFactors(
-        lambda k: jacobian_of(params, at(states, below_length(k)), at(xs, below_length(k))),
+        lambda k: jacobian_of(at(states, below_length(k)), at(xs, below_length(k))),
         lambda k: at(h_c, jnp.minimum(k, length)),
         lambda k: at(log_f, below_length(k)),
     )

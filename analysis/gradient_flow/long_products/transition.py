@@ -20,8 +20,13 @@ from gradient_flow.long_products.scaled_matrix import (
     scaled_product,
     scaled_sum,
 )
+from gradient_flow.step_jacobians.scaled_entries import (
+    ScaledEntries,
+    as_columns,
+    block_sum,
+    times,
+)
 from gradient_flow.step_jacobians.state_layout import JOINT, Blocks, Layout, part_slices
-from lstm_jax.array_types import Array, Float
 
 
 class Walk(NamedTuple):
@@ -57,23 +62,25 @@ def start(layout: Layout, names: frozenset[str]) -> Walk:
 
 def step_back(walk: Walk, jacobian: Blocks, h_c: Any) -> Walk:
     """P_{t,k} from P_{t,k+1}: multiply by J_{k+1} from the right; ``h_c`` is D_k of an LSTM."""
-    parts = range(len(walk.rows))
-    rows = tuple(
-        tuple(scaled_sum([scaled_product(line[m], jacobian[m][n]) for m in parts]) for n in parts)
-        if line
-        else ()
-        for line in walk.rows
-    )
+    rows = tuple(row_times(line, jacobian) if line else () for line in walk.rows)
     chain = walk.chain
     if chain is not None:
         chain = scaled_sum([scaled_product(chain, chain_gain(jacobian, h_c))])
     return Walk(rows, chain)
 
 
-def chain_gain(jacobian: Blocks, h_c: Float[Array, "h"]) -> Float[Array, "h h"]:
+def row_times(line: tuple[ScaledMatrix, ...], jacobian: Blocks) -> tuple[ScaledMatrix, ...]:
+    """A row of blocks times J: its blocks by column."""
+    parts = range(len(line))
+    return tuple(
+        scaled_sum([scaled_product(line[m], jacobian[m][n]) for m in parts]) for n in parts
+    )
+
+
+def chain_gain(jacobian: Blocks, h_c: Any) -> ScaledEntries:
     """G_{k+1} = ∂C_{k+1}/∂h_k D_k + diag(f_{k+1}), the one-step ∂C_{k+1}/∂C_k with o_k held."""
     _, (c_h, c_c) = jacobian
-    return c_h * jnp.broadcast_to(h_c, c_h.shape) + jnp.diag(c_c)
+    return block_sum(c_c, times(c_h, as_columns(h_c)))
 
 
 def read(walk: Walk, name: str, layout: Layout, h_c: Any) -> ScaledMatrix:

@@ -4,7 +4,14 @@ r"""Credit: how much of a loss at the last step goes back to each state, input a
 
     ∂ℓ_T/∂W = Σ_k G_k,     G_k = δs_k ∂s_k/∂W          the contribution of step k to the gradient
 
-The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits.
+∂ℓ_T/∂C_k is taken with h_k held, as if C_k alone were moved: of a loss of h_T alone ∂ℓ_T/∂C_T is 0. What a
+change of the memory does at all, h_k = o_k ⊙ tanh C_k following and o_k held, is the total
+
+    dℓ_T/dC_k = ∂ℓ_T/∂C_k + ∂ℓ_T/∂h_k D_k,     D_k = diag(o_k ⊙ (1 − tanh² C_k)),  D_0 = 0
+
+The backward pass is rescaled by a power of two at every step, so a cotangent of 10⁻⁵⁰⁰⁰ keeps its digits. The
+states of `lstm` without optional parts, `gru` and `rnn` have powers of two of their own, and are exact where
+gates and memories saturate to any degree; inputs and weights are in the dtype's range of the step's largest.
 Norms are Euclidean (of a matrix Frobenius), returned as natural logarithms. The share of step k in ∂ℓ_T/∂W is
 
     ⟨G_k, G⟩ / ⟨G, G⟩,     G = Σ_k G_k
@@ -25,19 +32,29 @@ from jax import lax
 
 from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
-    binary_exponent,
+    ScaledMatrix,
+    evenly_scaled,
+    log_frobenius,
     log_value,
-    power_of_two,
+    scaled_product,
+    scaled_sum,
 )
 from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.long_products.transition import row_times
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
     with_samples,
     without_samples,
 )
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
+from gradient_flow.step_jacobians.scaled_jacobian import (
+    has_scaled_jacobian,
+    lstm_factors,
+    scaled_jacobian,
+)
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.trajectory import states_of_samples
+from gradient_flow.step_jacobians.trajectory import is_lstm, states_of_samples
 from gradient_flow.step_jacobians.vector_products import step_vjp
 from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
@@ -49,16 +66,19 @@ class Credit(NamedTuple):
     """Norms of the gradient of a loss at the last step, as natural logs; a batch leads.
 
     Attributes:
-        states: of ∂ℓ_T/∂h_k, ∂ℓ_T/∂C_k, … by the part's name, [T + 1], k = 0 … T; the other parts held.
+        states: of ∂ℓ_T/∂h_k, ∂ℓ_T/∂C_k, … by the part's name, [T + 1], k = 0 … T; the other parts held: at T,
+            ``c`` is −∞ for a loss of h_T alone.
         inputs: of ∂ℓ_T/∂x_k, [T], k = 1 … T; ``inputs[k − 1]`` is that of x_k.
         weights: of G_k, by gate (or other parameter), [T].
         shares: ⟨G_k, G⟩ / ⟨G, G⟩, numbers and no logs, [T]; they sum to 1, or are 0 where G is 0.
+        total_c: of dℓ_T/dC_k, h_k following C_k, [T + 1], of an LSTM without optional parts; else None.
     """
 
     states: dict[str, Array]
     inputs: Any
     weights: dict[str, Array]
     shares: dict[str, Array]
+    total_c: Any = None
 
 
 def credit(
@@ -83,7 +103,7 @@ def credit(
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
-        `Credit`; ``result.states["h"][k]`` is log ‖∂ℓ_T/∂h_k‖.
+        `Credit`; ``result.states["h"][k]`` is log ‖∂ℓ_T/∂h_k‖, ``result.total_c[k]`` log ‖dℓ_T/dC_k‖.
 
     Raises:
         ShapeError, DtypeError, TypeError: arguments that do not fit the cell, the step or each other, or a
@@ -98,6 +118,10 @@ def credit(
         >>> found = gradient_flow.credit(cell, params, None, xs, lambda state: state.h.sum())
         >>> found.states["c"].shape, sorted(found.weights)
         ((401,), ['f', 'g', 'i', 'o'])
+        >>> print(float(found.states["c"][400]))  # h_T held, and the loss does not see C_T
+        -inf
+        >>> bool(found.total_c[400] > -3)  # h_T follows C_T
+        True
         >>> bool(found.inputs[0] < -50)  # the first input gets almost nothing
         True
     """
@@ -212,6 +236,18 @@ def _log_norm(tree: PyTree) -> Array:
     return log_or_zero(top) + log_or_zero(jnp.asarray(squares)) / 2
 
 
+def _as_line(scaled: _ScaledArrays) -> tuple[ScaledMatrix, ...]:
+    """Parts of a cotangent as rows [1, n] with a power of two for each unit."""
+    rows = [jnp.reshape(array, (1, -1)) for array in scaled.arrays]
+    return tuple(
+        scaled_sum([ScaledMatrix(row, jnp.full(row.shape[1], scaled.exponent))]) for row in rows
+    )
+
+
+def _log_size(row: ScaledMatrix) -> Array:
+    return log_frobenius(evenly_scaled(row))
+
+
 def _inner_product(a: list[Array], b: list[Array]) -> Array:
     return jnp.asarray(sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True)))
 
@@ -227,28 +263,29 @@ def _credit(
 ) -> Credit:
     vjp = step_vjp(cell, layout)
     before = jax.tree.map(lambda leaf: leaf[:-1], states)
+    jacobian = scaled_jacobian(cell, layout, params) if has_scaled_jacobian(cell) else None
+
+    def norms(line: tuple[ScaledMatrix, ...], h_c: Any) -> tuple[dict[str, Array], Any]:
+        """Of δs_k by part, and of the total by C_k."""
+        logs = {n: _log_size(block) for n, block in zip(layout.names, line, strict=True)}
+        if not is_lstm(cell):
+            return logs, None
+        return logs, _log_size(scaled_sum([scaled_product(line[0], h_c), line[1]]))
 
     def of_sample(before: PyTree, xs: PyTree, d_last: list[Array]) -> Credit:
-        def norms(scaled: _ScaledArrays) -> dict[str, Array]:
-            logs = map(_log_norm, scaled.arrays)
-            return {
-                name: log_value(log, scaled.exponent)
-                for name, log in zip(layout.names, logs, strict=True)
-            }
-
-        def back(
-            carry: tuple[_ScaledArrays, dict[str, _ScaledArrays]], at: tuple[PyTree, PyTree]
-        ) -> Any:
-            (d_state, exponent), sums = carry
+        def back(carry: Any, at: tuple[PyTree, PyTree]) -> Any:
+            (d_state, exponent), line, sums = carry
             d_params, d_before, d_x = vjp(params, *at, d_state)
             weights = _parts_of_weights(cell, d_params)
             sums = {
                 name: _add(sums[name], _rescaled(part, exponent)) for name, part in weights.items()
             }
-            after = _rescaled(d_before, exponent)
             logs = ({name: _log_norm(part) for name, part in weights.items()}, _log_norm(d_x))
             logs = jax.tree.map(lambda log: log_value(log, exponent), logs)
-            return (after, sums), (norms(after), *logs)
+            of_state = norms(line, lstm_factors(params, *at).h_c if is_lstm(cell) else None)
+            after = _rescaled(d_before, exponent)
+            line = _as_line(after) if jacobian is None else row_times(line, jacobian(*at))
+            return (after, line, sums), (of_state, *logs)
 
         def share(
             sums: dict[str, _ScaledArrays], scaled: _ScaledArrays, at: tuple[PyTree, PyTree]
@@ -271,10 +308,14 @@ def _credit(
             name: _ScaledArrays([jnp.zeros(a.shape, a.dtype) for a in part], jnp.int32(EMPTY))
             for name, part in shapes.items()
         }
-        (_, sums), (earlier, weights, inputs) = lax.scan(back, (last, empty), at, reverse=True)
+        (_, line, sums), (later, weights, inputs) = lax.scan(
+            back, (last, _as_line(last), empty), at, reverse=True
+        )
         # G is known only now. A second backward pass compares each G_k with it; storing them fills memory.
         _, shares = lax.scan(lambda *carry_at: share(sums, *carry_at), last, at, reverse=True)
-        of_states = jax.tree.map(lambda rows, row: jnp.append(rows, row), earlier, norms(last))
-        return Credit(of_states, inputs, weights, shares)
+        # D_0 = 0: nothing ties the given h_0 to C_0.
+        first = norms(line, jnp.zeros(layout.sizes[-1], layout.dtype))
+        of_states, total_c = jax.tree.map(lambda row, rows: jnp.append(row, rows), first, later)
+        return Credit(of_states, inputs, weights, shares, total_c)
 
     return jax.vmap(of_sample, in_axes=(1, 1, 0))(before, xs, d_last)

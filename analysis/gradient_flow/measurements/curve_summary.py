@@ -24,7 +24,8 @@ def decades_per_100(
         log_norms: natural logs; NaN and −∞ are ignored.
 
     Returns:
-        One number for each curve; positive where the norm falls, NaN with fewer than two finite points.
+        One number for each curve; positive where the norm falls, 0 where it is constant, NaN with fewer than
+        two finite points.
 
     Example:
         >>> import numpy as np
@@ -38,11 +39,14 @@ def decades_per_100(
     weights = finite.astype(np.float64)
     count = weights.sum(-1)
     x = np.broadcast_to(np.asarray(lags, np.float64), log_norms.shape)
-    y = np.where(finite, log_norms, 0.0) / np.log(10)
+    # From the first finite point on, so that a constant curve is exactly 0.
+    first = np.take_along_axis(log_norms, finite.argmax(-1)[..., None], -1) if x.size else 0.0
+    y = (np.where(finite, log_norms, 0.0) - np.where(finite, first, 0.0)) / np.log(10)
     with np.errstate(invalid="ignore", divide="ignore"):
         x = x - ((x * weights).sum(-1) / count)[..., None]
         slope = (weights * x * y).sum(-1) / (weights * x**2).sum(-1)
-    return np.where(count >= 2, -100 * slope, np.nan)
+    # 0 − 0 is 0, where −0 would make the half-life of a constant curve −∞.
+    return np.where(count >= 2, 0.0 - 100 * slope, np.nan)
 
 
 def half_life(
@@ -59,7 +63,8 @@ def half_life(
         log_norms: natural logs; NaN and −∞ are ignored.
 
     Returns:
-        One number for each curve; negative where the norm grows: minus the steps in which it doubles.
+        One number for each curve; ∞ where it is constant; negative where the norm grows: minus the steps in
+        which it doubles.
 
     Example:
         >>> import numpy as np

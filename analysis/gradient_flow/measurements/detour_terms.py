@@ -21,8 +21,10 @@ from gradient_flow.long_products.scaled_matrix import (
     scaled_product,
     scaled_sum,
 )
+from gradient_flow.step_jacobians.scaled_entries import block_sum
+from gradient_flow.step_jacobians.scaled_jacobian import scaled_parts
 from gradient_flow.step_jacobians.state_layout import Blocks, Layout
-from gradient_flow.step_jacobians.step_jacobian import block_jacobian, plus
+from gradient_flow.step_jacobians.step_jacobian import block_jacobian
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, Step
 
@@ -32,13 +34,11 @@ def direct_and_recurrent(
 ) -> Callable[..., Any]:
     """Make the function ``(params, state, x) -> (E_t, R_t)`` of one sample, each as `Blocks`."""
     if isinstance(cell, Cell):
-        paths: Any = cell.paths
+        parts = scaled_parts(cell)
         all_gates = np.ones(len(cell.gate_names), layout.dtype)
 
         def of_cell(params: PyTree, state: PyTree, x: PyTree) -> tuple[Blocks, Blocks]:
-            e = paths.direct(params, state, x)
-            r = paths.through(params, state, x, jnp.asarray(all_gates))
-            return tuple(map(tuple, e)), tuple(map(tuple, r))
+            return parts(params, state, x, jnp.asarray(all_gates))
 
         return of_cell
     direct_step: Any = direct
@@ -83,7 +83,7 @@ def identity_terms(layout: Layout, most: int) -> Terms:
 def step_back(terms: Terms, e: Blocks, r: Blocks) -> Terms:
     """From k + 1 to k: one factor E_{k+1} + R_{k+1} more."""
     parts = range(len(e))
-    j = tuple(tuple(plus(e[m][n], r[m][n]) for n in parts) for m in parts)
+    j = tuple(tuple(block_sum(e[m][n], r[m][n]) for n in parts) for m in parts)
 
     def times(line: Any, factor: Blocks, column: int) -> list[ScaledMatrix]:
         return [scaled_product(line[m], factor[m][column]) for m in parts]

@@ -26,8 +26,9 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     with_samples,
 )
+from gradient_flow.step_jacobians.scaled_entries import block_sum
+from gradient_flow.step_jacobians.scaled_jacobian import scaled_parts
 from gradient_flow.step_jacobians.state_layout import JOINT
-from gradient_flow.step_jacobians.step_jacobian import plus
 from lstm_jax.array_types import Array, Int, PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.cells.cell import require_cell
@@ -149,15 +150,16 @@ def _subsets(
 @lru_cache
 def _cut(cell: Cell) -> Cell:
     """The cell with inputs ``(x, kept)``; its step Jacobian has only the paths through the gates kept."""
-    paths: Any = cell.paths
+    parts = scaled_parts(cell)
 
     def step(params: PyTree, state: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, Array]:
         return cell.step(params, state, inputs[0])
 
-    def step_jacobian(params: PyTree, state: PyTree, inputs: tuple[Array, Array]) -> PyTree:
+    def step_jacobian(params: PyTree, state: PyTree, inputs: tuple[Array, Array]) -> Any:
         x, kept = inputs
-        return jax.tree.map(
-            plus, paths.direct(params, state, x), paths.through(params, state, x, kept)
+        return tuple(
+            tuple(map(block_sum, *rows))
+            for rows in zip(*parts(params, state, x, kept), strict=True)
         )
 
     # Another step and name: the walk must not take it for the standard LSTM, whose gates read x.

@@ -35,10 +35,11 @@ class TimeConstants(NamedTuple):
     """Time constants in steps, by unit: [H] or [B, H].
 
     Attributes:
-        effective: −1 / mean log f over the run; ∞ for a gate that was 1 throughout.
-        at_mean: 1 / (1 − mean f).
+        effective: −1 / mean log f over the run; ∞ for a gate that was 1 throughout, 0 for one that was 0 at
+            any step.
+        at_mean: 1 / (1 − mean f), from 1 to ∞.
         shortest: 1 / (1 − f) at the step with the smallest f.
-        longest: 1 / (1 − f) at the step with the largest f.
+        longest: 1 / (1 − f) at the step with the largest f; ∞ where that f is 1.
     """
 
     effective: Any
@@ -93,9 +94,9 @@ def _time_constants(
 
     _, f = lax.scan(keep, state0, xs)
     return TimeConstants(
-        # A gate at 1 has log f = 0, whose sign is that of rounding.
+        # Sizes: log 1 is −0 and its inverse −∞, and a mean of f near 1 may round to more than 1.
         effective=1 / jnp.abs(jnp.mean(jnp.log(f), axis=0)),
-        at_mean=1 / (1 - jnp.mean(f, axis=0)),
+        at_mean=1 / jnp.mean(1 - f, axis=0),
         shortest=1 / (1 - jnp.min(f, axis=0)),
         longest=1 / (1 - jnp.max(f, axis=0)),
     )

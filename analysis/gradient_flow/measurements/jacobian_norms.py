@@ -87,9 +87,10 @@ def jacobian_norms(
 
     Exact to rounding error at any lag: the product is rescaled by powers of two at every step, so a norm of
     10⁻⁵⁰⁰⁰ is returned as its logarithm, in float32 too. A log-norm of −∞ means that the block is exactly
-    zero, as hh is for an LSTM whose W_h is 0, or that a factor of one step's Jacobian underflows in the
-    dtype (for a tanh driven beyond |z| ≈ 44 in float32, 354 in float64; a plain step has the slopes of
-    `jax.jacfwd`, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32).
+    zero, as hh is for an LSTM whose W_h is 0. Gates and memories may saturate to any degree in `lstm`
+    without optional parts, in `gru` and in `rnn`. In their variants and in stacks a factor of one step's
+    Jacobian underflows to 0 where a tanh is driven beyond |z| ≈ 44 in float32, 354 in float64; a plain step
+    has the slopes of `jax.jacfwd`, and 1 − tanh² rounds to 0 beyond |z| ≈ 9 in float32.
 
     Args:
         cell_or_step: a cell of `lstm_jax`, whose step Jacobian is in closed form; a stack of them in one
@@ -109,7 +110,7 @@ def jacobian_norms(
             If None, all but ``ss``.
         norms: some of ``"spectral"``, ``"frobenius"`` and ``"smallest"`` (the smallest singular value, to
             its full relative accuracy, by a QR decomposition at each step: several times as expensive; for a
-            Jacobian that is exactly singular it is at the level of rounding).
+            step Jacobian that is singular, exactly or to rounding, it is at the level of rounding).
         batched: whether xs has a batch axis after time and state0 one in front. For a cell this is read from
             xs; a step is not batched if None.
 

@@ -6,14 +6,21 @@ with orthonormal tangents Q[n, k] carried forward beside the state (Benettin et 
 λ_1 is the slope of the log-norm curve, λ_1 + … + λ_j that of the volume in the j directions that grow
 fastest, and all n of them sum up to the mean of log |det J_t|.
 
-**How often.** Between two QRs the columns turn towards the direction that grows fastest. The *spread* is the
-ratio of the largest entry of a column of R to R_ii, whose relative error is then ε · spread. With
-``every="auto"`` a QR follows every eight steps if the spread stays below ε^(−1/3), a third of all digits. If
-not, these steps are repeated with a QR after every four, two or one; later the number of steps grows again.
+**How often.** Between two decompositions the columns turn towards the direction that grows fastest. The
+*spread* is the ratio of the largest entry of a column of R to R_ii, whose relative error is then ε · spread.
+With ``every="auto"`` one follows every eight steps if the spread stays below ε^(−1/3), a third of all digits.
+If not, these steps are repeated with one after every four, two or one; later the number of steps grows again.
 
-**Small rows.** The rows of J Q are sorted by size before the decomposition, so that small rows keep their
-digits: a saturated unit has a small R_ii and not the rounding of a large one; a dead unit, whose row is 0,
-has R_ii = 0 and an exponent of −∞.
+**Small and large numbers.** Where columns come near the ends of the dtype's range, decompositions come closer
+together, with ``every`` given too: no spacing under- or overflows. The rows of J Q are sorted by size before
+a QR, so that small rows keep their digits: a saturated unit has a small R_ii and not the rounding of a large
+one; a dead unit, whose row is 0, has R_ii = 0 and an exponent of −∞. (So has a unit whose slope in one step
+is below the largest by more than the dtype's range.)
+
+**The dimension of an attractor** after Kaplan & Yorke: with j the largest number of exponents whose sum is
+not negative, D = j + (λ_1 + … + λ_j) / |λ_{j+1}|.
+
+`gradient_flow.long_products.tangent_growth` has the decompositions.
 
 Axes: q[samples, n, k]; growths[chunks, samples, k].
 """
@@ -27,7 +34,7 @@ import numpy as np
 from jax import lax
 
 from gradient_flow.long_products.compensated_sum import compensated_add
-from gradient_flow.long_products.spectral_norm import log_or_zero
+from gradient_flow.long_products.tangent_growth import Spacing, tangent_growth
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -35,8 +42,8 @@ from gradient_flow.step_jacobians.checked_arguments import (
     with_samples,
 )
 from gradient_flow.step_jacobians.state_layout import Layout
-from gradient_flow.step_jacobians.vector_products import Jvp, step_jvp, with_transposed_weights
-from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
+from gradient_flow.step_jacobians.vector_products import with_transposed_weights
+from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.validation import require_key, require_positive_int
@@ -58,8 +65,10 @@ class LyapunovSpectrum(NamedTuple):
             block. NaN with fewer than two samples or blocks, or where an exponent is −∞.
         steps: the steps of the curve, counted after the warm-up.
         curve: [points, k], or [B, points, k] with a batch: the exponents of each sample up to that step.
-        spread: [k], the largest ratio, between two QRs, of a column's largest entry to R_ii: the error of
-            the exponent is at most ε · spread; where that reaches 1, the exponent is an upper bound.
+        spread: [k], the largest ratio, between two decompositions, of a column's largest entry to R_ii: the
+            error of the exponent is at most ε · spread; where that reaches 1, the exponent is an upper bound.
+        drift: [k], the exponents minus those of the first half of the run: what they still move by. NaN with
+            one point.
     """
 
     exponents: Float[Array, "k"]
@@ -67,6 +76,49 @@ class LyapunovSpectrum(NamedTuple):
     steps: Int[np.ndarray, "points"]
     curve: Float[Array, "*batch points k"]
     spread: Float[Array, "k"]
+    drift: Float[Array, "k"]
+
+
+def kaplan_yorke_dimension(
+    exponents: Float[Array, "*axes k"], *, size: int | None = None
+) -> Float[Array, "*axes"]:
+    """The Kaplan–Yorke dimension of an attractor from its Lyapunov exponents.
+
+    Args:
+        exponents: falling, as `lyapunov_spectrum` returns them.
+        size: of the state, if these are only its largest exponents; k if None.
+
+    Returns:
+        D, from 0 (λ_1 < 0: a point) to the size; NaN where the sum of fewer exponents than that is not
+        negative yet, so that more of them are needed.
+
+    Raises:
+        ValueError: a size below k.
+
+    Source: Kaplan & Yorke, "Chaotic behavior of multidimensional difference equations", 1979.
+
+    Example:
+        >>> import jax.numpy as jnp, gradient_flow
+        >>> lorenz = jnp.asarray([0.906, 0.0, -14.572])
+        >>> print(round(float(gradient_flow.kaplan_yorke_dimension(lorenz)), 3))
+        2.062
+    """
+    exponents = jnp.asarray(exponents)
+    k = exponents.shape[-1]
+    size = k if size is None else size
+    if size < k:
+        raise ValueError(f"Range mismatch: expected a size of at least {k} exponents, got {size}.")
+    sums = jnp.cumsum(exponents, axis=-1)
+    whole = jnp.sum(jnp.cumprod(sums >= 0, axis=-1), axis=-1, keepdims=True)
+    before = jnp.concatenate([jnp.zeros_like(sums[..., :1]), sums], axis=-1)
+    rest = jnp.take_along_axis(before, whole, axis=-1)
+    following = jnp.take_along_axis(exponents, jnp.minimum(whole, k - 1), axis=-1)
+    count = whole.astype(sums.dtype)
+    every = count if size == k else jnp.full_like(count, jnp.nan)
+    # The inner where keeps the derivative of a whole number of exponents finite.
+    below = jnp.where(whole < k, following, -jnp.ones_like(following))
+    dimension = jnp.where(whole < k, count - rest / below, every)
+    return jnp.where(jnp.isnan(sums[..., -1:]), jnp.nan, dimension)[..., 0]
 
 
 def lyapunov_spectrum(
@@ -84,7 +136,8 @@ def lyapunov_spectrum(
     """The k largest Lyapunov exponents of a cell driven by a sequence, or all of them.
 
     An exponent of −∞ is exact: a network whose state does not depend on the one before, W_h = 0, has no
-    other exponents.
+    other exponents. For a map or an ODE without inputs, ``xs`` counts the steps: ``jnp.zeros(T)``. Exponents
+    can be differentiated by the parameters, in both modes; that of an exponent of −∞ is NaN.
 
     Args:
         cell_or_step: a cell of `lstm_jax` or a stack in one direction, by their closed forms; or any
@@ -146,8 +199,8 @@ def lyapunov_spectrum(
         key,
     )
     _, counted, ends = _chunks(given.length, skip, longest)
-    exponents, standard_error, curve, spread = found
-    return LyapunovSpectrum(exponents, standard_error, ends[counted], curve, spread)
+    exponents, standard_error, curve, spread, drift = found
+    return LyapunovSpectrum(exponents, standard_error, ends[counted], curve, spread, drift)
 
 
 def _chunks(length: int, skip: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -174,81 +227,27 @@ def _measure(
     state0: PyTree,
     xs: PyTree,
     key: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Exponents, their standard error, the curve and the spread."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Exponents, their standard error, the curve, the spread and the drift."""
     state0, xs = with_samples(batched, state0, xs)
     length, samples = jax.tree.leaves(xs)[0].shape[:2]
     steps, counted, ends = _chunks(length, skip, longest)
-    move = jax.vmap(step_jvp(cell, layout), in_axes=(None, 0, 0, 0))
-    advance = partial(_advance, move, with_transposed_weights(cell, params, length), xs)
-    limit = jnp.finfo(layout.dtype).eps ** (-1 / 3)
-
-    def chunk(carry: PyTree, ns: Int[Array, "chunk"]) -> tuple[PyTree, PyTree]:
-        state, q, gap = carry
-
-        def attempt(tried: PyTree) -> PyTree:
-            gap, *_ = tried
-            after = advance(state, q, ns, gap)
-            enough = (jnp.max(after[3]) <= limit) | (gap == 1) | (not auto)
-            return jnp.where(enough, gap, gap // 2), enough, after
-
-        nothing = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), shapes_of(advance, state, q, ns, gap)
-        )
-        gap, _, (state, q, growth, spread) = lax.while_loop(
-            lambda tried: ~tried[1], attempt, (gap, jnp.asarray(False), nothing)
-        )
-        # With twice as many steps, the spread is about the square.
-        room = (jnp.max(spread) ** 2 <= limit) & (gap < longest)
-        return (state, q, jnp.where(room, 2 * gap, gap)), (growth, spread)
-
+    params = with_transposed_weights(cell, params, length)
     # Drawn in float32, so that the tangents are the same in both dtypes.
     q = jax.random.normal(key, (samples, sum(layout.sizes), k), jnp.float32).astype(layout.dtype)
-    start = (state0, jnp.linalg.qr(q)[0], jnp.asarray(longest, jnp.int32))
-    _, (growths, spreads) = lax.scan(chunk, start, jnp.asarray(steps, jnp.int32))
+    q = jnp.linalg.qr(q)[0]
+    spacing = Spacing(auto, padded=bool((steps < 0).any()))
+    numbers = jnp.asarray(steps, jnp.int32)
+    growths, spreads, _ = tangent_growth(cell, layout, spacing, params, state0, xs, q, numbers)
     growths, spreads, ends = growths[counted], spreads[counted], ends[counted]
     sums = _running_sums(growths)
     curve = jnp.swapaxes(sums / jnp.asarray(ends, layout.dtype)[:, None, None], 0, 1)
     error = _error_of_samples(curve[:, -1]) if samples > 1 else _error_of_blocks(sums[:, 0], ends)
     exponents = jnp.mean(curve[:, -1], axis=0)
-    return exponents, error, curve if batched else curve[0], jnp.max(spreads, axis=(0, 1))
-
-
-def _advance(
-    move: Jvp, params: PyTree, xs: PyTree, state: PyTree, q: Array, ns: Array, gap: Array
-) -> tuple[PyTree, Array, Array, Array]:
-    """Some steps with a QR after every ``gap`` of them: state, q, Σ log |R_ii|, the largest spread."""
-    numbers = jnp.arange(1, len(ns) + 1, dtype=jnp.int32)
-    closing = (numbers % gap == 0) | (numbers == len(ns))
-
-    def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
-        state, q, growth, spread = carry
-        n, closes = at
-
-        def moved() -> tuple[PyTree, Array]:
-            return move(params, state, jax.tree.map(lambda leaf: leaf[n], xs), q)
-
-        state, q = lax.cond(n >= 0, moved, lambda: (state, q))
-
-        def orthonormalised() -> tuple[Array, Array, Array]:
-            new, log_r, ratio = jax.vmap(_orthonormal)(q)
-            return new, growth + log_r, jnp.maximum(spread, ratio)
-
-        q, growth, spread = lax.cond(closes, orthonormalised, lambda: (q, growth, spread))
-        return (state, q, growth, spread), None
-
-    zeros = jnp.zeros((q.shape[0], q.shape[2]), q.dtype)
-    return lax.scan(step, (state, q, zeros, zeros), (ns, closing))[0]
-
-
-def _orthonormal(q: Float[Array, "n k"]) -> tuple[Array, Array, Array]:
-    """Q', log |R_ii| and the spread of each column."""
-    order = jnp.argsort(-jnp.max(jnp.abs(q), axis=1), stable=True)
-    basis, r = jnp.linalg.qr(q[order])
-    sizes = jnp.abs(jnp.diag(r))
-    spread = jnp.where(sizes > 0, jnp.max(jnp.abs(r), axis=0) / sizes, jnp.inf)
-    spread = jnp.where(jnp.isnan(sizes), jnp.nan, spread)
-    return jnp.zeros_like(q).at[order].set(basis), log_or_zero(sizes), spread
+    half = int(np.searchsorted(ends, ends[-1] / 2))
+    drift = exponents - jnp.mean(curve[:, half], axis=0)
+    drift = drift if half < len(ends) - 1 else jnp.full_like(drift, jnp.nan)
+    return exponents, error, curve if batched else curve[0], jnp.max(spreads, axis=(0, 1)), drift
 
 
 def _running_sums(terms: Float[Array, "chunks samples k"]) -> Float[Array, "chunks samples k"]:

@@ -13,7 +13,8 @@ with m columns, forward by tangents and back by cotangents. With P Q known,
 the last term again from m probes: the lower end is certain, the upper end holds with the stated confidence.
 
 Work: m vectors through every step, each with one product with W_h; no array of size n² but W_h itself. Each
-vector has a power of two.
+vector has a power of two; a part that is smaller than the vector by more than the dtype's range, or a slope
+that underflows within one step, is 0. (`jacobian_norms` has a power of two for each unit.)
 
 Axes: rows[m, n], the vectors; the parts of the state lie one after the other.
 """
@@ -27,12 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradient_flow.long_products.scaled_matrix import (
-    EMPTY,
-    binary_exponent,
-    log_value,
-    power_of_two,
-)
+from gradient_flow.long_products.scaled_matrix import EMPTY, log_value
 from gradient_flow.long_products.spectral_norm import log_or_zero
 from gradient_flow.measurements.curve_summary import chosen_lags
 from gradient_flow.step_jacobians.checked_arguments import (
@@ -40,6 +36,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     require_finite_states,
     whole_numbers,
 )
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
 from gradient_flow.step_jacobians.state_layout import (
     JOINT,
     Layout,

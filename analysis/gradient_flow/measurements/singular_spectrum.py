@@ -8,7 +8,9 @@ the survivors.
 
 P is walked back as a graded product, Pᵀ = Q diag(2^e) Y (`gradient_flow.long_products.qr_product`). One more
 factorisation gives Yᵀ diag(2^e) = Q' diag(2^w) Y' with well-conditioned rows of Y'. One-sided Jacobi then
-finds each singular value to full relative accuracy (`gradient_flow.long_products.jacobi_svd`).
+finds each singular value to full relative accuracy (`gradient_flow.long_products.jacobi_svd`). Within one
+step that holds down to rounding: what is smaller than ε times the largest entry of a single J, as where gates
+or memories saturate that far, is lost in it.
 
 Axes: log_values[lags, n], a batch before them; n is the smaller side of the block.
 """

@@ -29,6 +29,7 @@ from gradient_flow.step_jacobians.checked_arguments import (
     with_samples,
     without_samples,
 )
+from gradient_flow.step_jacobians.scaled_entries import unscaled
 from gradient_flow.step_jacobians.trajectory import is_lstm, run
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells import Cell, LSTMParams
@@ -147,7 +148,7 @@ def _step_gain(cell: Cell, params: LSTMParams, state0: PyTree, xs: Array) -> Ste
             )
 
         # Sixteen steps at a time: all at once would take the memory of several times T matrices.
-        return lax.map(at, (before, xs, trajectory.h_c[:-1], o_before), batch_size=16)
+        return lax.map(at, (before, xs, unscaled(trajectory.h_c)[:-1], o_before), batch_size=16)
 
     return jax.vmap(of_sample, in_axes=(0, 1))(state0, xs)
 

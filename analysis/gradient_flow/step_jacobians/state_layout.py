@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.validation import DtypeError, leaf_name
 
-Blocks = tuple[tuple[Array, ...], ...]
-"""``blocks[row][column]``: a matrix [n_row, n_column], or a vector [n] for a diagonal one."""
+Blocks = tuple[tuple[Any, ...], ...]
+"""``blocks[row][column]``: a matrix [n_row, n_column], or a vector [n] for a diagonal one; arrays or
+`ScaledEntries`."""
 
 JOINT = "ss"
 """The name of the whole transition, all parts of the state together."""

@@ -45,13 +45,6 @@ def _blocks_by_autodiff(
     )
 
 
-def plus(a: Array, b: Array) -> Array:
-    """The sum of two blocks, a vector standing for a diagonal matrix."""
-    if a.ndim != b.ndim:
-        a, b = (jnp.diag(block) if block.ndim == 1 else block for block in (a, b))
-    return a + b
-
-
 def dense(blocks: Blocks) -> Float[Array, "n n"]:
     """J as one matrix."""
     return jnp.block([[jnp.diag(b) if b.ndim == 1 else b for b in line] for line in blocks])

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradient_flow.step_jacobians.scaled_jacobian import lstm_factors
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, LSTMParams, LSTMState, Step
 from lstm_jax.cells.affine import pre_activations
-from lstm_jax.cells.lstm import saturated_derivatives
 from lstm_jax.cells.lstm import step as lstm_step
 from lstm_jax.layers.stack import Stack
 
@@ -35,7 +35,7 @@ class Trajectory(NamedTuple):
         params: of the cell.
         states: pytree with a leading axis of T + 1.
         xs: the inputs, leading axis T.
-        h_c: D_k, [T + 1, H], of an LSTM; else None.
+        h_c: D_k, `ScaledEntries` of [T + 1, H], of an LSTM; else None.
         log_f: log f_k, [T, H], of an LSTM; else None.
     """
 
@@ -66,7 +66,8 @@ def run(cell: Cell | Stack | Step, params: PyTree, state0: PyTree, xs: PyTree) -
     if factors is None:
         return Trajectory(params, states, xs, None, None)
     h_c, log_f = factors
-    return Trajectory(params, states, xs, jnp.concatenate([jnp.zeros_like(h_c[:1]), h_c]), log_f)
+    h_c = jax.tree.map(lambda rows: jnp.concatenate([jnp.zeros_like(rows[:1]), rows]), h_c)
+    return Trajectory(params, states, xs, h_c, log_f)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -78,7 +79,7 @@ def states_of_samples(
     return of_sample(state0, xs)
 
 
-def _lstm_factors(params: LSTMParams, state: LSTMState, x: Array) -> tuple[Array, Array]:
+def _lstm_factors(params: LSTMParams, state: LSTMState, x: Array) -> tuple[Any, Array]:
     # log σ(z) keeps its digits where σ(z) itself rounds to 1 or underflows.
     _, z_f, _, _ = jnp.split(pre_activations(params, state.h, x), 4, axis=-1)
-    return saturated_derivatives(params, state, x).h_c, jax.nn.log_sigmoid(z_f)
+    return lstm_factors(params, state, x).h_c, jax.nn.log_sigmoid(z_f)

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradient_flow.step_jacobians.scaled_entries import LEAST, power_of_two, scaled, sizes_of
+from gradient_flow.step_jacobians.scaled_jacobian import has_scaled_jacobian, scaled_jacobian
 from gradient_flow.step_jacobians.state_layout import (
     Layout,
     flat_parts,
@@ -53,6 +55,35 @@ def step_jvp(cell: Cell | Stack | Step, layout: Layout, *, form_jacobian: bool =
     if isinstance(cell, Cell) and _has_rule(cell):
         return lambda params, state, x, q: _by_rule(cell, layout, params, state, x, q)
     return lambda params, state, x, q: _by_autodiff(step_of(cell), layout, params, state, x, q)
+
+
+def scaled_step_jvp(
+    cell: Cell | Stack | Step, layout: Layout, params: PyTree
+) -> Callable[[PyTree, PyTree, Array], tuple[PyTree, Array, Array]] | None:
+    """Make ``(state, x, q) -> (state after the step, J_t q 2^−e, e)``, J's largest entry being 2^e at most.
+
+    None for what has no Jacobian in scaled form. Entries of J smaller than the largest by more than the
+    dtype's range are 0.
+    """
+    if not has_scaled_jacobian(cell):
+        return None
+    jacobian_of, step = scaled_jacobian(cell, layout, params), step_of(cell)
+
+    def move(state: PyTree, x: PyTree, q: Array) -> tuple[PyTree, Array, Array]:
+        rows = jacobian_of(state, x)
+        top = jnp.max(jnp.stack([jnp.max(sizes_of(block)) for row in rows for block in row]))
+        top = jnp.where(top > LEAST, top, 0)
+        parts = _split(layout, q)
+        moved = [
+            _times_parts(
+                [b.mantissa * power_of_two(b.exponent - top, q.dtype) for b in map(scaled, row)],
+                parts,
+            )
+            for row in rows
+        ]
+        return step(params, state, x)[0], jnp.concatenate(moved), top
+
+    return move
 
 
 def step_vjp(cell: Cell | Stack | Step, layout: Layout) -> Vjp:

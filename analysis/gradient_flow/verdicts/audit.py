@@ -11,21 +11,26 @@ and that lag identify the path. The reference is autodiff of the plain scan with
 under `jit`, in float64.
 
 A gradient by hand may return c_1 … c_T one by one, or only their sum:
-`gradient_flow.verdicts.step_contributions` finds the c_k of both.
+`gradient_flow.verdicts.step_contributions` finds the c_k of both. Of sums, a c_k below their rounding is not
+resolved, so that a vanishing gradient that was cut off looks right: return the c_k to tell.
+`gradient_flow.verdicts.audit_report` has the table and the sentence, `gradient_flow.verdicts.usual_faults`
+what is recognised by its kind.
 
 Axes: xs[T, ...]; the errors of a leaf are [lags], each relative to the largest entry at that lag.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.verdicts.audit_report import Audit, LeafAudit
 from gradient_flow.verdicts.step_contributions import by_autodiff, by_hand
-from lstm_jax.array_types import Float, Int, PyTree
+from gradient_flow.verdicts.usual_faults import common_factor, gate_order
+from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.gradients.gradient_check import in_float64, relative_error
 from lstm_jax.validation import (
@@ -37,93 +42,6 @@ from lstm_jax.validation import (
 )
 
 LOSS_AT = ("last", "every")
-NAMED = 6
-"""Leaves that a verdict names at each lag, at most."""
-
-
-class LeafAudit(NamedTuple):
-    """One leaf of the parameters.
-
-    Attributes:
-        name: its path, ``w_h``.
-        whole: relative error of its whole gradient.
-        by_lag: relative error of c_k at each lag; ∞ where c_k should be 0, or where it is NaN.
-        sizes: max|c_k| by autodiff at each lag.
-    """
-
-    name: str
-    whole: float
-    by_lag: Float[np.ndarray, "lags"]
-    sizes: Float[np.ndarray, "lags"]
-
-
-class Audit(NamedTuple):
-    """The outcome of `audit`: a table under `str`, a sentence as ``verdict``.
-
-    Attributes:
-        lags: the lags that were compared.
-        leaves: one `LeafAudit` for each leaf of the parameters.
-        tolerance: bound on every relative error.
-    """
-
-    lags: Int[np.ndarray, "lags"]
-    leaves: tuple[LeafAudit, ...]
-    tolerance: float
-
-    @property
-    def wrong(self) -> dict[str, int]:
-        """The first wrong lag of each leaf that has one."""
-        return {
-            leaf.name: int(self.lags[np.argmax(leaf.by_lag > self.tolerance)])
-            for leaf in self.leaves
-            if (leaf.by_lag > self.tolerance).any()
-        }
-
-    @property
-    def ok(self) -> bool:
-        """Whether every leaf is right, as a whole and at every lag."""
-        return not self.wrong and all(leaf.whole <= self.tolerance for leaf in self.leaves)
-
-    @property
-    def worst(self) -> tuple[str, int, float]:
-        """Leaf, lag and size of the largest error."""
-        leaf = max(self.leaves, key=lambda leaf: leaf.by_lag.max())
-        return leaf.name, int(self.lags[leaf.by_lag.argmax()]), float(leaf.by_lag.max())
-
-    @property
-    def verdict(self) -> str:
-        """Right, or wrong from which lag on and in which leaves, in one sentence."""
-        name, lag, error = self.worst
-        most = f"the largest error is {error:.2g}, in {name} at lag {lag}"
-        if self.ok:
-            return f"right at every lag up to {self.lags[-1]}: {most}"
-        if not self.wrong:
-            missed = ", ".join(
-                leaf.name for leaf in self.leaves if not leaf.whole <= self.tolerance
-            )
-            return f"right at the lags that were compared, wrong as a whole in {missed}: {most}"
-        groups = []
-        for start in sorted(set(self.wrong.values())):
-            names = [leaf for leaf, lag in self.wrong.items() if lag == start]
-            named = ", ".join(names[:NAMED])
-            named += f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            if len(names) == len(self.leaves) > 1:
-                named = "every leaf"
-            groups.append(f"from lag {start} on in {named}")
-        return f"wrong {'; '.join(groups)}: {most}"
-
-    def __str__(self) -> str:
-        """The table, one line for each leaf and up to eight lags, and the verdict."""
-        shown = np.unique(np.linspace(0, len(self.lags) - 1, min(8, len(self.lags))).astype(int))
-        width = max(len("parameter"), *(len(leaf.name) for leaf in self.leaves))
-        heads = "".join(f"  {f'lag {self.lags[n]}':>8}" for n in shown)
-        lines = [f"{'parameter':{width}}  {'whole':>8}{heads}"]
-        for leaf in self.leaves:
-            cells = "".join(f"  {leaf.by_lag[n]:8.1e}" for n in shown)
-            start = self.wrong.get(leaf.name)
-            end = "" if start is None else f"  <- wrong from lag {start}"
-            lines.append(f"{leaf.name:{width}}  {leaf.whole:8.1e}{cells}{end}")
-        return "\n".join((*lines, f"{self.verdict} (relative, float64)"))
 
 
 def audit(
@@ -146,7 +64,8 @@ def audit(
         gradient: ``gradient(params, state0, xs)``, the derivation: a pytree like ``params`` whose leaves
             have the parameters' shapes, or [T, *shape] with the contribution of each step. It is not
             traced, so NumPy loops work; one that returns sums is called for parts of the sequence too, two
-            or four for each lag (under `jit` it compiles for each of their lengths).
+            or four for each lag (under `jit` it compiles for each of their lengths), and tells nothing of
+            lags whose contribution is below the rounding of the sums.
         cell_or_step: a cell, or any ``step(params, state, x) -> (state, out)``.
         loss: ``loss(params, state, x) -> scalar``, what the loss adds at one step, from the state after it.
         params: pytree of floating arrays. A leaf of zeros that the step adds to a quantity has that
@@ -159,7 +78,9 @@ def audit(
         tolerance: bound on every relative error.
 
     Returns:
-        An `Audit`: ``verdict`` in words, ``wrong`` as {leaf: first wrong lag}, ``leaves`` in numbers.
+        An `Audit`: ``verdict`` in words, ``wrong`` as {leaf: first wrong lag} and ``wrong_gates`` as
+        {leaf: {gate: first wrong lag}}, ``resolved_lags``, ``factor`` and ``gate_order`` of what is right
+        but for these, ``leaves`` in numbers.
 
     Raises:
         ShapeError: a gradient whose leaves have other shapes, or xs without a common time axis.
@@ -206,17 +127,70 @@ def audit(
     with jax.enable_x64(True):
         params, state0, xs = in_float64((params, state0, xs))
         reference = by_autodiff(step, loss, loss_at, params, state0, xs)
-        whole, hand = by_hand(gradient, loss_at, params, reference.states, xs, wanted)
+        hand = by_hand(gradient, loss_at, params, reference.states, xs, wanted)
+    names = [leaf_name(path) or "params" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    gates: tuple[str, ...] = ()
+    columns = 0
+    if isinstance(cell_or_step, Cell) and len(cell_or_step.gate_names) > 1:
+        gates = cell_or_step.gate_names
+        columns = len(gates) * cell_or_step.hidden_size
+    packed = [np.shape(leaf)[-1:] == (columns,) for leaf in jax.tree.leaves(params)]
     leaves = []
-    for n, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(params)[0]):
-        by_lag, sizes = np.zeros(len(wanted)), np.zeros(len(wanted))
-        for i, (lag, (found, unresolved)) in enumerate(zip(wanted, hand[n], strict=True)):
-            right = reference.single[n][length - 1 - lag]
-            # Written so that a NaN is an error too.
-            told = not np.max(np.abs(found - right), initial=0.0) <= unresolved
-            by_lag[i] = relative_error(found, right) if told else 0.0
-            sizes[i] = np.max(np.abs(right), initial=0.0)
-        by_lag = np.where(np.isnan(by_lag), np.inf, by_lag)
-        error = relative_error(whole[n], reference.whole[n])
-        leaves.append(LeafAudit(leaf_name(path) or "params", error, by_lag, sizes))
-    return Audit(np.asarray(wanted), tuple(leaves), tolerance)
+    for n, name in enumerate(names):
+        right = [reference.single[n][length - 1 - lag] for lag in wanted]
+        found = _leaf_audit(name, hand.single[n], right, gates if packed[n] else ())
+        leaves.append(found._replace(whole=relative_error(hand.whole[n], reference.whole[n])))
+    result = Audit(np.asarray(wanted), tuple(leaves), tolerance)
+    if result.ok:
+        return result
+    pairs = [(hand.whole, reference.whole)]
+    if hand.by_step is not None:
+        pairs.append((hand.by_step, reference.single))
+    counts = {"batch": _batch_size(state0, xs), "steps": length}
+    factors = [common_factor(*pair, tolerance, counts) for pair in pairs]
+    orders = [gate_order(*pair, packed, gates, tolerance) for pair in pairs]
+    return result._replace(
+        factor=factors[0] if None not in factors else None,
+        gate_order=orders[0] if len(set(orders)) == 1 else None,
+    )
+
+
+def _leaf_audit(
+    name: str,
+    hand: list[tuple[np.ndarray, float]],
+    right: list[np.ndarray],
+    gates: tuple[str, ...],
+) -> LeafAudit:
+    """Compare c_k at each lag, and gate by gate."""
+    by_lag, sizes, resolution = (np.zeros(len(right)) for _ in range(3))
+    by_gate = {gate: np.zeros(len(right)) for gate in gates}
+    for i, ((found, unresolved), expected) in enumerate(zip(hand, right, strict=True)):
+        size = sizes[i] = np.max(np.abs(expected), initial=0.0)
+        if unresolved:
+            resolution[i] = unresolved / size if size else np.inf
+        difference = np.abs(found - expected)
+        # Written so that a NaN is an error too.
+        if not np.max(difference, initial=0.0) <= unresolved:
+            by_lag[i] = _finite_or_inf(relative_error(found, expected))
+            columns = np.split(difference, len(gates), axis=-1) if gates else []
+            for gate, own in zip(gates, columns, strict=True):
+                top = float(np.max(own, initial=0.0))
+                seen = not top <= unresolved
+                by_gate[gate][i] = _finite_or_inf(top / size if size else np.inf) if seen else 0.0
+        elif 0 < size <= unresolved:
+            for errors in (by_lag, *by_gate.values()):
+                errors[i] = np.nan
+    return LeafAudit(name, 0.0, by_lag, sizes, resolution, by_gate)
+
+
+def _finite_or_inf(error: float) -> float:
+    return np.inf if np.isnan(error) else error
+
+
+def _batch_size(state0: PyTree, xs: PyTree) -> int:
+    """The size of an axis that leads the state and follows time in xs; 1 without one."""
+    states, inputs = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (state0, xs))
+    axes = {shape[0] for shape in states if len(shape) > 1}
+    axes |= {shape[1] for shape in inputs if len(shape) > 1}
+    every = all(len(shape) > 1 for shape in (*states, *inputs))
+    return axes.pop() if every and len(axes) == 1 else 1

@@ -46,6 +46,21 @@ class Reference(NamedTuple):
     states: Any
 
 
+class ByHand(NamedTuple):
+    """Of the derivation, leaf by leaf.
+
+    Attributes:
+        whole: the gradient, [*shape].
+        single: c_k at each of the lags, with the size below which a difference may be rounding.
+        by_step: c_k for every k, [T, *shape], of the last step's loss; None if some leaf is only a sum, or
+            if the loss is that of every step.
+    """
+
+    whole: list[np.ndarray]
+    single: list[list[tuple[np.ndarray, float]]]
+    by_step: list[np.ndarray] | None
+
+
 def by_autodiff(
     step: Step, loss: Any, loss_at: str, params: PyTree, state0: PyTree, xs: PyTree
 ) -> Reference:
@@ -121,8 +136,8 @@ def by_hand(
     states: PyTree,
     xs: PyTree,
     lags: Sequence[int],
-) -> tuple[list[np.ndarray], list[list[tuple[np.ndarray, float]]]]:
-    """The whole gradient, and c_k at each lag with the size below which it may be rounding.
+) -> ByHand:
+    """The whole gradient, and c_k at each lag.
 
     Args:
         gradient: the derivation, ``gradient(params, state0, xs)``.
@@ -131,9 +146,6 @@ def by_hand(
         states: the states before each step, leading axis T.
         xs: the inputs, leading axis T.
         lags: which c_k.
-
-    Returns:
-        ``[leaf]`` and ``[leaf][lag]``.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     length = len(jax.tree.leaves(xs)[0])
@@ -168,4 +180,7 @@ def by_hand(
         leaf.sum(0) if leaf.shape != shape else leaf
         for leaf, shape in zip(part(0, length), shapes, strict=True)
     ]
-    return whole, [[one(n, length - 1 - lag) for lag in lags] for n in range(len(shapes))]
+    single = [[one(n, length - 1 - lag) for lag in lags] for n in range(len(shapes))]
+    steps = part(0, length)
+    summed = any(leaf.shape == shape for leaf, shape in zip(steps, shapes, strict=True))
+    return ByHand(whole, single, None if summed or loss_at == "every" else steps)

@@ -13,12 +13,11 @@ from gradient_flow.long_products.scaled_matrix import (
     EMPTY,
     ScaledMatrix,
     as_scaled,
-    binary_exponent,
     evenly_scaled,
-    power_of_two,
     scaled_product,
     scaled_sum,
 )
+from gradient_flow.step_jacobians.scaled_entries import binary_exponent, power_of_two
 
 
 @jax.jit

@@ -9,7 +9,12 @@ from dense import all_states
 from slow_cases import slow_but
 
 import lstm_jax
-from gradient_flow import decades_per_100, jacobian_norms, lyapunov_spectrum
+from gradient_flow import (
+    decades_per_100,
+    jacobian_norms,
+    kaplan_yorke_dimension,
+    lyapunov_spectrum,
+)
 from gradient_flow.measurements import lyapunov
 from gradient_flow.step_jacobians.state_layout import flat_parts, from_flat, layout_of
 from gradient_flow.step_jacobians.vector_products import step_jvp
@@ -354,6 +359,160 @@ def test_dead_units_are_minus_infinity_and_the_others_are_not_harmed(x64):
     expected = np.linalg.slogdet(np.asarray(params.w_h)[alive])[1]
     np.testing.assert_allclose(jnp.sum(found.exponents[:3]), expected, atol=1e-10)
     assert np.isfinite(found.standard_error[:3]).all() and np.isnan(found.standard_error[3:]).all()
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("every", ["auto", 8])
+def test_spaced_steps_neither_underflow_nor_overflow(k, every):
+    """Runs of eight steps that shrink, or grow, a tangent 10^±240-fold in float32; −5.76 in the mean."""
+    rates = np.repeat([-69.0, 57.48], 8).astype(np.float32)
+
+    def step(params, state, x):
+        return jnp.exp(x) * jnp.asarray([[1.0, 0.5], [0.0, 0.9]], jnp.float32) @ state, None
+
+    xs = jnp.asarray(np.tile(rates, 20))
+    found = lyapunov_spectrum(step, None, jnp.zeros(2, jnp.float32), xs, k=k, every=every, skip=160)
+    expected = np.array([-5.76, -5.76 + np.log(0.9)])[:k]
+    np.testing.assert_allclose(found.exponents, expected, atol=2e-2)
+    np.testing.assert_allclose(
+        jnp.sum(found.exponents), np.sum(expected), atol=1e-4 + 2e-2 * (k < 2)
+    )
+
+
+def test_a_step_at_which_every_unit_saturates(x64):
+    """Slopes of 4 e^−120, 10^−51.5, at every twentieth step, in float32 as in float64; in logs by hand."""
+    cell = lstm_jax.rnn(1, 1)
+    drives = np.where(np.arange(200) % 20 == 7, 60.0, 0.3)[:, None]
+    found = []
+    for dtype in ("float32", "float64"):
+        one = jnp.ones((1, 1), dtype)
+        params = lstm_jax.RNNParams(one, 0.9 * one, jnp.zeros(1, dtype))
+        run = (cell, params, None, jnp.asarray(drives, dtype))
+        found.append(lyapunov_spectrum(*run, every="auto").exponents[0])
+    h, logs = 0.0, []
+    for (drive,) in drives:
+        z = abs(drive + 0.9 * h)
+        h = np.tanh(drive + 0.9 * h)
+        logs.append(np.log(4 * 0.9) - 2 * z - 2 * np.log1p(np.exp(-2 * z)))
+    np.testing.assert_allclose(found[0], np.mean(logs), rtol=1e-6)
+    np.testing.assert_allclose(found[1], np.mean(logs), rtol=1e-13)
+    assert found[0] < -5
+
+
+# Derivatives.
+
+
+@pytest.mark.parametrize("name", slow_but(["lstm", "rnn_tanh"], "rnn_tanh"))
+def test_derivatives_by_the_parameters_are_those_of_differences(x64, name):
+    """Reverse and forward mode, under jit and vmap; gaps of one and of more steps."""
+    problem = random_problem(name, 11, hidden_size=3, scale=0.8)
+    weights = jnp.asarray([1.0, -0.5, 0.3])
+
+    def value(params):
+        found = lyapunov_spectrum(problem.cell, params, problem.state0, problem.xs, skip=1, k=3)
+        return weights @ found.exponents + jnp.sum(found.drift)
+
+    rng = np.random.default_rng(0)
+    direction = random_like(rng, problem.params)
+    move = lambda size: jax.tree.map(lambda p, d: p + size * d, problem.params, direction)  # noqa: E731
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), move(0.0), move(0.1))
+    sizes = 1e-3 * jnp.asarray([-2.0, -1.0, 1.0, 2.0])
+    values = jax.jit(jax.vmap(lambda size: value(move(size))))(sizes)
+    # To the fourth order.
+    expected = jnp.asarray([1.0, -8.0, 8.0, -1.0]) @ values / 12e-3
+    gradients = jax.jit(jax.vmap(jax.grad(value)))(both)
+    slope = sum(jnp.vdot(g[0], d) for g, d in zip(gradients, direction, strict=True))
+    np.testing.assert_allclose(slope, expected, rtol=1e-7)
+    forward = jax.jit(lambda p: jax.jvp(value, (p,), (direction,))[1])(problem.params)
+    np.testing.assert_allclose(forward, slope, rtol=1e-9)
+
+
+def test_the_derivative_of_a_linear_networks_exponents(x64):
+    """dλ_i/d log a = 1 for a W, and dλ_i/db_j = δ_ij / b_i for a diagonal b; without jit."""
+    values = jnp.asarray([1.3, 0.7, 0.2])
+
+    def first_two(b):
+        def step(params, state, x):
+            return params * state, None
+
+        return lyapunov_spectrum(step, b, jnp.ones(3), jnp.zeros(60), skip=40, k=2).exponents
+
+    np.testing.assert_allclose(
+        jax.jacrev(first_two)(values), [[1 / 1.3, 0, 0], [0, 1 / 0.7, 0]], atol=1e-6
+    )
+
+
+# Maps and ODEs.
+
+
+def henon(params, state, x):
+    a, b = params
+    return jnp.stack([1 - a * state[0] ** 2 + state[1], b * state[0]]), None
+
+
+def test_henons_map_has_its_published_exponents(x64):
+    """0.4192 and −1.6232 (Sprott 2003), together log b; of dimension 1.258."""
+    start = jnp.asarray(0.1 * np.random.default_rng(0).random((16, 2)))
+    found = lyapunov_spectrum(
+        henon, (1.4, 0.3), start, jnp.zeros((5_000, 16)), skip=200, batched=True
+    )
+    np.testing.assert_allclose(found.exponents, [0.4192, -1.6232], atol=3e-3)
+    assert abs(found.exponents[0] - 0.4192) < 4 * found.standard_error[0]
+    np.testing.assert_allclose(jnp.sum(found.exponents), np.log(0.3), atol=1e-12)
+    np.testing.assert_allclose(kaplan_yorke_dimension(found.exponents), 1.258, atol=2e-3)
+    # The mean so far, minus the mean of the first half.
+    half = jnp.mean(found.curve[:, np.searchsorted(found.steps, 2400)], axis=0)
+    np.testing.assert_allclose(found.drift, found.exponents - half, atol=1e-15)
+    assert 0 < abs(found.drift[0]) < 0.01
+
+
+def test_the_system_of_lorenz_has_its_published_exponents(x64):
+    """0.906, 0 and −14.572 in a unit of time (Sprott 2003), together −σ − 1 − β; of dimension 2.062."""
+    dt = 0.01
+
+    def step(params, state, x):
+        def slope(s):
+            sigma, rho, beta = params
+            return jnp.stack(
+                [sigma * (s[1] - s[0]), s[0] * (rho - s[2]) - s[1], s[0] * s[1] - beta * s[2]]
+            )
+
+        k1 = slope(state)
+        k2 = slope(state + dt / 2 * k1)
+        k3 = slope(state + dt / 2 * k2)
+        k4 = slope(state + dt * k3)
+        return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    start = jnp.asarray(1 + np.random.default_rng(0).random((16, 3)))
+    xs = jnp.zeros((20_000, 16))
+    found = lyapunov_spectrum(step, (10.0, 28.0, 8 / 3), start, xs, skip=2_000, batched=True)
+    per_time = found.exponents / dt
+    np.testing.assert_allclose(per_time, [0.906, 0.0, -14.572], atol=0.02)
+    np.testing.assert_allclose(jnp.sum(per_time), -41 / 3, atol=1e-3)
+    np.testing.assert_allclose(kaplan_yorke_dimension(per_time), 2.062, atol=2e-3)
+
+
+def test_the_kaplan_yorke_dimension(without_type_checker):
+    dimension = jax.jit(kaplan_yorke_dimension, static_argnames="size")
+    cases = {
+        (0.906, 0.0, -14.572): 2 + 0.906 / 14.572,
+        (-0.1, -0.2): 0.0,  # a fixed point
+        (0.0, -0.2): 1.0,  # a cycle
+        (0.5, -0.1, -0.2): 3.0,  # volume grows
+        (0.5, -jnp.inf): 1.0,
+    }
+    for exponents, expected in cases.items():
+        np.testing.assert_allclose(dimension(jnp.asarray(exponents)), expected, rtol=1e-6)
+    many = jnp.asarray([[0.2, -0.1, -0.4], [-1.0, -2.0, -3.0]])
+    np.testing.assert_allclose(dimension(many), [2.25, 0.0], rtol=1e-6)
+    # The largest of more: where their sum is not negative yet, nobody knows.
+    assert np.isnan(dimension(jnp.asarray([0.5, -0.1]), size=3))
+    np.testing.assert_allclose(dimension(jnp.asarray([0.5, -1.0]), size=9), 1.5)
+    assert np.isnan(dimension(jnp.asarray([jnp.nan, -1.0])))
+    slopes = jax.grad(kaplan_yorke_dimension)(jnp.asarray([0.2, -0.1, -0.4]))
+    np.testing.assert_allclose(slopes, [2.5, 2.5, 0.1 / 0.4**2], rtol=1e-6)
+    with pytest.raises(ValueError, match="expected a size of at least 2 exponents, got 1"):
+        kaplan_yorke_dimension(jnp.asarray([0.5, -0.1]), size=1)
 
 
 # Confidence, warm-up, keys.

@@ -50,7 +50,24 @@ def test_the_carousel_falls_by_the_longest(x64):
 def test_half_life_of_what_grows():
     lags = np.arange(20)
     np.testing.assert_allclose(half_life(lags, lags * np.log(2.0)), -1)
-    assert np.isinf(half_life(lags, 0.0 * lags))
+    # Constant at any height, where a sum of roundings would have a sign of its own.
+    for height in (0.0, -3.7, np.log(0.3)):
+        assert half_life(lags, np.full(20, height)) == np.inf
+        assert decades_per_100(lags, np.full(20, height)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "gate"), [("lstm", 1), ("gru", 1)])
+def test_gates_that_are_closed_or_open_throughout(x64, name, gate, dtype):
+    """Gates at exactly 1, exactly 0 and ½: ∞, 0 and 1/log 2."""
+    cell = {"lstm": lstm_jax.lstm, "gru": lstm_jax.gru}[name](2, 3)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), dtype))
+    b = params.b.at[3 * gate : 3 * gate + 3].set(jnp.asarray([800.0, -800.0, 0.0], dtype))
+    found = gate_time_constants(cell, params._replace(b=b), None, jnp.ones((7, 2), dtype))
+    assert found.effective.dtype == dtype
+    np.testing.assert_allclose(found.effective, [np.inf, 0, 1 / np.log(2)], rtol=1e-6)
+    for name in ("at_mean", "shortest", "longest"):
+        np.testing.assert_array_equal(getattr(found, name), [np.inf, 1, 2])
 
 
 def test_refusals(without_type_checker):

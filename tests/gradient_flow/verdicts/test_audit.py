@@ -7,6 +7,7 @@ import pytest
 
 import lstm_jax
 from gradient_flow import audit
+from gradient_flow.verdicts.step_contributions import _differentiated
 from lstm_jax import NonFiniteError, RNNParams, RNNState, ShapeError
 
 T, B, D, H = 9, 2, 3, 4
@@ -50,7 +51,7 @@ def by_hand(params, state0, xs, *, every=False, single=False, fault=None):
         h_prev = hs[t + 1] if fault == "h_t for h_{t-1}" else hs[t]
         d_b = d_z.mean(0) if fault == "mean over the batch" else d_z.sum(0)
         parts.append((x[t].T @ d_z, h_prev.T @ d_z, d_b))
-        if fault == "cut after 3 steps" and len(x) - t == 3:
+        if fault and fault.startswith("cut after") and len(x) - t == int(fault.split()[2]):
             d_z = 0 * d_z
         if fault == "w_h not transposed" and t < len(x) - 1:
             d_h = d_z @ w_h
@@ -185,6 +186,151 @@ def test_lags_that_are_not_looked_at_count_as_a_whole():
     assert found.wrong == {} and not found.ok
     assert found.verdict.startswith(
         "right at the lags that were compared, wrong as a whole in w_x, w_h, b"
+    )
+
+
+def scaled(gradient, share):
+    return lambda *arguments: jax.tree.map(lambda leaf: share * leaf, gradient(*arguments))
+
+
+def clipped(gradient, most):
+    """By the norm of all leaves together."""
+
+    def with_the_norm(*arguments):
+        found = gradient(*arguments)
+        whole = [leaf if leaf.ndim < 2 or len(leaf) < T else leaf.sum(0) for leaf in found]
+        norm = np.sqrt(sum(np.sum(leaf**2) for leaf in whole))
+        return jax.tree.map(lambda leaf: leaf * min(1, most / norm), found)
+
+    return with_the_norm
+
+
+def test_a_vanishing_gradient_that_was_cut_off_is_not_called_right():
+    """Cut after 20 of 60 steps, where a step's part has fallen below the rounding of the sums."""
+    params, state0, xs = problem(60)
+    arguments = (step, loss, params._replace(w_h=0.2 * params.w_h), state0, xs)
+
+    def gradient(*given, single, fault="cut after 20 steps"):
+        return by_hand(*given, single=single, fault=fault)
+
+    lags = list(range(60))
+    parts = audit(lambda *a: gradient(*a, single=True), *arguments, lags=lags)
+    assert parts.wrong == {"w_x": 20, "w_h": 20, "b": 20}
+    assert all((leaf.resolution == 0).all() for leaf in parts.leaves)
+    for fault in ("cut after 20 steps", None):
+        sums = audit(lambda *a, f=fault: gradient(*a, single=False, fault=f), *arguments, lags=lags)
+        # Where a part is smaller than the rounding of its sum.
+        lost = np.any([leaf.sizes <= leaf.resolution * leaf.sizes for leaf in sums.leaves], axis=0)
+        whole = [np.abs(np.asarray(leaf)).max() for leaf in gradient(*arguments[2:], single=False)]
+        small = [s.sizes <= 1e-13 * w for s, w in zip(sums.leaves, whole, strict=True)]
+        first = int(np.argmax(np.any(small, axis=0)))
+        assert first == np.argmax(lost) and 5 < first < 20
+        assert sums.ok and sums.resolved_lags.tolist() == lags[:first]
+        assert all(np.isnan(leaf.by_lag[30:]).all() for leaf in sums.leaves)
+        assert all((leaf.resolution[30:] >= 1).all() for leaf in sums.leaves)
+        assert sums.worst[1] < 20 and sums.worst[2] < 1e-6
+        assert sums.verdict.startswith(f"right at every lag up to {first - 1}: the largest error")
+        assert f"not resolved from lag {first} on" in sums.verdict
+        assert sums.verdict.endswith("Return [T, *shape], the part of each step, to tell further")
+        assert "       -\n" in str(sums) and "-: not resolved" in str(sums)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_common_factor_is_recognised(single):
+    def gradient(*arguments):
+        return by_hand(*arguments, single=single)
+
+    for wrong in (scaled(gradient, 0.37), clipped(gradient, 0.1)):
+        found = run(wrong)
+        assert not found.ok and found.factor.meaning == "clipped or scaled as a whole"
+        assert found.verdict == f"right up to one common factor {found.factor.value:.3g}: " + (
+            "clipped or scaled as a whole"
+        )
+    assert run(scaled(gradient, 0.37)).factor.value == pytest.approx(0.37, rel=1e-12)
+    whole = np.sqrt(sum(np.sum(leaf**2) for leaf in by_hand(*problem())))
+    assert run(clipped(gradient, 0.1)).factor.value == pytest.approx(0.1 / whole, rel=1e-6)
+    # One leaf alone, one lag alone, and one number alone, are no common factor.
+    assert run(lambda *a: by_hand(*a, single=single, fault="mean over the batch")).factor is None
+    assert run(lambda *a: by_hand(*a, single=single, fault="cut after 3 steps")).factor is None
+
+
+def test_a_mean_in_place_of_a_sum_is_named(x64):
+    found = run(scaled(by_hand, 1 / B))
+    assert found.verdict == (
+        "right up to one common factor 0.5: 1/2, a mean over the batch in place of a sum"
+    )
+
+    def every(*arguments):
+        return by_hand(*arguments, every=True)
+
+    found = run(scaled(every, 1 / T), loss_at="every")
+    assert found.factor.meaning == "1/9, a mean over the steps in place of a sum"
+    found = run(scaled(every, 1 / (B * T)), loss_at="every")
+    assert found.factor.meaning == "1/18, a mean over the batch and the steps in place of a sum"
+    assert run(scaled(every, T), loss_at="every").factor.meaning == (
+        "a sum over the steps in place of a mean"
+    )
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_packed_weights_gate_by_gate_and_gates_in_another_order(x64, name):
+    """The parts of each step by autodiff, with some gates' columns spoilt or in another order."""
+    cell = {"lstm": lstm_jax.lstm, "gru": lstm_jax.gru}[name](D, H)
+    gates, length = cell.gate_names, 4
+    params, state0 = cell.init(jax.random.key(0), jnp.float64), cell.initial_state(B, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (length, B, D), jnp.float64)
+    right = _differentiated(cell.step, lambda p, s, x: jnp.sum(s.h**2), "last", params, state0, xs)[
+        0
+    ]
+    parts = jax.tree.map(np.asarray, right)
+
+    def found_with(change):
+        def gradient(*_):
+            return parts._replace(**{n: change(n, getattr(parts, n)) for n in ("w_x", "w_h", "b")})
+
+        return audit(gradient, cell, lambda p, s, x: jnp.sum(s.h**2), params, state0, xs)
+
+    assert found_with(lambda name, leaf: leaf).ok
+
+    def spoil(which):
+        """{leaf: {gate: first lag}}"""
+
+        def change(name, leaf):
+            leaf = leaf.copy()
+            for gate, lag in which.get(name, {}).items():
+                place = gates.index(gate)
+                leaf[: length - lag, ..., place * H : (place + 1) * H] *= 1.5
+            return leaf
+
+        return change
+
+    first, last = gates[0], gates[-1]
+    found = found_with(spoil({"w_h": {first: 1}}))
+    assert found.wrong == {"w_h": 1} and found.wrong_gates == {"w_h": {first: 1}}
+    assert found.verdict.startswith(f"wrong from lag 1 on in gate {first} of w_h: the largest")
+    both = {"w_h": {first: 0, last: 2}, "w_x": {first: 0, last: 2}}
+    found = found_with(spoil(both))
+    assert found.wrong_gates == both and found.gate_order is None
+    assert found.verdict.startswith(
+        f"wrong from lag 0 on in gate {first} of w_x, w_h; from lag 2 on in gate {last} of w_x, w_h"
+    )
+    every = dict.fromkeys(gates, 1)
+    found = found_with(spoil({"w_x": {last: 1}, "b": every}))
+    assert found.verdict.startswith(f"wrong from lag 1 on in gate {last} of w_x, and in b: ")
+    # A gate's error is relative to the whole leaf, as the leaf's own.
+    leaf = found.leaves[0]
+    np.testing.assert_array_equal(leaf.by_gate[last], leaf.by_lag)
+
+    order = (*gates[:-2], gates[-1], gates[-2])
+
+    def reorder(name, leaf):
+        columns = dict(zip(gates, np.split(leaf, len(gates), axis=-1), strict=True))
+        return np.concatenate([columns[gate] for gate in order], axis=-1)
+
+    found = found_with(reorder)
+    assert not found.ok and found.gate_order == order
+    assert found.verdict == (
+        f"right up to the order of the gates, {', '.join(order)} in place of {', '.join(gates)}"
     )
 
 
