@@ -227,6 +227,13 @@ def require_dtype(name: str, value: Any, dtype: Any, *, why: str = "the paramete
         )
 
 
+def require_tree_of_arrays(name: str, value: PyTree) -> None:
+    """Refuse a pytree with a leaf that is neither an array nor a number."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        if not isinstance(leaf, (bool, int, float)):
+            require_array(f"{name}.{leaf_name(path)}" if path else name, leaf)
+
+
 def require_finite(
     name: str, value: PyTree, *, time_axis: bool = False, batched: bool = False
 ) -> None:

@@ -59,7 +59,14 @@ from gradient_flow.step_jacobians.vector_products import step_vjp
 from lstm_jax.array_types import Array, Float, PyTree, shapes_of
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
-from lstm_jax.validation import ShapeError, leaf_name, require_finite, show_shape
+from lstm_jax.validation import (
+    ShapeError,
+    leaf_name,
+    require_array,
+    require_finite,
+    require_parameters,
+    show_shape,
+)
 
 
 class Credit(NamedTuple):
@@ -125,6 +132,7 @@ def credit(
         >>> bool(found.inputs[0] < -50)  # the first input gets almost nothing
         True
     """
+    require_parameters("loss", loss, "state")
     given = checked_run(cell_or_step, params, state0, xs, batched)
     require_finite_states(cell_or_step, params, given, xs)
     states0, samples = with_samples(given.batched, given.state0, xs)
@@ -169,6 +177,9 @@ def input_credit(
         >>> found.shape, bool(jnp.ptp(found) < 1e-6)  # every step gets the same
         ((50,), True)
     """
+    require_parameters("function", function, "xs")
+    require_parameters("loss", loss, "ys")
+    require_array("xs", xs)
     if jnp.ndim(xs) not in (2, 3) or 0 in jnp.shape(xs):
         raise ShapeError(
             f"Shape mismatch: expected xs [T, D] or [T, B, D], got {show_shape(jnp.shape(xs))}."
@@ -181,7 +192,12 @@ def input_credit(
 
 
 def _gradient(loss: Callable[[PyTree], Array], at: PyTree) -> PyTree:
-    shape = shapes_of(loss, at)
+    try:
+        shape = shapes_of(loss, at)
+    except TypeError as error:  # JAX, of a result that is no array
+        raise TypeError(
+            f"Loss mismatch: expected a loss that returns a number, got one of which: {error}"
+        ) from error
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"Loss mismatch: expected a loss that returns a number, got {shape}.")
     return jax.jit(jax.grad(loss, allow_int=True))(at)

@@ -10,7 +10,13 @@ import numpy as np
 
 from gradient_flow.step_jacobians.checked_arguments import whole_numbers
 from lstm_jax.array_types import Array, Float, Int
-from lstm_jax.validation import ShapeError, show_shape
+from lstm_jax.validation import (
+    DtypeError,
+    ShapeError,
+    as_array,
+    require_number,
+    show_shape,
+)
 
 
 def decades_per_100(
@@ -103,11 +109,12 @@ def horizon(
         >>> print(round(float(horizon(lags, lags * np.log(0.9))), 2))
         65.56
     """
-    if not 0 < factor < 1:
+    require_number("factor", factor, above=0)
+    if factor >= 1:
         raise ValueError(f"Range mismatch: expected a factor between 0 and 1, got {factor!r}.")
-    lags = np.asarray(lags, np.float64)
     target = np.log(factor)
     curves = _curves(lags, log_norms)
+    lags = np.asarray(lags, np.float64)
     flat = curves.reshape(-1, curves.shape[-1])
     found = np.full(len(flat), np.inf)
     for n, curve in enumerate(flat):
@@ -140,8 +147,15 @@ def chosen_lags(lags: Sequence[int] | None, longest: int) -> list[int]:
     return lag_grid((longest,)) if lags is None else whole_numbers("lags", lags, 0, longest)
 
 
+def _numbers(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(as_array(name, values))
+    if array.dtype.kind == "c":
+        raise DtypeError(f"Dtype mismatch: expected {name} as real numbers, got {array.dtype}.")
+    return array.astype(np.float64)
+
+
 def _curves(lags: np.ndarray, log_norms: Any) -> np.ndarray:
-    curves = np.asarray(log_norms, np.float64)
+    lags, curves = _numbers("lags", lags), _numbers("log_norms", log_norms)
     if curves.shape[-1:] != np.shape(lags):
         raise ShapeError(
             f"Shape mismatch: expected curves of {np.size(lags)} lags, got "

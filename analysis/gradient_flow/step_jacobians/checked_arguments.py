@@ -27,10 +27,13 @@ from lstm_jax.layers.unroll_stack import check_stack_arguments
 from lstm_jax.validation import (
     ShapeError,
     require_arrays,
+    require_bool,
     require_finite,
     require_finite_arguments,
     require_names,
+    require_parameters,
     require_same_structure,
+    require_tree_of_arrays,
     show_shape,
 )
 
@@ -72,6 +75,8 @@ def checked_run(
             "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
             f"{type(cell).__name__}. Wrap it in a function."
         ) from None
+    if batched is not None:
+        require_bool("batched", batched)
     if isinstance(cell, Stack):
         require_one_direction(cell)
     if isinstance(cell, (Cell, Stack)):
@@ -87,6 +92,9 @@ def checked_run(
         batched = bool(batched)
         if state0 is None:
             raise TypeError("State mismatch: expected a starting state for a plain step, got None.")
+        require_parameters("step", cell, "params, state, x")
+        for name, value in (("params", params), ("state0", state0), ("xs", xs)):
+            require_tree_of_arrays(name, value)
     axes = {jnp.shape(leaf)[: 1 + batched] for leaf in jax.tree.leaves(xs)}
     length = min((axis[0] for axis in axes if axis), default=0)
     if len(axes) != 1 or length == 0 or len(next(iter(axes))) != 1 + batched:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.measurements.curve_summary import lag_grid
+from gradient_flow.step_jacobians.checked_arguments import whole_numbers
 from gradient_flow.verdicts.audit_report import Audit, LeafAudit
 from gradient_flow.verdicts.step_contributions import by_autodiff, by_hand
 from gradient_flow.verdicts.usual_faults import common_factor, gate_order
@@ -39,6 +40,8 @@ from lstm_jax.validation import (
     require_finite_arguments,
     require_number,
     require_one_of,
+    require_parameters,
+    require_tree_of_arrays,
 )
 
 LOSS_AT = ("last", "every")
@@ -104,13 +107,12 @@ def audit(
     """
     require_one_of("loss_at", loss_at, LOSS_AT)
     require_number("tolerance", tolerance, above=0)
-    for function in (gradient, loss):
-        if not callable(function):
-            raise TypeError(
-                "Type mismatch: expected gradient and loss as functions, got "
-                f"{type(function).__name__}."
-            )
+    require_parameters("gradient", gradient, "params, state0, xs")
+    require_parameters("loss", loss, "params, state, x")
     step = cell_or_step.step if isinstance(cell_or_step, Cell) else cell_or_step
+    require_parameters("step", step, "params, state, x")
+    for name, value in (("params", params), ("state0", state0), ("xs", xs)):
+        require_tree_of_arrays(name, value)
     require_finite_arguments(params, state0, xs)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
     if len(lengths) != 1 or not min(lengths) or not min(lengths)[0]:
@@ -118,12 +120,9 @@ def audit(
             f"Shape mismatch: expected xs with one leading time axis, got {sorted(lengths)}."
         )
     length = min(lengths)[0]
-    wanted = list(lags) if lags is not None else lag_grid((length - 1,)) if length > 1 else [0]
-    if not wanted:
-        raise ValueError("Range mismatch: expected at least one lag, got none.")
-    for lag in wanted:
-        if isinstance(lag, bool) or not isinstance(lag, (int, np.integer)) or not 0 <= lag < length:
-            raise ValueError(f"Range mismatch: expected lags from 0 to {length - 1}, got {lag!r}.")
+    if lags is None:
+        lags = lag_grid((length - 1,)) if length > 1 else [0]
+    wanted = whole_numbers("lags", lags, 0, length - 1)
     with jax.enable_x64(True):
         params, state0, xs = in_float64((params, state0, xs))
         reference = by_autodiff(step, loss, loss_at, params, state0, xs)

@@ -45,7 +45,11 @@ from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
 from lstm_jax.layers.unroll_stack import check_stack_arguments
-from lstm_jax.validation import named_samples, require_finite_arguments
+from lstm_jax.validation import (
+    named_samples,
+    require_finite_arguments,
+    require_parameters,
+)
 
 HEADLINE = 3
 """Illnesses that a headline names, at most."""
@@ -146,6 +150,8 @@ def diagnose(
         >>> [one.name for one in found.advice]  # best first
         ['forget_bias', 'chrono']
     """
+    if loss is not None:
+        require_parameters("loss", loss, "state")
     given = _checked(cell_or_step, params, state0, xs, batched, lag)._replace(loss=loss)
     if _is_one_cell(given.cell):
         (layer,), (weights,), (state,) = given.cell.layers, params.layers, given.state0
