@@ -9,25 +9,29 @@
 | `from_equinox`, `to_equinox` | an Equinox cell, its arrays |
 | `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
+| `recurrent_layers`, `load` | any of these as users have them: files, checkpoints, mappings, models |
 | `save_safetensors`, `load_safetensors` | a file with the cell or stack and its parameters |
 
 Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with
-`cell_specification`, the kind, sizes and options of a cell. No framework is imported; ``onnx`` and
-``safetensors`` are imported when their functions are called.
+`cell_specification`, the kind, sizes and options of a cell. No framework is imported but where a file
+needs it; ``onnx`` and ``safetensors`` are imported when their functions are called.
 
 May import: `cells`, `layers` and the files at the root.
 """
 
+from lstm_jax.weights.any_source import load, recurrent_layers
 from lstm_jax.weights.equinox import from_equinox, to_equinox
 from lstm_jax.weights.flax import from_flax, to_flax
 from lstm_jax.weights.haiku import from_haiku, to_haiku
 from lstm_jax.weights.keras import from_keras, to_keras
 from lstm_jax.weights.onnx.convert import from_onnx, to_onnx
 from lstm_jax.weights.pytorch import from_pytorch, to_pytorch
+from lstm_jax.weights.recurrent_layer import RecurrentLayer
 from lstm_jax.weights.safetensors import load_safetensors, save_safetensors
 from lstm_jax.weights.tensorflow import from_tensorflow_cell, to_tensorflow_cell
 
 __all__ = [
+    "RecurrentLayer",
     "from_equinox",
     "from_flax",
     "from_haiku",
@@ -35,7 +39,9 @@ __all__ = [
     "from_onnx",
     "from_pytorch",
     "from_tensorflow_cell",
+    "load",
     "load_safetensors",
+    "recurrent_layers",
     "save_safetensors",
     "to_equinox",
     "to_flax",

@@ -1,6 +1,7 @@
 """Weights to and from Keras: ``SimpleRNN``, ``LSTM``, ``GRU`` and ``Bidirectional``, as lists of arrays.
 
     kernel [D, GH]     recurrent_kernel [H, GH]     bias [GH], of a GRU with reset_after [2, GH]
+                                                    bias [2GH] of CuDNNLSTM and CuDNNGRU (`keras_cudnn`)
 
 and for ``Bidirectional`` the same again for the backward layer. Without ``use_bias`` there is no bias.
 Keras's order of gates is in `gate_order`. A Keras GRU has ``reset_after`` by default.
@@ -27,6 +28,7 @@ from lstm_jax.weights.cell_specification import (
     make_cell,
     require_options,
 )
+from lstm_jax.weights.keras_cudnn import from_cudnn_layout, is_cudnn_bias
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 
 ACTIVATIONS = ("tanh", "relu", "identity", "linear")
@@ -85,8 +87,14 @@ def from_keras(
         for place, part in enumerate(parts)
     }
     require_one_dtype(arrays)
-    specification = _specify(arrays, sides[0], kind, reset_after, activation)
-    cell, params = joined([_read(arrays, direction, specification) for direction in sides])
+    pairs: list[tuple[Cell, Any]] = []
+    for direction in sides:
+        specification = _specify(arrays, direction, kind, reset_after, activation)
+        if pairs:  # The directions may have other sizes, over the same inputs.
+            specification = specification._replace(input_size=pairs[0][0].input_size)
+        pairs.append(_read(arrays, direction, specification))
+        kind = specification.kind
+    cell, params = joined(pairs)
     return cell, to_jax(params)
 
 
@@ -97,7 +105,7 @@ def _specify(
     reset_after: bool,
     activation: str,
 ) -> Specification:
-    """The specification of both directions, from the shapes of the first."""
+    """The specification of one direction, from its shapes."""
     for part in ("kernel", "recurrent kernel"):
         shape = arrays[direction + part].shape
         if len(shape) != 2 or 0 in shape:
@@ -144,6 +152,17 @@ def _read(
     legend = f"D={input_size}, H={hidden_size}"
     if kind == "gru":
         legend += f", reset_after={specification.reset_after}"
+    names = [direction + part for part in shapes]
+    if names[2] in arrays and is_cudnn_bias(arrays[names[2]], columns, columns // hidden_size):
+        w_x, w_h, both = (arrays[name] for name in names)
+        require_shape(f"the {names[0]}", w_x, shapes["kernel"], legend)
+        if kind == "gru" and not double:
+            raise ShapeError(
+                f"Shape mismatch: expected the {names[2]} {show_shape(shapes['bias'])} ({legend}), got "
+                f"cuDNN's {show_shape(both.shape)}, of reset_after=True."
+            )
+        converted = from_cudnn_layout(w_x, w_h, both, columns // hidden_size)
+        arrays = dict(zip(names, converted, strict=True))
     for part, shape in shapes.items():
         if direction + part in arrays:
             require_shape(f"the {direction}{part}", arrays[direction + part], shape, legend)

@@ -1,0 +1,237 @@
+"""The door: recurrent layers of whatever a user has, a file, a mapping of arrays or a model.
+
+`recurrent_layers` lists them, `load` takes one. What a source is follows from its content: `open_file` reads
+files, `flat_arrays` mappings, and `find_layers` recognises layers among named arrays. The converters of the
+frameworks, `from_pytorch` and so on, do the rest.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lstm_jax.cells import Cell
+from lstm_jax.layers.stack import Stack, StackParams
+from lstm_jax.validation import require_path
+from lstm_jax.weights.cell_specification import directions
+from lstm_jax.weights.find_layers import find_layers
+from lstm_jax.weights.flat_arrays import flat_arrays
+from lstm_jax.weights.keras_configuration import configured_layers
+from lstm_jax.weights.onnx.convert import from_onnx
+from lstm_jax.weights.open_file import open_file
+from lstm_jax.weights.recurrent_layer import (
+    Choices,
+    RecurrentLayer,
+    RecurrentLayers,
+    require_no_choices,
+    stacked,
+)
+from lstm_jax.weights.safetensors import load_safetensors
+
+SHOWN = 12
+"""Names that a message lists, at most."""
+
+
+def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
+    """The recurrent layers of a file, a mapping of arrays, or a model.
+
+    A file is read by its content: PyTorch's state dicts and checkpoints, Keras's ``.h5`` and ``.keras``,
+    ``.npz``, safetensors, ONNX, Flax's MessagePack. Nothing in it is run, and only the package that it needs
+    is imported. Layers are recognised by names and shapes; other arrays, optimizer states and counters are
+    left out.
+
+    Args:
+        source: a path; a mapping of arrays, however nested; an ``onnx.ModelProto``; a ``torch.nn.Module``; a
+            Keras layer or model.
+
+    Returns:
+        A tuple of `RecurrentLayer`, in the order of the source. It is empty where there is none; its
+        ``misses`` then says what nearly was one.
+
+    Raises:
+        OSError: a file that does not exist.
+        ImportError: without the package that the file needs.
+        TypeError: a source of another kind.
+        ValueError: a file of another kind, a damaged one, or one that needs more than arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> from lstm_jax import weights
+        >>> checkpoint = {"step": 7, "model_state": {"rnn.weight_ih_l0": np.ones((8, 3), "f"),
+        ...     "rnn.weight_hh_l0": np.ones((8, 2), "f"), "out.weight": np.ones((5, 2), "f")}}
+        >>> [(layer.name, layer.kind, layer.hidden_size) for layer in weights.recurrent_layers(checkpoint)]
+        [('rnn', 'lstm', 2)]
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _of_file(source)
+    if hasattr(source, "state_dict") and hasattr(source, "named_modules"):
+        return _of_module(source)
+    if hasattr(source, "get_config") and hasattr(source, "get_weights"):
+        return _of_keras(source)
+    if hasattr(source, "graph") and hasattr(source, "opset_import"):
+        return _whole("onnx", source)
+    if isinstance(source, Mapping):
+        return find_layers(flat_arrays(source))
+    advice = " Give a list of arrays to from_keras." if isinstance(source, (list, tuple)) else ""
+    raise TypeError(
+        "Type mismatch: expected a path, a mapping of arrays, a model of ONNX, PyTorch or Keras, got "
+        f"{type(source).__module__}.{type(source).__qualname__}.{advice}"
+    )
+
+
+def load(
+    source: Any,
+    name: str | None = None,
+    *,
+    kind: str | None = None,
+    gate_order: str | None = None,
+    reset_after: bool | None = None,
+    activation: str | None = None,
+) -> tuple[Stack, StackParams]:
+    """One recurrent layer of a file, a mapping of arrays, or a model, with its parameters.
+
+    Args:
+        source: as for `recurrent_layers`, or one of its layers' tuples.
+        name: of the layer; None for the only one. The last parts of its name will do where they tell.
+        kind: to check it, or to choose among layers.
+        gate_order: the order of the gates in the source, where it is not the one assumed, as ``"iofg"``.
+        reset_after: of a GRU whose arrays do not say it.
+        activation: of a vanilla network, ``"tanh"``, ``"relu"`` or ``"identity"``.
+
+    Returns:
+        A `Stack`, also of one layer, for `lstm_jax.unroll_stack`, and `StackParams` in the dtype of the
+        source. What was assumed is in the layer's ``assumed``.
+
+    Raises:
+        ValueError: no layer, with what nearly was one; several, with their names; and as
+            `RecurrentLayer.load`.
+        OSError, ImportError, TypeError: as `recurrent_layers`.
+
+    Example:
+        >>> import numpy as np
+        >>> from lstm_jax import weights
+        >>> arrays = {"enc_w_ih": np.ones((6, 3), "f"), "enc_w_hh": np.ones((6, 2), "f")}
+        >>> net, params = weights.load(arrays, "enc")
+        >>> net.layers
+        (gru(input_size=3, hidden_size=2),)
+    """
+    found = source if isinstance(source, RecurrentLayers) else recurrent_layers(source)
+    layer = _chosen(found, name, kind)
+    return layer.load(
+        kind=kind, gate_order=gate_order, reset_after=reset_after, activation=activation
+    )
+
+
+def _chosen(
+    found: tuple[RecurrentLayer, ...], name: str | None, kind: str | None
+) -> RecurrentLayer:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"Type mismatch: expected name as a text, got {name!r}.")
+    fitting = list(found)
+    if name is not None:
+        wanted = name.replace("/", ".")
+        fitting = [layer for layer in found if layer.name == wanted]
+        if not fitting and wanted:
+            fitting = [layer for layer in found if layer.name.endswith(f".{wanted}")]
+    if len(fitting) > 1 and kind is not None:
+        fitting = [layer for layer in fitting if layer.kind == kind] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    misses = getattr(found, "misses", ())
+    if not found:
+        nearest = f" Nearest: {_shortened(misses, '; ')}." if misses else ""
+        raise ValueError(
+            f"Layer missing: expected a recurrent layer in the source, got none.{nearest}"
+        )
+    names = _shortened([repr(layer.name) for layer in (fitting or found)], ", ")
+    if name is None:
+        raise ValueError(
+            f"Name needed: expected name= of one of {len(fitting)} recurrent layers, got none. They are "
+            f"{names}."
+        )
+    missed = [miss for miss in misses if miss.startswith(f"{name}:")]
+    more = f" Nearest: {missed[0]}." if missed else ""
+    got = "several" if fitting else "none"
+    raise ValueError(
+        f"Name mismatch: expected a recurrent layer named {name!r}, got {got}. They are {names}.{more}"
+    )
+
+
+def _shortened(words: Any, between: str) -> str:
+    shown = between.join(words[:SHOWN])
+    return shown + (f"{between}… ({len(words)} in all)" if len(words) > SHOWN else "")
+
+
+def _of_file(source: Any) -> tuple[RecurrentLayer, ...]:
+    path = require_path("source", source)
+    content = open_file(path)
+    if content.form != "arrays":
+        return _whole(content.form, path)
+    return find_layers(content.arrays, settings=content.settings, version=content.version)
+
+
+def _whole(form: str, source: Any) -> RecurrentLayers:
+    """A source that is one network: an ONNX graph, or an own file."""
+    if form == "onnx":
+        net, params = stacked(*from_onnx(source))
+        name = _name_of_node(source)
+    else:
+        net, params = stacked(*load_safetensors(source))
+        name = ""
+    pairs = directions(net.layers[0], net.layers[0])  # of the cells alone
+    cell: Cell = pairs[0][0]
+
+    def read(choices: Choices) -> tuple[Any, Any]:
+        require_no_choices(name, choices, "whose file says it all")
+        return net, params
+
+    sizes = (net.input_size, cell.hidden_size, len(pairs), len(net.layers))
+    return RecurrentLayers([RecurrentLayer(name, cell.kind, *sizes, (), None, read)])
+
+
+def _name_of_node(model: Any) -> str:
+    if not hasattr(model, "graph"):
+        import onnx
+
+        model = onnx.load(os.fspath(model), load_external_data=False)
+    nodes = (node for node in model.graph.node if node.op_type in ("RNN", "LSTM", "GRU"))
+    return next((node.name or node.output[0] for node in nodes), "")
+
+
+def _of_module(module: Any) -> RecurrentLayers:
+    """A module of PyTorch, whose attributes say what a state dict does not."""
+    activations, quantised = {}, []
+    for name, inner in module.named_modules():
+        nonlinearity = getattr(inner, "nonlinearity", None)
+        if nonlinearity in ("tanh", "relu"):
+            activations[name] = nonlinearity
+        recurrent = any(word in type(inner).__name__ for word in ("LSTM", "GRU", "RNN"))
+        if recurrent and "quantized" in type(inner).__module__:
+            quantised.append(name or "the root")
+    arrays = flat_arrays(dict(module.state_dict()))
+    return find_layers(arrays, activations=activations, quantised=tuple(quantised))
+
+
+def _of_keras(model: Any) -> RecurrentLayers:
+    """A layer or a model of Keras, with the configurations of all layers in it."""
+    configurations, arrays = [], {}
+    waiting = [model]
+    while waiting:
+        layer = waiting.pop()
+        inner = getattr(layer, "layers", None)
+        if isinstance(inner, (list, tuple)):
+            waiting += inner
+        else:
+            configurations.append(
+                {"class_name": type(layer).__name__, "config": layer.get_config()}
+            )
+    for weight in model.weights:
+        name = getattr(weight, "path", None) or weight.name
+        arrays[name] = weight
+    flat = {
+        name.replace("/", ".").removesuffix(":0").removeprefix(f"{model.name}."): array
+        for name, array in arrays.items()
+    }
+    if not isinstance(getattr(model, "layers", None), (list, tuple)):
+        # A layer alone keeps its name.
+        flat = {f"{model.name}.{name}": array for name, array in flat.items()}
+    return find_layers(flat, settings=configured_layers(configurations))
