@@ -419,6 +419,10 @@ def test_a_small_file_unpacks_to_little(tmp_path, bounded_work):
                 file.write(bytes(2**20))
     with pytest.raises(ValueError, match="to unpack to at most 100 times its size"):
         weights.load(tmp_path / "bomb.npz")
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("weight_ih_l0.npy", b"\x93NUMPY\x01\x00v\x00" + header.ljust(118).encode())
+    with pytest.raises(ValueError, match=r"got: an array \[33554432, 1\] of float32 in 128 bytes"):
+        weights.load(tmp_path / "claims.npz")
 
 
 def test_a_small_hdf5_file_unpacks_to_little(tmp_path, bounded_work):

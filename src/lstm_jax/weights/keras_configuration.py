@@ -93,39 +93,36 @@ def _walk(node: Any, depth: int) -> Iterator[tuple[list[str], list[Settings]]]:
         return
     if not isinstance(node, dict):
         return
-    config = node.get("config")
-    if isinstance(config, dict) and isinstance(node.get("class_name"), str):
-        names = [str(name) for name in {config.get("name"), node.get("name")} if name]
+    config = _config(node)
+    if config and isinstance(node.get("class_name"), str):
+        own = (config.get("name"), node.get("name"))
+        names = [name for name in dict.fromkeys(map(str, own)) if name != "None"]
         settings = _recurrent(node["class_name"].rpartition(">")[2], config)
         if settings:
             yield names, settings
-        cells = (config.get("cell") or {}).get("config", {}) if "cell" in config else {}
-        for cell in cells.get("cells", []) if isinstance(cells, dict) else []:
-            inner = _recurrent(cell.get("class_name", ""), cell.get("config", {}), config)
-            yield [str(cell.get("config", {}).get("name"))], inner
+        cells = _config(config.get("cell")).get("cells")
+        for cell in cells if isinstance(cells, list) else []:  # of StackedRNNCells
+            inner = _recurrent(str(_dict(cell).get("class_name")), _config(cell), config)
+            yield [str(_config(cell).get("name"))], inner
     for value in node.values():
         yield from _walk(value, depth + 1)
 
 
 def _recurrent(
-    name: str, config: dict[str, Any], outer: dict[str, Any] | None = None
+    name: str, config: dict[str, Any], outer: dict[str, Any] | None = None, depth: int = 0
 ) -> list[Settings]:
     """The settings of a class, also inside of wrappers; empty where it is not recurrent."""
-    inner = config.get("layer") or config.get("cell")
     if name in KINDS:
         return [settings_of(KINDS[name], config, outer)]
-    if not isinstance(inner, dict) or not isinstance(inner.get("config"), dict):
+    inner = _dict(config.get("layer") or config.get("cell"))
+    if not _config(inner) or depth > DEEPEST:
         return []
-    found = _recurrent(
-        str(inner.get("class_name")), inner["config"], config if name == "RNN" else None
-    )
+    around = config if name == "RNN" else None
+    found = _recurrent(str(inner.get("class_name")), _config(inner), around, depth + 1)
     if name != "Bidirectional" or len(found) != 1:
         return found
-    back = config.get("backward_layer")
-    if isinstance(back, dict) and isinstance(back.get("config"), dict):
-        found += _recurrent(str(back.get("class_name")), back["config"])
-    else:
-        found = found * 2
+    back = _dict(config.get("backward_layer"))
+    found += _recurrent(str(back.get("class_name")), _config(back), None, depth + 1) or found
     if found[0].go_backwards:
         refused = "a forward direction with go_backwards; a layer here begins with the one that runs forward"
         found[0] = found[0]._replace(refused=refused)
@@ -142,15 +139,13 @@ def names_by_class(configuration: Any) -> dict[str, str]:
     stack = [("", configuration)]
     while stack:
         prefix, node = stack.pop()
-        config = node.get("config") if isinstance(node, dict) else None
+        layers = _config(node).get("layers")
         counts: dict[str, int] = {}
-        for layer in (config or {}).get("layers", []) if isinstance(config, dict) else []:
-            if not isinstance(layer, dict) or not isinstance(layer.get("config"), dict):
-                continue
-            base = _snake_case(str(layer.get("class_name")))
+        for layer in layers if isinstance(layers, list) else []:
+            base = _snake_case(str(_dict(layer).get("class_name")))
             counts[base] = counts.get(base, -1) + 1
             group = f"{prefix}layers/{base}" + (f"_{counts[base]}" if counts[base] else "")
-            name = layer["config"].get("name") or layer.get("name")
+            name = _config(layer).get("name") or _dict(layer).get("name")
             if name:
                 found[group] = str(name)
             if len(group) < 1000:
@@ -162,6 +157,15 @@ def _snake_case(name: str) -> str:
     name = re.sub(r"\W+", "", name.rpartition(">")[2])
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """A dict as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _config(node: Any) -> dict[str, Any]:
+    return _dict(_dict(node).get("config"))
 
 
 def _shown(value: Any) -> str:

@@ -14,13 +14,16 @@ objects. An archive unpacks to what its size allows.
 import importlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
+from lstm_jax.validation import show_shape
 from lstm_jax.weights.flat_arrays import flat_arrays
 from lstm_jax.weights.keras_configuration import Settings, configured_layers
 from lstm_jax.weights.open_hdf5 import read_hdf5
@@ -141,25 +144,41 @@ def _open_zip(path: Path) -> Content:
 
 
 def _open_npz(path: Path) -> Content:
-    arrays, left = {}, []
+    arrays, objects = {}, []
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    # Objects are left out; weights are none.
-                    if "Object arrays" not in str(error):
-                        raise
-                    left.append(name)
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    array = _read_npy(file, entry.file_size)
+                name = entry.filename.removesuffix(".npy")
+                if array is None:  # Weights are none.
+                    objects.append(name)
+                else:
+                    arrays[name] = array
     except Exception as error:  # Damaged archives raise a dozen types.
         raise _damaged(path, "NumPy", error) from error
-    if left and not arrays:
+    if objects and not arrays:
         raise ValueError(
             f"File mismatch: expected arrays of numbers in {path}, got Python objects, which are not read, "
-            f"as {left[0]}. Save each array under a name by np.savez."
+            f"as {objects[0]}. Save each array under a name by np.savez."
         )
     return Content("arrays", flat_arrays(arrays))
+
+
+def _read_npy(file: Any, size: int) -> np.ndarray | None:
+    """One array of an archive; None for Python objects. A header may claim any shape."""
+    read = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+    version = read_magic(file)
+    if version not in read:
+        raise ValueError(f"the version {version} of a .npy file")
+    shape, by_columns, dtype = read[version](file)
+    if dtype.hasobject:
+        return None
+    count = math.prod(shape)
+    if count * dtype.itemsize > size or len(shape) > 32:
+        raise ValueError(f"an array {show_shape(shape)} of {dtype} in {size} bytes")
+    array = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
 
 
 def _open_hdf5(path: Path, data: bytes, configuration: Any = None, version: Any = None) -> Content:
@@ -168,7 +187,7 @@ def _open_hdf5(path: Path, data: bytes, configuration: Any = None, version: Any 
         with h5py.File(io.BytesIO(data), "r") as file:
             limit = ALWAYS + RATIO * path.stat().st_size
             arrays, configuration, found = read_hdf5(file, configuration, limit)
-    except (OSError, RuntimeError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # Damaged files raise a dozen types.
         raise _damaged(path, "HDF5", error) from error
     version = found or version
     settings = configured_layers(configuration) if configuration else {}

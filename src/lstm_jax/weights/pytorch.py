@@ -78,14 +78,13 @@ def from_pytorch(
             "the module's state_dict()."
         )
     dot = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
-    arrays = {
-        name.removeprefix(dot): to_numpy(name, value)
+    arrays: dict[str, Any] = {
+        name.removeprefix(dot): value
         for name, value in state_dict.items()
-        if name.startswith(dot)
+        if isinstance(name, str) and name.startswith(dot)
     }
     if not arrays:
         raise ValueError(f"Name mismatch: expected weights under the prefix {prefix!r}, got none.")
-    require_one_dtype(arrays)
     if any(name in SINGLE for name in arrays):
         endings, biased = [[""]], "bias_ih" in arrays or "bias_hh" in arrays
     else:
@@ -96,6 +95,9 @@ def from_pytorch(
         parts.append("weight_hr")
     expected = {part + ending for layer in endings for ending in layer for part in parts}
     _require_names(dot, arrays, expected)
+    # Names before dtypes: counters of other modules are no weights.
+    arrays = {name: to_numpy(dot + name, value) for name, value in arrays.items()}
+    require_one_dtype(arrays)
 
     specification = _specify(arrays, first, dot, activation)
     layers: list[Any] = []
@@ -110,7 +112,7 @@ def from_pytorch(
     return stack(*layers), to_jax(StackParams(tuple(params)))
 
 
-def _endings(arrays: dict[str, np.ndarray]) -> tuple[list[list[str]], bool]:
+def _endings(arrays: Mapping[str, Any]) -> tuple[list[list[str]], bool]:
     """``[["_l0", "_l0_reverse"], …]`` for all layers, and whether there are biases."""
     found = [match for name in arrays if (match := LAYERED.fullmatch(name))]
     numbers = {int(match[2]) for match in found}
@@ -127,10 +129,11 @@ def _endings(arrays: dict[str, np.ndarray]) -> tuple[list[list[str]], bool]:
     return endings, any(match[1].startswith("bias") for match in found)
 
 
-def _require_names(dot: str, arrays: dict[str, np.ndarray], expected: set[str]) -> None:
+def _require_names(dot: str, arrays: Mapping[str, Any], expected: set[str]) -> None:
     for name in sorted(set(arrays) - expected):
         raise ValueError(
-            f"Name mismatch: expected the weights of one recurrent module, got {dot + name!r} beside them."
+            f"Name mismatch: expected the weights of one recurrent module, got {dot + name!r} beside them. "
+            "Give its prefix=, or take it from the whole by weights.load."
         )
     for name in sorted(expected - set(arrays)):
         raise ValueError(f"Name mismatch: expected {dot + name!r}, got a state dict without it.")
