@@ -70,6 +70,17 @@ def test_torch_style_is_the_unrolled_stack(name, given, batch_first):
     )
 
 
+def test_torch_style_takes_one_starting_state_for_every_sequence():
+    net = NETS["lstm"]
+    params = net.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (T, B, D))
+    cells = sum(2 if isinstance(layer, lstm_jax.Bidirectional) else 1 for layer in net.layers)
+    h, c = jax.random.normal(jax.random.key(2), (2, cells, H))
+    found = torch_style(net, params, xs, (h, c))
+    wide = [jnp.repeat(leaf[:, None], B, 1) for leaf in (h, c)]
+    assert_close(found, torch_style(net, params, xs, tuple(wide)), 0.0)
+
+
 def test_torch_style_refusals(without_type_checker):
     net = NETS["gru"]
     params = net.init(jax.random.key(0))

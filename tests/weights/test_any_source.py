@@ -404,7 +404,7 @@ def test_files_that_are_none(tmp_path, bounded_work):
         (tmp_path / name).write_bytes(data)
         with pytest.raises((ValueError, ImportError), match="File mismatch|Package missing"):
             weights.recurrent_layers(tmp_path / name)
-    with pytest.raises(ValueError, match="got the folder"):
+    with pytest.raises(ValueError, match="Folder mismatch: .*got neither"):
         weights.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         weights.load(tmp_path / "nothing.pt")
@@ -445,3 +445,41 @@ def test_pytorch_loop_of_several_layers():
     assert layer.layers == 2
     hs = pytorch_lstm(XS, *first.values())
     assert_outputs(layer.load(), pytorch_lstm(hs, *second.values()))
+
+
+def test_a_run_and_a_checkpoint_of_orbax(tmp_path):
+    from lstm_jax.training.checkpoints import Checkpoints
+
+    net = lstm_jax.stack(lstm_jax.lstm(D, H), lstm_jax.gru(H, H))
+    params = net.init(jax.random.key(0))
+    run = Checkpoints(tmp_path / "run" / "checkpoints", settings={})
+    for step in (9, 10):
+        state = {"params": params, "opt_state": (params,), "step": jnp.ones((), int)}
+        run.save(step, jax.tree.map(lambda leaf, step=step: leaf * step, state))
+    run.close()
+    found = weights.recurrent_layers(tmp_path / "run")
+    assert described(found) == [("layers.0", "lstm", D, H, 1, 1), ("layers.1", "gru", H, H, 1, 1)]
+    for number, layer in enumerate(found):  # of the last step
+        tenfold = jax.tree.map(lambda leaf: 10 * leaf, params.layers[number])
+        assert_same(layer.load()[1].layers[0], tenfold)
+    # Without what a run says beside it, the names tell no order.
+    plain = tmp_path / "run" / "checkpoints" / "9" / "state"
+    (plain.parent / "about" / "metadata").unlink()
+    with pytest.raises(ValueError, match="Gate order needed"):
+        weights.load(plain, "layers.0")
+    assert_same(
+        weights.load(plain, "layers.0", gate_order="ifgo")[1].layers[0],
+        jax.tree.map(lambda leaf: 9 * leaf, params.layers[0]),
+    )
+    (plain / "_METADATA").write_text("{")
+    with pytest.raises(ValueError, match="expected a whole checkpoint"):
+        weights.load(plain)
+
+
+def test_a_variant_is_not_taken_for_the_plain_cell():
+    cell = lstm_jax.lstm(D, H, peepholes=True)
+    named = cell.init(jax.random.key(0))._asdict()
+    with pytest.raises(
+        ValueError, match="expected 'cell' as a cell here, got p beside its matrices"
+    ):
+        weights.load({"cell": named}, gate_order="ifgo")

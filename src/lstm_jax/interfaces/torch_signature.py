@@ -46,7 +46,8 @@ def torch_style(
             directions, the forward one first.
         params: of the stack.
         input: [T, B, D], [B, T, D] with ``batch_first``, or [T, D].
-        hx: ``(h_0, c_0)`` or ``h_0``, [layers · directions, B, H]; zeros (or the learned state) if None.
+        hx: ``(h_0, c_0)`` or ``h_0``, [layers · directions, B, H], or [layers · directions, H] for every
+            sequence alike, as a learned starting state is kept; zeros (or the learned state) if None.
         batch_first: whether batch comes before time, in input and output (not in the states).
         lengths: the length of each sequence, [B], as in a packed sequence.
         key: a random key for dropout, in training; None at evaluation.
@@ -88,12 +89,18 @@ def torch_style(
         require_same_structure("hx", leaves, tuple(shapes[0]))
         for name, leaf in zip(shapes[0]._fields, leaves, strict=True):
             require_array(f"{name}_0", leaf)
+        alike: list[Array] = []
         for name, leaf in zip(shapes[0]._fields, leaves, strict=True):
             if jnp.ndim(leaf) == 0 or leaf.shape[0] != len(cells):
                 raise ShapeError(
                     f"Shape mismatch: expected {name}_0 [{len(cells)}, ...], one for each layer and "
                     f"direction, got {show_shape(jnp.shape(leaf))}."
                 )
+            if jnp.ndim(xs) == 3 and jnp.ndim(leaf) == 2:  # One state for every sequence.
+                alike.append(jnp.repeat(leaf[:, None], xs.shape[1], 1))
+            else:
+                alike.append(leaf)
+        leaves = tuple(alike)
         state0 = _nested(stack, [kind(*(leaf[n] for leaf in leaves)) for n in range(len(cells))])
     states, ys = unroll_stack(
         stack,

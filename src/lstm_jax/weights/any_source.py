@@ -35,9 +35,9 @@ def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
     """The recurrent layers of a file, a mapping of arrays, or a model.
 
     A file is read by its content: PyTorch's state dicts and checkpoints, Keras's ``.h5`` and ``.keras``,
-    ``.npz``, safetensors, ONNX, Flax's MessagePack. Nothing in it is run, and only the package that it needs
-    is imported. Layers are recognised by names and shapes; other arrays, optimizer states and counters are
-    left out.
+    ``.npz``, safetensors, ONNX, Flax's MessagePack; a folder is orbax's checkpoint, or a run's last one.
+    Nothing in it is run, and only the package that it needs is imported. Layers are recognised by names and
+    shapes; other arrays, optimizer states and counters are left out.
 
     Args:
         source: a path; a mapping of arrays, however nested; an ``onnx.ModelProto``; a ``torch.nn.Module``; a
@@ -166,7 +166,9 @@ def _of_file(source: Any) -> tuple[RecurrentLayer, ...]:
     content = open_file(path)
     if content.form != "arrays":
         return _whole(content.form, path)
-    return find_layers(content.arrays, settings=content.settings, version=content.version)
+    return find_layers(
+        content.arrays, settings=content.settings, version=content.version, ours=content.ours
+    )
 
 
 def _whole(form: str, source: Any) -> RecurrentLayers:

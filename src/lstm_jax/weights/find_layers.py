@@ -29,6 +29,7 @@ def find_layers(
     version: str | None = None,
     activations: dict[str, str] | None = None,
     quantised: tuple[str, ...] = (),
+    ours: bool = False,
 ) -> RecurrentLayers:
     """The recurrent layers among arrays, in the order of the source.
 
@@ -38,6 +39,7 @@ def find_layers(
         version: of Keras.
         activations: of vanilla networks, by the layer's name.
         quantised: names of modules whose weights are quantised.
+        ours: whether ``w_x``, ``w_h`` and ``b`` are those of `lstm_jax`.
 
     Returns:
         The layers, and as ``misses`` sentences on what nearly was one.
@@ -50,7 +52,7 @@ def find_layers(
         'gru'
     """
     arrays, made = effective_weights(arrays)
-    found, misses = layers_named_like_pytorch(arrays, made, activations or {})
+    found, misses = layers_named_like_pytorch(arrays, made, activations or {}, ours)
     for more, missed in (layers_of_keras(arrays, settings or {}, version), _layers_of_flax(arrays)):
         found, misses = found + more, misses + missed
     for name, array in arrays.items():

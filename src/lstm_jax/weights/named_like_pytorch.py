@@ -41,6 +41,8 @@ NAME = re.compile(
     + r")(?:_l(?P<layer>0|[1-9]\d{0,5})(?P<reverse>_reverse)?)?",
     re.IGNORECASE,
 )
+OWN_VARIANTS = ("p", "w_r", "norm_x")
+"""Arrays of the variants of `lstm_jax.lstm`, which change its step."""
 MANY = 1000
 TOLD = "the names tell no order of the gates"
 
@@ -55,7 +57,7 @@ class _Cell(NamedTuple):
 
 
 def layers_named_like_pytorch(
-    arrays: dict[str, Any], made: dict[str, str], activations: dict[str, str]
+    arrays: dict[str, Any], made: dict[str, str], activations: dict[str, str], ours: bool = False
 ) -> tuple[list[tuple[str, RecurrentLayer]], list[str]]:
     """The layers among the arrays.
 
@@ -63,6 +65,7 @@ def layers_named_like_pytorch(
         arrays: by their names, as from `effective_weights`.
         made: what the weights were made of, from there.
         activations: of vanilla networks, by the layer's name, where the source says them.
+        ours: whether names that tell no order are those of `lstm_jax`.
 
     Returns:
         ``(name of the first array, layer)`` for each, and sentences on what nearly was one.
@@ -94,8 +97,14 @@ def layers_named_like_pytorch(
             misses.append(f"{place or 'the root'}: {problem}")
             continue
         begins = next(iter(next(iter(endings.values())).values()))[0]
-        layer = _layer(place, cells, endings, plain, made, activations.get(place))
+        layer = _layer(place, cells, endings, plain, made, activations.get(place), ours)
         others = beside.of(place)
+        variant = [
+            name for name in OWN_VARIANTS if plain and f"{place}.{name}".lstrip(".") in arrays
+        ]
+        if variant:
+            words = f"{variant[0]} beside its matrices, a part of the step. Load it by the code that wrote it"
+            layer = layer._replace(refused=words)
         if others:
             words = f"{others} beside it is left out. Where the source uses it in its step, outputs differ."
             layer = layer._replace(assumed=(*layer.assumed, words))
@@ -150,6 +159,7 @@ def _layer(
     plain: bool,
     made: dict[str, str],
     activation: str | None,
+    ours: bool,
 ) -> RecurrentLayer:
     x, h = ("w_x", "w_h") if plain else ("weight_ih", "weight_hh")
     first = cells.get("_l0", next(iter(cells.values())))
@@ -176,7 +186,9 @@ def _layer(
             "The activation tanh, which no array tells. Where the source has outputs above 1, it is another: "
             "give activation='relu'."
         )
-    if square and plain:
+    if plain and ours:
+        by_rows = False
+    elif square and plain:
         refused = (
             f"{first.parts[x][0]} and {first.parts[h][0]} both {show_shape((hidden, hidden))}, which fit as "
             "[in, out] and as [out, in]. Rename them to weight_ih and weight_hh, in [out, in]"
@@ -196,7 +208,8 @@ def _layer(
         if activation is not None and choices.activation is None:
             choices = choices._replace(activation=activation)
         if "" in cells:
-            return _read_cell(place, cells[""], kind, by_rows, plain, choices)
+            order = gates_of(kind, "lstm_jax") if kind == "rnn" or ours or not plain else None
+            return _read_cell(place, cells[""], kind, by_rows, plain, order, choices)
         return _read_layers(place, endings, kind, by_rows, choices)
 
     return RecurrentLayer(
@@ -234,7 +247,13 @@ def _read_layers(
 
 
 def _read_cell(
-    place: str, cell: _Cell, kind: str, by_rows: bool, plain: bool, choices: Choices
+    place: str,
+    cell: _Cell,
+    kind: str,
+    by_rows: bool,
+    plain: bool,
+    order: str | None,
+    choices: Choices,
 ) -> tuple[Any, Any]:
     """Arrays of one cell."""
     arrays = {part: to_numpy(name, array) for part, (name, array) in cell.parts.items()}
@@ -244,7 +263,7 @@ def _read_cell(
     hidden_size, columns = w_h.shape
     require_shape(cell.parts[x][0], w_x, (w_x.shape[0], columns), f"gates · H = {columns}")
     ours = gates_of(kind, "lstm_jax")
-    order = choices.gate_order or (ours if kind == "rnn" or not plain else None)
+    order = choices.gate_order or order
     if order is None:
         known = "'ifgo' as in PyTorch and Keras, 'igfo' as in TensorFlow 1, or 'iofg' as in ONNX"
         if kind == "gru":

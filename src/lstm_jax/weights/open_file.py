@@ -6,6 +6,7 @@
     pickle           PyTorch's files before 1.6
     MessagePack      Flax's ``to_bytes``
     protobuf         ONNX
+    a folder         orbax, and runs of `lstm_jax.training` (`open_folder`)
 
 Only the package that the file needs is imported. No pickle runs code: PyTorch reads weights alone, NumPy no
 objects. An archive unpacks to what its size allows.
@@ -26,6 +27,7 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from lstm_jax.validation import show_shape
 from lstm_jax.weights.flat_arrays import flat_arrays
 from lstm_jax.weights.keras_configuration import Settings, configured_layers
+from lstm_jax.weights.open_folder import read_folder
 from lstm_jax.weights.open_hdf5 import read_hdf5
 
 ALWAYS, RATIO = 2**26, 100
@@ -41,12 +43,14 @@ class Content(NamedTuple):
         arrays: by their names; empty but for ``"arrays"``.
         settings: of Keras's layers.
         version: of Keras.
+        ours: whether a run of `lstm_jax.training` wrote the arrays.
     """
 
     form: str
     arrays: dict[str, Any] = {}
     settings: dict[str, list[Settings]] = {}
     version: str | None = None
+    ours: bool = False
 
 
 def open_file(path: Path) -> Content:
@@ -58,10 +62,8 @@ def open_file(path: Path) -> Content:
         ValueError: another kind of file, a damaged one, or one that needs more than arrays.
     """
     if path.is_dir():
-        raise ValueError(
-            f"File mismatch: expected a file of {KNOWN}, got the folder {path}. Read a checkpoint of orbax "
-            "by orbax, a run by lstm_jax.training, and pass its parameters."
-        )
+        found = read_folder(path, ALWAYS, RATIO)
+        return Content("arrays", found.arrays, ours=found.ours)
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"PK\x03\x04"):
