@@ -372,6 +372,49 @@ def test_keras_configuration_is_honoured_or_refused(tmp_path):
     assert weights.load({"free": layers["free"]}, reset_after=True)[0].layers[0].kind == "gru"
 
 
+def test_a_list_of_arrays_with_its_configuration(without_type_checker):
+    arrays = list(keras_arrays(4).values())
+    plain = {"units": H, "activation": "tanh", "recurrent_activation": "sigmoid"}
+    layer, params = weights.from_keras(arrays, config=plain | {"go_backwards": True})
+    assert layer == lstm_jax.backward(lstm_jax.lstm(D, H))
+    assert_same(params, weights.from_keras(arrays)[1])
+    with pytest.raises(ValueError, match="recurrent_activation='hard_sigmoid' in an lstm"):
+        weights.from_keras(arrays, config=plain | {"recurrent_activation": "hard_sigmoid"})
+    free = list(keras_arrays(3).values())[:2]
+    for after in (True, False):
+        cell, _ = weights.from_keras(free, config=plain | {"reset_after": after})
+        assert cell == lstm_jax.gru(D, H, reset_after=after)
+    both = {"layer": {"class_name": "LSTM", "config": plain}, "merge_mode": "sum"}
+    with pytest.raises(ValueError, match="expected merge_mode='concat'.* got 'sum'"):
+        weights.from_keras([*arrays, *arrays], config=both)
+    layer, _ = weights.from_keras([*arrays, *arrays], config=both | {"merge_mode": "concat"})
+    assert layer == lstm_jax.bidirectional(lstm_jax.lstm(D, H))
+    for wrong in (both, {}):
+        with pytest.raises(ValueError, match="get_config.. of one lstm"):
+            weights.from_keras(arrays, config=wrong)
+    for wrong in ("abc", {"kernel": arrays[0]}):
+        with pytest.raises(TypeError, match="expected weights as the list"):
+            weights.from_keras(wrong)
+
+
+def test_keras_1(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    gates = {gate: (normal(D, H), normal(H, H), normal(H)) for gate in "ifco"}
+    zrh = {gate: (normal(D, H), normal(H, H), normal(H)) for gate in "zrh"}
+    with h5py.File(tmp_path / "k1.h5", "w") as file:
+        file.attrs["keras_version"] = b"1.2.2"
+        for layer, all_gates in (("lstm_1", gates), ("gru_1", zrh)):
+            for gate, arrays in all_gates.items():
+                for part, array in zip("WUb", arrays, strict=True):
+                    file[f"{layer}/{layer}_{part}_{gate}:0"] = array
+    found = {layer.name: layer for layer in weights.recurrent_layers(tmp_path / "k1.h5")}
+    assert set(found) == {"lstm_1", "gru_1"} and "1.2.2" in found["gru_1"].assumed[0]
+    expected = lstm_loop(XS, *gates["i"], *gates["f"], *gates["c"], *gates["o"])
+    assert_outputs(found["lstm_1"].load(), expected)
+    update, reset, new = ((*zrh[gate], 0 * zrh[gate][2]) for gate in "zrh")
+    assert_outputs(found["gru_1"].load(), gru_loop(XS, reset, update, new, after=False))
+
+
 def test_two_directions_of_other_sizes():
     forward, backward = (
         [normal(D, 8), normal(H, 8), normal(8)],

@@ -5,6 +5,7 @@ from typing import Any
 
 from lstm_jax.weights.effective_weights import effective_weights
 from lstm_jax.weights.flax import from_flax
+from lstm_jax.weights.keras_1 import joined_gates
 from lstm_jax.weights.keras_configuration import Settings
 from lstm_jax.weights.layers_of_keras import layers_of_keras
 from lstm_jax.weights.named_like_pytorch import layers_named_like_pytorch
@@ -51,7 +52,7 @@ def find_layers(
         >>> find_layers(arrays)[0].kind
         'gru'
     """
-    arrays, made = effective_weights(arrays)
+    arrays, made = effective_weights(joined_gates(arrays))
     found, misses = layers_named_like_pytorch(arrays, made, activations or {}, ours)
     for more, missed in (layers_of_keras(arrays, settings or {}, version), _layers_of_flax(arrays)):
         found, misses = found + more, misses + missed

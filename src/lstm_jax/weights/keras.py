@@ -9,7 +9,7 @@ Keras's order of gates is in `gate_order`. A Keras GRU has ``reset_after`` by de
 Keras itself is not imported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from lstm_jax.weights.cell_specification import (
     make_cell,
     require_options,
 )
+from lstm_jax.weights.keras_configuration import Settings, layer_settings
 from lstm_jax.weights.keras_cudnn import from_cudnn_layout, is_cudnn_bias
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 
@@ -40,7 +41,8 @@ def from_keras(
     kind: str | None = None,
     reset_after: bool = True,
     activation: str = "tanh",
-) -> tuple[Cell | Bidirectional, PyTree]:
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Layer, PyTree]:
     """A recurrent Keras layer's ``get_weights()`` as a cell or a layer, with its parameters.
 
     Args:
@@ -50,14 +52,18 @@ def from_keras(
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``, to check the kind that follows from the number of gates.
         reset_after: of the GRU.
         activation: of a SimpleRNN, ``"tanh"``, ``"relu"`` or ``"identity"``, Keras's ``"linear"``.
+        config: the layer's ``get_config()``, which says activations, the form of a GRU and the direction in
+            place of the two arguments above. Without it an LSTM or GRU is taken to have tanh and sigmoid.
 
     Returns:
-        A `Cell`, or a `Bidirectional` layer for `lstm_jax.stack`, and its params. Keras's weights contain
-        neither dropout nor ``go_backwards``; the latter is ``reverse=True`` of `lstm_jax.unroll`, with its
-        outputs in the order of the inputs.
+        A `Cell`, or a `Bidirectional` layer for `lstm_jax.stack`, and its params; with ``go_backwards`` in
+        the config a `Backward` layer, whose outputs are in the order of the inputs. Keras's weights contain
+        neither dropout nor ``go_backwards``.
 
     Raises:
-        ValueError: a wrong number of arrays, another kind, or an option of another kind.
+        TypeError: anything but a list of arrays.
+        ValueError: a wrong number of arrays, another kind, an option of another kind, or a config with what
+            no cell here computes: other activations, ``hard_sigmoid`` among them, or another ``merge_mode``.
         ShapeError: an array that does not fit the others, or a bias that contradicts ``reset_after``.
         DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -72,6 +78,11 @@ def from_keras(
     if kind is not None:
         require_one_of("kind", kind, tuple(KINDS.values()))
     require_one_of("activation", activation, ACTIVATIONS)
+    if isinstance(weights, (str, bytes, Mapping)) or not isinstance(weights, Sequence):
+        raise TypeError(
+            "Type mismatch: expected weights as the list of a layer's get_weights(), got "
+            f"{type(weights).__name__}. Files and models are taken by weights.load."
+        )
     names = {2: [""], 3: [""], 4: ["forward ", "backward "], 6: ["forward ", "backward "]}
     if len(weights) not in names:
         raise ValueError(
@@ -88,14 +99,47 @@ def from_keras(
     }
     require_one_dtype(arrays)
     pairs: list[tuple[Cell, Any]] = []
-    for direction in sides:
+    settings = _settings(arrays, sides, config)
+    for number, direction in enumerate(sides):
+        if settings:
+            activation = settings[number].activation
+            told = settings[number].reset_after
+            reset_after = _is_double(arrays, direction) if told is None else told
         specification = _specify(arrays, direction, kind, reset_after, activation)
         if pairs:  # The directions may have other sizes, over the same inputs.
             specification = specification._replace(input_size=pairs[0][0].input_size)
         pairs.append(_read(arrays, direction, specification))
         kind = specification.kind
     cell, params = joined(pairs)
+    if len(settings) == 1 and settings[0].go_backwards:
+        return Backward(pairs[0][0]), to_jax(params)
     return cell, to_jax(params)
+
+
+def _settings(
+    arrays: dict[str, np.ndarray], sides: list[str], config: Mapping[str, Any] | None
+) -> list[Settings]:
+    """What a configuration says of each direction; empty without one."""
+    if config is None:
+        return []
+    kind = _specify(arrays, sides[0], None, True, "tanh").kind
+    found = layer_settings(kind, dict(config), len(sides))
+    for one in found:
+        if one.refused:
+            raise ValueError(f"Layer mismatch: expected a layer as a cell here, got {one.refused}.")
+        if one.merge_mode not in ("concat", None):
+            raise ValueError(
+                "Option mismatch: expected merge_mode='concat', which puts both directions side by side as a "
+                f"layer here does, got {one.merge_mode!r}."
+            )
+    return found
+
+
+def _is_double(arrays: dict[str, np.ndarray], direction: str) -> bool:
+    """Whether a GRU's bias is that of one that resets after the product: [2, 3H], or cuDNN's [6H]."""
+    bias = arrays.get(f"{direction}bias")
+    columns = arrays[f"{direction}kernel"].shape[-1]
+    return bias is not None and (bias.ndim == 2 or bias.shape == (2 * columns,))
 
 
 def _specify(

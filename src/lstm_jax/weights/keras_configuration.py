@@ -40,7 +40,8 @@ def settings_of(kind: str, config: dict[str, Any], outer: dict[str, Any] | None 
     refused = None
     activation = config.get("activation", "tanh")
     if kind != "rnn":
-        recurrent = config.get("recurrent_activation", "sigmoid")
+        # The names in front are those of Keras 1.
+        recurrent = config.get("inner_activation", config.get("recurrent_activation", "sigmoid"))
         if activation != "tanh":
             refused = f"activation={_shown(activation)} in an {kind}; a cell here has tanh"
         elif recurrent != "sigmoid":
@@ -55,13 +56,33 @@ def settings_of(kind: str, config: dict[str, Any], outer: dict[str, Any] | None 
     reset_after = config.get("reset_after") if kind == "gru" else None
     return Settings(
         kind,
-        config.get("units"),
+        config.get("output_dim", config.get("units")),
         "tanh" if kind != "rnn" or refused else ACTIVATIONS[activation],
         reset_after if isinstance(reset_after, bool) else None,
         bool((outer or config).get("go_backwards", False)),
         None,
         refused,
     )
+
+
+def layer_settings(kind: str, config: Any, directions: int) -> list[Settings]:
+    """Of one layer's ``get_config()``, one for each direction; a ``Bidirectional`` has a ``layer`` in it.
+
+    Raises:
+        ValueError: the configuration of another number of directions, or none.
+    """
+    config = _dict(config)
+    if directions == 2 and "layer" in config:
+        found = _recurrent("Bidirectional", config)
+    else:
+        found = [] if "layer" in config or not config else [settings_of(kind, config)]
+    if {one.kind for one in found} != {kind} or len(found) != directions:
+        words = "a Bidirectional" if directions == 2 else f"one {kind}"
+        raise ValueError(
+            f"Configuration mismatch: expected config= as the get_config() of {words}, got "
+            f"{_shown(config)}."
+        )
+    return found
 
 
 def configured_layers(configuration: Any) -> dict[str, list[Settings]]:

@@ -168,8 +168,13 @@ def _known(
     name: str, kind: str, units: list[int], settings: dict[str, list[Settings]]
 ) -> tuple[list[Settings] | None, list[str], str | None]:
     """The settings of each direction; None with an assumption, or a refusal, where they are not clear."""
-    named = settings.get(name.rpartition(".")[2], [])
-    fitting = [one for one in named if one.kind == kind and one.units in (None, *units)]
+    fitting: list[Settings] = []
+    # The innermost name that is known: TensorFlow may put a scope of its own around a weight.
+    for part in reversed(name.split(".")):
+        named = settings.get(part, [])
+        fitting = [one for one in named if one.kind == kind and one.units in (None, *units)]
+        if fitting:
+            break
     if not fitting:
         return None, [], None
     if len(units) == 2 and len(fitting) == 2 and fitting[0].merge_mode == fitting[1].merge_mode:
@@ -191,7 +196,7 @@ def _assumptions(kind: str, sides: list[_Side], version: str | None) -> list[str
         ]
     if len(sides[0].arrays) == 3 and _is_cudnn(sides[0]):
         return []
-    words = "Activations tanh and sigmoid, forward in time: there is no configuration beside the weights."
+    words = "Activations tanh and sigmoid, forward in time: no configuration says them."
     if version is not None and _older_than_2_3(version):
         words += (
             f" Keras before 2.3 has hard_sigmoid unless told otherwise, and Keras {version} wrote this: "
