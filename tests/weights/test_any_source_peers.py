@@ -100,8 +100,8 @@ def test_a_quantised_module_is_refused_by_that_word(torch, tmp_path):
         assert weights.recurrent_layers(quantised) == ()
         with pytest.raises(ValueError, match="got none. Nearest: 0: a quantised module"):
             weights.load(quantised)
-        with pytest.raises(ValueError, match="quantised|no pickle runs code"):
-            torch.save(quantised.state_dict(), tmp_path / "q.pt")
+        torch.save(quantised.state_dict(), tmp_path / "q.pt")
+        with pytest.raises(ValueError, match="got a quantised model"):
             weights.load(tmp_path / "q.pt")
 
 

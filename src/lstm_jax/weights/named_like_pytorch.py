@@ -176,7 +176,7 @@ def _layer(
             f"Gates in PyTorch's order {letters}. With another order the outputs are wrong without a "
             "message: compare some with the source's, or give gate_order=."
         )
-    if kind == "gru" and not plain and "bias" not in first.parts:
+    if kind == "gru" and not plain and "bias" not in first.parts and "" in cells:
         assumed.append(
             "The reset gate after the product with W_hn, as in PyTorch. Where the source resets before, the "
             "outputs are somewhat off: give reset_after=False."

@@ -208,6 +208,11 @@ def _open_pytorch(path: Path, *, script: bool = False) -> Content:
     except OSError:
         raise
     except Exception as error:  # Unpicklers raise a dozen types.
+        if _is_quantised(path):
+            raise ValueError(
+                f"File mismatch: expected {path} with weights as arrays, got a quantised model, whose weights "
+                "are packed. Load the model that it was made from."
+            ) from error
         if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
             raise ValueError(
                 f"File mismatch: expected tensors and plain values in {path}, got a pickle that needs more, "
@@ -222,11 +227,23 @@ def _open_pytorch(path: Path, *, script: bool = False) -> Content:
     )
 
 
+def _is_quantised(path: Path) -> bool:
+    """Whether a checkpoint that was not read names what quantised modules of PyTorch hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            texts = [archive.read(name) for name in pickles]
+    except Exception:  # Not an archive, or damaged: other messages say so.
+        return False
+    words = (b"_packed_params", b"_all_weight_values", b"torch.ao.nn.quantized")
+    return any(word in text for word in words for text in texts)
+
+
 def _reason(error: Exception) -> str:
     """The line of PyTorch's message that names what it refuses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "GLOBAL" in line or "nsupported" in line]
-    return (named or lines or ["nothing"])[0][:200].rstrip(".")
+    return (named or lines or ["nothing"])[0].split(". Please")[0][:200].rstrip(".")
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
