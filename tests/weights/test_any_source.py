@@ -96,9 +96,11 @@ def test_nothing_found_says_what_nearly_was_a_layer():
             "a.weight_hh": normal(10, H),
             "b": {"kernel": normal(D, 8), "recurrent_kernel": normal(3, 8)},
             "c.weight": normal(2, 2),
+            "d.weight_ih_l0": normal(8, D),
         }
     )
-    assert found == () and len(found.misses) == 2
+    assert found == () and len(found.misses) == 3
+    assert found.misses[1] == "d: d.weight_ih_l0 without its other matrix beside it"
     assert "a.weight_hh [10, 2]" in repr(found)
     with pytest.raises(ValueError, match=r"got none\. Nearest: a: a\.weight_ih \[8, 3\] and"):
         weights.load(found)
@@ -219,6 +221,10 @@ def test_weights_in_parts():
             f"{parametrized}original": sigma * w_hh,
             f"{parametrized}0._u": u,
             f"{parametrized}0._v": v / sigma,
+        },
+        "pruning": {
+            "rnn.weight_hh_l0_orig": w_hh,
+            "rnn.weight_hh_l0_mask": np.ones_like(w_hh),
         },
         "weight drop": {"rnn.weight_hh_l0_raw": w_hh},
         "weight drop beside": {"rnn.weight_hh_l0_raw": w_hh, "rnn.weight_hh_l0": 0 * w_hh},

@@ -51,6 +51,8 @@ def test_pytorch_models_and_their_files(torch, tmp_path):
         found = weights.recurrent_layers(source)
         assert [layer.name for layer in found] == names
         for layer in found:
+            put_together = layer.name in ("normed", "spectral")
+            assert source is not model or len(layer.assumed) == put_together
             # A module says its activation, a file does not.
             told = source is model or layer.name != "vanilla"
             net, params = layer.load(**({} if told else {"activation": "relu"}))

@@ -201,16 +201,18 @@ def _name_of_node(model: Any) -> str:
 
 def _of_module(module: Any) -> RecurrentLayers:
     """A module of PyTorch, whose attributes say what a state dict does not."""
-    activations, quantised = {}, []
+    modules, quantised = {}, []
     for name, inner in module.named_modules():
-        nonlinearity = getattr(inner, "nonlinearity", None)
-        if nonlinearity in ("tanh", "relu"):
-            activations[name] = nonlinearity
-        recurrent = any(word in type(inner).__name__ for word in ("LSTM", "GRU", "RNN"))
-        if recurrent and "quantized" in type(inner).__module__:
+        own = type(inner)
+        if own.__name__.startswith("Parametrized"):  # PyTorch's subclass, which computes the same
+            own = own.__mro__[1]
+        if own.__module__ == "torch.nn.modules.rnn":
+            modules[name] = getattr(inner, "nonlinearity", "tanh")
+        recurrent = any(word in own.__name__ for word in ("LSTM", "GRU", "RNN"))
+        if recurrent and "quantized" in own.__module__:
             quantised.append(name or "the root")
     arrays = flat_arrays(dict(module.state_dict()))
-    return find_layers(arrays, activations=activations, quantised=tuple(quantised))
+    return find_layers(arrays, modules=modules, quantised=tuple(quantised))
 
 
 def _of_keras(model: Any) -> RecurrentLayers:

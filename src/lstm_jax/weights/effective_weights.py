@@ -2,6 +2,7 @@
 
     weight norm      W = g ⊙ V / ‖V‖         X_g, X_v;  parametrizations.X.original0, original1
     spectral norm    W = V / (uᵀ V v)        X_orig, X_u, X_v;  parametrizations.X.original, X.0._u, X.0._v
+    pruning          W = V ⊙ M               X_orig, X_mask
     weight drop      W, of which the module keeps a thinned copy        X_raw;  beside it module.X
 
 The norm is taken over all axes but those along which g has more than one entry. u and v are used as they are
@@ -51,7 +52,7 @@ def effective_weights(arrays: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         found[target], made[target] = value, words
 
     for name in arrays:
-        for read in (_parametrized, _weight_norm, _spectral_norm):
+        for read in (_parametrized, _weight_norm, _spectral_norm, _pruned):
             result = read(name, found) if name in found else None
             if result is not None:
                 put(*result)
@@ -100,6 +101,16 @@ def _spectral_norm(name: str, arrays: dict[str, Any]) -> Result:
         return None
     value = _spectral(target, arrays[name], *(arrays[part] for part in parts))
     return target, value, [name, *parts], "spectral norm"
+
+
+def _pruned(name: str, arrays: dict[str, Any]) -> Result:
+    target = name.removesuffix("_orig")
+    mask = f"{target}_mask"
+    if target == name or mask not in arrays or arrays[mask].shape != arrays[name].shape:
+        return None
+    value = to_numpy(name, arrays[name])
+    value = value * to_numpy(mask, arrays[mask]).astype(value.dtype)
+    return target, value, [name, mask], "pruning"
 
 
 def _normed(name: str, g: Any, v: Any) -> np.ndarray:

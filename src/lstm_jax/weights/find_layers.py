@@ -20,7 +20,7 @@ FLAX = re.compile(
     r"(?:(?P<place>.*)\.)?(?P<layer>dense_[ih]|i[ifgorzn]_?|h[ifgorzn]|[ih])\.(?P<part>kernel|bias)"
     r"(?:\.value)?"
 )
-QUANTISED = re.compile(r"(?:(.*)\.)?(?:_all_weight_values|_packed_params|_packed_weight).*")
+QUANTISED = re.compile(r"(?:(.*?)\.)?(?:_all_weight_values|_packed_params|_packed_weight).*")
 
 
 def find_layers(
@@ -28,7 +28,7 @@ def find_layers(
     *,
     settings: dict[str, list[Settings]] | None = None,
     version: str | None = None,
-    activations: dict[str, str] | None = None,
+    modules: dict[str, str] | None = None,
     quantised: tuple[str, ...] = (),
     ours: bool = False,
 ) -> RecurrentLayers:
@@ -38,7 +38,7 @@ def find_layers(
         arrays: by their names, as from `flat_arrays`. Other arrays are left out.
         settings: of Keras's layers, from `configured_layers`.
         version: of Keras.
-        activations: of vanilla networks, by the layer's name.
+        modules: activations of modules that are PyTorch's own, by their names.
         quantised: names of modules whose weights are quantised.
         ours: whether ``w_x``, ``w_h`` and ``b`` are those of `lstm_jax`.
 
@@ -53,7 +53,7 @@ def find_layers(
         'gru'
     """
     arrays, made = effective_weights(joined_gates(arrays))
-    found, misses = layers_named_like_pytorch(arrays, made, activations or {}, ours)
+    found, misses = layers_named_like_pytorch(arrays, made, modules or {}, ours)
     for more, missed in (layers_of_keras(arrays, settings or {}, version), _layers_of_flax(arrays)):
         found, misses = found + more, misses + missed
     for name, array in arrays.items():

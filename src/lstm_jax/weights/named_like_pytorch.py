@@ -57,14 +57,14 @@ class _Cell(NamedTuple):
 
 
 def layers_named_like_pytorch(
-    arrays: dict[str, Any], made: dict[str, str], activations: dict[str, str], ours: bool = False
+    arrays: dict[str, Any], made: dict[str, str], modules: dict[str, str], ours: bool = False
 ) -> tuple[list[tuple[str, RecurrentLayer]], list[str]]:
     """The layers among the arrays.
 
     Args:
         arrays: by their names, as from `effective_weights`.
         made: what the weights were made of, from there.
-        activations: of vanilla networks, by the layer's name, where the source says them.
+        modules: activations of modules that are PyTorch's own, by their names.
         ours: whether names that tell no order are those of `lstm_jax`.
 
     Returns:
@@ -85,6 +85,14 @@ def layers_named_like_pytorch(
     for (place, layered, plain), endings in groups.items():
         x, h = ("w_x", "w_h") if plain else ("weight_ih", "weight_hh")
         cells = {ending: _Cell(parts) for ending, parts in endings.items() if {x, h} <= set(parts)}
+        if not cells and not plain:
+            alone = [
+                parts[part][0] for parts in endings.values() for part in (x, h) if part in parts
+            ]
+            if alone:
+                misses.append(
+                    f"{place or 'the root'}: {alone[0]} without its other matrix beside it"
+                )
         if not cells or (plain and layered):
             continue
         if plain:  # A bias alone tells no family.
@@ -97,7 +105,7 @@ def layers_named_like_pytorch(
             misses.append(f"{place or 'the root'}: {problem}")
             continue
         begins = next(iter(next(iter(endings.values())).values()))[0]
-        layer = _layer(place, cells, endings, plain, made, activations.get(place), ours)
+        layer = _layer(place, cells, endings, plain, made, modules.get(place), ours)
         others = beside.of(place)
         variant = [
             name for name in OWN_VARIANTS if plain and f"{place}.{name}".lstrip(".") in arrays
@@ -170,18 +178,19 @@ def _layer(
         by_rows = first.shape(x)[0] == hidden
     kind = KINDS[gates]
     assumed, refused = [], None
-    if kind != "rnn" and not plain:
+    certain = activation is not None
+    if kind != "rnn" and not plain and not certain:
         letters = ", ".join(gates_of(kind, "pytorch"))
         assumed.append(
             f"Gates in PyTorch's order {letters}. With another order the outputs are wrong without a "
             "message: compare some with the source's, or give gate_order=."
         )
-    if kind == "gru" and not plain and "bias" not in first.parts and "" in cells:
+    if kind == "gru" and not plain and "bias" not in first.parts and "" in cells and not certain:
         assumed.append(
             "The reset gate after the product with W_hn, as in PyTorch. Where the source resets before, the "
             "outputs are somewhat off: give reset_after=False."
         )
-    if kind == "rnn" and activation is None:
+    if kind == "rnn" and not certain:
         assumed.append(
             "The activation tanh, which no array tells. Where the source has outputs above 1, it is another: "
             "give activation='relu'."
@@ -193,7 +202,11 @@ def _layer(
             f"{first.parts[x][0]} and {first.parts[h][0]} both {show_shape((hidden, hidden))}, which fit as "
             "[in, out] and as [out, in]. Rename them to weight_ih and weight_hh, in [out, in]"
         )
-    elif square and not any("weight_ih" in cell.parts["weight_ih"][0] for cell in cells.values()):
+    elif (
+        square
+        and not certain
+        and not any("weight_ih" in cell.parts["weight_ih"][0] for cell in cells.values())
+    ):
         assumed.append(
             "Square matrices are [out, in], as in PyTorch. Transpose them if outputs differ."
         )
@@ -205,7 +218,7 @@ def _layer(
     both = any(ending.endswith("_reverse") for ending in endings)
 
     def read(choices: Choices) -> tuple[Any, Any]:
-        if activation is not None and choices.activation is None:
+        if kind == "rnn" and choices.activation is None:
             choices = choices._replace(activation=activation)
         if "" in cells:
             order = gates_of(kind, "lstm_jax") if kind == "rnn" or ours or not plain else None

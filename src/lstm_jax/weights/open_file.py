@@ -210,8 +210,8 @@ def _open_pytorch(path: Path, *, script: bool = False) -> Content:
     except Exception as error:  # Unpicklers raise a dozen types.
         if _is_quantised(path):
             raise ValueError(
-                f"File mismatch: expected {path} with weights as arrays, got a quantised model, whose weights "
-                "are packed. Load the model that it was made from."
+                f"File mismatch: expected {path} with weights as arrays, got a quantised model, whose "
+                "weights are packed. Load the model that it was made from."
             ) from error
         if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
             raise ValueError(
