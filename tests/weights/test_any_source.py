@@ -200,8 +200,10 @@ def test_choices_that_do_not_apply():
 
 def test_weights_in_parts():
     plain = lstm_arrays("rnn.")
+    plain["rnn.weight_hh_l0"][0, 0] = 0
     expected = weights.load(plain)[1]
     w_hh = plain.pop("rnn.weight_hh_l0")
+    mask = (w_hh != 0).astype("f")
     norm = np.sqrt((w_hh**2).sum(1, keepdims=True))
     u, v = normal(4 * H), normal(H)
     sigma = u @ w_hh @ v
@@ -223,8 +225,8 @@ def test_weights_in_parts():
             f"{parametrized}0._v": v / sigma,
         },
         "pruning": {
-            "rnn.weight_hh_l0_orig": w_hh,
-            "rnn.weight_hh_l0_mask": np.ones_like(w_hh),
+            "rnn.weight_hh_l0_orig": w_hh + 5 * (1 - mask),
+            "rnn.weight_hh_l0_mask": mask,
         },
         "weight drop": {"rnn.weight_hh_l0_raw": w_hh},
         "weight drop beside": {"rnn.weight_hh_l0_raw": w_hh, "rnn.weight_hh_l0": 0 * w_hh},
@@ -346,7 +348,7 @@ def test_keras_configuration_is_honoured_or_refused(tmp_path):
     back, vanilla = layers["back"], layers["vanilla"]
     config = [
         configured("hard", recurrent_activation="hard_sigmoid"),
-        configured("back", go_backwards=True),
+        configured("back", "ReversedLSTM", go_backwards=True),
         configured("vanilla", "SimpleRNN", activation="relu"),
         configured("both", "Bidirectional", layer=configured("b"), merge_mode="concat"),
         configured("summed", "Bidirectional", layer=configured("s"), merge_mode="sum"),
@@ -362,6 +364,7 @@ def test_keras_configuration_is_honoured_or_refused(tmp_path):
         found["summed"].load()
     assert found["both"].directions == 2
     assert not found["both"].assumed and not found["vanilla"].assumed
+    assert "class ReversedLSTM is the source's own" in found["back"].assumed[0]
     net, params = found["back"].load()
     assert isinstance(net.layers[0], type(lstm_jax.backward(lstm_jax.lstm(D, H))))
     assert_outputs((net, params), keras_lstm(XS[::-1], *back.values())[::-1])
@@ -372,6 +375,17 @@ def test_keras_configuration_is_honoured_or_refused(tmp_path):
     )
     assert found["free"].load()[0].layers[0] == lstm_jax.gru(D, H, reset_after=False)
     assert_same(found["both"].load()[1].layers[0], weights.from_keras(list(both.values()))[1])
+    # The same where the weights are in a file of their own, with the model's JSON beside it.
+    write_keras_2(tmp_path / "w.h5", layers, keras_version="2.2.4")
+    (tmp_path / "m.json").write_text(model)
+    assert weights.recurrent_layers(tmp_path / "w.h5")[0].refused is None
+    for config in (tmp_path / "m.json", model, json.loads(model)):
+        beside = weights.recurrent_layers(tmp_path / "w.h5", config=config)
+        assert [layer[:-1] for layer in beside] == [layer[:-1] for layer in found.values()]
+    with pytest.raises(ValueError, match="recurrent_activation='hard_sigmoid'"):
+        weights.load(tmp_path / "w.h5", "hard", config=model)
+    with pytest.raises(ValueError, match="as JSON of a Keras model"):
+        weights.load(tmp_path / "w.h5", config=tmp_path / "w.h5")
     # Without a configuration, the form of a GRU without a bias is the caller's to say.
     with pytest.raises(ValueError, match="Form needed"):
         weights.load({"free": layers["free"]})

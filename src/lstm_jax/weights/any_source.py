@@ -5,6 +5,7 @@ files, `flat_arrays` mappings, and `find_layers` recognises layers among named a
 frameworks, `from_pytorch` and so on, do the rest.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from lstm_jax.validation import require_path
 from lstm_jax.weights.cell_specification import directions
 from lstm_jax.weights.find_layers import find_layers
 from lstm_jax.weights.flat_arrays import flat_arrays
-from lstm_jax.weights.keras_configuration import configured_layers
+from lstm_jax.weights.keras_configuration import Settings, configured_layers
 from lstm_jax.weights.onnx.convert import from_onnx
 from lstm_jax.weights.open_file import open_file
 from lstm_jax.weights.recurrent_layer import (
@@ -31,7 +32,7 @@ SHOWN = 12
 """Names that a message lists, at most."""
 
 
-def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
+def recurrent_layers(source: Any, *, config: Any = None) -> tuple[RecurrentLayer, ...]:
     """The recurrent layers of a file, a mapping of arrays, or a model.
 
     A file is read by its content: PyTorch's state dicts and checkpoints, Keras's ``.h5`` and ``.keras``,
@@ -42,6 +43,8 @@ def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
     Args:
         source: a path; a mapping of arrays, however nested; an ``onnx.ModelProto``; a ``torch.nn.Module``; a
             Keras layer or model.
+        config: of a Keras model whose weights are in a file of their own: the path of its JSON file, that
+            text, or what ``get_config`` returns. Its activations and directions are honoured or refused.
 
     Returns:
         A tuple of `RecurrentLayer`, in the order of the source. It is empty where there is none; its
@@ -50,7 +53,7 @@ def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
     Raises:
         OSError: a file that does not exist.
         ImportError: without the package that the file needs.
-        TypeError: a source of another kind.
+        TypeError: a source of another kind, or a config beside a model.
         ValueError: a file of another kind, a damaged one, or one that needs more than arrays.
 
     Example:
@@ -62,15 +65,20 @@ def recurrent_layers(source: Any) -> tuple[RecurrentLayer, ...]:
         [('rnn', 'lstm', 2)]
     """
     if isinstance(source, (str, os.PathLike)):
-        return _of_file(source)
+        return _of_file(source, config)
+    if isinstance(source, Mapping):
+        return find_layers(flat_arrays(source), settings=_settings(config))
+    if config is not None:
+        raise TypeError(
+            "Type mismatch: expected config= beside a path or a mapping, got one beside "
+            f"{type(source).__module__}.{type(source).__qualname__}."
+        )
     if hasattr(source, "state_dict") and hasattr(source, "named_modules"):
         return _of_module(source)
     if hasattr(source, "get_config") and hasattr(source, "get_weights"):
         return _of_keras(source)
     if hasattr(source, "graph") and hasattr(source, "opset_import"):
         return _whole("onnx", source)
-    if isinstance(source, Mapping):
-        return find_layers(flat_arrays(source))
     advice = " Give a list of arrays to from_keras." if isinstance(source, (list, tuple)) else ""
     raise TypeError(
         "Type mismatch: expected a path, a mapping of arrays, a model of ONNX, PyTorch or Keras, got "
@@ -86,16 +94,18 @@ def load(
     gate_order: str | None = None,
     reset_after: bool | None = None,
     activation: str | None = None,
+    config: Any = None,
 ) -> tuple[Stack, StackParams]:
     """One recurrent layer of a file, a mapping of arrays, or a model, with its parameters.
 
     Args:
-        source: as for `recurrent_layers`, or one of its layers' tuples.
+        source: as for `recurrent_layers`, or what it returned.
         name: of the layer; None for the only one. The last parts of its name will do where they tell.
         kind: to check it, or to choose among layers.
         gate_order: the order of the gates in the source, where it is not the one assumed, as ``"iofg"``.
         reset_after: of a GRU whose arrays do not say it.
         activation: of a vanilla network, ``"tanh"``, ``"relu"`` or ``"identity"``.
+        config: as for `recurrent_layers`.
 
     Returns:
         A `Stack`, also of one layer, for `lstm_jax.unroll_stack`, and `StackParams` in the dtype of the
@@ -114,7 +124,9 @@ def load(
         >>> net.layers
         (gru(input_size=3, hidden_size=2),)
     """
-    found = source if isinstance(source, RecurrentLayers) else recurrent_layers(source)
+    found = source
+    if not isinstance(source, RecurrentLayers):
+        found = recurrent_layers(source, config=config)
     layer = _chosen(found, name, kind)
     return layer.load(
         kind=kind, gate_order=gate_order, reset_after=reset_after, activation=activation
@@ -161,9 +173,29 @@ def _shortened(words: Any, between: str) -> str:
     return shown + (f"{between}… ({len(words)} in all)" if len(words) > SHOWN else "")
 
 
-def _of_file(source: Any) -> tuple[RecurrentLayer, ...]:
+def _settings(config: Any) -> dict[str, list[Settings]]:
+    """What a configuration says of each layer; a text that is no JSON is a path."""
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return configured_layers(dict(config))
+    path = require_path("config", config)
+    text = os.fspath(config)
+    try:
+        return configured_layers(
+            json.loads(text if text.lstrip().startswith("{") else path.read_bytes())
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"File mismatch: expected config={text[:80]!r} as JSON of a Keras model, got: {error}."
+        ) from error
+
+
+def _of_file(source: Any, config: Any) -> tuple[RecurrentLayer, ...]:
     path = require_path("source", source)
     content = open_file(path)
+    if config is not None:
+        content = content._replace(settings=_settings(config))
     if content.form != "arrays":
         return _whole(content.form, path)
     return find_layers(

@@ -24,6 +24,7 @@ class Settings(NamedTuple):
         go_backwards: whether it runs from the last step to the first.
         merge_mode: of the `Bidirectional` around it; None without one, or where it keeps the two apart.
         refused: what no cell here computes; None where there is nothing.
+        own_class: the name of a class of the source's own; None for Keras's.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Settings(NamedTuple):
     go_backwards: bool
     merge_mode: str | None
     refused: str | None
+    own_class: str | None = None
 
 
 def settings_of(kind: str, config: dict[str, Any], outer: dict[str, Any] | None = None) -> Settings:
@@ -135,6 +137,9 @@ def _recurrent(
     """The settings of a class, also inside of wrappers; empty where it is not recurrent."""
     if name in KINDS:
         return [settings_of(KINDS[name], config, outer)]
+    ending = re.search("LSTM|GRU|SimpleRNN", name)
+    if ending and name.endswith(ending[0]) and "units" in config:
+        return [settings_of(KINDS[ending[0]], config, outer)._replace(own_class=name)]
     inner = _dict(config.get("layer") or config.get("cell"))
     if not _config(inner) or depth > DEEPEST:
         return []

@@ -135,6 +135,11 @@ def _layer(
                 f"merge_mode={known[0].merge_mode!r} of its directions; a layer here has them side by side. "
                 "Read each direction by weights.from_keras"
             )
+        for own in sorted({one.own_class for one in known if one.own_class}):
+            assumed.append(
+                f"The class {own} is the source's own, and taken for Keras's of that name with its options. "
+                "Compare some outputs with the source's."
+            )
         if len(sides) == 1 and known[0].go_backwards:
             assumed.append(
                 "It runs backwards (go_backwards); its outputs are in the order of the inputs, where Keras "
