@@ -115,6 +115,11 @@ ENTRIES = [
         {"factor": [*WRONG["rate"], 0, 1, -1.0]},
     ),
     (
+        lambda exponents=FIVE, size=9: gradient_flow.kaplan_yorke_dimension(exponents, size=size),
+        (),
+        {"exponents": ["abc", np.array(["a"]), object(), np.ones(0), 3.0], "size": WRONG["size"]},
+    ),
+    (
         lambda network: gradient_flow.layer_norms(network, NET_PARAMS, None, XS),
         (),
         {"network": [value for value in WRONG["cell"]]},
