@@ -63,6 +63,25 @@ def require_positive_int(name: str, value: Any) -> None:
         raise ValueError(f"Size mismatch: expected {name} of at most {LARGEST}, got {value}.")
 
 
+def require_int(name: str, value: Any, *, least: int = 0, most: int = LARGEST) -> None:
+    """Refuse anything but a whole number in a range; a traced one is not checked."""
+    if isinstance(value, (jax.Array, np.ndarray)) and jnp.issubdtype(value.dtype, jnp.integer):
+        if isinstance(value, jax.core.Tracer) and value.shape == ():
+            return
+        value = np.asarray(value)[()]
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        raise ValueError(
+            f"Range mismatch: expected {name} as a whole number from {least} to {most}, got {value!r}."
+        )
+
+
+def require_text(name: str, value: Any) -> None:
+    """Refuse anything but a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"Type mismatch: expected {name} as a text, got {value!r}.")
+
+
 def require_array(name: str, value: Any) -> None:
     """Refuse anything but an array of JAX or NumPy, or a number of theirs."""
     if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
@@ -90,14 +109,14 @@ def as_array(name: str, value: Any) -> np.ndarray | Any:
     return array
 
 
-def require_floating_dtype(dtype: Any) -> Any:
+def require_floating_dtype(dtype: Any, name: str = "dtype") -> Any:
     """The floating dtype that is named, as JAX holds it; refuse any other."""
     try:
         found = jax.dtypes.canonicalize_dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise DtypeError(f"Dtype mismatch: expected dtype as a floating one, got {dtype!r}.")
+        raise DtypeError(f"Dtype mismatch: expected {name} as a floating one, got {dtype!r}.")
     return found
 
 
@@ -114,7 +133,7 @@ def require_parameters(name: str, function: Any, names: str) -> None:
     except (TypeError, ValueError):  # a built-in function need not tell
         return
     try:
-        signature.bind(*names.split(", "))
+        signature.bind(*filter(None, names.split(", ")))
     except TypeError:
         shown = f"{getattr(function, '__name__', name)}{signature}"
         raise TypeError(f"Type mismatch: expected {name}({names}), got {shown}.") from None
@@ -153,13 +172,18 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"Unknown {name}: expected one of {known}, got {value!r}.")
 
 
-def require_number(name: str, value: Any, *, above: float) -> None:
-    """Refuse anything but a finite number above a bound."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not above < value < float("inf"):
-        raise ValueError(
-            f"Range mismatch: expected {name} as a finite number above {above:g}, got {value!r}."
-        )
+def require_number(
+    name: str, value: Any, *, above: float | None = None, least: float | None = None
+) -> None:
+    """Refuse anything but a finite number, above a bound or of at least one."""
+    kinds = (int, float, np.integer, np.floating)
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if number and float("-inf") < value < float("inf"):
+        if (above is None or value > above) and (least is None or value >= least):
+            return
+    bound = "" if above is None or np.isinf(above) else f" above {above:g}"
+    bound += "" if least is None else f" of at least {least:g}"
+    raise ValueError(f"Range mismatch: expected {name} as a finite number{bound}, got {value!r}.")
 
 
 def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Start with `model`: embedding, stack and readout, and their loss. `corpora` load
 `text` turn it into codes, `batches` cuts it. `training_problem` makes the problem for
 `lstm_jax.training.fit`, and `generate` continues a prompt. `download` fetches a text and checks it.
 
-May import: `backends`, `layers`, `training` and the files at the root.
+May import: `cells`, `time_loop`, `backends`, `layers`, `training` and the files at the root.
 """
 
 from lstm_jax.language.batches import Batch, contiguous, contiguous_from_offset, steps_per_epoch
