@@ -76,8 +76,8 @@ def test_a_carry_that_begins_as_a_plain_number_is_carried():
         ({"problem": 3}, TypeError, r"expected problem as Problem\(\.\.\.\), got int"),
         ({"optimizer": 3}, TypeError, "expected optimizer from optax, .* got int"),
         ({"best": "error"}, training.RunError, "expected evaluate, .*best='error', got none"),
-        ({"evaluate": 3}, training.RunError, "expected evaluate as a function, got 3"),
-        ({"until": 3}, training.RunError, "expected until as a function, got 3"),
+        ({"evaluate": 3}, training.RunError, r"expected evaluate\(params\), got 3"),
+        ({"until": 3}, training.RunError, r"expected until\(entry\), got 3"),
         ({"evaluate": lambda params: 3.0}, training.RunError, "a dict of numbers, got float"),
         ({"evaluate": lambda params: {"a": "x"}}, training.RunError, "a of evaluate.*got 'x'"),
         (
