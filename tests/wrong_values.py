@@ -44,13 +44,26 @@ GENERAL = {
 
 
 def cases(entries, own):
-    """A parameter for each wrong value: the call, what is given, the argument's name, the value."""
+    """A parameter for each wrong value: the call, what is given, the argument's name, the value.
+
+    Args:
+        entries: of the table; a kind is a name, or a list of values and, first in it, the name of a kind.
+        own: the table's own kinds.
+    """
     wrong = GENERAL | own
+
+    def values(kind):
+        if isinstance(kind, str):
+            return wrong[kind]
+        first = kind[0] if kind else None
+        known = isinstance(first, str) and first in wrong
+        return [*wrong[first], *kind[1:]] if known else kind
+
     return [
         pytest.param(call, given, name, value, id=f"{number}-{name}-{n}")
         for number, (call, given, kinds) in enumerate(entries)
         for name, kind in kinds.items()
-        for n, value in enumerate(wrong[kind] if isinstance(kind, str) else kind)
+        for n, value in enumerate(values(kind))
     ]
 
 
