@@ -11,10 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Int, PyTree
-from lstm_jax.language.model import LanguageModel, LanguageParams, require_model_params
+from lstm_jax.language.model import (
+    LanguageModel,
+    LanguageParams,
+    require_model_params,
+    require_states,
+)
 from lstm_jax.language.token_codes import checked_codes
 from lstm_jax.layers.stack import starting_states
-from lstm_jax.validation import require_arrays, require_key, require_number, require_positive_int
+from lstm_jax.validation import require_key, require_number, require_positive_int
 
 
 class Generated(NamedTuple):
@@ -87,7 +92,7 @@ def generate(
     dtype = params.b_y.dtype
     if states is None:
         states = starting_states(model.stack, params.stack, None, dtype)
-    require_arrays("states", states, model.stack.initial_state(None, dtype), dtype)
+    require_states(model, states, dtype)
     drawn = temperature > 0
     key = jax.random.key(0) if key is None else key
     return _generate(

@@ -98,6 +98,9 @@ class LanguageModel(NamedTuple):
     def inputs(self, params: LanguageParams, tokens: Int[Array, "..."]) -> Float[Array, "... d"]:
         """The vectors of tokens, whole numbers from 0 to V − 1 of any shape."""
         require_model_params(self, params)
+        return self._vectors(params, tokens)
+
+    def _vectors(self, params: LanguageParams, tokens: Any) -> Array:
         tokens = jnp.asarray(checked_codes("tokens", tokens, self.vocabulary_size))
         if params.embedding is not None:
             return params.embedding[tokens]
@@ -116,6 +119,9 @@ class LanguageModel(NamedTuple):
             )
         if not jnp.issubdtype(ys.dtype, jnp.floating):
             raise DtypeError(f"Dtype mismatch: expected ys in floating point, got {ys.dtype.name}.")
+        return self._readout(params, ys)
+
+    def _readout(self, params: LanguageParams, ys: Array) -> Array:
         matrix: Any = params.embedding if self.tied else params.w_y
         w_y = matrix.T if self.tied else matrix
         dtype = ys.dtype if jnp.finfo(ys.dtype).bits >= 32 else jnp.dtype(jnp.float32)
@@ -126,10 +132,11 @@ class LanguageModel(NamedTuple):
         self, params: LanguageParams, states: tuple[Any, ...], token: Int[Array, "..."]
     ) -> tuple[tuple[Any, ...], Float[Array, "... vocabulary"]]:
         """One token: ``(states, logits)``; for generating, and for the microscope."""
-        xs = self.inputs(params, token)
-        require_states(self, states, xs)
+        require_model_params(self, params)
+        xs = self._vectors(params, token)
+        require_states(self, states, xs.dtype, xs.shape[:-1])
         states, y = self.stack.step(params.stack, states, xs)
-        return states, self.logits(params, y)
+        return states, self._readout(params, y)
 
 
 def language_model(
@@ -237,18 +244,19 @@ def _shapes_of_params(model: LanguageModel) -> LanguageParams:
     )
 
 
-def require_states(model: LanguageModel, states: Any, xs: Array) -> None:
-    """Refuse states that are not those of the model's stack beside inputs of one step, [..., D].
+def require_states(
+    model: LanguageModel, states: Any, dtype: Any, batch: tuple[int, ...] = ()
+) -> None:
+    """Refuse states that are not those of the model's stack, for samples of some batch axes.
 
     Raises:
         ShapeError, DtypeError, TypeError: naming the first leaf that differs.
     """
-    batch = xs.shape[:-1]
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((*batch, *leaf.shape), xs.dtype),
+        lambda leaf: jax.ShapeDtypeStruct((*batch, *leaf.shape), dtype),
         state_shapes(model.stack),
     )
-    require_arrays("states", states, like, xs.dtype)
+    require_arrays("states", states, like, dtype)
 
 
 def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Initializer:

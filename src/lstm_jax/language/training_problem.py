@@ -73,7 +73,8 @@ def language_problem(
         params: LanguageParams, states: PyTree, batch: Batch, key: Array
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
         require_type("the result of batch", batch, Batch)
-        require_arrays("first", batch.first, jax.ShapeDtypeStruct((), bool), bool)
+        if not isinstance(batch.first, bool):
+            require_arrays("first", batch.first, jax.ShapeDtypeStruct((), bool), bool)
         states = jax.tree.map(lambda s: jnp.where(batch.first, jnp.zeros_like(s), s), states)
         mean, states = token_loss(
             model, params, states, batch.inputs, batch.targets, key=key, unroll=unroll

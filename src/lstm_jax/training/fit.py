@@ -49,7 +49,7 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_leaves
+from lstm_jax.training.problem_checks import require_axes, require_leaves
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Metrics,
@@ -378,6 +378,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
         return None
     if sweep:
         return jax.tree.map(lambda _: spread(mesh, 0), like)
+    require_axes("carry", problem.carry_axes, like.carry)
     everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
     return everywhere._replace(
         carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)

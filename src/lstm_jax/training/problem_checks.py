@@ -59,6 +59,39 @@ def require_leaves(name: str, what: str, tree: PyTree) -> None:
             )
 
 
+def require_axes(name: str, axes: Any, tree: PyTree) -> None:
+    """Refuse axes of the samples that are no prefix of a tree, or that one of its arrays does not have.
+
+    Args:
+        name: ``"batch"`` or ``"carry"``.
+        axes: as ``in_axes`` of `jax.vmap`, from 0.
+        tree: the batch or the carry.
+
+    Raises:
+        ProblemError: naming the array or the structure.
+    """
+
+    def require(axis: Any, part: PyTree) -> None:
+        whole = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
+        for leaf in jax.tree.leaves(part):
+            if axis is not None and not (whole and 0 <= axis < jnp.ndim(leaf)):
+                raise ProblemError(
+                    f"Axis mismatch: expected {name}_axes from 0 to {jnp.ndim(leaf) - 1}, or None, for "
+                    f"{_array(leaf)} of the {name}, got {in_one_line(axis)}."
+                )
+
+    try:
+        jax.tree.map(require, axes, tree, is_leaf=lambda node: node is None)
+    except ProblemError:
+        raise
+    except (ValueError, TypeError):
+        structure: Any = jax.tree.structure(tree)
+        raise ProblemError(
+            f"Axis mismatch: expected {name}_axes as a prefix of the {name}, {structure}, got "
+            f"{in_one_line(axes)}."
+        ) from None
+
+
 def require_seed(seed: Any) -> None:
     """Refuse anything but one whole number from 0 to 2³² − 1, also a traced one.
 

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
 from lstm_jax.training.problem_checks import (
+    require_axes,
     require_functions,
     require_leaves,
     require_loss,
@@ -238,7 +239,8 @@ def train_step(
         TypeError: no `Problem`, no optimizer, no mesh; in the step, no `TrainState` of theirs.
         DtypeError: a ``compute_dtype`` that is not a floating one.
         SamplesError: in the step, a number of samples that does not divide.
-        ProblemError: in the step, a loss that is no number, or a carry of another structure or shape.
+        ProblemError: in the step, a loss that is no number, a carry of another structure or shape, a batch of
+            no arrays, or axes that its arrays do not have.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -281,6 +283,9 @@ def train_step(
         key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = problem.batch(data, state.step, key_batch)
         require_leaves("Batch", "batch(data, step, key)", batch)
+        if accumulate > 1 or mesh is not None:
+            require_axes("batch", problem.batch_axes, batch)
+            require_axes("carry", problem.carry_axes, state.carry)
         batch = constrained(batch, problem.batch_axes, mesh)
         key = jax.random.fold_in(key_loss, state.step)
         loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
@@ -355,7 +360,7 @@ def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
     # A part has every parts-th sample, so that the samples of one device stay on it.
     def split(axis: int | None, leaf: Array) -> Array:
         if axis is None:
-            return jnp.broadcast_to(leaf, (parts, *leaf.shape))
+            return jnp.broadcast_to(leaf, (parts, *jnp.shape(leaf)))
         samples = leaf.shape[axis]
         if samples % parts:
             raise SamplesError(
