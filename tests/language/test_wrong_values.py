@@ -84,6 +84,11 @@ def problem(model=NET, batch=cut, batch_size=2, **options):
     return language.language_problem(model, batch, batch_size, **options)
 
 
+def of_tokens(**fields):
+    vocabulary = language.Vocabulary(**{"tokens": ("a", "b")} | fields)
+    return vocabulary.encode("ab"), vocabulary.decode([0, 1])
+
+
 def trained(**given):
     """One step of the problem, traced."""
     made, optimizer = problem(**given), optax.sgd(0.1)
@@ -137,6 +142,15 @@ ENTRIES = [
     (letters, {"text": TEXT}, {"text": "text"}),
     (VOCABULARY.encode, {"text": TEXT}, {"text": [None, 3, b"abc", "Q", {"a": 1}, ["a", 3]]}),
     (VOCABULARY.decode, {"codes": [0, 1]}, {"codes": "codes"}),
+    (
+        of_tokens,
+        {},
+        {
+            "tokens": [3, None, "ab", ("a", 3), ("a", "a"), ()],
+            "unknown": [5, -1, "x", True],
+            "kind": "option",
+        },
+    ),
     (language.encode, {"text": TEXT, "name": "x"}, {"text": "text", "name": [3, None, ["x"]]}),
     (language.read_text, {"path": __file__}, {"path": "path"}),
     (language.load_corpus, {"name": __file__}, {"name": "path"}),

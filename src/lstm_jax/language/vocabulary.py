@@ -10,7 +10,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from lstm_jax.array_types import Int
-from lstm_jax.validation import as_array, require_one_of, require_positive_int, require_text
+from lstm_jax.validation import (
+    as_array,
+    in_one_line,
+    require_int,
+    require_one_of,
+    require_positive_int,
+    require_text,
+)
 
 UNKNOWN = "<unk>"
 """The token for every token that is not in the vocabulary."""
@@ -60,8 +67,9 @@ class Vocabulary(NamedTuple):
 
         Raises:
             TextError: a token that the vocabulary does not have, if it has no ``<unk>`` either.
-            TypeError: neither a text nor a list of texts.
+            TypeError: neither a text nor a list of texts, or a vocabulary of other tokens.
         """
+        _require_vocabulary(self)
         _require_tokens(text)
         if isinstance(text, str) and self.kind == "characters":
             return self._encode_characters(text)
@@ -86,6 +94,7 @@ class Vocabulary(NamedTuple):
             TextError: numbers without a token, or none that are whole.
             TypeError: no array.
         """
+        _require_vocabulary(self)
         codes = np.asarray(as_array("codes", codes))
         if codes.ndim != 1 or (codes.size and not np.issubdtype(codes.dtype, np.integer)):
             raise TextError(
@@ -189,6 +198,21 @@ def frequency_vocabulary(
     counts.pop(UNKNOWN, None)
     frequent = [(-count, token) for token, count in counts.items() if count >= min_count]
     return Vocabulary((UNKNOWN, *(token for _, token in sorted(frequent))), 0, kind)
+
+
+def _require_vocabulary(vocabulary: Vocabulary) -> None:
+    """Refuse a vocabulary that somebody made of anything but different texts."""
+    require_one_of("kind", vocabulary.kind, ("characters", "words"))
+    tokens = vocabulary.tokens
+    if not isinstance(tokens, (tuple, list)) or not all(isinstance(token, str) for token in tokens):
+        raise TypeError(
+            f"Type mismatch: expected tokens as a tuple of texts, got {in_one_line(tokens)}."
+        )
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for token, count in Counter(tokens).items() if count > 1)
+        raise TextError(f"Token mismatch: expected different tokens, got {twice!r} twice.")
+    if vocabulary.unknown is not None:
+        require_int("unknown", vocabulary.unknown, most=len(tokens) - 1)
 
 
 def _require_tokens(text: Any) -> None:
