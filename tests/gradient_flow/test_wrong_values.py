@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_wrong_values import KEY, LSTM, NET_PARAMS, PARAMS, WRONG, XS
+from test_wrong_values import KEY, LSTM, NET_PARAMS, PARAMS, XS
+from test_wrong_values import WRONG as OWN
+from wrong_values import GENERAL
 
 import gradient_flow
 import lstm_jax
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
 
+WRONG = GENERAL | OWN
 FIVE = np.arange(5.0)
 LAGS = ["x", [-1], [99], [1.5], [], 3, [True], [[1]]]
 NAMES = ["no", "", 3, True, ["auto"], [3]]

@@ -16,7 +16,7 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Backward, Bidirectional, Layer
-from lstm_jax.validation import ShapeError, require_one_of, show_shape
+from lstm_jax.validation import ShapeError, require_bool, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.cell_specification import (
     KINDS,
@@ -58,6 +58,7 @@ def from_keras(
         ValueError: a wrong number of arrays, another kind, or an option of another kind.
         ShapeError: an array that does not fit the others, or a bias that contradicts ``reset_after``.
         DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
+        TypeError: anything but a list of arrays.
 
     Example:
         >>> import numpy as np
@@ -70,6 +71,11 @@ def from_keras(
     if kind is not None:
         require_one_of("kind", kind, tuple(KINDS.values()))
     require_one_of("activation", activation, ACTIVATIONS)
+    require_bool("reset_after", reset_after)
+    if not isinstance(weights, (list, tuple)) or hasattr(weights, "_fields"):
+        raise TypeError(
+            f"Type mismatch: expected the list of get_weights(), got {type(weights).__name__}."
+        )
     names = {2: [""], 3: [""], 4: ["forward ", "backward "], 6: ["forward ", "backward "]}
     if len(weights) not in names:
         raise ValueError(
@@ -182,6 +188,7 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
         >>> [array.shape for array in weights.to_keras(cell, cell.init(jax.random.key(0)))]
         [(3, 12), (4, 12), (2, 12)]
     """
+    require_bool("use_bias", use_bias)
     params = checked_params(cell, params)
     if not isinstance(cell, (Cell, Bidirectional, Backward)):
         raise TypeError(
