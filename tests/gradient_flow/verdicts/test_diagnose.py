@@ -111,6 +111,7 @@ def test_an_lstm_without_a_bias_vanishes_and_the_advice_helps():
     assert again.headline == "steady, for a lag of 40 steps."
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_loss_that_is_given_decides():
     params = lstm(f=0.0)
     # A loss that reads the memory sees more of an LSTM whose output gate is closed.
