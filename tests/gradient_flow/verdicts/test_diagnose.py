@@ -275,7 +275,7 @@ def test_a_direction_is_that_of_the_flipped_sequence():
     direction = find(found.findings, "layer", direction="backward").numbers
     assert direction["verdict"] == alone.verdict == found.verdict == "exploding"
     assert direction["log10_norm"] == pytest.approx(reach["log10_norm"], rel=1e-4)
-    with pytest.raises(ValueError, match="expected no loss for a stack in both directions"):
+    with pytest.raises(ValueError, match="expected no loss for a stack with a backward layer"):
         diagnose(BOTH, params, None, XS, loss=lambda state: 0.0)
 
 
