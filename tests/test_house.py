@@ -27,7 +27,7 @@ LSTM_JAX = {
     "interfaces": {"cells", "time_loop", "backends", "unrolling", "layers", "weights"},
     "tasks": set(),
     "training": {"jax_extensions", "cells", "time_loop", "gradients"},
-    "language": {"backends", "layers", "training"},
+    "language": {"cells", "time_loop", "backends", "layers", "training"},
     "nnx": {"backends", "interfaces"},
     "linen": {"backends", "interfaces"},
 }

@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lstm_jax.validation import AnyPath, require_path
@@ -20,7 +20,8 @@ def write_file(path: AnyPath, write: Callable[[Path], object]) -> None:
         OSError: a folder that does not exist or cannot be written to; the file stays as before.
     """
     path = require_path("path", path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
+    with _errors_of(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
     os.close(handle)
     try:
         write(Path(name))
@@ -30,11 +31,21 @@ def write_file(path: AnyPath, write: Callable[[Path], object]) -> None:
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
+        with _errors_of(path):
+            os.replace(name, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Errors of the system name the file itself, not the incomplete one beside it."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def write_whole(path: AnyPath, content: bytes) -> None:

@@ -24,6 +24,9 @@ AnyPath = str | os.PathLike[str]
 LARGEST = 2**31 - 1
 """The largest size: JAX counts in int32."""
 
+LONGEST_SHOWN = 200
+"""Characters of a value that a message shows, at most."""
+
 NAMED_SAMPLES = 8
 """Samples that a message names, at most."""
 
@@ -50,6 +53,14 @@ def show_shape(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(str(size) for size in shape) + "]"
 
 
+def in_one_line(value: Any) -> str:
+    """Print a value in one line: an array of several numbers by its dtype and shape."""
+    if isinstance(value, (jax.Array, np.ndarray)) and (np.size(value) > 4 or value.ndim > 1):
+        return f"an array {value.dtype}{show_shape(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
 def is_symbolic(size: Any) -> bool:
     """Whether a size is a variable of `jax.export.symbolic_shape`, known only when the export is called."""
     return bool(export.is_symbolic_dim(size))
@@ -58,9 +69,31 @@ def is_symbolic(size: Any) -> bool:
 def require_positive_int(name: str, value: Any) -> None:
     """Refuse anything but a positive whole number that an int32 holds."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"Size mismatch: expected {name} to be a positive integer, got {value!r}.")
+        raise ValueError(
+            f"Size mismatch: expected {name} to be a positive integer, got {in_one_line(value)}."
+        )
     if value > LARGEST:
         raise ValueError(f"Size mismatch: expected {name} of at most {LARGEST}, got {value}.")
+
+
+def require_int(name: str, value: Any, *, least: int = 0, most: int = LARGEST) -> None:
+    """Refuse anything but a whole number in a range; a traced one is not checked."""
+    if isinstance(value, (jax.Array, np.ndarray)) and jnp.issubdtype(value.dtype, jnp.integer):
+        if isinstance(value, jax.core.Tracer) and value.shape == ():
+            return
+        value = np.asarray(value)[()]
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        raise ValueError(
+            f"Range mismatch: expected {name} as a whole number from {least} to {most}, got "
+            f"{in_one_line(value)}."
+        )
+
+
+def require_text(name: str, value: Any) -> None:
+    """Refuse anything but a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"Type mismatch: expected {name} as a text, got {in_one_line(value)}.")
 
 
 def require_array(name: str, value: Any) -> None:
@@ -90,14 +123,16 @@ def as_array(name: str, value: Any) -> np.ndarray | Any:
     return array
 
 
-def require_floating_dtype(dtype: Any) -> Any:
+def require_floating_dtype(dtype: Any, name: str = "dtype") -> Any:
     """The floating dtype that is named, as JAX holds it; refuse any other."""
     try:
         found = jax.dtypes.canonicalize_dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise DtypeError(f"Dtype mismatch: expected dtype as a floating one, got {dtype!r}.")
+        raise DtypeError(
+            f"Dtype mismatch: expected {name} as a floating one, got {in_one_line(dtype)}."
+        )
     return found
 
 
@@ -108,13 +143,13 @@ def require_parameters(name: str, function: Any, names: str) -> None:
         TypeError: with the arguments that are expected.
     """
     if not callable(function):
-        raise TypeError(f"Type mismatch: expected {name}({names}), got {function!r}.")
+        raise TypeError(f"Type mismatch: expected {name}({names}), got {in_one_line(function)}.")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a built-in function need not tell
         return
     try:
-        signature.bind(*names.split(", "))
+        signature.bind(*filter(None, names.split(", ")))
     except TypeError:
         shown = f"{getattr(function, '__name__', name)}{signature}"
         raise TypeError(f"Type mismatch: expected {name}({names}), got {shown}.") from None
@@ -123,7 +158,9 @@ def require_parameters(name: str, function: Any, names: str) -> None:
 def require_bool(name: str, value: Any) -> None:
     """Refuse anything but True and False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"Option mismatch: expected {name} as True or False, got {value!r}.")
+        raise ValueError(
+            f"Option mismatch: expected {name} as True or False, got {in_one_line(value)}."
+        )
 
 
 def require_type(name: str, value: Any, expected: type) -> None:
@@ -139,7 +176,7 @@ def require_path(name: str, value: Any) -> Path:
     """The path that a text or a `pathlib.Path` names; refuse anything else, and an empty text."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(
-            f"Type mismatch: expected {name} as a path, a text or a pathlib.Path, got {value!r}."
+            f"Type mismatch: expected {name} as a path, a text or a pathlib.Path, got {in_one_line(value)}."
         )
     if not os.fspath(value) or "\0" in os.fspath(value):
         raise ValueError(f"Path mismatch: expected {name} as a path, got {os.fspath(value)!r}.")
@@ -150,16 +187,23 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones."""
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"Unknown {name}: expected one of {known}, got {value!r}.")
+        raise ValueError(f"Unknown {name}: expected one of {known}, got {in_one_line(value)}.")
 
 
-def require_number(name: str, value: Any, *, above: float) -> None:
-    """Refuse anything but a finite number above a bound."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not above < value < float("inf"):
-        raise ValueError(
-            f"Range mismatch: expected {name} as a finite number above {above:g}, got {value!r}."
-        )
+def require_number(
+    name: str, value: Any, *, above: float | None = None, least: float | None = None
+) -> None:
+    """Refuse anything but a finite number, above a bound or of at least one."""
+    kinds = (int, float, np.integer, np.floating)
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if number and float("-inf") < value < float("inf"):
+        if (above is None or value > above) and (least is None or value >= least):
+            return
+    bound = "" if above is None or np.isinf(above) else f" above {above:g}"
+    bound += "" if least is None else f" of at least {least:g}"
+    raise ValueError(
+        f"Range mismatch: expected {name} as a finite number{bound}, got {in_one_line(value)}."
+    )
 
 
 def require_names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, ...]:

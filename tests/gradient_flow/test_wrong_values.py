@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_wrong_values import KEY, LSTM, NET_PARAMS, PARAMS, WRONG, XS
+from test_wrong_values import KEY, LSTM, NET_PARAMS, PARAMS, XS
+from test_wrong_values import WRONG as OWN
+from wrong_values import GENERAL
 
 import gradient_flow
 import lstm_jax
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
 
+WRONG = GENERAL | OWN
 FIVE = np.arange(5.0)
 LAGS = ["x", [-1], [99], [1.5], [], 3, [True], [[1]]]
 NAMES = ["no", "", 3, True, ["auto"], [3]]
@@ -113,6 +116,11 @@ ENTRIES = [
         lambda factor: gradient_flow.horizon(FIVE, -FIVE, factor=factor),
         (),
         {"factor": [*WRONG["rate"], 0, 1, -1.0]},
+    ),
+    (
+        lambda exponents=FIVE, size=9: gradient_flow.kaplan_yorke_dimension(exponents, size=size),
+        (),
+        {"exponents": ["abc", np.array(["a"]), object(), np.ones(0), 3.0], "size": WRONG["size"]},
     ),
     (
         lambda network: gradient_flow.layer_norms(network, NET_PARAMS, None, XS),

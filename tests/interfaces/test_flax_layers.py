@@ -343,3 +343,12 @@ def test_a_carry_that_is_drawn_and_weights_of_another_type():
 
 def test_the_version_of_flax_is_one_that_this_was_written_for():
     assert tuple(map(int, flax.__version__.split(".")[:2])) >= (0, 12)
+
+
+def test_the_same_functions_by_their_other_names():
+    """`jax.lax.logistic` and `jax.lax.tanh` are what sigmoid and tanh call."""
+    options = {"gate_fn": jax.lax.logistic, "activation_fn": jax.lax.tanh}
+    ours = lstm_jax.nnx.LSTM(D, H, rngs=nnx.Rngs(0), **options)
+    theirs = lstm_jax.nnx.LSTM(D, H, rngs=nnx.Rngs(0))
+    xs = jnp.ones((2, 5, D))
+    assert jnp.array_equal(ours(xs), theirs(xs))

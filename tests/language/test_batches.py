@@ -153,7 +153,7 @@ def test_a_text_that_is_too_short(offset, tokens, message):
 def test_what_is_no_text_and_no_step(without_type_checker):
     with pytest.raises(ShapeError, match=r"expected codes \[tokens\], got \[20, 2\]"):
         contiguous(CODES.reshape(20, 2), 0, 2, 3)
-    with pytest.raises(DtypeError, match="expected codes as integers, got float32"):
+    with pytest.raises(DtypeError, match="expected codes as whole numbers, got float32"):
         contiguous(CODES.astype(jnp.float32), 0, 2, 3)
     with pytest.raises(DtypeError, match="expected step as integers, got float32"):
         contiguous(CODES, jnp.float32(1), 2, 3)

@@ -17,6 +17,12 @@ from lstm_jax.language import (
 )
 
 V = 7
+
+
+def by_rows(codes, step, key):
+    return contiguous(codes, step, 2, 4)
+
+
 FORMS = {
     "one-hot": {"embedding": False},
     "embedded": {},
@@ -184,12 +190,14 @@ def test_dropout_acts_on_inputs_between_layers_and_on_outputs_and_only_with_a_ke
         ),
         (
             lambda: language_problem(
-                language_model(lstm_jax.stack(lstm_jax.rnn(3, 3), learned_state=True), V), None, 2
+                language_model(lstm_jax.stack(lstm_jax.rnn(3, 3), learned_state=True), V),
+                by_rows,
+                2,
             ),
             ValueError,
             "learned_state",
         ),
-        (lambda: language_problem(model(), None, 2, loss="sum"), ValueError, "loss"),
+        (lambda: language_problem(model(), by_rows, 2, loss="sum"), ValueError, "loss"),
     ],
 )
 def test_models_that_cannot_be_are_refused(without_type_checker, make, error, message):
@@ -200,11 +208,11 @@ def test_models_that_cannot_be_are_refused(without_type_checker, make, error, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": -1.0}, "temperature of at least 0"),
+        ({"temperature": -1.0}, "temperature as a finite number of at least 0"),
         ({"temperature": 1.0}, "expected a key to draw"),
         ({"length": 0}, "length"),
-        ({"prompt": jnp.zeros((0,), jnp.int32)}, "at least one token"),
-        ({"prompt": jnp.zeros((2,))}, "at least one token"),
+        ({"prompt": jnp.zeros((0,), jnp.int32)}, "prompt of at least 1 token, got 0"),
+        ({"prompt": jnp.zeros((2, 1), jnp.int32)}, r"expected prompt \[tokens\], got \[2, 1\]"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(without_type_checker, change, message):
@@ -249,8 +257,8 @@ class TestLogFrequency:
     @pytest.mark.parametrize(
         ("codes", "size", "message"),
         [
-            ([0, 3], 3, "expected codes from 0 to 2, got 0 to 3"),
-            ([-1, 2], 3, "expected codes from 0 to 2, got -1 to 2"),
+            ([0, 3], 3, "expected codes from 0 to 2, got 3"),
+            ([-1, 2], 3, "expected codes from 0 to 2, got -1"),
             ([0], 0, "expected vocabulary_size to be a positive integer, got 0"),
         ],
     )
@@ -260,7 +268,7 @@ class TestLogFrequency:
 
     def test_what_is_no_text_and_another_readout_are_refused(self, without_type_checker):
         make = lstm_jax.language.log_frequency
-        with pytest.raises(lstm_jax.ShapeError, match=r"expected codes \[N\], got \[1, 2\]"):
+        with pytest.raises(lstm_jax.ShapeError, match=r"expected codes \[tokens\], got \[1, 2\]"):
             make(np.array([[0, 1]]), 2)
         with pytest.raises(TypeError, match="expected codes as whole numbers, got float64"):
             make(np.array([0.0, 1.0]), 2)

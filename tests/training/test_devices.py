@@ -108,7 +108,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
         (("host:1", None, None), "coordinator, processes and process together"),
         (("host", 2, 0), "coordinator as host:port, got 'host'"),
         (("host:1", 0, 0), "processes"),
-        (("host:1", 2, 2), "process from 0 to 1, got 2"),
+        (("host:1", 2, 2), "process as a whole number from 0 to 1, got 2"),
     ],
 )
 def test_processes_that_cannot_be_joined_are_refused(words, message):

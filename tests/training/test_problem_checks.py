@@ -8,7 +8,7 @@ import pytest
 from training.problems import TARGETS, line, run
 
 from lstm_jax import training
-from lstm_jax.training import RunOptions, Watch
+from lstm_jax.training import Problem, RunOptions, Watch
 
 
 def square(params, batch):
@@ -76,8 +76,8 @@ def test_a_carry_that_begins_as_a_plain_number_is_carried():
         ({"problem": 3}, TypeError, r"expected problem as Problem\(\.\.\.\), got int"),
         ({"optimizer": 3}, TypeError, "expected optimizer from optax, .* got int"),
         ({"best": "error"}, training.RunError, "expected evaluate, .*best='error', got none"),
-        ({"evaluate": 3}, training.RunError, "expected evaluate as a function, got 3"),
-        ({"until": 3}, training.RunError, "expected until as a function, got 3"),
+        ({"evaluate": 3}, training.RunError, r"expected evaluate\(params\), got 3"),
+        ({"until": 3}, training.RunError, r"expected until\(entry\), got 3"),
         ({"evaluate": lambda params: 3.0}, training.RunError, "a dict of numbers, got float"),
         ({"evaluate": lambda params: {"a": "x"}}, training.RunError, "a of evaluate.*got 'x'"),
         (
@@ -113,3 +113,39 @@ def test_arguments_of_another_kind_are_refused(
 
 def test_seeds_may_be_an_array():
     assert len(run(2, seed=np.arange(2), options=RunOptions()).log[-1]["loss"]) == 2
+
+
+SAMPLED = Problem(
+    init=lambda key: jnp.ones(3),
+    loss=lambda params, carry, batch, key: (
+        ((params - batch["x"].mean(0)) ** 2).sum(),
+        (carry, {}),
+    ),
+    batch=lambda data, step, key: {"x": data, "n": jnp.int32(3)},
+    carry=lambda: {"h": jnp.zeros((4, 3))},
+    batch_axes={"x": 0, "n": None},
+    carry_axes={"h": 0},
+)
+
+
+@pytest.mark.parametrize("wrong", [5, -1, 1.5, "x", True, [0], {"a": 0}, {"x": "0"}], ids=str)
+@pytest.mark.parametrize("of", ["batch", "carry"])
+@pytest.mark.parametrize("how", ["accumulate", "mesh"])
+def test_axes_that_the_arrays_do_not_have_are_refused(without_type_checker, how, of, wrong):
+    computation = {"accumulate": 2}
+    if how == "mesh":
+        computation = {"mesh": training.data_mesh(jax.devices()[:1])}
+
+    def step(problem):
+        whole = training.train_step(problem, optax.sgd(0.1), **computation)
+        return jax.eval_shape(whole, training.init_state(problem, optax.sgd(0.1), 0), TARGETS)
+
+    step(SAMPLED)
+    with pytest.raises(training.ProblemError, match=f"Axis mismatch: expected {of}_axes .*, got "):
+        step(SAMPLED._replace(**{f"{of}_axes": wrong}))
+
+
+def test_fit_refuses_wrong_axes_too():
+    wrong = SAMPLED._replace(carry_axes={"h": 2})
+    with pytest.raises(training.ProblemError, match="expected carry_axes from 0 to 1, or None"):
+        run(2, wrong, mesh=training.data_mesh(jax.devices()[:1]))

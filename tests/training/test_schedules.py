@@ -27,7 +27,7 @@ def test_the_rate_holds_and_then_falls_at_every_epoch(hold, factor, epochs):
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"steps_per_epoch": 0}, "steps_per_epoch"),
         ({"hold": 0}, "hold"),
-        ({"factor": 0.5}, "factor of at least 1"),
+        ({"factor": 0.5}, "factor as a finite number of at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(change, message):

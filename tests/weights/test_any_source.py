@@ -413,7 +413,7 @@ def test_a_list_of_arrays_with_its_configuration(without_type_checker):
         with pytest.raises(ValueError, match="get_config.. of one lstm"):
             weights.from_keras(arrays, config=wrong)
     for wrong in ("abc", {"kernel": arrays[0]}):
-        with pytest.raises(TypeError, match="expected weights as the list"):
+        with pytest.raises(TypeError, match="expected the list of get_weights"):
             weights.from_keras(wrong)
 
 

@@ -14,7 +14,6 @@ from lstm_jax.validation import (
     DtypeError,
     ShapeError,
     as_array,
-    require_number,
     show_shape,
 )
 
@@ -109,8 +108,8 @@ def horizon(
         >>> print(round(float(horizon(lags, lags * np.log(0.9))), 2))
         65.56
     """
-    require_number("factor", factor, above=0)
-    if factor >= 1:
+    number = isinstance(factor, (int, float, np.number)) and not isinstance(factor, bool)
+    if not number or not 0 < factor < 1:
         raise ValueError(f"Range mismatch: expected a factor between 0 and 1, got {factor!r}.")
     target = np.log(factor)
     curves = _curves(lags, log_norms)

@@ -46,7 +46,13 @@ from gradient_flow.step_jacobians.vector_products import with_transposed_weights
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.cells import Cell, Step
 from lstm_jax.layers.stack import Stack
-from lstm_jax.validation import require_key, require_positive_int
+from lstm_jax.validation import (
+    ShapeError,
+    as_array,
+    require_key,
+    require_positive_int,
+    show_shape,
+)
 
 LONGEST = 8
 """Steps between two QRs at most, with ``every="auto"``."""
@@ -93,7 +99,7 @@ def kaplan_yorke_dimension(
         negative yet, so that more of them are needed.
 
     Raises:
-        ValueError: a size below k.
+        ShapeError, TypeError, ValueError: no array of exponents, or a size that is no number or below k.
 
     Source: Kaplan & Yorke, "Chaotic behavior of multidimensional difference equations", 1979.
 
@@ -103,8 +109,14 @@ def kaplan_yorke_dimension(
         >>> print(round(float(gradient_flow.kaplan_yorke_dimension(lorenz)), 3))
         2.062
     """
-    exponents = jnp.asarray(exponents)
+    exponents = jnp.asarray(as_array("exponents", exponents))
+    if exponents.ndim == 0 or exponents.shape[-1] == 0:
+        raise ShapeError(
+            f"Shape mismatch: expected exponents [..., k], got {show_shape(exponents.shape)}."
+        )
     k = exponents.shape[-1]
+    if size is not None:
+        require_positive_int("size", size)
     size = k if size is None else size
     if size < k:
         raise ValueError(f"Range mismatch: expected a size of at least {k} exponents, got {size}.")

@@ -38,6 +38,7 @@ from gradient_flow.verdicts.reach import (
     median_curve,
     reach_of,
     read,
+    runs_backward,
 )
 from gradient_flow.verdicts.stability import stability
 from gradient_flow.verdicts.unit_findings import unit_findings
@@ -127,7 +128,7 @@ def diagnose(
         xs: [T, D] or [T, B, D], typical of what the network is for; for a step any pytree, time leading.
         lag: how far back it has to learn, in steps, from 1 to T; T if None.
         loss: ``loss(state) -> number`` of one sample's last state. The verdict then follows its gradient, in
-            place of the largest that any loss of h could have. Not for a stack in both directions.
+            place of the largest that any loss of h could have. Not for a stack with a backward layer.
         batched: whether a step's xs and state0 have a batch axis.
 
     Returns:
@@ -184,10 +185,7 @@ def diagnose(
 def _checked(
     cell: Any, params: PyTree, state0: PyTree, xs: PyTree, batched: bool | None, lag: int | None
 ) -> Case:
-    one_direction = isinstance(cell, Stack) and all(
-        isinstance(layer, Cell) for layer in cell.layers
-    )
-    if isinstance(cell, Stack) and not one_direction:
+    if runs_backward(cell):
         state0 = check_stack_arguments(cell, params, xs, state0)
         require_finite_arguments(params, state0, xs, batched=jnp.ndim(xs) == 3)
         length, batched = jnp.shape(xs)[0], jnp.ndim(xs) == 3

@@ -109,11 +109,16 @@ def median_curve(reading: Reading) -> Float[np.ndarray, "lags"]:
     return np.median(reading.by_sample, axis=0)
 
 
+def runs_backward(cell: Any) -> bool:
+    """Whether some layer of a stack runs backward, alone or beside a forward one."""
+    return isinstance(cell, Stack) and not all(isinstance(layer, Cell) for layer in cell.layers)
+
+
 def by_layer_only(cell: Any) -> bool:
     """Whether a network is looked at layer by layer only."""
     if not isinstance(cell, Stack):
         return False
-    if not all(isinstance(layer, Cell) for layer in cell.layers):
+    if runs_backward(cell):
         return True
     state = shapes_of(lambda: cell.initial_state())
     return sum(leaf.size for leaf in jax.tree.leaves(state)) > WHOLE_STACK
@@ -146,12 +151,17 @@ def read(case: Case, params: PyTree) -> Reading:
     """What the loss sees at the lags of `lag_grid`, and what it does not read.
 
     Raises:
-        ValueError: a loss with a stack that is looked at layer by layer.
+        ValueError: a loss with a stack that has a backward layer, or that does not read the last state.
     """
+    if case.loss is not None:
+        if runs_backward(case.cell):
+            raise ValueError(
+                "Loss mismatch: expected no loss for a stack with a backward layer, got one. Its layers are "
+                "looked at one by one."
+            )
+        return _read_loss(case, params)
     if by_layer_only(case.cell):
         return _read_layers(case, params)
-    if case.loss is not None:
-        return _read_loss(case, params)
     layout = checked_run(case.cell, params, case.state0, case.xs, case.batched).layout
     if isinstance(case.cell, Stack):
         rows = [name for name in layout.names if name.endswith(".h")][-1:]
@@ -202,11 +212,6 @@ def _read_rows(case: Case, params: PyTree, layout: Layout, rows: list[str], read
 
 
 def _read_layers(case: Case, params: PyTree) -> Reading:
-    if case.loss is not None:
-        raise ValueError(
-            "Loss mismatch: expected no loss for a stack in both directions, or of more than "
-            f"{WHOLE_STACK} numbers: its layers are looked at one by one."
-        )
     seen: dict[str, np.ndarray] = {}
     reserve: dict[str, np.ndarray] = {}
     lags = np.asarray(lag_grid((case.lag,)))

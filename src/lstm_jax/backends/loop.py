@@ -14,9 +14,9 @@ from lstm_jax.time_loop.step_masks import (
     Prepared,
     StepMasks,
     drop_recurrent,
+    output_of_step,
     state_after_step,
     state_before_step,
-    zero_padding,
 )
 
 
@@ -83,6 +83,7 @@ def _scan_cell(
         before = state_before_step(masks, state)
         after, out = cell.step(params, drop_recurrent(masks, before), x)
         after = state_after_step(masks, after, before)
-        return after, zero_padding(masks, out if masks.zoneout is None else after.h)
+        passes_on = masks.zoneout is not None or masks.gaps is not None
+        return after, output_of_step(masks, after.h if passes_on else out)
 
     return scan(settings, step, state0, (xs, masks))

@@ -31,6 +31,7 @@ from lstm_jax.time_loop.step_masks import (
     cotangent_before_step,
     cotangent_through_step,
     drop_recurrent,
+    output_of_step,
     state_after_step,
     state_before_step,
     tangent_before_step,
@@ -112,7 +113,7 @@ def forward_pass(
         before = state_before_step(masks, state)
         state, residuals = rule.forward_step(weights, drop_recurrent(masks, before), x)
         state = state_after_step(masks, state, before)
-        return state, (zero_padding(masks, state.h), without_outputs(residuals, masks))
+        return state, (output_of_step(masks, state.h), without_outputs(residuals, masks))
 
     state, (hs, residuals) = scan(settings, step, state0, (xs, masks), apart=True)
     return (state, hs), residuals
@@ -134,7 +135,7 @@ def tangent_pass(
         before = tangent_before_step(masks, state_dot)
         state_dot = rule.tangent_step(params, local, drop_recurrent(masks, before), z_dot)
         state_dot = state_after_step(masks, state_dot, before)
-        return state_dot, zero_padding(masks, state_dot.h)
+        return state_dot, output_of_step(masks, state_dot.h)
 
     return scan(settings, step, dots.state0, (residuals, z_dots, masks), apart=True)
 
@@ -162,7 +163,7 @@ def backward_pass(
     ) -> tuple[PyTree, PyTree]:
         local, d_out, masks = inputs
         if d_out is not None:
-            d_state = d_state._replace(h=d_state.h + zero_padding(masks, d_out))
+            d_state = d_state._replace(h=d_state.h + output_of_step(masks, d_out))
         d_before, d_z = rule.backward_step(weights, local, cotangent_through_step(masks, d_state))
         d_before = cotangent_before_step(masks, drop_recurrent(masks, d_before), d_state)
         return tangent_before_step(masks, d_before), zero_padding(masks, d_z)

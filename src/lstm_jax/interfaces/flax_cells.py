@@ -15,7 +15,13 @@ from lstm_jax.backends.loop import Loop
 from lstm_jax.interfaces.flax_signature import FlaxOrder, flax_style
 from lstm_jax.weights.flax import FORMS, from_flax
 
-ACTIVATIONS = {jnp.tanh: "tanh", jax.nn.tanh: "tanh", jax.nn.relu: "relu"}
+ACTIVATIONS = {
+    jnp.tanh: "tanh",
+    jax.nn.tanh: "tanh",
+    jax.lax.tanh: "tanh",
+    jax.nn.relu: "relu",
+}
+SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 
 
 def activation_of(cell: Any) -> str:
@@ -32,7 +38,7 @@ def activation_of(cell: Any) -> str:
     activation = ACTIVATIONS.get(cell.activation_fn)
     gate = getattr(cell, "gate_fn", jax.nn.sigmoid)
     fits = activation == "tanh" or (kind == "SimpleCell" and activation == "relu")
-    if not fits or gate is not jax.nn.sigmoid:
+    if not fits or gate not in SIGMOIDS:
         got = [getattr(f, "__name__", repr(f)) for f in (gate, cell.activation_fn)]
         raise ValueError(
             f"Activation mismatch: expected a {kind} of sigmoid gates and tanh (SimpleCell: tanh or relu), "

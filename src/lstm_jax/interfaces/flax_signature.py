@@ -15,9 +15,19 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, PyTree, shapes_of
 from lstm_jax.backends.loop import Loop
 from lstm_jax.cells import Cell, LSTMState
+from lstm_jax.cells.cell import require_cell
 from lstm_jax.time_loop.step_masks import Sequences, checked_lengths, reverse_sequences
 from lstm_jax.unrolling.unroll import unroll as unroll_cell
-from lstm_jax.validation import ShapeError, require_same_structure, require_type, show_shape
+from lstm_jax.validation import (
+    ShapeError,
+    as_array,
+    require_array,
+    require_arrays,
+    require_bool,
+    require_same_structure,
+    require_type,
+    show_shape,
+)
 
 
 def carry_of(state: PyTree) -> PyTree:
@@ -94,21 +104,26 @@ def flax_style(
         >>> carry.shape, outputs.shape
         ((2, 4), (2, 10, 4))
     """
+    require_cell(cell)
+    require_array("inputs", inputs)
     rank = jnp.ndim(inputs)
     if rank < 2:
         raise ShapeError(
             f"Shape mismatch: expected inputs [*batch, T, D], got {show_shape(jnp.shape(inputs))}."
         )
     require_type("order", order, FlaxOrder)
+    for name, value in order._asdict().items():
+        require_bool(name, value)
     time_major, reverse, keep_order = order
     xs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
     batch = xs.shape[1:-1]
     state0 = None if initial_carry is None else state_of(cell, initial_carry)
     lengths = seq_lengths
     if len(batch) > 1:  # `unroll` takes one batch axis
+        _require_batch(cell, state0, lengths, batch)
         xs = xs.reshape(xs.shape[0], -1, xs.shape[-1])
         state0 = jax.tree.map(lambda s: s.reshape(-1, s.shape[-1]), state0)
-        lengths = None if lengths is None else jnp.asarray(lengths).reshape(-1)
+        lengths = None if lengths is None else as_array("seq_lengths", lengths).reshape(-1)
     state, hs = unroll_cell(
         cell,
         params,
@@ -128,3 +143,19 @@ def flax_style(
         hs = hs.reshape(len(hs), *batch, hs.shape[-1])
         state = jax.tree.map(lambda s: s.reshape(*batch, s.shape[-1]), state)
     return carry_of(state), hs if time_major else jnp.moveaxis(hs, 0, -2)
+
+
+def _require_batch(cell: Cell, state0: Any, lengths: Any, batch: tuple[int, ...]) -> None:
+    """Refuse a carry or lengths of other batch axes: with the axes in one, they could pass for right."""
+    if state0 is not None:
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*batch, *leaf.shape), leaf.dtype),
+            shapes_of(cell.initial_state),
+        )
+        dtype = getattr(jax.tree.leaves(state0)[0], "dtype", None)
+        require_arrays("initial_carry", state0, like, dtype)
+    if lengths is not None and as_array("seq_lengths", lengths).shape != batch:
+        raise ShapeError(
+            f"Shape mismatch: expected seq_lengths {show_shape(batch)}, got "
+            f"{show_shape(jnp.shape(as_array('seq_lengths', lengths)))}."
+        )

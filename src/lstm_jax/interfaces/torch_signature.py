@@ -85,7 +85,8 @@ def torch_style(
     xs = jnp.swapaxes(input, 0, 1) if swap else input
     state0 = None
     if hx is not None:
-        leaves = (hx,) if len(shapes[0]) == 1 else tuple(hx)
+        several = tuple(hx) if isinstance(hx, (tuple, list)) else hx
+        leaves = (hx,) if len(shapes[0]) == 1 else several
         require_same_structure("hx", leaves, tuple(shapes[0]))
         for name, leaf in zip(shapes[0]._fields, leaves, strict=True):
             require_array(f"{name}_0", leaf)

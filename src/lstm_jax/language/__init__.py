@@ -1,10 +1,11 @@
 """Language modelling: texts, vocabularies, batches, models, generation.
 
 Start with `model`: embedding, stack and readout, and their loss. `corpora` loads a text, `vocabulary` and
-`text` turn it into codes, `batches` cuts it. `training_problem` makes the problem for
-`lstm_jax.training.fit`, and `generate` continues a prompt. `download` fetches a text and checks it.
+`text` turn it into codes, `token_codes` checks those, `batches` cuts them. `training_problem` makes the
+problem for `lstm_jax.training.fit`, and `generate` continues a prompt. `download` fetches a text and checks
+it.
 
-May import: `backends`, `layers`, `training` and the files at the root.
+May import: `cells`, `time_loop`, `backends`, `layers`, `training` and the files at the root.
 """
 
 from lstm_jax.language.batches import Batch, contiguous, contiguous_from_offset, steps_per_epoch

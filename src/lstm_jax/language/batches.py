@@ -22,11 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Bool, Int
+from lstm_jax.language.token_codes import checked_codes
 from lstm_jax.language.vocabulary import TextError
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
+    as_array,
     require_bool,
+    require_int,
     require_key,
     require_positive_int,
     show_shape,
@@ -100,9 +103,9 @@ def contiguous(
         `Batch` with inputs and targets [T, B].
 
     Raises:
-        TextError: a text too short for a single batch.
+        TextError: a text too short for a single batch, or codes that are negative or beyond int32.
         ShapeError, DtypeError: codes that are not whole numbers [N], or a step that is not a whole number.
-        ValueError: a size that is not a positive integer.
+        ValueError: a size that is not a positive integer, or a negative step.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,10 +139,10 @@ def contiguous_from_offset(
         `Batch` with inputs and targets [T, B].
 
     Raises:
-        TextError: a text too short for a single batch.
+        TextError: a text too short for a single batch, or codes that are negative or beyond int32.
         ShapeError, DtypeError: codes that are not whole numbers [N], or a step that is not a whole number.
         TypeError: ``key`` is not a random key.
-        ValueError: a size that is not a positive integer.
+        ValueError: a size that is not a positive integer, or a negative step.
 
     Example:
         >>> import jax
@@ -171,15 +174,13 @@ def _cut(
 
 
 def _require_text(codes: Any, step: Any) -> tuple[Array, Array]:
-    if jnp.ndim(codes) != 1:
-        raise ShapeError(
-            f"Shape mismatch: expected codes [tokens], got {show_shape(jnp.shape(codes))}."
+    codes = jnp.asarray(checked_codes("codes", codes, axes="tokens"))
+    step = as_array("step", step) if not isinstance(step, (bool, int, float)) else step
+    if not jnp.issubdtype(jnp.result_type(step), jnp.integer):
+        raise DtypeError(
+            f"Dtype mismatch: expected step as integers, got {jnp.result_type(step).name}."
         )
-    for name, value in (("codes", codes), ("step", step)):
-        if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
-            raise DtypeError(
-                f"Dtype mismatch: expected {name} as integers, got {jnp.result_type(value).name}."
-            )
     if jnp.ndim(step) != 0:
         raise ShapeError(f"Shape mismatch: expected step [], got {show_shape(jnp.shape(step))}.")
-    return jnp.asarray(codes), jnp.asarray(step, jnp.int32)
+    require_int("step", step)
+    return codes, jnp.asarray(step, jnp.int32)

@@ -17,7 +17,7 @@ from pathlib import Path
 from lstm_jax.language.download import Source, checked, contents
 from lstm_jax.language.text import Corpus, embedded_text, encode, read_text
 from lstm_jax.language.vocabulary import TextError, frequency_vocabulary
-from lstm_jax.validation import AnyPath, require_path
+from lstm_jax.validation import AnyPath, require_path, require_text
 
 NAMES = ("embedded", "timemachine", "ptb")
 """The texts that have a name."""
@@ -119,6 +119,7 @@ def letters(text: str) -> str:
         >>> letters("The Time-Machine,\n  by H. G. Wells\n")
         'the time machineby h g wells'
     """
+    require_text("text", text)
     lines = (re.sub("[^A-Za-z]+", " ", line).strip().lower() for line in text.split("\n"))
     return "".join(lines)
 

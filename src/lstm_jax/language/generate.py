@@ -11,9 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Int, PyTree
-from lstm_jax.language.model import LanguageModel, LanguageParams
+from lstm_jax.language.model import (
+    LanguageModel,
+    LanguageParams,
+    require_model_params,
+    require_states,
+)
+from lstm_jax.language.token_codes import checked_codes
 from lstm_jax.layers.stack import starting_states
-from lstm_jax.validation import ShapeError, require_key, require_positive_int, show_shape
+from lstm_jax.validation import require_key, require_number, require_positive_int
 
 
 class Generated(NamedTuple):
@@ -55,7 +61,10 @@ def generate(
         `Generated`.
 
     Raises:
-        ValueError: a temperature below 0 or without a key, an empty prompt, a length below 1.
+        ValueError: a temperature below 0 or without a key, a length below 1.
+        TextError: an empty prompt, or tokens outside of the vocabulary.
+        ShapeError, DtypeError, TypeError: a prompt that is not whole numbers [T], params or states of another
+            model, or no key.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -69,24 +78,21 @@ def generate(
         True
     """
     require_positive_int("length", length)
-    prompt = jnp.asarray(prompt)
-    if prompt.ndim != 1 or not len(prompt) or not jnp.issubdtype(prompt.dtype, jnp.integer):
-        raise ShapeError(
-            "Shape mismatch: expected a prompt of at least one token, int32 [T], got "
-            f"{prompt.dtype}{show_shape(prompt.shape)}."
-        )
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(
-            f"Range mismatch: expected temperature of at least 0, got {temperature!r}."
-        )
+    require_model_params(model, params)
+    prompt = jnp.asarray(
+        checked_codes("prompt", prompt, model.vocabulary_size, axes="tokens", least=1)
+    )
+    require_number("temperature", temperature, least=0)
     if temperature and key is None:
         raise ValueError(
             f"Key mismatch: expected a key to draw at temperature {temperature!r}, got None."
         )
     if key is not None:
         require_key(key)
+    dtype = params.b_y.dtype
     if states is None:
-        states = starting_states(model.stack, params.stack, None, params.b_y.dtype)
+        states = starting_states(model.stack, params.stack, None, dtype)
+    require_states(model, states, dtype)
     drawn = temperature > 0
     key = jax.random.key(0) if key is None else key
     return _generate(

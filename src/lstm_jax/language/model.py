@@ -23,12 +23,28 @@ from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
 from lstm_jax.backends.loop import Loop
+from lstm_jax.cells.cell import parameter_shapes, state_shapes
 from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import require_rate
-from lstm_jax.initializers import Initializer, require_initializers, uniform
+from lstm_jax.initializers import Initializer, drawn, require_initializers, uniform
+from lstm_jax.language.token_codes import checked_codes
+from lstm_jax.language.vocabulary import TextError
 from lstm_jax.layers.stack import Stack, StackParams, require_one_direction, starting_states
 from lstm_jax.layers.unroll_stack import unroll_stack
-from lstm_jax.validation import ShapeError, require_bool, require_positive_int, show_shape
+from lstm_jax.validation import (
+    DtypeError,
+    ShapeError,
+    require_array,
+    require_arrays,
+    require_bool,
+    require_finite,
+    require_floating_dtype,
+    require_key,
+    require_positive_int,
+    require_same_structure,
+    require_type,
+    show_shape,
+)
 
 
 class LanguageParams(NamedTuple):
@@ -61,20 +77,31 @@ class LanguageModel(NamedTuple):
 
     def init(self, key: Array, dtype: Any = float) -> LanguageParams:
         """Draw parameters: ``init(key, dtype)`` -> `LanguageParams`."""
+        require_key(key)
+        dtype = require_floating_dtype(dtype)
         key_stack, key_y, key_e, key_b = jax.random.split(key, 4)
         sizes = (self.stack.output_size, self.vocabulary_size)
         w_y_init = self.w_y_init or uniform(sizes[0] ** -0.5)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
         table = (self.vocabulary_size, self.stack.input_size)
+        embedding, w_y = None, None
+        if self.embedding:
+            embedding = drawn("embedding_init", self.embedding_init, key_e, table, dtype)
+        if not self.tied:
+            w_y = drawn("w_y_init", w_y_init, key_y, sizes, dtype)
         return LanguageParams(
-            embedding=self.embedding_init(key_e, table, dtype) if self.embedding else None,
+            embedding=embedding,
             stack=self.stack.init(key_stack, dtype),
-            w_y=None if self.tied else w_y_init(key_y, sizes, dtype),
-            b_y=self.b_y_init(key_b, sizes[1:], dtype),
+            w_y=w_y,
+            b_y=drawn("b_y_init", self.b_y_init, key_b, sizes[1:], dtype),
         )
 
     def inputs(self, params: LanguageParams, tokens: Int[Array, "..."]) -> Float[Array, "... d"]:
-        """The vectors of tokens."""
+        """The vectors of tokens, whole numbers from 0 to V − 1 of any shape."""
+        require_model_params(self, params)
+        return self._vectors(params, tokens)
+
+    def _vectors(self, params: LanguageParams, tokens: Any) -> Array:
+        tokens = jnp.asarray(checked_codes("tokens", tokens, self.vocabulary_size))
         if params.embedding is not None:
             return params.embedding[tokens]
         return jax.nn.one_hot(tokens, self.vocabulary_size, dtype=params.b_y.dtype)
@@ -83,6 +110,18 @@ class LanguageModel(NamedTuple):
         self, params: LanguageParams, ys: Float[Array, "... p"]
     ) -> Float[Array, "... vocabulary"]:
         """Unnormalised log-probabilities, in single precision at least."""
+        require_model_params(self, params)
+        require_array("ys", ys)
+        if jnp.shape(ys)[-1:] != (self.stack.output_size,):
+            raise ShapeError(
+                f"Shape mismatch: expected ys [..., {self.stack.output_size}], got "
+                f"{show_shape(jnp.shape(ys))}."
+            )
+        if not jnp.issubdtype(ys.dtype, jnp.floating):
+            raise DtypeError(f"Dtype mismatch: expected ys in floating point, got {ys.dtype.name}.")
+        return self._readout(params, ys)
+
+    def _readout(self, params: LanguageParams, ys: Array) -> Array:
         matrix: Any = params.embedding if self.tied else params.w_y
         w_y = matrix.T if self.tied else matrix
         dtype = ys.dtype if jnp.finfo(ys.dtype).bits >= 32 else jnp.dtype(jnp.float32)
@@ -93,8 +132,11 @@ class LanguageModel(NamedTuple):
         self, params: LanguageParams, states: tuple[Any, ...], token: Int[Array, "..."]
     ) -> tuple[tuple[Any, ...], Float[Array, "... vocabulary"]]:
         """One token: ``(states, logits)``; for generating, and for the microscope."""
-        states, y = self.stack.step(params.stack, states, self.inputs(params, token))
-        return states, self.logits(params, y)
+        require_model_params(self, params)
+        xs = self._vectors(params, token)
+        require_states(self, states, xs.dtype, xs.shape[:-1])
+        states, y = self.stack.step(params.stack, states, xs)
+        return states, self._readout(params, y)
 
 
 def language_model(
@@ -169,6 +211,54 @@ def language_model(
     )
 
 
+def require_model_params(model: Any, params: Any) -> None:
+    """Refuse anything but a language model and its parameters.
+
+    Raises:
+        TypeError: another kind of model, or parameters of another structure.
+        ShapeError: a wrong shape.
+        DtypeError: parameters that are not all of one floating dtype.
+    """
+    require_type("model", model, LanguageModel)
+    expected = _shapes_of_params(model)
+    require_same_structure("params", params, expected)
+    require_array("params.b_y", params.b_y)
+    dtype = params.b_y.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype.name} in b_y.")
+    require_arrays("params", params, expected, dtype, legend=f"V={model.vocabulary_size}")
+
+
+def _shapes_of_params(model: LanguageModel) -> LanguageParams:
+    """Shapes in place of the parameters; no initialiser is called but those of the stack."""
+    size, (inputs, outputs) = (
+        model.vocabulary_size,
+        (model.stack.input_size, model.stack.output_size),
+    )
+    shaped: Any = partial(jax.ShapeDtypeStruct, dtype=float)
+    return LanguageParams(
+        shaped((size, inputs)) if model.embedding else None,
+        parameter_shapes(model.stack),
+        None if model.tied else shaped((outputs, size)),
+        shaped((size,)),
+    )
+
+
+def require_states(
+    model: LanguageModel, states: Any, dtype: Any, batch: tuple[int, ...] = ()
+) -> None:
+    """Refuse states that are not those of the model's stack, for samples of some batch axes.
+
+    Raises:
+        ShapeError, DtypeError, TypeError: naming the first leaf that differs.
+    """
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*batch, *leaf.shape), dtype),
+        state_shapes(model.stack),
+    )
+    require_arrays("states", states, like, dtype)
+
+
 def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Initializer:
     """An initialiser of b_y: the log frequency of each token in a text, log (n_v + 1) / (N + V).
 
@@ -182,7 +272,8 @@ def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Ini
     Raises:
         ShapeError: codes that are not one text, [N]; or, when drawn, another size of the readout.
         TypeError: codes that are not whole numbers.
-        ValueError: codes outside of 0 … V − 1, or no positive V.
+        TextError: codes outside of 0 … V − 1.
+        ValueError: no positive V.
 
     Example:
         >>> import jax, numpy as np
@@ -192,16 +283,7 @@ def log_frequency(codes: Int[np.ndarray, "tokens"], vocabulary_size: int) -> Ini
         [0.6 0.4]
     """
     require_positive_int("vocabulary_size", vocabulary_size)
-    codes = np.asarray(codes)
-    if codes.ndim != 1:
-        raise ShapeError(f"Shape mismatch: expected codes [N], got {show_shape(codes.shape)}.")
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise TypeError(f"Type mismatch: expected codes as whole numbers, got {codes.dtype.name}.")
-    if codes.size and not 0 <= codes.min() <= codes.max() < vocabulary_size:
-        raise ValueError(
-            f"Range mismatch: expected codes from 0 to {vocabulary_size - 1}, got {codes.min()} to "
-            f"{codes.max()}."
-        )
+    codes = np.asarray(checked_codes("codes", codes, vocabulary_size, axes="tokens"))
     counts = np.bincount(codes, minlength=vocabulary_size) + 1
     logs = tuple(np.log(counts / counts.sum()).tolist())
     return _LogFrequency(logs)
@@ -247,13 +329,23 @@ def token_loss(
         unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
 
     Raises:
-        ShapeError: tokens of different or other shapes.
+        ShapeError: tokens of different or other shapes, or weights of another.
+        TextError: tokens without a number in the vocabulary, where they are not traced.
+        DtypeError, TypeError: tokens that are not whole numbers, params or states of another model, no key.
+        ValueError: weights below 0, or all of them 0.
     """
+    require_model_params(model, params)
+    inputs = checked_codes("inputs", inputs, model.vocabulary_size)
+    targets = checked_codes("targets", targets, model.vocabulary_size)
     if inputs.ndim not in (1, 2) or inputs.shape != targets.shape:
         raise ShapeError(
             "Shape mismatch: expected inputs and targets [T] or [T, B] alike, got "
             f"{show_shape(inputs.shape)} and {show_shape(targets.shape)}."
         )
+    if weights is not None:
+        _require_weights(weights, inputs.shape)
+    if key is not None:
+        require_key(key)
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     xs = model.inputs(params, inputs)
     if keys[0] is not None:
@@ -265,6 +357,29 @@ def token_loss(
         ys = drop(keys[2], model.dropout, ys)
     losses = optax.softmax_cross_entropy_with_integer_labels(model.logits(params, ys), targets)
     return jnp.average(losses, weights=weights), states
+
+
+def _require_weights(weights: Any, shape: tuple[int, ...]) -> None:
+    """Refuse weights of targets that make no mean."""
+    require_array("weights", weights)
+    if jnp.shape(weights) != shape:
+        raise ShapeError(
+            f"Shape mismatch: expected weights {show_shape(shape)}, as the targets, got "
+            f"{show_shape(jnp.shape(weights))}."
+        )
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise DtypeError(
+            f"Dtype mismatch: expected weights in floating point, got {weights.dtype.name}."
+        )
+    require_finite("weights", weights)
+    if isinstance(weights, jax.core.Tracer):
+        return
+    known = np.asarray(weights)
+    if known.min() < 0 or not known.any():
+        got = f"{known.min()}" if known.min() < 0 else "only zeros"
+        raise ValueError(
+            f"Range mismatch: expected weights of at least 0, some above it, got {got}."
+        )
 
 
 def nats_per_token(
@@ -289,7 +404,9 @@ def nats_per_token(
         Nats: perplexity is its exponential, bits per token it divided by log 2.
 
     Raises:
-        ValueError: a text too short for so many rows, or a size that is not a positive integer.
+        TextError: a text too short for so many rows, or with codes outside of the vocabulary.
+        ValueError: a size that is not a positive integer.
+        ShapeError, DtypeError, TypeError: codes that are not whole numbers [N], params of another model.
 
     Example:
         >>> import jax, jax.numpy as jnp, lstm_jax
@@ -301,14 +418,16 @@ def nats_per_token(
     """
     require_positive_int("batch_size", batch_size)
     require_positive_int("length", length)
+    require_model_params(model, params)
+    codes = jnp.asarray(checked_codes("codes", codes, model.vocabulary_size, axes="tokens"))
     tokens = len(codes) // batch_size
     if tokens < 2:
-        raise ValueError(
+        raise TextError(
             f"Length mismatch: expected a text of at least {2 * batch_size} tokens for {batch_size} rows, "
             f"got {len(codes)}."
         )
     length = min(length, tokens - 1)
-    return float(_nats(model, batch_size, length, params, jnp.asarray(codes)))
+    return float(_nats(model, batch_size, length, params, codes))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -10,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Float, Int
+from lstm_jax.language.token_codes import checked_codes
 from lstm_jax.language.vocabulary import TextError, Vocabulary, character_vocabulary
-from lstm_jax.validation import AnyPath, require_path
+from lstm_jax.validation import (
+    AnyPath,
+    require_floating_dtype,
+    require_key,
+    require_path,
+    require_positive_int,
+    require_text,
+)
 
 
 class Corpus(NamedTuple):
@@ -76,6 +84,7 @@ def encode(text: str, name: str) -> Corpus:
 
     Raises:
         TextError: a text with fewer than two distinct characters.
+        TypeError: a text or a name that is no text.
 
     Example:
         >>> from lstm_jax.language import encode
@@ -83,6 +92,7 @@ def encode(text: str, name: str) -> Corpus:
         >>> corpus.vocabulary.tokens, corpus.codes.tolist()
         (('a', 'b'), [0, 1, 1, 0])
     """
+    require_text("name", name)
     vocabulary = character_vocabulary(text)
     if vocabulary.size < 2:
         raise TextError(
@@ -102,12 +112,47 @@ def windows(
         codes: the text, at least ``length`` tokens.
         length: T, static.
         batch_size: B, static.
+
+    Raises:
+        TextError: a text shorter than ``length``, or codes that are negative or beyond int32.
+        ShapeError, DtypeError, TypeError: codes that are not whole numbers [N], or no key.
+        ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from lstm_jax.language import windows
+        >>> cut = windows(jax.random.key(0), jnp.arange(100), length=3, batch_size=2)
+        >>> (cut[1:] - cut[:-1]).tolist()
+        [[1, 1], [1, 1]]
     """
+    require_key(key)
+    require_positive_int("length", length)
+    require_positive_int("batch_size", batch_size)
+    codes = jnp.asarray(checked_codes("codes", codes, axes="tokens", least=length))
     starts = jax.random.randint(key, (batch_size,), 0, codes.shape[0] - length + 1, jnp.int32)
     steps = jnp.arange(length, dtype=jnp.int32)
     return codes[starts[None, :] + steps[:, None]]
 
 
 def one_hot(codes: Int[Array, "*axes"], size: int, dtype: Any) -> Float[Array, "*axes d"]:
-    """Codes as unit vectors."""
-    return jax.nn.one_hot(codes, size, dtype=dtype)
+    """Codes as unit vectors.
+
+    Args:
+        codes: whole numbers from 0 to below ``size``, of any shape.
+        size: V, the size of the vectors.
+        dtype: a floating one.
+
+    Raises:
+        TextError: codes out of range.
+        DtypeError, TypeError: codes that are not whole numbers, or a dtype that is not a floating one.
+        ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lstm_jax.language import one_hot
+        >>> one_hot(jnp.array([2, 0]), 3, jnp.float32).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    require_positive_int("size", size)
+    codes = checked_codes("codes", codes, size)
+    return jax.nn.one_hot(codes, size, dtype=require_floating_dtype(dtype))

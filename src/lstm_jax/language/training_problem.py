@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.language.batches import Batch
 from lstm_jax.language.model import LanguageModel, LanguageParams, token_loss
+from lstm_jax.time_loop.scan import checked_unroll
 from lstm_jax.training.step import Problem
-from lstm_jax.validation import require_one_of
+from lstm_jax.validation import (
+    require_arrays,
+    require_floating_dtype,
+    require_one_of,
+    require_parameters,
+    require_positive_int,
+    require_type,
+)
 
 
 def language_problem(
@@ -41,8 +49,19 @@ def language_problem(
         unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
 
     Raises:
-        ValueError: an unknown ``loss``, or a stack with a learned starting state.
+        ValueError: an unknown ``loss``, a stack with a learned starting state, a size or an
+            ``unroll`` that is not a positive integer.
+        TypeError: anything but a language model; a ``batch`` or an ``init`` of other arguments; in a step,
+            a batch that is no `Batch`.
+        DtypeError: a ``compute_dtype`` that is not a floating one.
     """
+    require_type("model", model, LanguageModel)
+    require_parameters("batch", batch, "codes, step, key")
+    require_positive_int("batch_size", batch_size)
+    if init is not None:
+        require_parameters("init", init, "key")
+    require_floating_dtype(compute_dtype, "compute_dtype")
+    checked_unroll(unroll)
     require_one_of("loss", loss, ("mean", "time_sum"))
     if model.stack.learned_state:
         raise ValueError(
@@ -53,6 +72,9 @@ def language_problem(
     def value(
         params: LanguageParams, states: PyTree, batch: Batch, key: Array
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        require_type("the result of batch", batch, Batch)
+        if not isinstance(batch.first, bool):
+            require_arrays("first", batch.first, jax.ShapeDtypeStruct((), bool), bool)
         states = jax.tree.map(lambda s: jnp.where(batch.first, jnp.zeros_like(s), s), states)
         mean, states = token_loss(
             model, params, states, batch.inputs, batch.targets, key=key, unroll=unroll

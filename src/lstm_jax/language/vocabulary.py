@@ -10,7 +10,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from lstm_jax.array_types import Int
-from lstm_jax.validation import require_one_of, require_positive_int
+from lstm_jax.validation import (
+    as_array,
+    in_one_line,
+    require_int,
+    require_one_of,
+    require_positive_int,
+    require_text,
+)
 
 UNKNOWN = "<unk>"
 """The token for every token that is not in the vocabulary."""
@@ -60,7 +67,10 @@ class Vocabulary(NamedTuple):
 
         Raises:
             TextError: a token that the vocabulary does not have, if it has no ``<unk>`` either.
+            TypeError: neither a text nor a list of texts, or a vocabulary of other tokens.
         """
+        _require_vocabulary(self)
+        _require_tokens(text)
         if isinstance(text, str) and self.kind == "characters":
             return self._encode_characters(text)
         tokens = words(text) if isinstance(text, str) else text
@@ -81,9 +91,11 @@ class Vocabulary(NamedTuple):
             codes: whole numbers [tokens].
 
         Raises:
-            TextError: numbers without a token.
+            TextError: numbers without a token, or none that are whole.
+            TypeError: no array.
         """
-        codes = np.asarray(codes)
+        _require_vocabulary(self)
+        codes = np.asarray(as_array("codes", codes))
         if codes.ndim != 1 or (codes.size and not np.issubdtype(codes.dtype, np.integer)):
             raise TextError(
                 "Code mismatch: expected codes as whole numbers [tokens], got "
@@ -132,17 +144,24 @@ def words(text: str) -> list[str]:
         >>> words("no it was\nn't\n")
         ['no', 'it', 'was', '<eos>', "n't", '<eos>']
     """
+    require_text("text", text)
     return text.replace("\n", f" {END_OF_LINE} ").split()
 
 
 def character_vocabulary(text: str) -> Vocabulary:
     """The distinct characters of a text, in the order of their code points.
 
+    Raises:
+        TypeError: no text.
+        TextError: an empty one.
+
     Example:
         >>> from lstm_jax.language import character_vocabulary
         >>> character_vocabulary("bab").tokens
         ('a', 'b')
     """
+    require_text("text", text)
+    _require_some(text)
     return Vocabulary(tuple(sorted(set(text))))
 
 
@@ -161,6 +180,8 @@ def frequency_vocabulary(
 
     Raises:
         ValueError: an unknown kind, or a count that is not positive.
+        TypeError: neither a text nor a list of texts.
+        TextError: an empty text.
 
     Example:
         >>> from lstm_jax.language import frequency_vocabulary
@@ -170,11 +191,49 @@ def frequency_vocabulary(
     """
     require_one_of("kind", kind, ("characters", "words"))
     require_positive_int("min_count", min_count)
+    _require_tokens(text)
+    _require_some(text)
     counts = Counter(words(text) if isinstance(text, str) and kind == "words" else text)
     # The token may occur in the text, as in the Penn Treebank.
     counts.pop(UNKNOWN, None)
     frequent = [(-count, token) for token, count in counts.items() if count >= min_count]
     return Vocabulary((UNKNOWN, *(token for _, token in sorted(frequent))), 0, kind)
+
+
+def _require_vocabulary(vocabulary: Vocabulary) -> None:
+    """Refuse a vocabulary that somebody made of anything but different texts."""
+    require_one_of("kind", vocabulary.kind, ("characters", "words"))
+    tokens = vocabulary.tokens
+    if not isinstance(tokens, (tuple, list)) or not all(isinstance(token, str) for token in tokens):
+        raise TypeError(
+            f"Type mismatch: expected tokens as a tuple of texts, got {in_one_line(tokens)}."
+        )
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for token, count in Counter(tokens).items() if count > 1)
+        raise TextError(f"Token mismatch: expected different tokens, got {twice!r} twice.")
+    if vocabulary.unknown is not None:
+        require_int("unknown", vocabulary.unknown, most=len(tokens) - 1)
+
+
+def _require_tokens(text: Any) -> None:
+    """Refuse anything but a text or a list of texts."""
+    if isinstance(text, str):
+        return
+    if not isinstance(text, Sequence) or isinstance(text, (bytes, bytearray)):
+        raise TypeError(
+            f"Type mismatch: expected text as a text or a list of texts, got {type(text).__name__}."
+        )
+    for place, token in enumerate(text):
+        if not isinstance(token, str):
+            raise TypeError(
+                f"Type mismatch: expected text as a list of texts, got {token!r} at position {place}."
+            )
+
+
+def _require_some(text: str | Sequence[str]) -> None:
+    """Refuse a text without tokens."""
+    if not len(text):
+        raise TextError("Empty text: expected text with at least one token, got none.")
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -101,7 +101,7 @@ def unroll_stack(
     state0 = check_stack_arguments(stack, params, xs, state0)
     sequences = checked_sequences(sequences, xs)
     _check_options(stack, sequences, key)
-    valid = step_masks(xs, sequences.lengths)
+    valid = step_masks(xs, sequences.lengths, mask=sequences.mask, outside=sequences.outside)
     ys = zero_padding(valid, xs)
     if _kernel_could_run(stack, sequences, key):
         layers = _directions(stack)
@@ -126,7 +126,8 @@ def unroll_stack(
         states.append(after)
         if stack.residual and number:
             ys = ys + below
-    return tuple(states), zero_padding(valid, projected(params, ys))
+    ys = projected(params, ys)
+    return tuple(states), zero_padding(valid, ys) if sequences.outside == "zeros" else ys
 
 
 def _check_options(stack: Stack, sequences: Sequences, key: Any) -> None:

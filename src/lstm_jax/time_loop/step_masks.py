@@ -34,6 +34,7 @@ from lstm_jax.validation import (
     as_array,
     require_bool,
     require_key,
+    require_one_of,
     require_positive_int,
     require_type,
     show_shape,
@@ -53,12 +54,19 @@ class Sequences(NamedTuple):
             back-propagation through time); the state passes. Never if None.
         reverse: read from the last step to the first. Outputs stay aligned with ``xs``; with lengths, a
             sequence begins with its last step.
+        mask: the steps that belong to the sequences, [T, B] or [T], in place of lengths: any, so also for
+            padding on the left and for gaps. At the others the state passes on, and the values of ``xs`` do
+            not matter.
+        outside: what the output shows outside of the lengths or the mask: ``"zeros"``, or ``"last"``, the
+            output of the step before in the order of the loop, as Flax has it.
     """
 
     lengths: Any = None
     resets: Any = None
     truncate: int | None = None
     reverse: bool = False
+    mask: Any = None
+    outside: str = "zeros"
 
 
 class Noise(NamedTuple):
@@ -77,6 +85,8 @@ class Noise(NamedTuple):
     key: Array | None = None
 
 
+OUTSIDE = ("zeros", "last")
+
 NO_NOISE = Noise()
 ALL_STEPS = Sequences()
 
@@ -85,12 +95,14 @@ class StepMasks(NamedTuple):
     """Masks with time as the leading axis, or of one step without it; None for a mask that is not used.
 
     Attributes:
-        valid: whether the step belongs to the sequence, boolean [T, ..., 1].
+        valid: whether the step belongs to the sequence, boolean [T, ..., 1]; its output is zero if not.
         reset: whether the state is zero before the step, boolean [T, ..., 1].
         cut: whether no gradient passes from the step to the state before it, boolean [T, ..., 1].
         zoneout: which units keep their state, booleans [T, ..., H] for each leaf of the state; or the
             fraction that they keep, a number from 0 to 1, broadcast.
         dropout: recurrent dropout: the factor of h_{t−1}, [T, ..., H].
+        gaps: in place of ``valid`` where steps that belong may follow on others, boolean [T, ..., 1], true
+            for those that belong. The loop's output is then h as it passes on: the next step needs it.
     """
 
     valid: Bool[Array, "time *batch 1"] | None = None
@@ -98,6 +110,12 @@ class StepMasks(NamedTuple):
     cut: Bool[Array, "time *batch 1"] | None = None
     zoneout: PyTree = None
     dropout: Float[Array, "time *batch h"] | None = None
+    gaps: Bool[Array, "time *batch 1"] | None = None
+
+    @property
+    def taken(self) -> Bool[Array, "*axes"] | None:
+        """Whether the state changes at the step; None if it does at every one."""
+        return self.valid if self.gaps is None else self.gaps
 
 
 NO_MASKS = StepMasks()
@@ -123,10 +141,10 @@ def state_after_step(masks: StepMasks, after: PyTree, before: PyTree) -> PyTree:
     """The state after a step, linear in both states: the step's result and the state before it."""
     if masks.zoneout is not None:
         after = jax.tree.map(_blended, masks.zoneout, before, after)
-    valid = masks.valid
-    if valid is None:
+    taken = masks.taken
+    if taken is None:
         return after
-    return jax.tree.map(lambda a, b: jnp.where(valid, a, b), after, before)
+    return jax.tree.map(lambda a, b: jnp.where(taken, a, b), after, before)
 
 
 def _blended(mask: Array, a: Array, b: Array) -> Array:
@@ -147,18 +165,24 @@ def cotangent_before_step(masks: StepMasks, d_before: PyTree, d_state: PyTree) -
             lambda k, d: _blended(k, d, jnp.zeros_like(d)), masks.zoneout, d_state
         )
         d_before = jax.tree.map(jnp.add, d_before, passed)
-    valid = masks.valid
-    if valid is None:
+    taken = masks.taken
+    if taken is None:
         return d_before
-    return jax.tree.map(lambda a, b: jnp.where(valid, a, b), d_before, d_state)
+    return jax.tree.map(lambda a, b: jnp.where(taken, a, b), d_before, d_state)
 
 
 def zero_padding(masks: StepMasks, values: PyTree) -> PyTree:
     """A step's values, with zeros where the step is not part of the sequence."""
-    valid = masks.valid
-    if valid is None:
-        return values
-    return jax.tree.map(lambda a: jnp.where(valid, a, jnp.zeros_like(a)), values)
+    return _where(_not(masks.taken), jnp.zeros_like, values)
+
+
+def output_of_step(masks: StepMasks, h: PyTree) -> PyTree:
+    """What the loop gives out at a step, linear in h and its own transpose: zeros past a sequence's end."""
+    return _where(_not(masks.valid), jnp.zeros_like, h)
+
+
+def _not(mask: Array | None) -> Array | None:
+    return None if mask is None else ~mask
 
 
 def _where(mask: Array | None, function: Callable[[Array], Array], tree: PyTree) -> PyTree:
@@ -172,14 +196,19 @@ def checked_sequences(sequences: Sequences, xs: Array) -> Sequences:
 
     Raises:
         TypeError: anything but `Sequences`, or lengths that are not whole numbers.
-        ShapeError, ValueError: lengths that do not fit ``xs``, or a ``reverse`` that is not True or False.
+        ShapeError, ValueError: lengths or a mask that do not fit ``xs``, or both; a ``reverse`` that is not
+            True or False; an unknown ``outside``.
     """
     require_type("sequences", sequences, Sequences)
     require_bool("reverse", sequences.reverse)
-    lengths = sequences.lengths
+    require_one_of("outside", sequences.outside, OUTSIDE)
+    lengths, mask = sequences.lengths, sequences.mask
+    if lengths is not None and mask is not None:
+        raise ValueError("Option mismatch: expected lengths or a mask, got both.")
     return sequences._replace(
         lengths=None if lengths is None else checked_lengths(lengths, xs),
         reverse=bool(sequences.reverse),
+        mask=None if mask is None else _checked_steps("mask", mask, xs),
     )
 
 
@@ -215,20 +244,20 @@ def checked_lengths(lengths: Any, xs: Array) -> Int[Array, "*batch"]:
     return jnp.clip(jnp.asarray(array).astype(jnp.int32), 0, xs.shape[0])
 
 
-def checked_resets(resets: Any, xs: Array) -> Bool[Array, "time *batch"]:
-    """Resets as a boolean array.
+def _checked_steps(name: str, steps: Any, xs: Array) -> Bool[Array, "time *batch"]:
+    """Resets or a mask as a boolean array.
 
     Raises:
         ShapeError: a shape other than that of time and batch.
-        TypeError: resets that are not boolean.
+        TypeError: values that are not boolean.
     """
     shape = jnp.shape(xs)[:-1]
-    array = as_array("resets", resets)
+    array = as_array(name, steps)
     if array.dtype != bool:
-        raise TypeError(f"Type mismatch: expected resets as booleans, got {array.dtype.name}.")
+        raise TypeError(f"Type mismatch: expected {name} as booleans, got {array.dtype.name}.")
     if array.shape != shape:
         raise ShapeError(
-            f"Shape mismatch: expected resets {show_shape(shape)} beside xs "
+            f"Shape mismatch: expected {name} {show_shape(shape)} beside xs "
             f"{show_shape(jnp.shape(xs))}, got {show_shape(array.shape)}."
         )
     return jnp.asarray(array)
@@ -241,6 +270,8 @@ def step_masks(
     truncate: int | None = None,
     *,
     reverse: bool = False,
+    mask: Bool[Array, "time *batch"] | None = None,
+    outside: str = "zeros",
 ) -> StepMasks:
     """The masks of a loop over ``xs``.
 
@@ -252,9 +283,10 @@ def step_masks(
     time = xs.shape[0]
     steps = jnp.arange(time, dtype=jnp.int32).reshape(time, *[1] * (xs.ndim - 1))
     valid = None if lengths is None else steps < lengths[None, ..., None]
+    valid = valid if mask is None else mask[..., None]
     reset = cut = None
     if resets is not None:
-        reset = checked_resets(resets, xs)[..., None]
+        reset = _checked_steps("resets", resets, xs)[..., None]
         # A reset in the padding begins no sequence.
         reset = reset if valid is None else reset & valid
         if reverse:  # before the last step of the sequence before
@@ -266,7 +298,10 @@ def step_masks(
         done = time - 1 - steps if reverse and lengths is None else steps
         cut = (done % truncate == 0) & (done > 0)
         cut = cut if valid is None else cut & valid
-    return StepMasks(valid, reset, cut)
+    # Zeros past the end are made in the loop, where h has no further use.
+    if mask is None and outside == "zeros":
+        return StepMasks(valid, reset, cut)
+    return StepMasks(None, reset, cut, gaps=valid)
 
 
 class Prepared(NamedTuple):
@@ -279,6 +314,7 @@ class Prepared(NamedTuple):
         lengths: int32 [B]; None where every sequence has T steps.
         reverse: whether the loop runs from the last step to the first.
         turned: whether ``xs`` was turned round, and the outputs have to be.
+        zeros_outside: whether the outputs are zero outside of the mask.
     """
 
     xs: Any
@@ -287,6 +323,7 @@ class Prepared(NamedTuple):
     lengths: Any
     reverse: bool
     turned: bool
+    zeros_outside: bool
 
 
 def prepare(cell: Cell, xs: Array, state0: PyTree, sequences: Sequences, noise: Noise) -> Prepared:
@@ -295,20 +332,23 @@ def prepare(cell: Cell, xs: Array, state0: PyTree, sequences: Sequences, noise: 
     Raises:
         ShapeError, TypeError, ValueError: lengths, resets, truncation or rates that do not fit.
     """
-    lengths, resets, truncate, reverse = checked_sequences(sequences, xs)
+    lengths, resets, truncate, reverse, mask, outside = checked_sequences(sequences, xs)
     zoneout, dropout = noise_masks(cell, noise, state0, xs.shape[0])
-    masks = step_masks(xs, lengths, resets, truncate, reverse=reverse)
+    masks = step_masks(xs, lengths, resets, truncate, reverse=reverse, mask=mask, outside=outside)
     masks = masks._replace(zoneout=zoneout, dropout=dropout)
     state0 = vary_over(varying_axes(masks), state0)
     xs = zero_padding(masks, xs)
+    zeros = outside == "zeros"
     if reverse and lengths is not None:
         # Backwards means: each sequence from its own last step to its first, forward in the loop.
-        return Prepared(reverse_sequences(lengths, xs), state0, masks, lengths, False, True)
-    return Prepared(xs, state0, masks, lengths, reverse, False)
+        return Prepared(reverse_sequences(lengths, xs), state0, masks, lengths, False, True, zeros)
+    return Prepared(xs, state0, masks, lengths, reverse, False, zeros)
 
 
 def in_order(prepared: Prepared, hs: Array) -> Array:
     """The outputs of the loop, aligned with the inputs."""
+    if prepared.zeros_outside and prepared.masks.gaps is not None:
+        hs = zero_padding(prepared.masks, hs)
     return reverse_sequences(prepared.lengths, hs) if prepared.turned else hs
 
 

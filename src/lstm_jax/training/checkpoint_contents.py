@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.validation import leaf_name, show_shape
+from lstm_jax.training.system_errors import reason
+from lstm_jax.validation import leaf_name, require_array, show_shape
 
 
 class CheckpointError(RuntimeError):
@@ -62,6 +63,31 @@ def require_same_state(where: Path, about: Mapping[str, Any], like: PyTree) -> N
             "optimizer, or begin a new run."
         )
     require_same(where, "Optimizer", found, expected)
+
+
+def require_arrays_only(name: str, state: PyTree) -> None:
+    """Refuse a state with leaves that are neither arrays nor numbers.
+
+    Raises:
+        TypeError: naming the leaf.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        if not isinstance(leaf, (bool, int, float, complex)):
+            require_array(f"{name}.{leaf_name(path)}" if path else name, leaf)
+
+
+def require_json(name: str, value: Any) -> None:
+    """Refuse what JSON cannot hold.
+
+    Raises:
+        ValueError: with what came.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"Value mismatch: expected {name} as JSON holds it, got {reason(error)}."
+        ) from None
 
 
 def described(state: PyTree) -> dict[str, str]:

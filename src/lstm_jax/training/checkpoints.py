@@ -24,13 +24,22 @@ from lstm_jax.training.checkpoint_contents import (
     checksums,
     described,
     optimizer_parts,
+    require_arrays_only,
+    require_json,
     require_same,
     require_same_state,
 )
 from lstm_jax.training.orbax_noise import without_noise
 from lstm_jax.training.run_settings import settings_by_value
 from lstm_jax.training.system_errors import reason
-from lstm_jax.validation import AnyPath, require_path, require_positive_int
+from lstm_jax.validation import (
+    AnyPath,
+    require_int,
+    require_number,
+    require_path,
+    require_positive_int,
+    require_text,
+)
 
 FORMAT = 2
 """The format of ``about``; a checkpoint of another format is refused."""
@@ -79,6 +88,9 @@ class Checkpoints:
         best: str | None = None,
     ) -> None:
         require_positive_int("last", last)
+        if best is not None:
+            require_text("best", best)
+        self._best = best
         self.folder = require_path("folder", folder).resolve()
         self._settings = settings_by_value(settings)
         policies: list[Any] = [LatestN(last)]
@@ -138,7 +150,13 @@ class Checkpoints:
 
         Raises:
             CheckpointError: a full or unwritable disk. Earlier checkpoints stay.
+            ValueError: a step below 0; a number that is none, or is missing; data that JSON cannot hold.
+            TypeError: a state of anything but arrays.
         """
+        require_int("step", step)
+        require_arrays_only("state", state)
+        self._require_measured(measured)
+        require_json("more", more)
         about = {
             "format": FORMAT,
             "step": step,
@@ -175,7 +193,9 @@ class Checkpoints:
 
         Raises:
             CheckpointError: no checkpoint, a damaged one, or one of another run. Nothing is changed.
+            TypeError: a ``like`` of anything but arrays.
         """
+        require_arrays_only("like", like)
         self._require_own_names()
         steps = self.steps()
         if not steps or step not in (None, *steps):
@@ -214,6 +234,25 @@ class Checkpoints:
         except OSError:
             steps = []
         return str(self.folder / str(steps[-1])) if steps else "none"
+
+    def _require_measured(self, measured: Any) -> None:
+        """Refuse numbers that cannot select the best checkpoint."""
+        if measured is None:
+            return
+        if not isinstance(measured, Mapping):
+            raise TypeError(
+                f"Type mismatch: expected measured as a dict of numbers, got {measured!r}."
+            )
+        for name, value in measured.items():
+            require_text("a name in measured", name)
+            if value != float(
+                "inf"
+            ):  # what was not finite comes so from `fit`, and is never the best
+                require_number(f"measured.{name}", value)
+        if self._best is not None and self._best not in measured:
+            raise ValueError(
+                f"Name mismatch: expected {self._best!r} in measured, got {sorted(measured)}."
+            )
 
     def _require_own_names(self) -> None:
         """Refuse a checkpoint whose folder was renamed to something that is no step: orbax overlooks it."""

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.step import DATA
-from lstm_jax.validation import require_positive_int
+from lstm_jax.validation import require_int, require_positive_int, require_text
 
 
 def start_processes(
@@ -34,6 +34,7 @@ def start_processes(
 
     Raises:
         ValueError: one of the three without the others, or a number out of range.
+        TypeError: a coordinator that is no text.
         RuntimeError: from JAX, if it finds no cluster or cannot reach the coordinator.
     """
     named = (coordinator, processes, process)
@@ -44,12 +45,10 @@ def start_processes(
                 f"{coordinator!r}, {processes!r} and {process!r}."
             )
         require_positive_int("processes", processes)
-        if isinstance(process, bool) or not 0 <= process < processes:
-            raise ValueError(
-                f"Process mismatch: expected process from 0 to {processes - 1}, got {process!r}."
-            )
+        require_int("process", process, most=processes - 1)
+        require_text("coordinator", coordinator)
         host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ValueError(
                 f"Process mismatch: expected coordinator as host:port, got {coordinator!r}."
             )
@@ -63,16 +62,24 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
         devices: the devices of the mesh; those of all processes if None.
 
     Raises:
-        ValueError: no devices.
+        TypeError: anything but a list of devices.
+        ValueError: no devices, or one twice.
 
     Example:
         >>> from lstm_jax.training import data_mesh
         >>> data_mesh().axis_names
         ('data',)
     """
-    devices = jax.devices() if devices is None else list(devices)
-    if not devices:
+    devices = jax.devices() if devices is None else devices
+    several = isinstance(devices, (Sequence, np.ndarray)) and not isinstance(devices, str)
+    if not several or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(
+            f"Type mismatch: expected devices as a list, of jax.devices(), got {devices!r}."
+        )
+    if not len(devices):
         raise ValueError("Device mismatch: expected at least one device, got none.")
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"Device mismatch: expected different devices, got {devices!r}.")
     return Mesh(np.array(devices), (DATA,))
 
 

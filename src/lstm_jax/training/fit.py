@@ -28,6 +28,7 @@ from lstm_jax.training.log import Log
 from lstm_jax.training.log_entries import (
     DivergedError,
     Progress,
+    asked_to_end,
     entry_of,
     kept_with,
     lowest,
@@ -48,7 +49,7 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_optimizer
+from lstm_jax.training.problem_checks import require_axes, require_leaves
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Metrics,
@@ -58,6 +59,7 @@ from lstm_jax.training.step import (
     by_axis,
     init_state,
     parameter_names,
+    require_problem,
     spread,
     train_step,
 )
@@ -117,10 +119,11 @@ def fit(
         The last state and the log.
 
     Raises:
+        TypeError: no `Problem` of functions of their arguments, no optimizer, options of another type.
         RunError: options that do not fit, a folder with another run in it or into which another run writes,
             or one to resume that has a log and no checkpoint.
         CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
-        ProblemError: a loss that is no number, or a problem whose carry changes its structure.
+        ProblemError: a loss that is no number, a carry that changes its structure, data of no arrays.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and
             the last checkpoint.
         InterruptedRun: after an interrupt or a termination signal, once a checkpoint is written.
@@ -137,13 +140,13 @@ def fit(
         >>> print(run.state.params.round(3), run.log[-1]["step"])
         [2. 4.] 20
     """
-    require_type("problem", problem, Problem)
-    require_optimizer(optimizer)
+    require_problem(problem, optimizer)
     require_type("options", options, RunOptions)
     require_type("computation", computation, Computation)
     seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
     settings = checked_settings(options)
+    require_leaves("Data", "data", data)
     run_folder = RunFolder(checked_folder(folder), options)
     try:
         return _fit(
@@ -302,7 +305,7 @@ def _train(
                 pending = []
                 run.log.write(entry)
                 bar.set_postfix_str(shown(entry, run.options.unit))
-                early = run.options.until is not None and run.options.until(entry)
+                early = run.options.until is not None and asked_to_end(run.options.until(entry))
             run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
             progress = Progress(done, pending, seconds, early)
             if run.checkpoints is not None and ("checkpoint" in due or stop or early):
@@ -375,6 +378,7 @@ def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -
         return None
     if sweep:
         return jax.tree.map(lambda _: spread(mesh, 0), like)
+    require_axes("carry", problem.carry_axes, like.carry)
     everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
     return everywhere._replace(
         carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)

@@ -40,6 +40,7 @@ from lstm_jax.time_loop.step_masks import (
 from lstm_jax.validation import (
     DtypeError,
     ShapeError,
+    require_array,
     require_arrays,
     require_bool,
     require_same_structure,
@@ -194,10 +195,12 @@ def _checked(cell: Cell, params: RNNParams, hs: Array) -> HandDerived:
         raise ValueError(f"Cell mismatch: expected a vanilla cell from rnn, got {cell}.")
     expected = shapes_of(cell.init, jax.random.key(0))
     require_same_structure("params", params, expected)
+    require_array("params.w_h", params.w_h)
     dtype = jnp.result_type(params.w_h)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype.name}.")
     require_arrays("params", params, expected, dtype)
+    require_array("hs", hs)
     shape = jnp.shape(hs)
     if len(shape) not in (2, 3) or 0 in shape or shape[-1] != cell.hidden_size:
         raise ShapeError(

@@ -92,17 +92,32 @@ def numbers_of(measured: Any) -> dict[str, Any]:
         )
     found = {}
     for name, value in measured.items():
+        if not isinstance(name, str):
+            raise RunError(
+                f"Type mismatch: expected texts as names of evaluate(params), got {name!r}."
+            )
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
-            # bfloat16 and its like have a kind of their own.
-            try:
-                array = array.astype(np.float64)
-            except (TypeError, ValueError):
+            if array.dtype.kind != "V" or array.dtype.names:
                 raise RunError(
                     f"Type mismatch: expected {name} of evaluate(params) as a number, got {value!r}."
-                ) from None
+                )
+            # bfloat16 and its like have a kind of their own.
+            array = array.astype(np.float64)
         found[name] = array.tolist()
     return found
+
+
+def asked_to_end(answer: Any) -> bool:
+    """What ``until(entry)`` answered.
+
+    Raises:
+        RunError: neither True nor False.
+    """
+    one = isinstance(answer, (jax.Array, np.ndarray)) and answer.dtype == bool and not answer.ndim
+    if not one and not isinstance(answer, (bool, np.bool_)):
+        raise RunError(f"Type mismatch: expected until(entry) as True or False, got {answer!r}.")
+    return bool(answer)
 
 
 def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | None:

@@ -11,8 +11,18 @@ from jax.sharding import Mesh
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.log import EVENTS, NAME, require_tensorboard
 from lstm_jax.training.run_settings import SettingsError, settings_by_value
+from lstm_jax.training.step import require_mesh
 from lstm_jax.training.watch import Watch
-from lstm_jax.validation import AnyPath, require_path, require_positive_int
+from lstm_jax.validation import (
+    AnyPath,
+    in_one_line,
+    require_bool,
+    require_floating_dtype,
+    require_parameters,
+    require_path,
+    require_positive_int,
+    require_text,
+)
 
 CHECKPOINTS = "checkpoints"
 
@@ -94,34 +104,46 @@ def checked_seeds(
                 require_positive_int(name, getattr(options, name))
         require_positive_int("keep", options.keep)
         require_positive_int("accumulate", computation.accumulate)
+        for name in ("resume", "overwrite", "tensorboard", "progress"):
+            require_bool(name, getattr(options, name))
         _require_unit(options.unit)
         _require_watches(options.watches)
+        for name, argument in (("evaluate", "params"), ("until", "entry")):
+            if getattr(options, name) is not None:
+                require_parameters(name, getattr(options, name), argument)
+        if options.best is not None:
+            require_text("best", options.best)
+        if computation.compute_dtype is not None:
+            require_floating_dtype(computation.compute_dtype, "compute_dtype")
+        require_mesh(computation.mesh)
         require_tensorboard(options.tensorboard)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise RunError(str(error)) from None
-    for name in ("evaluate", "until"):
-        function = getattr(options, name)
-        if function is not None and not callable(function):
-            raise RunError(f"Type mismatch: expected {name} as a function, got {function!r}.")
     if options.best is not None and options.evaluate is None:
         raise RunError(
             f"Option mismatch: expected evaluate, which measures best={options.best!r}, got none."
         )
     if isinstance(seed, np.ndarray) and seed.ndim == 1:
         seed = seed.tolist()
-    one = not isinstance(seed, Sequence) or isinstance(seed, str)
+    one = not isinstance(seed, Sequence) or isinstance(seed, (str, bytes))
     seeds: tuple[Any, ...] = (seed,) if one else tuple(seed)  # type: ignore[arg-type]
     if isinstance(seed, np.ndarray) and seed.ndim:
-        raise RunError(f"Seed mismatch: expected seed as a number or a list, got {seed!r}.")
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise RunError(f"Seed mismatch: expected one seed or different ones, got {seed!r}.")
+        raise RunError(
+            f"Seed mismatch: expected seed as a number or a list, got {in_one_line(seed)}."
+        )
     for value in seeds:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, np.integer))
             or not 0 <= value < 2**32
         ):
-            raise RunError(f"Range mismatch: expected seed from 0 to 2^32 − 1, got {value!r}.")
+            raise RunError(
+                f"Range mismatch: expected seed from 0 to 2^32 − 1, got {in_one_line(value)}."
+            )
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise RunError(
+            f"Seed mismatch: expected one seed or different ones, got {in_one_line(seed)}."
+        )
     mesh = computation.mesh
     if not one and mesh is not None and len(seeds) % mesh.size:
         raise RunError(
@@ -135,7 +157,8 @@ def checked_seeds(
 
 
 def _require_unit(unit: Any) -> None:
-    if not isinstance(unit, tuple) or len(unit) != 2 or not isinstance(unit[0], str):
+    named = isinstance(unit, tuple) and len(unit) == 2 and isinstance(unit[0], str)
+    if not named or not unit[0]:
         raise RunError(
             f"Type mismatch: expected unit as a name and a number, ('tokens', 1120), got {unit!r}."
         )
@@ -156,10 +179,7 @@ def _require_watches(watches: Any) -> None:
                 f"Name mismatch: expected the name of a watch other than {CHECKPOINTS}, {EVENTS} and {NAME}, "
                 f"got {name!r}."
             )
-        if not callable(watch.look):
-            raise RunError(
-                f"Type mismatch: expected {name}: look as a function, got {watch.look!r}."
-            )
+        require_parameters(f"{name}: look", watch.look, "params")
         require_positive_int(f"{name}: every", watch.every)
     if len({watch.name for watch in watches}) < len(watches):
         raise RunError("Name mismatch: expected watches of different names, got some alike.")

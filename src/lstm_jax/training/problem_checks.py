@@ -7,15 +7,103 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.validation import leaf_name, show_shape
+from lstm_jax.validation import (
+    in_one_line,
+    leaf_name,
+    require_array,
+    require_int,
+    require_parameters,
+    show_shape,
+)
 
 LOSS = "loss(params, carry, batch, key) as (value, (carry, metrics))"
 
 
+FUNCTIONS = {
+    "init": "key",
+    "loss": "params, carry, batch, key",
+    "batch": "data, step, key",
+    "carry": "",
+}
+"""The functions of a problem and their arguments."""
+
+
 class ProblemError(ValueError):
     """A problem whose functions do not give what a step needs."""
+
+
+def require_functions(problem: Any) -> None:
+    """Refuse a problem whose functions cannot be called with their arguments.
+
+    Raises:
+        TypeError: naming the function, its arguments and what came.
+    """
+    for name, arguments in FUNCTIONS.items():
+        require_parameters(name, getattr(problem, name), arguments)
+
+
+def require_leaves(name: str, what: str, tree: PyTree) -> None:
+    """Refuse a tree with leaves that are neither arrays nor numbers.
+
+    Raises:
+        ProblemError: naming the leaf.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not _is_numeric(leaf):
+            where = f" in {leaf_name(path)}" if path else ""
+            raise ProblemError(
+                f"{name} mismatch: expected {what} with arrays or numbers, got {_kind(leaf)}{where}."
+            )
+
+
+def require_axes(name: str, axes: Any, tree: PyTree) -> None:
+    """Refuse axes of the samples that are no prefix of a tree, or that one of its arrays does not have.
+
+    Args:
+        name: ``"batch"`` or ``"carry"``.
+        axes: as ``in_axes`` of `jax.vmap`, from 0.
+        tree: the batch or the carry.
+
+    Raises:
+        ProblemError: naming the array or the structure.
+    """
+
+    def require(axis: Any, part: PyTree) -> None:
+        whole = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
+        for leaf in jax.tree.leaves(part):
+            if axis is not None and not (whole and 0 <= axis < jnp.ndim(leaf)):
+                raise ProblemError(
+                    f"Axis mismatch: expected {name}_axes from 0 to {jnp.ndim(leaf) - 1}, or None, for "
+                    f"{_array(leaf)} of the {name}, got {in_one_line(axis)}."
+                )
+
+    try:
+        jax.tree.map(require, axes, tree, is_leaf=lambda node: node is None)
+    except ProblemError:
+        raise
+    except (ValueError, TypeError):
+        structure: Any = jax.tree.structure(tree)
+        raise ProblemError(
+            f"Axis mismatch: expected {name}_axes as a prefix of the {name}, {structure}, got "
+            f"{in_one_line(axes)}."
+        ) from None
+
+
+def require_seed(seed: Any) -> None:
+    """Refuse anything but one whole number from 0 to 2³² − 1, also a traced one.
+
+    Raises:
+        TypeError: no number.
+        ValueError: another number.
+    """
+    if not isinstance(seed, (int, np.integer, jax.Array, np.ndarray)) or isinstance(seed, bool):
+        raise TypeError(
+            f"Type mismatch: expected seed as one whole number, got {in_one_line(seed)}."
+        )
+    require_int("seed", seed, most=2**32 - 1)
 
 
 def require_optimizer(optimizer: Any) -> None:
@@ -45,9 +133,9 @@ def require_params(params: PyTree) -> None:
             "Parameter mismatch: expected init(key) with at least one array, got none."
         )
     for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-            got = type(leaf).__name__ if dtype is None else dtype.name
+        array = _is_numeric(leaf) and hasattr(leaf, "dtype")
+        if not array or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            got = leaf.dtype.name if array else type(leaf).__name__
             raise ProblemError(
                 f"Parameter mismatch: expected init(key) with arrays of floating-point numbers, got {got} "
                 f"in {leaf_name(path) or 'params'}."
@@ -70,6 +158,8 @@ def require_loss(found: Any, carry: PyTree) -> None:
     if not isinstance(rest, tuple) or len(rest) != 2:
         raise ProblemError(f"Loss mismatch: expected {LOSS}, got (value, {_kind(rest)}).")
     after, metrics = rest
+    if not _is_numeric(value):
+        raise ProblemError(f"Loss mismatch: expected one number, got {_kind(value)}.")
     if jnp.shape(value) != ():
         raise ProblemError(
             "Loss mismatch: expected one number, the mean over the samples, got an array "
@@ -84,7 +174,7 @@ def require_loss(found: Any, carry: PyTree) -> None:
             f"Loss mismatch: expected metrics as a dict of numbers by name, got {_kind(metrics)}."
         )
     for name, number in metrics.items():
-        if not isinstance(number, (jax.Array, int, float)) and not hasattr(number, "dtype"):
+        if not _is_numeric(number):
             raise ProblemError(
                 f"Loss mismatch: expected the metric {name!r} as a number, got {_kind(number)}."
             )
@@ -93,6 +183,7 @@ def require_loss(found: Any, carry: PyTree) -> None:
 
 def _require_same_carry(before: PyTree, after: PyTree) -> None:
     """Refuse a carry of another structure, shape or dtype: the next step could not take it."""
+    require_leaves("Carry", "the loss to return a carry", after)
     structure: Any = jax.tree.structure(before)
     got: Any = jax.tree.structure(after)
     if structure != got:
@@ -109,6 +200,17 @@ def _require_same_carry(before: PyTree, after: PyTree) -> None:
             )
 
 
+def _is_numeric(leaf: Any) -> bool:
+    """Whether it is an array of JAX or NumPy, or a Python number."""
+    if isinstance(leaf, (bool, int, float, complex)):
+        return True
+    try:
+        require_array("leaf", leaf)
+    except TypeError:
+        return False
+    return True
+
+
 def _array(leaf: Any) -> str:
     return f"{jnp.result_type(leaf).name}{show_shape(jnp.shape(leaf))}"
 
@@ -118,6 +220,6 @@ def _kind(value: Any) -> str:
         return "None"
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if hasattr(value, "dtype") and _is_numeric(value):
         return f"an array {_array(value)}"
     return f"a {type(value).__name__}"

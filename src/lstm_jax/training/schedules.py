@@ -3,8 +3,6 @@ r"""A schedule of the learning rate: constant for some epochs, then divided at e
 η(n) = η₀ / d^max(e − hold, 0),   e = ⌊n / steps per epoch⌋ + 1
 """
 
-import math
-
 import optax
 
 from lstm_jax.validation import require_number, require_positive_int
@@ -38,8 +36,7 @@ def step_decay(
     require_number("learning_rate", learning_rate, above=0)
     require_positive_int("steps_per_epoch", steps_per_epoch)
     require_positive_int("hold", hold)
-    if not 1 <= factor < math.inf:
-        raise ValueError(f"Range mismatch: expected factor of at least 1, got {factor!r}.")
+    require_number("factor", factor, least=1)
     return optax.exponential_decay(
         learning_rate,
         transition_steps=steps_per_epoch,

@@ -19,9 +19,26 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.array_types import Array, Float, Int, PyTree
-from lstm_jax.training.problem_checks import require_loss, require_params
-from lstm_jax.validation import leaf_name, require_positive_int
+from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
+from lstm_jax.training.problem_checks import (
+    require_axes,
+    require_functions,
+    require_leaves,
+    require_loss,
+    require_optimizer,
+    require_params,
+    require_seed,
+)
+from lstm_jax.validation import (
+    leaf_name,
+    require_array,
+    require_floating_dtype,
+    require_int,
+    require_positive_int,
+    require_same_structure,
+    require_type,
+    show_shape,
+)
 
 DATA = "data"
 """The mesh axis over which the samples of a batch are spread."""
@@ -107,7 +124,9 @@ def init_state(
         seed: of everything random; may be traced, for `jax.vmap`.
 
     Raises:
-        ProblemError: no parameters, or some that are no floating-point numbers.
+        ProblemError: no parameters, some that are no floating-point numbers, or a carry of no arrays.
+        TypeError: no `Problem`, no optimizer, no seed.
+        ValueError: a seed that is not from 0 to 2³² − 1.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -120,16 +139,67 @@ def init_state(
         >>> init_state(problem, optax.sgd(0.1), seed=0).step.item()
         0
     """
+    require_problem(problem, optimizer)
+    require_seed(seed)
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = problem.init(key_params)
     require_params(params)
+    carry = problem.carry()
+    require_leaves("Carry", "carry()", carry)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=optimizer.init(params),
-        carry=_strong(problem.carry()),
+        carry=_strong(carry),
         key=jax.random.key_data(key_run),
     )
+
+
+def require_problem(problem: Any, optimizer: Any) -> None:
+    """Refuse anything but a problem of functions, and an optimizer.
+
+    Raises:
+        TypeError: with what came.
+    """
+    require_type("problem", problem, Problem)
+    require_functions(problem)
+    require_optimizer(optimizer)
+
+
+def require_mesh(mesh: Any) -> None:
+    """Refuse anything but a mesh with the axis of the samples, or None.
+
+    Raises:
+        TypeError: no mesh.
+        ValueError: a mesh of other axes.
+    """
+    if mesh is None:
+        return
+    require_type("mesh", mesh, Mesh)
+    if mesh.axis_names != (DATA,):
+        raise ValueError(
+            f"Mesh mismatch: expected a mesh with the axis {DATA!r}, from data_mesh(), got one with "
+            f"{', '.join(map(repr, mesh.axis_names)) or 'none'}."
+        )
+
+
+def _require_state(state: Any, optimizer: optax.GradientTransformation) -> None:
+    """Refuse a state that this step could not continue.
+
+    Raises:
+        TypeError, ProblemError: another type, or parts of it.
+    """
+    require_type("state", state, TrainState)
+    require_params(state.params)
+    require_int("state.step", state.step)
+    require_array("state.key", state.key)
+    if state.key.dtype != jnp.uint32 or state.key.ndim != 1:
+        raise TypeError(
+            "Key mismatch: expected state.key as the raw data of one key, uint32 [2], got "
+            f"{state.key.dtype}{show_shape(state.key.shape)}."
+        )
+    like = shapes_of(optimizer.init, state.params)
+    require_same_structure("state.optimizer", state.optimizer, like)
 
 
 def _strong(tree: PyTree) -> PyTree:
@@ -165,9 +235,12 @@ def train_step(
         The step.
 
     Raises:
-        ValueError: ``accumulate`` is not a positive integer.
+        ValueError: ``accumulate`` is not a positive integer, or a mesh without the axis ``"data"``.
+        TypeError: no `Problem`, no optimizer, no mesh; in the step, no `TrainState` of theirs.
+        DtypeError: a ``compute_dtype`` that is not a floating one.
         SamplesError: in the step, a number of samples that does not divide.
-        ProblemError: in the step, a loss that is no number, or a carry of another structure or shape.
+        ProblemError: in the step, a loss that is no number, a carry of another structure or shape, a batch of
+            no arrays, or axes that its arrays do not have.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -182,7 +255,11 @@ def train_step(
         >>> state.params.tolist(), metrics.loss.item()
         ([1.0, 2.0], 20.0)
     """
+    require_problem(problem, optimizer)
     require_positive_int("accumulate", accumulate)
+    if compute_dtype is not None:
+        require_floating_dtype(compute_dtype, "compute_dtype")
+    require_mesh(mesh)
 
     def value(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
         if compute_dtype is not None:
@@ -201,8 +278,14 @@ def train_step(
         return _in_parts(differentiated, problem, accumulate, params, carry, batch, key)
 
     def step(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
+        _require_state(state, optimizer)
+        require_leaves("Data", "data", data)
         key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = problem.batch(data, state.step, key_batch)
+        require_leaves("Batch", "batch(data, step, key)", batch)
+        if accumulate > 1 or mesh is not None:
+            require_axes("batch", problem.batch_axes, batch)
+            require_axes("carry", problem.carry_axes, state.carry)
         batch = constrained(batch, problem.batch_axes, mesh)
         key = jax.random.fold_in(key_loss, state.step)
         loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
@@ -277,7 +360,7 @@ def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
     # A part has every parts-th sample, so that the samples of one device stay on it.
     def split(axis: int | None, leaf: Array) -> Array:
         if axis is None:
-            return jnp.broadcast_to(leaf, (parts, *leaf.shape))
+            return jnp.broadcast_to(leaf, (parts, *jnp.shape(leaf)))
         samples = leaf.shape[axis]
         if samples % parts:
             raise SamplesError(

@@ -81,6 +81,8 @@ class Recorder:
                     f"Type mismatch: expected {watch.name}: look(params) as a dict of arrays, got "
                     f"{type(looked).__name__}."
                 )
+            for name, value in looked.items():
+                _require_measured(watch.name, name, value)
             seen[watch.name] = {name: np.asarray(value) for name, value in looked.items()}
         self.seconds += time.perf_counter() - begun
         return seen
@@ -106,6 +108,17 @@ class Recorder:
                     f"Unwritten record: expected to write into {folder}, got: {error.strerror or error}."
                 ) from None
             self.records.setdefault(name, []).append(done)
+
+
+def _require_measured(watch: str, name: Any, value: Any) -> None:
+    """Refuse what a record cannot hold without a pickle: anything but numbers by name."""
+    if not isinstance(name, str):
+        raise TypeError(f"Type mismatch: expected {watch}: texts as names of arrays, got {name!r}.")
+    if np.asarray(value).dtype.kind in "OSUM":
+        raise TypeError(
+            f"Type mismatch: expected {watch}: {name} as an array of numbers, got "
+            f"{type(value).__name__}."
+        )
 
 
 def _is_whole(path: Path) -> bool:

@@ -136,10 +136,11 @@ def _unroll_step(
     require_type("sequences", sequences, Sequences)
     require_type("noise", noise, Noise)
     require_bool("reverse", sequences.reverse)
-    if any(o is not None for o in (*sequences[:3], noise.key)) or noise[:2] != NO_NOISE[:2]:
+    masks = (sequences.lengths, sequences.resets, sequences.truncate, sequences.mask, noise.key)
+    if any(one is not None for one in masks) or noise[:2] != NO_NOISE[:2]:
         raise ValueError(
-            "Option mismatch: expected lengths, resets, truncate and noise with a cell, got them with a "
-            "plain step. Write them into the step."
+            "Option mismatch: expected lengths, resets, truncate, mask and noise with a cell, got them with "
+            "a plain step. Write them into the step."
         )
     if state0 is None:
         raise TypeError("State mismatch: expected a starting state for a plain step, got None.")

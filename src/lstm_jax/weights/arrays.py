@@ -3,6 +3,7 @@
 A tensor of another framework is recognised by its methods, so that no framework is imported.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,16 +23,37 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
 
     Raises:
         DtypeError: numbers that are not floating.
+        TypeError: what NumPy cannot make an array of.
     """
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # PyTorch does not convert bfloat16, which NumPy lacks; float32 represents it exactly.
-        if str(value.dtype) == "torch.bfloat16":
-            value = np.asarray(value.float()).astype(jnp.bfloat16)
-    array = np.asarray(value)
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            # PyTorch does not convert bfloat16, which NumPy lacks; float32 represents it exactly.
+            if str(value.dtype) == "torch.bfloat16":
+                value = np.asarray(value.float()).astype(jnp.bfloat16)
+        array = np.asarray(value)
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+        # A sparse tensor, one without data, rows of several lengths.
+        raise TypeError(
+            f"Type mismatch: expected {name} as an array of numbers, got {type(value).__name__}: "
+            f"{str(error).splitlines()[0].rstrip('.')}."
+        ) from None
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise DtypeError(f"Dtype mismatch: expected {name} in floating point, got {array.dtype}.")
     return array
+
+
+def require_names(name: str, value: Any) -> None:
+    """Refuse anything but a dict by texts.
+
+    Raises:
+        TypeError: with what came.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"Type mismatch: expected {name} as a dict, got {type(value).__name__}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"Type mismatch: expected {name} with texts as names, got {key!r}.")
 
 
 def require_shape(name: str, array: np.ndarray, expected: tuple[int, ...], legend: str) -> None:

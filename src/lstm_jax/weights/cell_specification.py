@@ -12,7 +12,12 @@ import numpy as np
 from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.cells import Cell, gru, lstm, rnn
 from lstm_jax.layers.stack import Backward, Bidirectional, Both, Layer, Stack
-from lstm_jax.validation import DtypeError, require_arrays, require_same_structure
+from lstm_jax.validation import (
+    DtypeError,
+    require_array,
+    require_arrays,
+    require_same_structure,
+)
 
 KINDS = {1: "rnn", 3: "gru", 4: "lstm"}
 """The kind of a cell, by its number of gates."""
@@ -148,6 +153,7 @@ def require_params(net: Layer | Stack, params: PyTree) -> None:
         )
     expected = shapes_of(net.init, jax.random.key(0))
     require_same_structure("params", params, expected)
+    require_array("params", jax.tree.leaves(params)[0])
     dtype = jax.tree.leaves(params)[0].dtype
     if not jax.numpy.issubdtype(dtype, np.floating):
         raise DtypeError(f"Dtype mismatch: expected floating params, got {dtype}.")

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, gru, lstm
+from lstm_jax.cells.cell import require_cell
+from lstm_jax.validation import require_array
+from lstm_jax.weights.arrays import to_jax
 from lstm_jax.weights.cell_specification import require_params
 
 
@@ -25,7 +28,8 @@ def from_equinox(module: Any) -> tuple[Cell, PyTree]:
         A cell from `lstm` or `gru`, and its parameters.
 
     Raises:
-        TypeError: another kind of module.
+        TypeError: another kind of module, or attributes that are no arrays.
+        ShapeError, DtypeError: arrays that do not fit each other, or float64 without ``jax_enable_x64``.
     """
     kind = type(module).__name__
     where = type(module).__module__
@@ -33,13 +37,21 @@ def from_equinox(module: Any) -> tuple[Cell, PyTree]:
         raise TypeError(
             f"Cell mismatch: expected Equinox's LSTMCell or GRUCell, got {where}.{kind}."
         )
-    w_x, w_h = jnp.asarray(module.weight_ih).T, jnp.asarray(module.weight_hh).T
+    names = ["weight_ih", "weight_hh", *["bias"] * bool(module.use_bias)]
+    names += ["bias_n"] * (kind == "GRUCell" and bool(module.use_bias))
+    for name in names:
+        require_array(name, getattr(module, name))
+    w_x, w_h = module.weight_ih.T, module.weight_hh.T
     sizes = (module.input_size, module.hidden_size)
-    b = jnp.asarray(module.bias) if module.use_bias else jnp.zeros(w_x.shape[1], w_x.dtype)
-    if kind == "LSTMCell":
-        return lstm(*sizes), LSTMParams(w_x, w_h, b)
-    b_hn = jnp.asarray(module.bias_n) if module.use_bias else jnp.zeros(sizes[1], w_x.dtype)
-    return gru(*sizes), GRUParams(w_x, w_h, b, b_hn)
+    b = module.bias if module.use_bias else jnp.zeros(w_x.shape[-1:], w_x.dtype)
+    cell: Cell = lstm(*sizes) if kind == "LSTMCell" else gru(*sizes)
+    params: Any = LSTMParams(w_x, w_h, b)
+    if kind == "GRUCell":
+        b_hn = module.bias_n if module.use_bias else jnp.zeros(sizes[1], w_x.dtype)
+        params = GRUParams(w_x, w_h, b, b_hn)
+    params = to_jax(params)
+    require_params(cell, params)
+    return cell, params
 
 
 def to_equinox(cell: Cell, params: PyTree) -> dict[str, Any]:
@@ -56,6 +68,7 @@ def to_equinox(cell: Cell, params: PyTree) -> dict[str, Any]:
         ValueError: a cell that Equinox does not have.
         ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
+    require_cell(cell)
     require_params(cell, params)
     if not isinstance(params, (LSTMParams, GRUParams)):
         raise ValueError(

@@ -23,8 +23,9 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.cells import Cell, GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
+from lstm_jax.cells.cell import require_cell
 from lstm_jax.validation import DtypeError, ShapeError, require_one_of, show_shape
-from lstm_jax.weights.arrays import require_one_dtype, to_jax
+from lstm_jax.weights.arrays import require_names, require_one_dtype, to_jax, to_numpy
 from lstm_jax.weights.cell_specification import KINDS, require_options, require_params
 
 LINEN_LAYERS = {
@@ -51,7 +52,7 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
         ValueError: names of a Flax cell without a counterpart in `lstm_jax`; an unknown activation.
         ShapeError: an array that does not fit the others.
         DtypeError: arrays that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
-        TypeError: anything but a dict of dicts.
+        TypeError: anything but a dict of dicts of arrays.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,12 +64,15 @@ def from_flax(params: Mapping[str, Any], *, activation: str = "tanh") -> tuple[C
         >>> cell, params.w_x.shape
         (gru(input_size=3, hidden_size=4), (3, 12))
     """
+    require_one_of("activation", activation, ("tanh", "relu", "identity"))
     nested = isinstance(params, Mapping) and all(isinstance(v, Mapping) for v in params.values())
     if not nested:
         raise TypeError(
             "Type mismatch: expected the parameters of a Flax cell as a dict of dicts, got "
             f"{type(params).__name__}."
         )
+    for name, layer in (("the parameters", params), *params.items()):
+        require_names(str(name), layer)
     layers = {name.removesuffix("_"): dict(layer) for name, layer in params.items()}
     if set(layers) == {"dense_i", "dense_h"}:
         return _from_dense(layers, activation)
@@ -114,6 +118,7 @@ def to_flax(cell: Cell, params: PyTree, form: str, *, api: str = "linen") -> dic
     require_one_of("api", api, ("linen", "nnx"))
     kind = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(form, "lstm")
     expected: Any = {"lstm": LSTMParams, "gru": GRUParams, "rnn": RNNParams}[kind]
+    require_cell(cell)
     require_params(cell, params)
     require_options("Flax", cell)
     if not isinstance(params, expected):
@@ -219,7 +224,7 @@ def _array(layers: Mapping[str, Any], name: str, field: str, rank: int) -> Any:
         raise ValueError(
             f"Name mismatch: expected {name} with a {field}, got {sorted(layers[name])}."
         )
-    array = value if isinstance(value, jax.Array) else to_jax(np.asarray(value))
+    array = value if isinstance(value, jax.Array) else to_jax(to_numpy(f"{name}.{field}", value))
     if array.ndim != rank:
         raise ShapeError(
             f"Shape mismatch: expected {name}.{field} of rank {rank}, got {show_shape(array.shape)}."

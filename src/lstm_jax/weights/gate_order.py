@@ -28,7 +28,14 @@ Peepholes are in the order i, f, o in `lstm_jax` and i, o, f in ONNX.
 
 import numpy as np
 
-from lstm_jax.validation import ShapeError, show_shape
+from lstm_jax.validation import (
+    ShapeError,
+    as_array,
+    require_int,
+    require_one_of,
+    require_text,
+    show_shape,
+)
 
 LSTM = {
     "lstm_jax": "ifgo",
@@ -67,6 +74,8 @@ def gates_of(kind: str, framework: str) -> str:
         >>> gates_of("lstm", "onnx")
         'iofg'
     """
+    require_one_of("kind", kind, ("lstm", "gru", "rnn"))
+    require_one_of("framework", framework, tuple(LSTM if kind != "gru" else GRU))
     return {"lstm": LSTM, "gru": GRU}[kind][framework] if kind != "rnn" else "h"
 
 
@@ -80,7 +89,7 @@ def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.n
         axis: of the gates.
 
     Raises:
-        ValueError: orders of different gates.
+        ValueError: orders of different gates, or an axis that the array does not have.
         ShapeError: an axis that G does not divide.
 
     Example:
@@ -89,11 +98,14 @@ def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.n
         >>> reorder(np.array([1, 1, 2, 2, 3, 3]), GRU["onnx"], GRU["lstm_jax"])
         array([2, 2, 1, 1, 3, 3])
     """
+    require_text("source", source)
+    require_text("target", target)
     if sorted(source) != sorted(target) or len(set(source)) != len(source):
         raise ValueError(
             f"Gate mismatch: expected two orders of the same gates, got {source!r} and {target!r}."
         )
-    array = np.asarray(array)
+    array = np.asarray(as_array("array", array))
+    require_int("axis", axis, least=-array.ndim, most=array.ndim - 1)
     if array.shape[axis] % len(source):
         raise ShapeError(
             f"Shape mismatch: expected {len(source)} gates along axis {axis}, got "

@@ -16,9 +16,16 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, RNNParams, gru, rnn
+from lstm_jax.cells.cell import require_cell
 from lstm_jax.cells.gru_reset_before import GRUResetBeforeParams
-from lstm_jax.validation import ShapeError, require_one_of, show_shape
-from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
+from lstm_jax.validation import ShapeError, require_one_of, require_text, show_shape
+from lstm_jax.weights.arrays import (
+    require_names,
+    require_one_dtype,
+    require_shape,
+    to_jax,
+    to_numpy,
+)
 from lstm_jax.weights.cell_specification import checked_params, require_options
 from lstm_jax.weights.gate_order import GRU, reorder
 from lstm_jax.weights.tensorflow import merge_kernel, split_kernel
@@ -42,6 +49,7 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell
         ValueError: a module that does not exist, or of another type.
         ShapeError: arrays that do not fit each other.
         DtypeError: arrays that are not of one floating dtype, or float64 without ``jax_enable_x64``.
+        TypeError: anything but a dict of dicts of arrays, or a name that is no text.
 
     Example:
         >>> import numpy as np
@@ -50,6 +58,10 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], name: str) -> tuple[Cell
         >>> weights.from_haiku({"lstm/linear": linear}, "lstm")[0]
         lstm(input_size=3, hidden_size=4)
     """
+    require_text("name", name)
+    require_names("params", params)
+    for module, parts in params.items():
+        require_names(module, parts)
     arrays = {
         f"{module}/{part}".removeprefix(f"{name}/"): to_numpy(f"{module}/{part}", value)
         for module, parts in params.items()
@@ -114,9 +126,13 @@ def to_haiku(
         ValueError: a cell that Haiku does not have.
         ShapeError, DtypeError, TypeError: params that are not the cell's.
     """
+    require_cell(cell)
+    name = NAMES[cell.kind] if name is None else name
+    require_text("name", name)
+    if not name:
+        raise ValueError("Name mismatch: expected the name of a module, got ''.")
     arrays = checked_params(cell, params)
     specification = require_options("Haiku", cell, ("reset_before", "identity"))
-    name = NAMES[specification.kind] if name is None else name
     if specification.kind == "lstm":
         w, b = split_kernel("Haiku", cell, params, "haiku", 1.0)
         return {f"{name}/linear": {"w": w, "b": b}}

@@ -17,7 +17,7 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Backward, Bidirectional, Layer
-from lstm_jax.validation import ShapeError, require_one_of, show_shape
+from lstm_jax.validation import ShapeError, require_bool, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.cell_specification import (
     KINDS,
@@ -78,10 +78,11 @@ def from_keras(
     if kind is not None:
         require_one_of("kind", kind, tuple(KINDS.values()))
     require_one_of("activation", activation, ACTIVATIONS)
-    if isinstance(weights, (str, bytes, Mapping)) or not isinstance(weights, Sequence):
+    require_bool("reset_after", reset_after)
+    if not isinstance(weights, (list, tuple)) or hasattr(weights, "_fields"):
         raise TypeError(
-            "Type mismatch: expected weights as the list of a layer's get_weights(), got "
-            f"{type(weights).__name__}. Files and models are taken by weights.load."
+            f"Type mismatch: expected the list of get_weights(), got {type(weights).__name__}. Files and "
+            "models are taken by weights.load."
         )
     names = {2: [""], 3: [""], 4: ["forward ", "backward "], 6: ["forward ", "backward "]}
     if len(weights) not in names:
@@ -245,6 +246,7 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
         >>> [array.shape for array in weights.to_keras(cell, cell.init(jax.random.key(0)))]
         [(3, 12), (4, 12), (2, 12)]
     """
+    require_bool("use_bias", use_bias)
     params = checked_params(cell, params)
     if not isinstance(cell, (Cell, Bidirectional, Backward)):
         raise TypeError(

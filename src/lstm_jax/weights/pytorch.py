@@ -19,8 +19,20 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.cells.lstm_variants import LSTMVariantParams
 from lstm_jax.layers.stack import Backward, Stack, StackParams, stack
-from lstm_jax.validation import ShapeError, require_one_of, show_shape
-from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
+from lstm_jax.validation import (
+    ShapeError,
+    require_bool,
+    require_one_of,
+    require_text,
+    show_shape,
+)
+from lstm_jax.weights.arrays import (
+    require_names,
+    require_one_dtype,
+    require_shape,
+    to_jax,
+    to_numpy,
+)
 from lstm_jax.weights.cell_specification import (
     KINDS,
     Specification,
@@ -62,6 +74,7 @@ def from_pytorch(
             GRU or LSTM.
         ShapeError: a tensor whose shape does not fit the others.
         DtypeError: tensors that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
+        TypeError: anything but a dict of arrays, or a prefix that is no text.
 
     Example:
         >>> import numpy as np, lstm_jax
@@ -72,11 +85,13 @@ def from_pytorch(
         ((lstm(input_size=3, hidden_size=5),), (3, 20))
     """
     require_one_of("activation", activation, ("tanh", "relu"))
+    require_text("prefix", prefix)
     if not isinstance(state_dict, Mapping):
         raise TypeError(
             f"Type mismatch: expected a state dict, got a {type(state_dict).__name__}. Pass the result of "
             "the module's state_dict()."
         )
+    require_names("the state dict", state_dict)
     dot = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     arrays: dict[str, Any] = {
         name.removeprefix(dot): value
@@ -228,6 +243,8 @@ def to_pytorch(
         >>> {n: a.shape for n, a in weights.to_pytorch(net, net.init(jax.random.key(0))).items()}
         {'weight_ih_l0': (12, 3), 'weight_hh_l0': (12, 4), 'bias_ih_l0': (12,), 'bias_hh_l0': (12,)}
     """
+    require_text("prefix", prefix)
+    require_bool("bias", bias)
     params = checked_params(net, params)
     dot = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     if isinstance(net, Cell):

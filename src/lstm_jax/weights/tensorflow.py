@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.cells import Cell, LSTMParams, lstm
+from lstm_jax.cells.cell import require_cell
 from lstm_jax.validation import ShapeError, require_number, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.cell_specification import checked_params, require_options
@@ -97,8 +98,9 @@ def split_kernel(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of `merge_kernel`."""
     require_number("forget_bias", forget_bias, above=-np.inf)
+    require_cell(cell)
     params = checked_params(cell, params)
-    if not isinstance(cell, Cell) or require_options(words, cell).kind != "lstm":
+    if require_options(words, cell).kind != "lstm":
         raise ValueError(f"Cell mismatch: expected an lstm for {words}, got {cell}.")
     order, our_order = LSTM[framework], LSTM["lstm_jax"]
     kernel = reorder(np.concatenate([params.w_x, params.w_h]), our_order, order)

@@ -8,7 +8,6 @@ import pytest
 from dense import all_states, assert_logs_close
 from high_precision import DIGITS, exact, log_singular_values
 from mpmath import mp
-from slow_cases import slow_but
 
 import lstm_jax
 from gradient_flow import credit, detour_norms, gate_path_norms, jacobian_norms
@@ -81,9 +80,25 @@ def largest(matrix):
     return log_singular_values(matrix)[0]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "memory"), slow_but([("float32", 60.0), ("float64", 400.0)], ("float32", 60.0))
-)
+def test_one_step_of_a_saturated_memory():
+    """W = 0: log ‖∂h/∂C_{t−1}‖ = log σ(b_o) + log(1 − tanh² C) + log σ(b_f), at C = 60 in float32."""
+    zeros = jax.tree.map(jnp.zeros_like, CELL.init(jax.random.key(0)))
+    b = jnp.repeat(jnp.asarray([-30.0, 20.0, 0.0, 1.0]), H)
+    state = CELL.initial_state()._replace(c=jnp.full(H, 60.0))
+    found = jacobian_norms(
+        CELL,
+        zeros._replace(b=b),
+        state,
+        jnp.zeros((1, 2)),
+        blocks=["hc"],
+        norms=["spectral"],
+    )
+    expected = -np.log1p(np.exp(-1.0)) + np.log(4.0) - 120.0
+    assert float(found.spectral["hc"][1]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "memory"), [("float32", 60.0), ("float64", 400.0)])
 def test_an_lstm_whose_memory_saturates(x64, dtype, memory):
     params, state0, xs = problem(dtype, memory)
     tolerance = 1e-3 if dtype == "float32" else 1e-10

@@ -351,10 +351,10 @@ def run(gradient=by_hand, loss=loss, **changed):
     [
         ({"lags": [T]}, ValueError, r"expected lags from 0 to 8, got 9"),
         ({"lags": [True]}, ValueError, r"expected lags from 0 to 8, got True"),
-        ({"lags": []}, ValueError, r"expected at least one lag, got none"),
+        ({"lags": []}, ValueError, r"expected at least one of lags, got none"),
         ({"loss_at": "first"}, ValueError, r"Unknown loss_at: expected one of 'last', 'every'"),
         ({"tolerance": 0.0}, ValueError, r"expected tolerance as a finite number above 0"),
-        ({"gradient": 3}, TypeError, r"expected gradient and loss as functions, got int"),
+        ({"gradient": 3}, TypeError, r"expected gradient\(params, state0, xs\), got 3"),
         ({"gradient": lambda *a: by_hand(*a).w_h}, TypeError, r"expected the gradient by hand as"),
         (
             {"gradient": lambda *a: by_hand(*a)._replace(b=np.zeros(3))},

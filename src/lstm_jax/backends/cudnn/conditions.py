@@ -74,5 +74,6 @@ def unsupported_mask(masks: StepMasks) -> str | None:
         "truncate": masks.cut,
         "zoneout": masks.zoneout,
         "recurrent_dropout": masks.dropout,
+        "a mask, or outside='last'": masks.gaps,
     }
     return next((name for name, mask in given.items() if mask is not None), None)

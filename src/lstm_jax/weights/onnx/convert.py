@@ -4,6 +4,8 @@ The package ``onnx`` is imported when one of the two functions is called.
 """
 
 import os
+import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +19,7 @@ from lstm_jax.layers.stack import Stack, StackParams, stack
 from lstm_jax.validation import AnyPath, DtypeError, require_path
 from lstm_jax.weights.cell_specification import checked_params
 from lstm_jax.weights.onnx.read_graph import read_graph
+from lstm_jax.weights.onnx.recurrent_nodes import chosen_stack, described, recurrent_nodes
 from lstm_jax.weights.onnx.write_graph import write_model
 
 
@@ -31,20 +34,26 @@ def _onnx() -> Any:
     return onnx
 
 
-def from_onnx(model: Any) -> tuple[Stack, StackParams]:
-    """An ONNX model of recurrent layers as a stack, with its parameters.
+def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[Stack, StackParams]:
+    """The recurrent layers of an ONNX model as a stack, with their parameters.
 
-    The graph must be a chain of RNN, LSTM and GRU nodes, also bidirectional, with nodes between them that
-    only move axes; residual connections; one linear projection at the end. All nodes must have their
-    sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states may be inputs
-    of the graph, zeros, or constants that are the same for every sample; such constants become a learned
-    starting state.
+    A graph that is a chain of RNN, LSTM and GRU nodes, also bidirectional, comes in as a whole: with nodes
+    between them that only move axes; residual connections; one linear projection at the end. All nodes must
+    have their sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states
+    may be inputs of the graph, zeros, or constants that are the same for every sample; such constants become
+    a learned starting state.
+
+    Of any other graph the recurrent nodes can be taken out, also those in branches and loops: the only one,
+    or those that ``node`` names. What stands around them, such as an embedding or a linear layer, is left
+    out with a warning. Weights may be computed from constants, or be quantised.
 
     One thing differs: past a sequence's end the stack's outputs are zero after a projection too. A graph
     without the mask that `to_onnx` writes gives the projection's bias there.
 
     Args:
         model: a path, or an ``onnx.ModelProto``.
+        node: name of a recurrent node, or names of several, which become a stack in this order; a node
+            without a name has that of its first output. If None, the whole graph, or its only node.
 
     Returns:
         A `Stack` and `StackParams`, of the dtype of the weights.
@@ -52,8 +61,9 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
     Raises:
         ImportError: without the package ``onnx``.
         OSError: a file that does not exist.
-        ValueError: anything but an ONNX model; a graph that is not such a chain; an attribute that changes
-            the function (clip, other activations). The message names the node.
+        ValueError: anything but an ONNX model; a graph that is not such a chain and has several nodes, or
+            none; names that are no node's; an attribute that changes the function (clip, other activations).
+            The message names the node.
         ShapeError: weights that do not fit the node.
         DtypeError: weights that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -82,7 +92,35 @@ def from_onnx(model: Any) -> tuple[Stack, StackParams]:
         )
     if not model.HasField("graph"):
         raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
-    return read_graph(onnx, model.graph)
+    if node is not None:
+        names = [node] if isinstance(node, str) else list(node)
+        found = recurrent_nodes(onnx, model)
+        chosen = chosen_stack(found, names)
+        for one in found:
+            if one.name in names and one.around:
+                _warn(f"Node {described(one)} alone. Left out: {'; '.join(one.around)}.")
+        return chosen
+    try:
+        return read_graph(onnx, model.graph)
+    except ValueError as error:
+        return _only_node(onnx, model, error)
+
+
+def _only_node(onnx: Any, model: Any, error: ValueError) -> tuple[Stack, StackParams]:
+    """The only recurrent node of a graph that is not understood as a whole."""
+    found = recurrent_nodes(onnx, model)
+    if not found:
+        raise error
+    # A starting state or lengths of its own change the numbers of the node itself.
+    if len(found) > 1 or found[0].around:
+        choice = ", ".join(map(described, found))
+        raise ValueError(f"{error} Choose by node= among {choice}.") from error
+    _warn(f"Node {described(found[0])} alone. Left out is what stands around it: {error}")
+    return chosen_stack(found, [found[0].name])
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> Any:
@@ -92,7 +130,8 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> A
     onnxruntime gives zeros as the final state, not the starting one); and the starting state of each layer,
     ``state0.0.h`` [B, H], ``state0.1.forward.c`` and so on, named as in the stack's state. All but ``xs``
     may be left out: then all steps count, and the state is the learned one or zeros. (onnxruntime warns that
-    such inputs are no constants.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H]
+    such inputs are no constants; its ``get_inputs()`` has ``xs`` alone, and
+    ``get_overridable_initializers()`` the others. Both are fed by name.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H]
     and so on. T and B are free. A cell is written as a stack of one layer.
 
     Args:
