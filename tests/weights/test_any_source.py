@@ -275,14 +275,21 @@ def test_safetensors_of_others(tmp_path):
     assert_same(layer.load()[1], weights.load(arrays)[1])
 
 
-def test_onnx(tmp_path):
-    pytest.importorskip("onnx")
-    net = lstm_jax.stack(lstm_jax.bidirectional(lstm_jax.lstm(D, H)))
+def test_every_node_of_an_onnx_model(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    below, above = lstm_jax.bidirectional(lstm_jax.lstm(D, H)), lstm_jax.gru(2 * H, 3)
+    net = lstm_jax.stack(below, above, output_size=4)
     params = net.init(jax.random.key(0))
-    weights.to_onnx(net, params, tmp_path / "net.onnx")
-    (layer,) = weights.recurrent_layers(tmp_path / "net.onnx")
-    assert described([layer])[0][1:] == ("lstm", D, H, 2, 1)
-    assert_same(layer.load()[1], params)
+    model = weights.to_onnx(net, params, tmp_path / "net.onnx")
+    for source in (tmp_path / "net.onnx", onnx.load(tmp_path / "net.onnx"), model):
+        found = weights.recurrent_layers(source)
+        assert [layer[1:6] for layer in found] == [("lstm", D, H, 2, 1), ("gru", 2 * H, 3, 1, 1)]
+        for layer, expected, own in zip(found, params.layers, (below, above), strict=True):
+            again, loaded = weights.load(source, layer.name)
+            assert again == lstm_jax.stack(own)
+            assert_same(loaded.layers[0], expected)
+    with pytest.raises(ValueError, match="expected no gate_order"):
+        found[0].load(gate_order="iofg")
 
 
 def write_keras_2(path, layers, **attributes):

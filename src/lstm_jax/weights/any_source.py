@@ -17,7 +17,7 @@ from lstm_jax.weights.cell_specification import directions
 from lstm_jax.weights.find_layers import find_layers
 from lstm_jax.weights.flat_arrays import flat_arrays
 from lstm_jax.weights.keras_configuration import Settings, configured_layers
-from lstm_jax.weights.onnx.convert import from_onnx
+from lstm_jax.weights.onnx.listed_nodes import layers_of_onnx
 from lstm_jax.weights.open_file import open_file
 from lstm_jax.weights.recurrent_layer import (
     Choices,
@@ -78,7 +78,7 @@ def recurrent_layers(source: Any, *, config: Any = None) -> tuple[RecurrentLayer
     if hasattr(source, "get_config") and hasattr(source, "get_weights"):
         return _of_keras(source)
     if hasattr(source, "graph") and hasattr(source, "opset_import"):
-        return _whole("onnx", source)
+        return layers_of_onnx(source)
     advice = " Give a list of arrays to from_keras." if isinstance(source, (list, tuple)) else ""
     raise TypeError(
         "Type mismatch: expected a path, a mapping of arrays, a model of ONNX, PyTorch or Keras, got "
@@ -196,39 +196,27 @@ def _of_file(source: Any, config: Any) -> tuple[RecurrentLayer, ...]:
     content = open_file(path)
     if config is not None:
         content = content._replace(settings=_settings(config))
-    if content.form != "arrays":
-        return _whole(content.form, path)
+    if content.form == "onnx":
+        return layers_of_onnx(path)
+    if content.form == "own":
+        return _own(path)
     return find_layers(
         content.arrays, settings=content.settings, version=content.version, ours=content.ours
     )
 
 
-def _whole(form: str, source: Any) -> RecurrentLayers:
-    """A source that is one network: an ONNX graph, or an own file."""
-    if form == "onnx":
-        net, params = stacked(*from_onnx(source))
-        name = _name_of_node(source)
-    else:
-        net, params = stacked(*load_safetensors(source))
-        name = ""
+def _own(path: Any) -> RecurrentLayers:
+    """A file of `save_safetensors`, which is one network."""
+    net, params = stacked(*load_safetensors(path))
     pairs = directions(net.layers[0], net.layers[0])  # of the cells alone
     cell: Cell = pairs[0][0]
 
     def read(choices: Choices) -> tuple[Any, Any]:
-        require_no_choices(name, choices, "whose file says it all")
+        require_no_choices("", choices, "whose file says it all")
         return net, params
 
     sizes = (net.input_size, cell.hidden_size, len(pairs), len(net.layers))
-    return RecurrentLayers([RecurrentLayer(name, cell.kind, *sizes, (), None, read)])
-
-
-def _name_of_node(model: Any) -> str:
-    if not hasattr(model, "graph"):
-        import onnx
-
-        model = onnx.load(os.fspath(model), load_external_data=False)
-    nodes = (node for node in model.graph.node if node.op_type in ("RNN", "LSTM", "GRU"))
-    return next((node.name or node.output[0] for node in nodes), "")
+    return RecurrentLayers([RecurrentLayer("", cell.kind, *sizes, (), None, read)])
 
 
 def _of_module(module: Any) -> RecurrentLayers:

@@ -34,6 +34,35 @@ def _onnx() -> Any:
     return onnx
 
 
+def opened_model(model: Any) -> tuple[Any, Any]:
+    """The package ``onnx``, and a model from a path or as it is.
+
+    Raises:
+        ImportError, OSError, ValueError, TypeError: as `from_onnx`.
+    """
+    onnx = _onnx()
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(require_path("model", model))
+        try:
+            model = onnx.load(path)
+        except OSError:
+            raise
+        except Exception as error:  # protobuf's error, which onnx does not export
+            raise ValueError(
+                f"File mismatch: expected {path} to hold an ONNX model, got {error}."
+            ) from error
+        if not model.HasField("graph"):
+            got = "one without a graph" if os.path.getsize(path) else "an empty file"
+            raise ValueError(f"File mismatch: expected {path} to hold an ONNX model, got {got}.")
+    if not hasattr(model, "graph"):
+        raise TypeError(
+            f"Model mismatch: expected a path or an onnx.ModelProto, got {type(model).__name__}."
+        )
+    if not model.HasField("graph"):
+        raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
+    return onnx, model
+
+
 def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[Stack, StackParams]:
     """The recurrent layers of an ONNX model as a stack, with their parameters.
 
@@ -72,26 +101,7 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
         net, params = weights.from_onnx("encoder.onnx")
         states, ys = lstm_jax.unroll_stack(net, params, xs)
     """
-    onnx = _onnx()
-    if isinstance(model, (str, os.PathLike)):
-        path = os.fspath(require_path("model", model))
-        try:
-            model = onnx.load(path)
-        except OSError:
-            raise
-        except Exception as error:  # protobuf's error, which onnx does not export
-            raise ValueError(
-                f"File mismatch: expected {path} to hold an ONNX model, got {error}."
-            ) from error
-        if not model.HasField("graph"):
-            got = "one without a graph" if os.path.getsize(path) else "an empty file"
-            raise ValueError(f"File mismatch: expected {path} to hold an ONNX model, got {got}.")
-    if not hasattr(model, "graph"):
-        raise TypeError(
-            f"Model mismatch: expected a path or an onnx.ModelProto, got {type(model).__name__}."
-        )
-    if not model.HasField("graph"):
-        raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
+    onnx, model = opened_model(model)
     if node is not None:
         names = [node] if isinstance(node, str) else list(node)
         found = recurrent_nodes(onnx, model)
@@ -131,8 +141,8 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> A
     ``state0.0.h`` [B, H], ``state0.1.forward.c`` and so on, named as in the stack's state. All but ``xs``
     may be left out: then all steps count, and the state is the learned one or zeros. (onnxruntime warns that
     such inputs are no constants; its ``get_inputs()`` has ``xs`` alone, and
-    ``get_overridable_initializers()`` the others. Both are fed by name.) Outputs are ``ys`` [T, B, O] and the final states, ``states.0.h`` [B, H]
-    and so on. T and B are free. A cell is written as a stack of one layer.
+    ``get_overridable_initializers()`` the others. Both are fed by name.) Outputs are ``ys`` [T, B, O] and the
+    final states, ``states.0.h`` [B, H] and so on. T and B are free. A cell is written as a stack of one layer.
 
     Args:
         net: a `Cell` or a `Stack`. Its dropout is not part of the model.
