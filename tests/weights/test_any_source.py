@@ -290,6 +290,9 @@ def test_every_node_of_an_onnx_model(tmp_path):
             assert_same(loaded.layers[0], expected)
     with pytest.raises(ValueError, match="expected no gate_order"):
         found[0].load(gate_order="iofg")
+    model.graph.node[[n.op_type for n in model.graph.node].index("GRU")].name = "/enc/GRU"
+    for name in ("/enc/GRU", "enc/GRU", "GRU"):
+        assert_same(weights.load(model, name)[1].layers[0], params.layers[1])
 
 
 def write_keras_2(path, layers, **attributes):

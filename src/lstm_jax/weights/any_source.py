@@ -140,10 +140,12 @@ def _chosen(
         raise TypeError(f"Type mismatch: expected name as a text, got {name!r}.")
     fitting = list(found)
     if name is not None:
+        fitting = [layer for layer in found if layer.name == name]
+    if not fitting and name:  # Keras separates by slashes, and an ONNX node's name has its own.
         wanted = name.replace("/", ".")
-        fitting = [layer for layer in found if layer.name == wanted]
-        if not fitting and wanted:
-            fitting = [layer for layer in found if layer.name.endswith(f".{wanted}")]
+        dotted = [(f".{layer.name.replace('/', '.')}", layer) for layer in found]
+        fitting = [layer for full, layer in dotted if full == f".{wanted}"]
+        fitting = fitting or [layer for full, layer in dotted if full.endswith(f".{wanted}")]
     if len(fitting) > 1 and kind is not None:
         fitting = [layer for layer in fitting if layer.kind == kind] or fitting
     if len(fitting) == 1:

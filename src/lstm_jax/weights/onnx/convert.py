@@ -141,8 +141,9 @@ def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> A
     ``state0.0.h`` [B, H], ``state0.1.forward.c`` and so on, named as in the stack's state. All but ``xs``
     may be left out: then all steps count, and the state is the learned one or zeros. (onnxruntime warns that
     such inputs are no constants; its ``get_inputs()`` has ``xs`` alone, and
-    ``get_overridable_initializers()`` the others. Both are fed by name.) Outputs are ``ys`` [T, B, O] and
-    the final states, ``states.0.h`` [B, H] and so on. T and B are free. A cell is written as a stack of one layer.
+    ``get_overridable_initializers()`` the others. Both are fed by name.) Outputs are ``ys`` [T, B, O]
+    and the final states, ``states.0.h`` [B, H] and so on. T and B
+    are free. A cell is written as a stack of one layer.
 
     Args:
         net: a `Cell` or a `Stack`. Its dropout is not part of the model.
