@@ -63,7 +63,7 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(list(TRANSFORMED), "gradient", "mapped gradient", "bptt"))
+@pytest.mark.parametrize("name", slow_but(list(TRANSFORMED), "gradient"))
 def test_no_tracer_leaks(name):
     with jax.checking_leaks():
         jax.block_until_ready(TRANSFORMED[name]())
@@ -100,7 +100,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(list(EXPORTED), "lengths", "gradient"))
+@pytest.mark.parametrize("name", slow_but(list(EXPORTED), "gradient"))
 def test_an_export_with_symbolic_time_and_batch(name, without_type_checker):
     function, params, *lengths = EXPORTED[name]
     time, batch = jax.export.symbolic_shape("time, batch")

@@ -119,6 +119,7 @@ def test_the_closed_form_and_jvp_agree(x64, name):
     np.testing.assert_allclose(general.curve, closed.curve, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_all_exponents_sum_up_to_log_det(x64):
     """Σ log |R_ii| = log |det J| at every step, whatever Q is."""
     problem = random_problem("gru", 200, hidden_size=7)
@@ -402,7 +403,8 @@ def test_a_step_at_which_every_unit_saturates(x64):
 # Derivatives.
 
 
-@pytest.mark.parametrize("name", slow_but(["lstm", "rnn_tanh"], "rnn_tanh"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "rnn_tanh"])
 def test_derivatives_by_the_parameters_are_those_of_differences(x64, name):
     """Reverse and forward mode, under jit and vmap; gaps of one and of more steps."""
     problem = random_problem(name, 11, hidden_size=3, scale=0.8)

@@ -91,6 +91,7 @@ def test_intervals_hold_the_exact_norms(x64, name, block):
         np.testing.assert_allclose(found.spectral, spectral, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_interval_is_not_wider_than_it_says(x64):
     """A transition of rank one, for which it is exact: 80 % intervals miss one of five."""
 

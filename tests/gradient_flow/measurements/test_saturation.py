@@ -150,6 +150,7 @@ def test_paths_of_a_saturated_lstm_by_gate_and_by_detour():
                 assert_logs_close(logs, largest(p[:H, H:]), 1e-3)
 
 
+@pytest.mark.slow
 def test_credit_of_a_saturated_lstm():
     params, state0, xs = problem("float32", 60.0)
     found = credit(CELL, params, state0, xs, lambda state: jnp.sum(state.h))
@@ -167,6 +168,7 @@ def test_credit_of_a_saturated_lstm():
                 assert_logs_close(value, largest(expected), 1e-3)
 
 
+@pytest.mark.slow
 def test_a_tanh_and_a_gru_driven_far_out():
     """One unit each: log tanh'(z) w, and the log of (1−u)(1−n²) r w where u is closed."""
     z = 200.0
