@@ -26,7 +26,13 @@ from gradient_flow import diagnose, jacobian_norms
 from lstm_jax.validation import NonFiniteError
 
 # Of one cell and one length, so that they share their programs.
-QUICK = {name for name, ill in ILL.items() if ill.network is LSTM and ill.xs.shape == XS.shape}
+QUICK = {
+    "no forget bias",
+    "a memory that counts up",
+    "a closed output gate",
+    "a closed input gate, memory open",
+    "inputs near 1000",
+}
 
 
 def names(findings):
@@ -165,6 +171,7 @@ def test_the_norm_to_clip_at_is_that_of_a_healthy_window():
     assert names(found.advice)[0] == "window" and names(found.advice)[-1] == "clipping"
 
 
+@pytest.mark.slow
 def test_saturated_gates_and_dead_units_are_named():
     params = lstm()
     b = params.b.at[jnp.asarray([1, 4])].set(-30.0)  # i of units 1 and 4: closed
@@ -289,6 +296,7 @@ def test_a_stack_that_is_too_large_is_diagnosed_layer_by_layer(monkeypatch):
     assert found.horizon == max(layer["horizon"] for layer in layers)
 
 
+@pytest.mark.slow
 def test_a_plain_step_and_a_lag_of_its_own():
     def step(params, state, x):
         return params * state + x, state
