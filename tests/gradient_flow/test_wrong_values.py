@@ -134,8 +134,8 @@ CASES = [
         name,
         value,
         id=f"{number}-{name}-{n}",
-        # The quick run takes a sixth of each kind, another sixth for each argument.
-        marks=() if (number + len(name) + n) % 6 == 0 else pytest.mark.slow,
+        # The quick run takes a tenth of each kind, another tenth for each argument.
+        marks=() if (number + len(name) + n) % 10 == 0 else pytest.mark.slow,
     )
     for number, (call, shared, own) in enumerate(ENTRIES)
     for name, values in {**{s: KINDS[s][1] for s in shared}, **own}.items()

@@ -61,6 +61,7 @@ def all_together(m, factors):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("size", [0.01, 100.0])
+@pytest.mark.slow
 def test_thousands_of_random_matrices(x64, dtype, size):
     """Against the same product with its logarithm taken off at each step, in long doubles."""
     factors = (size * np.random.default_rng(0).standard_normal((5000, 4, 4))).astype(dtype)

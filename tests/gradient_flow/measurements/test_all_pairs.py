@@ -52,6 +52,7 @@ def test_many_groups(x64):
 
 
 @pytest.mark.parametrize("length", slow_but([1, 16, 17], 17))
+@pytest.mark.slow
 def test_the_edge_of_a_group(x64, length):
     check(random_problem("rnn_tanh", length), 1, norms=("spectral",))
 

@@ -195,6 +195,7 @@ def test_the_input_credit_of_a_recurrence_is_that_of_credit(x64):
     assert_logs_close(found, expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_the_input_credit_of_attention(x64):
     xs = jax.random.normal(jax.random.key(1), (12, 4))
     found = input_credit(attention, xs, lambda ys: ys[7].sum())

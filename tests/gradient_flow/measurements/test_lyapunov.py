@@ -65,6 +65,7 @@ def starting_tangents(key, samples, size, k):
     ("name", "batch"),
     slow_but([*((name, 2) for name in CELLS), ("gru", None)], ("gru", None)),
 )
+@pytest.mark.slow
 def test_every_point_of_the_curve_is_that_of_a_dense_iteration(x64, name, batch):
     problem = random_problem(name, 37, batch)
     if name == "rnn_relu":  # all units alive, so that the reference has no log 0

@@ -216,6 +216,7 @@ def test_directions_that_become_zero_leave_the_others_alone(x64):
 # Compilation and refusals.
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing():
     traced = []
 
