@@ -97,13 +97,18 @@ def each_layer(
             xs = out + xs if network.residual and number else out
 
 
+def has_zoneout(network: Stack) -> bool:
+    """Whether a unit of the stack may keep its state."""
+    return any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout])
+
+
 def require_no_zoneout(network: Stack) -> None:
     """Refuse a stack with zoneout, whose layers are not plain cells.
 
     Raises:
         ValueError: with the zoneout in the message.
     """
-    if any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout]):
+    if has_zoneout(network):
         raise ValueError(
             "Option mismatch: expected a stack without zoneout, got zoneout="
             f"{network.zoneout!r}. For the stack as a whole, use jacobian_norms."

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.step_jacobians.checked_arguments import with_samples
-from gradient_flow.step_jacobians.trajectory import states_of_samples, step_of
+from gradient_flow.step_jacobians.trajectory import step_of
 from gradient_flow.verdicts.changes import Change, changes
 from gradient_flow.verdicts.finding import Finding, power_of_ten, steps
 from gradient_flow.verdicts.input_findings import input_findings
@@ -202,7 +202,7 @@ def _gradient_norms(case: Case, params: PyTree, window: int, at_start: bool) -> 
     if at_start:
         start, part = state0, jax.tree.map(lambda leaf: leaf[:window], samples)
     else:
-        states = states_of_samples(case.cell, params, state0, samples)
+        states = case.states(params)
         start = jax.tree.map(lambda leaf: leaf[-1 - window], states)
         part = jax.tree.map(lambda leaf: leaf[-window:], samples)
     return np.asarray(jax.jit(jax.vmap(norm, in_axes=(0, 1)))(start, part), np.float64)

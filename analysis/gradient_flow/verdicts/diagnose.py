@@ -19,13 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradient_flow.measurements.by_layer import has_zoneout
 from gradient_flow.measurements.curve_summary import decades_per_100
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     whole_numbers,
-    with_samples,
 )
-from gradient_flow.step_jacobians.trajectory import states_of_samples
 from gradient_flow.verdicts.advice import advice_for
 from gradient_flow.verdicts.finding import Finding, listed, power_of_ten, steps
 from gradient_flow.verdicts.input_findings import input_findings
@@ -200,15 +199,15 @@ def _is_one_cell(network: Any) -> bool:
     """Whether a stack is a cell and nothing else."""
     if not isinstance(network, Stack) or len(network.layers) > 1:
         return False
-    zoneout = any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout])
-    return isinstance(network.layers[0], Cell) and not zoneout and network.projected_size is None
+    plain = not has_zoneout(network) and network.projected_size is None
+    return isinstance(network.layers[0], Cell) and plain
 
 
 def _before_overflow(case: Case, params: PyTree) -> tuple[list[Finding], Any]:
     """Whether the states overflow, and the case of the steps before; None where there is no such step."""
     if by_layer_only(case.cell):
         return [], case
-    states = states_of_samples(case.cell, params, *with_samples(case.batched, case.state0, case.xs))
+    states = case.states(params)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
     leaves = [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)]
     bad = [~np.isfinite(leaf).reshape(*leaf.shape[:2], -1).all(-1) for leaf in leaves]

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.step_jacobians.checked_arguments import with_samples
-from gradient_flow.step_jacobians.trajectory import states_of_samples
+from gradient_flow.measurements.by_layer import has_zoneout
 from gradient_flow.verdicts.finding import Finding, in_layer, power_of_ten, steps
 from gradient_flow.verdicts.reach import (
     Case,
@@ -39,15 +38,13 @@ class _Layer(NamedTuple):
 
 def layer_findings(case: Case, params: PyTree) -> list[Finding]:
     """A sentence for each layer and direction, its units, and which of them alone carries the lag."""
-    if not isinstance(case.cell, Stack) or _has_zoneout(case.cell):
+    if not isinstance(case.cell, Stack) or has_zoneout(case.cell):
         return []
     found, layers = [], []
     for name, place, layer, own in layers_of(case, params):
         one = read(layer, own)
         reach = reach_of(one.lags, median_curve(one))
-        states = states_of_samples(
-            layer.cell, own, *with_samples(layer.batched, layer.state0, layer.xs)
-        )
+        states = layer.states(own)
         size = layer.cell.output_size
         dead = len(dead_units(layer, own)) / size
         rms = float(jnp.sqrt(jnp.mean(states.h[1:] ** 2)))
@@ -63,10 +60,6 @@ def layer_findings(case: Case, params: PyTree) -> list[Finding]:
                 in_layer(finding._replace(illness="") if dead == 1 else finding, name, place)
             )
     return [*_alone(layers, case.lag), *_directions(layers), *found]
-
-
-def _has_zoneout(network: Stack) -> bool:
-    return any(network.zoneout if isinstance(network.zoneout, tuple) else [network.zoneout])
 
 
 def _of_layer(reach: Reach, lag: int, dead: float) -> Finding:

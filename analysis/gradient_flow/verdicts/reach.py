@@ -54,6 +54,11 @@ class Case(NamedTuple):
         """``batched`` as a measurement wants it: None where the network tells by itself."""
         return None if isinstance(self.cell, (Cell, Stack)) else self.batched
 
+    def states(self, params: PyTree) -> PyTree:
+        """s_0 … s_T, [T + 1, samples, ...]; one sample without a batch."""
+        samples = with_samples(self.batched, self.state0, self.xs)
+        return states_of_samples(self.cell, params, *samples)
+
 
 class Reading(NamedTuple):
     """What a loss sees of the states before.
@@ -247,8 +252,8 @@ def _read_loss(case: Case, params: PyTree) -> Reading:
 
 def _outputs(case: Case, params: PyTree) -> tuple[PyTree, PyTree]:
     """States [T + 1, B, …] and outputs [T, B, …] of a plain step."""
-    state0, xs = with_samples(case.batched, case.state0, case.xs)
-    states = states_of_samples(case.cell, params, state0, xs)
+    _, xs = with_samples(case.batched, case.state0, case.xs)
+    states = case.states(params)
     before = jax.tree.map(lambda leaf: leaf[:-1], states)
     out = jax.vmap(jax.vmap(lambda s, x: case.cell(params, s, x)[1]))(before, xs)
     return states, out

@@ -22,7 +22,7 @@ from gradient_flow.step_jacobians.state_layout import (
     from_flat,
     moving_parts,
 )
-from gradient_flow.step_jacobians.trajectory import states_of_samples, step_of
+from gradient_flow.step_jacobians.trajectory import step_of
 from gradient_flow.verdicts.finding import Finding
 from gradient_flow.verdicts.reach import Case
 from lstm_jax.array_types import Array, PyTree
@@ -77,7 +77,7 @@ def _layout(case: Case, params: PyTree) -> Layout:
 
 def _growth(case: Case, params: PyTree) -> float:
     """Nats a step by which the largest entry of the state grows over the second half of the run."""
-    states = states_of_samples(case.cell, params, *with_samples(case.batched, case.state0, case.xs))
+    states = case.states(params)
     parts = moving_parts(_layout(case, params), states)
     sizes = [np.abs(np.asarray(part, np.float64)).reshape(len(part), -1).max(1) for part in parts]
     largest = np.max(np.stack(sizes), axis=0)
@@ -91,8 +91,8 @@ def _growth(case: Case, params: PyTree) -> float:
 def _is_linear(case: Case, params: PyTree) -> bool:
     """Whether the step moves a tangent in the same way at the last state and far from it."""
     layout = _layout(case, params)
-    states0, xs = with_samples(case.batched, case.state0, case.xs)
-    states = states_of_samples(case.cell, params, states0, xs)
+    _, xs = with_samples(case.batched, case.state0, case.xs)
+    states = case.states(params)
     state = jax.tree.map(lambda leaf: leaf[-1, 0], states)
     x = jax.tree.map(lambda leaf: leaf[-1, 0], xs)
     at = flat_parts(layout, state)

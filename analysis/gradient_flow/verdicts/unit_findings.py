@@ -17,9 +17,8 @@ import jax
 import numpy as np
 
 from gradient_flow.measurements.gates import gate_activations, gate_time_constants
-from gradient_flow.step_jacobians.checked_arguments import checked_run, with_samples
+from gradient_flow.step_jacobians.checked_arguments import checked_run
 from gradient_flow.step_jacobians.state_layout import moving_parts
-from gradient_flow.step_jacobians.trajectory import states_of_samples
 from gradient_flow.verdicts.finding import Finding, listed
 from gradient_flow.verdicts.reach import THOUSANDTH, Case
 from lstm_jax.array_types import PyTree
@@ -49,8 +48,7 @@ TOLD_SHARE, ILL_SHARE = 0.05, 0.2
 
 def unit_findings(case: Case, params: PyTree) -> list[Finding]:
     """The findings on the units of a cell, or on the entries of a plain step's state."""
-    state0, xs = with_samples(case.batched, case.state0, case.xs)
-    states = states_of_samples(case.cell, params, state0, xs)
+    states = case.states(params)
     later = jax.tree.map(lambda leaf: np.asarray(leaf[1:], np.float64), states)
     if not isinstance(case.cell, Cell):
         return _of_step(case, params, later)
@@ -64,8 +62,7 @@ def unit_findings(case: Case, params: PyTree) -> list[Finding]:
 
 def dead_units(case: Case, params: PyTree) -> np.ndarray:
     """The units of a cell whose output never changes."""
-    state0, xs = with_samples(case.batched, case.state0, case.xs)
-    states = states_of_samples(case.cell, params, state0, xs)
+    states = case.states(params)
     return _dead(np.asarray(states.h[1:], np.float64))
 
 

@@ -15,9 +15,9 @@ from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.cell_specification import joined
 from lstm_jax.weights.onnx.fold_constants import Constants
 from lstm_jax.weights.onnx.one_direction import OPERATORS
-from lstm_jax.weights.onnx.recurrent_node import read_node, starting_state
+from lstm_jax.weights.onnx.recurrent_node import INPUTS, read_node, starting_state
 
-WEIGHTS = ("W", "R", "B", "P")
+WEIGHTS, STARTS = ("W", "R", "B", "P"), ("initial_h", "initial_c")
 
 
 class NodeLayer(NamedTuple):
@@ -61,11 +61,11 @@ def recurrent_nodes(onnx: Any, model: Any) -> tuple[NodeLayer, ...]:
 
 
 def _read(onnx: Any, node: Any, constants: Constants) -> NodeLayer:
-    given = dict(zip(("X", "W", "R", "B", "lengths", "h", "c", "P"), node.input, strict=False))
+    given = dict(zip(INPUTS, node.input, strict=False))
     values = {
         name: constants.get(name)
         for field, name in given.items()
-        if name and field in (*WEIGHTS, "h", "c")
+        if name and field in (*WEIGHTS, *STARTS)
     }
     arrays = {name: value for name, value in values.items() if value is not None}
     read = read_node(onnx, node, arrays)
@@ -75,11 +75,12 @@ def _read(onnx: Any, node: Any, constants: Constants) -> NodeLayer:
         layer = Backward(read.pairs[0][0])
     start = starting_state(read, arrays)
     around = [
-        f"its initial_{field}, which is computed"
-        for field in ("h", "c")
+        f"its {field}, which is computed"
+        for field in STARTS
         if given.get(field) and values[given[field]] is None and not constants.is_zero(given[field])
     ]
-    if given.get("lengths") and not constants.is_given(given["lengths"]):
+    lengths = given.get("sequence_lens")
+    if lengths and not constants.is_given(lengths):
         around.append("its sequence_lens, which are constants or computed")
     state0 = None
     if any(leaf.any() for state in start for leaf in state.values()):
