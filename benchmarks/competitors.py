@@ -51,9 +51,11 @@ def jax_kernel_network(case: Case) -> Network:
     """`jax.experimental.rnn.lstm`, NVIDIA's kernel alone; the batch is its first axis."""
     import jax
     import jax.numpy as jnp
-    from jax.experimental import rnn
+
+    from lstm_jax.backends.cudnn.kernel_call import kernel_primitives
 
     _require_kernel(case)
+    rnn = kernel_primitives()
     s = case.shape
     sizes = (s.input_size, s.hidden_size, 1)
     precision = jax.lax.Precision.HIGH if case.precision == "tf32" else jax.lax.Precision.HIGHEST

@@ -14,11 +14,11 @@ import pytest
 from comparison import assert_close, grouped, random_like, slow
 from jax import export
 from jax.experimental import rnn
-from jax.interpreters import mlir
 from kernel_emulation import emulate
 
 import lstm_jax
 from lstm_jax.backends.cudnn import conditions, kernel_call
+from lstm_jax.jax_extensions.row_major import require_row_major
 
 T, B = 6, 3
 LENGTHS = jnp.array([4, 0, 6], jnp.int32)
@@ -37,11 +37,11 @@ def cuda_lowering(emulated):
     plugin = SimpleNamespace(build_rnn_descriptor=lambda *settings: repr(settings))
     forward = partial(rnn.gpu_rnn._rnn_fwd_lowering, plugin, "cu")
     backward = partial(rnn.gpu_rnn._rnn_bwd_lowering, plugin, "cu")
-    mlir.register_lowering(rnn.rnn_fwd_p, forward, platform="cuda")
-    mlir.register_lowering(rnn.rnn_bwd_p, backward, platform="cuda")
+    kernel_call.kernel_primitives()
+    require_row_major(rnn.rnn_fwd_p, forward, platform="cuda")
+    require_row_major(rnn.rnn_bwd_p, backward, platform="cuda")
     yield
-    mlir.register_lowering(rnn.rnn_fwd_p, rnn.gpu_rnn.cudnn_rnn_lowering, platform="cuda")
-    mlir.register_lowering(rnn.rnn_bwd_p, rnn.gpu_rnn.cudnn_rnn_bwd_lowering, platform="cuda")
+    kernel_call.kernel_primitives.cache_clear()
 
 
 def lowered(function, *inputs):

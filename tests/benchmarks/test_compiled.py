@@ -196,6 +196,29 @@ def test_each_way_back_has_the_notes_for_itself(kernel, name, lengths, gradient)
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize("lengths", [None, [24, 7, 3]], ids=["whole", "lengths"])
+def test_the_kernel_is_given_rows(kernel, lengths):
+    """XLA would hand over a transposed array as it lies in memory, where the kernel reads other numbers."""
+    lengths = None if lengths is None else jnp.array(lengths)
+    params, xs = lstm_jax.lstm(D, H).init(jax.random.key(0)), jnp.ones((T, B, D))
+
+    def gradient(params, xs):
+        hs = by_kernel("cudnn", lengths, params, xs)[1]
+        return hs, jax.grad(
+            lambda *a: jnp.sum(jnp.sin(by_kernel("cudnn", lengths, *a)[1])), (0, 1)
+        )(params, xs)
+
+    text = compile_without_device.compiled(gradient, params, xs).as_text()
+    calls = [line for line in text.splitlines() if 'custom_call_target="cudnn_rnn' in line]
+    assert len(calls) == 2
+    for call in calls:
+        told, results = call.split("operand_layout_constraints=")[1], call.split("custom-call(")[0]
+        layouts = re.findall(r"\[[\d,]*\]\{([\d,]*)\}", results + told)
+        assert len(layouts) == (10 if "cudnn_rnn_ffi" in call else 16)
+        assert all(axes == ",".join(sorted(axes.split(","))[::-1]) for axes in layouts)
+
+
+@pytest.mark.compiler
 def test_a_loop_of_ways_back_keeps_the_notes(kernel):
     params, xs = lstm_jax.lstm(D, H).init(jax.random.key(0)), jnp.ones((T, B, D))
     jacobian = jax.jacrev(lambda xs: by_kernel("cudnn", None, params, xs)[1][-1, 0])

@@ -11,7 +11,7 @@ Axes: xs[B, T, D]; states [L · directions, B, H].
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from lstm_jax.array_types import Array, Float, shapes_of
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
+from lstm_jax.jax_extensions.row_major import require_row_major
 
 Layers = tuple[tuple[Cell, ...], ...]
 """The cells of each layer: one, or a forward and a backward one."""
@@ -54,10 +55,25 @@ class Kernel(NamedTuple):
     or_loop: bool
 
 
-def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
-    """The size of the workspace, in numbers of four bytes."""
+@cache
+def kernel_primitives() -> Any:
+    """`jax.experimental.rnn`, whose primitives from here on hand over arrays in row-major order.
+
+    JAX's own lowering leaves the order to XLA, and the kernel reads a transposed xs as if it were not.
+    """
     from jax.experimental import rnn
 
+    for primitive, lowering in (
+        (rnn.rnn_fwd_p, rnn.gpu_rnn.cudnn_rnn_lowering),
+        (rnn.rnn_bwd_p, rnn.gpu_rnn.cudnn_rnn_bwd_lowering),
+    ):
+        require_row_major(primitive, lowering, platform=PLATFORM)
+    return rnn
+
+
+def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
+    """The size of the workspace, in numbers of four bytes."""
+    rnn = kernel_primitives()
     inputs, hidden, layers, _, both, _ = kernel_settings(kernel)
     shapes = [
         (batch, time, inputs),
@@ -74,8 +90,7 @@ def kernel_forward(
     kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
 ) -> tuple[Array, Array, Array, Array]:
     """The kernel's forward pass, in its axes: y, h_T, C_T, and the workspace for the backward pass."""
-    from jax.experimental import rnn
-
+    rnn = kernel_primitives()
     # JAX's primitive does not type its outputs with the mesh axes over which they vary.
     axes = varying_axes(x, h0, c0, w, lengths)
     x, h0, c0, w, lengths = vary_over(axes, (x, h0, c0, w, lengths))
@@ -93,8 +108,7 @@ def kernel_backward(
         saved: x, h_0, C_0, the weights, the lengths, y and the workspace.
         d_out: cotangents of y, h_T and C_T.
     """
-    from jax.experimental import rnn
-
+    rnn = kernel_primitives()
     axes = varying_axes(saved, d_out)
     (*saved, reserve), d_out = vary_over(axes, saved), vary_over(axes, d_out)
     saved = (*saved, _fresh_workspace(reserve, d_out))
