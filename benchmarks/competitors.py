@@ -15,7 +15,6 @@ from benchmarks.timed_program import Contestant, NotOffered, jitted
 
 OURS = "lstm_jax"
 PYTORCH = "pytorch"
-JAX_KERNEL = "jax.experimental.rnn"
 
 
 class Network(NamedTuple):
@@ -27,7 +26,7 @@ class Network(NamedTuple):
 
 
 def lstm_jax_network(case: Case, backend: str = "auto") -> Network:
-    """`lstm_jax.unroll`, by the hand-derived rule; on a GPU the LSTM in float32 by NVIDIA's kernel."""
+    """`lstm_jax.unroll`, by the hand-derived rule."""
     import jax
 
     import lstm_jax
@@ -41,38 +40,11 @@ def lstm_jax_network(case: Case, backend: str = "auto") -> Network:
     return Network(run, cell.init(jax.random.key(0)), cell.initial_state(case.shape.batch))
 
 
-def lstm_jax_loop_network(case: Case) -> Network:
-    """`lstm_jax.unroll` by the loop, in the cases for which NVIDIA's kernel exists."""
-    _require_kernel(case)
-    return lstm_jax_network(case, backend="loop")
-
-
-def jax_kernel_network(case: Case) -> Network:
-    """`jax.experimental.rnn.lstm`, NVIDIA's kernel alone; the batch is its first axis."""
-    import jax
-    import jax.numpy as jnp
-
-    from lstm_jax.backends.cudnn.kernel_call import kernel_primitives
-
-    _require_kernel(case)
-    rnn = kernel_primitives()
-    s = case.shape
-    sizes = (s.input_size, s.hidden_size, 1)
-    precision = jax.lax.Precision.HIGH if case.precision == "tf32" else jax.lax.Precision.HIGHEST
-    h0 = jnp.zeros((1, s.batch, s.hidden_size))
-    lengths = jnp.full(s.batch, s.time, jnp.int32)
-
-    def run(params: Any, xs: Any, state0: Any) -> Any:
-        xs = jnp.swapaxes(xs, 0, 1)
-        hs = rnn.lstm(xs, *state0, params, lengths, *sizes, 0.0, False, precision)[0]
-        return jnp.swapaxes(hs, 0, 1)
-
-    return Network(run, rnn.init_lstm_weight(jax.random.key(0), *sizes, False), (h0, h0))
-
-
-def _require_kernel(case: Case) -> None:
+def lstm_jax_cudnn_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by NVIDIA's kernel."""
     if case.cell != "lstm" or dtype_of(case.precision) != "float32":
         raise NotOffered("JAX has NVIDIA's kernel for the LSTM in float32 alone")
+    return lstm_jax_network(case, backend="cudnn")
 
 
 def plain_scan_network(case: Case) -> Network:
@@ -195,8 +167,7 @@ NETWORKS: dict[str, Callable[[Case], Network]] = {
 }
 JAX_PEERS = tuple(name for name in NETWORKS if name != OURS)
 ON_GPU: dict[str, Callable[[Case], Network]] = {
-    "lstm_jax, loop": lstm_jax_loop_network,
-    JAX_KERNEL: jax_kernel_network,
+    "lstm_jax, cudnn": lstm_jax_cudnn_network,
 }
 """On a GPU alone, for the cases for which NVIDIA's kernel exists."""
 NAMES = (*NETWORKS, PYTORCH)

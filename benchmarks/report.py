@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.competitors import JAX_KERNEL, JAX_PEERS, OURS, PYTORCH
+from benchmarks.competitors import JAX_PEERS, OURS, PYTORCH
 from benchmarks.ratios import (
     Ratio,
     fastest_over_ours,
@@ -122,7 +122,7 @@ def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
     several = len({precision for _, precision in kinds}) > 1
     for kind in kinds:
         chosen = [c for c in cases if (c["case"]["pass_"], _precision(c)) == kind]
-        fastest = fastest_over_ours(chosen, (*JAX_PEERS, JAX_KERNEL))
+        fastest = fastest_over_ours(chosen, JAX_PEERS)
         name = ", ".join(kind) if several else kind[0]
         row = [name, NOTHING if fastest is None else f"**{fastest:.2f}**"]
         for name in others:

@@ -408,6 +408,22 @@ def test_what_is_refused_of_a_stack(emulated, options, message):
         lstm_jax.unroll_stack(NETS["two layers"], params, **grouped(**given))
 
 
+def test_the_device_is_that_on_which_jax_computes(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert conditions.device_refusal() == "expected a CUDA device, got tpu"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert conditions.device_refusal() == "expected a CUDA device, got cpu"
+
+
+def test_auto_is_the_loop_also_where_there_is_a_kernel(emulated):
+    """Measured, the loop is the faster one."""
+    inputs = problem(NETS["two layers"])
+    for gradient, number in (("auto", 0), ("cudnn", 1)):
+        text = str(jax.make_jaxpr(partial(run, NETS["two layers"], gradient, LENGTHS))(*inputs))
+        assert text.count("rnn_fwd") == number
+
+
 def test_a_cell_that_was_changed_is_no_standard_lstm():
     changed = lstm()._replace(step=lambda params, state, x: (state, state.h))
     assert "expected the standard LSTM" in conditions.refusal(((changed,),), jnp.float32)

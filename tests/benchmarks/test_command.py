@@ -85,7 +85,7 @@ def test_on_a_gpu(monkeypatch, tmp_path, capsys):
     assert len(unrolls) == 3 * 2 * 8
     assert unrolls[-1].title == "LSTM 512,64,512,512 gradient, float16"
     names = [entrant.name for entrant in unrolls[-1].entrants]
-    assert names[:3] == ["lstm_jax", "lstm_jax, loop", "jax.experimental.rnn"]
+    assert names[:3] == ["lstm_jax", "lstm_jax, cudnn", "plain scan"]
     assert {e.device for job in jobs for e in job.entrants} == {"gpu"}
     settings = {e.precision: device_and_precision.jax_settings(e.device, e.precision) for e in
                 (job.entrants[0] for job in jobs)}  # fmt: skip

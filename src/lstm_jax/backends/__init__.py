@@ -1,6 +1,6 @@
 """Backends of an unrolled network: the loop in XLA, or a kernel that runs all steps at once.
 
-Start with `choice`: which backend ``backend="auto"`` takes, and when. `loop` is the loop in XLA, with the
+Start with `choice`: what ``backend=`` stands for. `loop` is the loop in XLA, with the
 hand-derived rule or with autodiff. The folder `cudnn` is NVIDIA's kernel for the standard LSTM. A new backend
 is one more folder and one more entry in `choice`.
 

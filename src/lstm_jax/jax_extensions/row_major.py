@@ -34,8 +34,6 @@ def _row_major(lowering: Callable[..., Any], *arguments: Any, **settings: Any) -
 
 def _layouts(arrays: Any) -> ir.ArrayAttr:
     """For each array its axes, that of neighbours in memory first."""
-    ranks = [ir.RankedTensorType(array.type).rank for array in arrays]
     index: Any = ir.IndexType.get()
-    return ir.ArrayAttr.get(
-        [ir.DenseIntElementsAttr.get(np.arange(n - 1, -1, -1), type=index) for n in ranks]
-    )
+    orders: list[Any] = [np.arange(ir.RankedTensorType(a.type).rank - 1, -1, -1) for a in arrays]
+    return ir.ArrayAttr.get([ir.DenseIntElementsAttr.get(order, type=index) for order in orders])

@@ -105,11 +105,8 @@ def unroll_stack(
     ys = zero_padding(valid, xs)
     if _kernel_could_run(stack, sequences, key):
         layers = _directions(stack)
-        choice = choose(gradient, backend, layers, jax.typeof(ys), valid)
-        if choice.kernel:
-            ends, ys = _run_kernel(
-                layers, params, ys, state0, sequences.lengths, or_loop=choice.or_loop
-            )
+        if choose(backend, layers, ys.dtype, valid) is None:
+            ends, ys = _run_kernel(layers, params, ys, state0, sequences.lengths)
             return ends, zero_padding(valid, projected(params, ys))
     keys = [None] * len(stack.layers) if key is None else jax.random.split(key, len(stack.layers))
     states = []
@@ -172,8 +169,6 @@ def _run_kernel(
     xs: Array,
     state0: Any,
     lengths: Any,
-    *,
-    or_loop: bool,
 ) -> tuple[tuple[Any, ...], Array]:
     if not xs.shape[0]:
         raise ShapeError("Shape mismatch: expected xs of at least one step, got none.")
@@ -185,7 +180,7 @@ def _run_kernel(
         )
 
     ends, ys = unroll_by_cudnn(
-        layers, by_direction(params.layers), xs, by_direction(state0), lengths, or_loop=or_loop
+        layers, by_direction(params.layers), xs, by_direction(state0), lengths
     )
     return tuple(end[0] if len(end) == 1 else Both(*end) for end in ends), ys
 

@@ -50,13 +50,10 @@ def unroll(
         noise: `Noise`: zoneout and recurrent dropout, with a key in training.
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
-        backend: ``"loop"`` is the loop in XLA, a `Loop` the same with other settings. ``"cudnn"`` is NVIDIA's
-            kernel: on a CUDA device, the standard LSTM in float32, with no masks but lengths and ``reverse``,
-            its products in the precision of `jax.default_matmul_precision`; under `vmap` one by one.
-            ``"auto"`` takes the kernel where it fits and agreed with the rule in a test on a small LSTM, once
-            in a process (`lstm_jax.backends.choice`); else the loop. Under `vmap` and for export ``"auto"``
-            runs the loop. A gradient that is mapped or exported then runs forward twice; with ``"loop"`` it
-            runs forward once.
+        backend: ``"auto"`` and ``"loop"`` are the loop in XLA, a `Loop` the same with other settings.
+            ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with no masks but
+            lengths and ``reverse``, its products in the precision of `jax.default_matmul_precision`; under
+            `vmap` one by one.
 
     Returns:
         The final state and the outputs h_1 … h_T, [T, H] or [T, B, H].
@@ -86,18 +83,16 @@ def unroll(
         return _unroll_step(cell, params, xs, state0, sequences, noise, gradient, backend)
     state0 = check_cell_arguments(cell, params, xs, state0)
     prepared = prepare(cell, xs, state0, sequences, noise)
-    choice = choose(gradient, backend, ((cell,),), jax.typeof(prepared.xs), prepared.masks)
-    if choice.kernel:
-        state, hs = _run_kernel(cell, params, prepared, or_loop=choice.or_loop)
+    loop = choose(backend, ((cell,),), prepared.xs.dtype, prepared.masks)
+    if loop is None:
+        state, hs = _run_kernel(cell, params, prepared)
     else:
         by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
-        state, hs = run_loop(cell, choice.loop, by_hand, params, prepared)
+        state, hs = run_loop(cell, loop, by_hand, params, prepared)
     return state, in_order(prepared, hs)
 
 
-def _run_kernel(
-    cell: Cell, params: PyTree, prepared: Prepared, *, or_loop: bool
-) -> tuple[PyTree, Array]:
+def _run_kernel(cell: Cell, params: PyTree, prepared: Prepared) -> tuple[PyTree, Array]:
     """One cell by the kernel, which knows no direction: the sequence is turned round for it."""
     step = -1 if prepared.reverse else 1
     (((state,),), hs) = unroll_by_cudnn(
@@ -106,7 +101,6 @@ def _run_kernel(
         prepared.xs[::step],
         ((prepared.state0,),),
         prepared.lengths,
-        or_loop=or_loop,
     )
     return state, hs[::step]
 

@@ -1,6 +1,5 @@
 """NVIDIA's kernel for the standard LSTM.
 
 Start with `kernel_derivatives`: the kernel as a function that JAX can differentiate. `kernel_call` is the
-call, in the kernel's axes. `conditions` has the networks that the kernel cannot run. `agreement` compares it
-with the loop before ``backend="auto"`` takes it.
+call, in the kernel's axes. `conditions` has the networks that the kernel cannot run.
 """

@@ -11,13 +11,13 @@ Axes: xs[B, T, D]; states [L · directions, B, H].
 """
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.array_types import Array, Float, shapes_of
+from lstm_jax.array_types import Array, Float
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
@@ -45,14 +45,11 @@ class Kernel(NamedTuple):
         layers: their cells.
         precision: of matrix products: `jax.default_matmul_precision` at the call of the network.
         whole: whether every sequence has all T steps.
-        or_loop: whether the loop takes over where there is no kernel, or it would run one by one: compiled
-            for another platform or for export, and under `vmap` (`lstm_jax.jax_extensions.platform_switch`).
     """
 
     layers: Layers
     precision: str | None
     whole: bool
-    or_loop: bool
 
 
 @cache
@@ -69,21 +66,6 @@ def kernel_primitives() -> Any:
     ):
         require_row_major(primitive, lowering, platform=PLATFORM)
     return rnn
-
-
-def workspace_size(kernel: Kernel, time: int, batch: int) -> int:
-    """The size of the workspace, in numbers of four bytes."""
-    rnn = kernel_primitives()
-    inputs, hidden, layers, _, both, _ = kernel_settings(kernel)
-    shapes = [
-        (batch, time, inputs),
-        *[(layers * (1 + both), batch, hidden)] * 2,
-        (rnn.get_num_params_in_lstm(inputs, hidden, layers, both),),
-    ]
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    *_, reserve = shapes_of(partial(kernel_forward, kernel), *arrays, lengths)
-    return int(reserve.size)
 
 
 def kernel_forward(

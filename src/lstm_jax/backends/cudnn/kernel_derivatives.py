@@ -7,11 +7,9 @@ transformations. This file gives them a JVP whose tangent is a `linear_map`, as
     grad       the kernel's backward pass
     jvp        the loop's tangent pass: cuDNN has none
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
-    vmap       the kernel, once for each; where the loop may take over (`Kernel.or_loop`), the loop, all at
-               once. Mapped before it is differentiated, a network runs as with the loop. A mapped derivative
-               runs forward twice, because the loop does not fill the kernel's workspace
+    vmap       the kernel, once for each
 
-`lstm_jax.backends.choice` decides which backend runs a network. In JAX's plugin each call waits until the
+In JAX's plugin each call waits until the
 lengths are on the host, and its workspace takes four times the memory that cuDNN asks for. A sharded batch
 goes through `jax.shard_map`: `jit` cannot split a kernel.
 
@@ -27,9 +25,7 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 
 from lstm_jax.array_types import Array, Float, Int, PyTree
-from lstm_jax.backends.cudnn import kernel_call
 from lstm_jax.backends.cudnn.kernel_call import (
-    Arrays,
     Kernel,
     Layers,
     kernel_backward,
@@ -38,14 +34,12 @@ from lstm_jax.backends.cudnn.kernel_call import (
     stacked_states,
     unpacked,
     unstacked_states,
-    workspace_size,
 )
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
 from lstm_jax.jax_extensions.matmul_precision import at_precision, default_precision
-from lstm_jax.jax_extensions.platform_switch import on_platform
 from lstm_jax.time_loop.scan import scan_settings
 from lstm_jax.time_loop.step_masks import reverse_sequences, step_masks, zero_padding
 
@@ -67,8 +61,6 @@ def unroll_by_cudnn(
     xs: Float[Array, "time *batch d"],
     state0: tuple[tuple[LSTMState, ...], ...],
     lengths: Int[Array, "*batch"] | None,
-    *,
-    or_loop: bool = False,
 ) -> tuple[tuple[tuple[LSTMState, ...], ...], Float[Array, "time *batch out"]]:
     """Run layers by the kernel; `conditions.refusal` says which ones it can run.
 
@@ -78,7 +70,6 @@ def unroll_by_cudnn(
         xs: [T, D] or [T, B, D]; must be finite also past a sequence's length.
         state0: of each cell, leaves [H] or [B, H].
         lengths: from 0 to T, [B] or a number; all T if None.
-        or_loop: as for `Kernel`.
 
     Returns:
         The final state of each cell, and the last layer's outputs, both directions side by side, zero past
@@ -87,36 +78,17 @@ def unroll_by_cudnn(
     if xs.ndim == 2:
         one = jax.tree.map(lambda s: s[None], state0)
         length = None if lengths is None else lengths[None]
-        states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, length, or_loop=or_loop)
+        states, ys = unroll_by_cudnn(layers, params, xs[:, None], one, length)
         return jax.tree.map(lambda s: s[0], states), ys[:, 0]
-    kernel = Kernel(layers, default_precision(), lengths is None, or_loop)
+    kernel = Kernel(layers, default_precision(), whole=lengths is None)
     if lengths is None:
         full = jnp.full(xs.shape[1], xs.shape[0], jnp.int32)
-        return _unrolled(kernel, params, xs, state0, full)
+        return _run(kernel, params, xs, state0, full)[0]
     # The kernel needs at least one step; the result of an empty sequence's step is replaced below.
-    states, ys = _unrolled(kernel, params, xs, state0, jnp.maximum(lengths, 1))
+    (states, ys), _ = _run(kernel, params, xs, state0, jnp.maximum(lengths, 1))
     begun = lengths[:, None] > 0
     states = jax.tree.map(lambda a, b: jnp.where(begun, a, b), states, state0)
     return states, zero_padding(step_masks(xs, lengths), ys)
-
-
-# Under jit with a static kernel, so that calls outside of jit compile once.
-@partial(jax.jit, static_argnums=0, inline=True)
-def _unrolled(
-    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, lengths: Array
-) -> tuple[PyTree, Array]:
-    """``states, ys``; under `vmap` before differentiation, the loop computes all of it."""
-
-    def by_kernel(*inputs: Any) -> tuple[PyTree, Array]:
-        return _run(kernel, *inputs)[0]
-
-    def by_loop(params: PyTree, xs: Array, state0: PyTree, lengths: Array) -> tuple[PyTree, Array]:
-        return _by_loop(kernel, lengths)(params, xs, state0)
-
-    inputs = (params, xs, state0, lengths)
-    if not kernel.or_loop:
-        return by_kernel(*inputs)
-    return on_platform(by_kernel, by_loop, *inputs, platform=kernel_call.PLATFORM)
 
 
 def _precision(kernel: Kernel, *rest: Any) -> Any:
@@ -130,8 +102,8 @@ def _run(
 ) -> tuple[tuple[PyTree, Array], Array]:
     """``(states, ys), reserve``; the reserve counts as a constant."""
     h0, c0 = stacked_states(state0)
-    y, h, c, reserve = _forward_arrays(
-        kernel, jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths
+    y, h, c, reserve = sequential_vmap(partial(kernel_forward, kernel))(
+        jnp.swapaxes(xs, 0, 1), h0, c0, packed(params), lengths
     )
     return (unstacked_states(kernel.layers, h, c), jnp.swapaxes(y, 0, 1)), reserve
 
@@ -160,7 +132,9 @@ def _backward(kernel: Kernel, saved: Saved, d_out: tuple[PyTree, Array]) -> Any:
     x, y, d_y = (jnp.swapaxes(array, 0, 1) for array in (saved.xs, saved.ys, d_out[1]))
     h0, c0 = stacked_states(saved.state0)
     arrays = (x, h0, c0, packed(saved.params), saved.lengths, y, saved.reserve)
-    d_x, d_h0, d_c0, d_w = _backward_arrays(kernel, arrays, (d_y, *stacked_states(d_out[0])))
+    d_x, d_h0, d_c0, d_w = sequential_vmap(partial(kernel_backward, kernel))(
+        arrays, (d_y, *stacked_states(d_out[0]))
+    )
     return (
         unpacked(kernel.layers, d_w),
         jnp.swapaxes(d_x, 0, 1),
@@ -193,12 +167,10 @@ def unroll_by_loop(
     xs: Array,
     state0: PyTree,
     lengths: Array | None,
-    *,
-    unroll: int | str = "auto",
 ) -> tuple[PyTree, Array]:
     """The same as `unroll_by_cudnn`, by the loop and the hand-derived rule; xs [T, B, D]."""
     masks = step_masks(xs, lengths)
-    settings = scan_settings(reverse=False, unroll=unroll)
+    settings = scan_settings(reverse=False, unroll="auto")
 
     def reversed_in_time(sequence: Array) -> Array:
         return sequence[::-1] if lengths is None else reverse_sequences(lengths, sequence)
@@ -221,57 +193,3 @@ def unroll_by_loop(
 def _by_loop(kernel: Kernel, lengths: Array) -> Callable[[PyTree, Array, PyTree], Any]:
     known = None if kernel.whole else lengths
     return partial(unroll_by_loop, kernel.layers, lengths=known)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _forward_arrays(kernel: Kernel, *arrays: Array) -> tuple[Array, Array, Array, Array]:
-    return _kernel_or_loop(kernel, kernel_forward, _loop_forward, arrays)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _backward_arrays(
-    kernel: Kernel, saved: Arrays, d_out: Arrays
-) -> tuple[Array, Array, Array, Array]:
-    return _kernel_or_loop(kernel, kernel_backward, _loop_backward, (saved, d_out))
-
-
-def _kernel_or_loop(
-    kernel: Kernel,
-    by_kernel: Callable[..., Any],
-    by_loop: Callable[..., Any],
-    inputs: tuple[Any, ...],
-) -> Any:
-    """One pass of the kernel; where the loop may take over, that pass of the loop under `vmap`."""
-    if not kernel.or_loop:
-        return sequential_vmap(partial(by_kernel, kernel))(*inputs)
-    return on_platform(
-        partial(by_kernel, kernel), partial(by_loop, kernel), *inputs, platform=kernel_call.PLATFORM
-    )
-
-
-def _loop_forward(
-    kernel: Kernel, x: Array, h0: Array, c0: Array, w: Array, lengths: Array
-) -> tuple[Array, Array, Array, Array]:
-    """The same as `kernel_forward`, by the loop.
-
-    The workspace is NaN: the loop's backward pass does not read it, and a wrong use would show.
-    """
-    y, h, c = _loop(kernel, lengths, x, h0, c0, w)
-    return y, h, c, jnp.full(workspace_size(kernel, x.shape[1], x.shape[0]), jnp.nan, x.dtype)
-
-
-def _loop_backward(
-    kernel: Kernel, saved: Arrays, d_out: Arrays
-) -> tuple[Array, Array, Array, Array]:
-    """The same as `kernel_backward`, by the loop, which runs forward once more."""
-    *inputs, lengths, _, _ = saved
-    _, pull = jax.vjp(partial(_loop, kernel, lengths), *inputs)
-    return pull(d_out)
-
-
-def _loop(
-    kernel: Kernel, lengths: Array, x: Array, h0: Array, c0: Array, w: Array
-) -> tuple[Array, Array, Array]:
-    params, state0 = unpacked(kernel.layers, w), unstacked_states(kernel.layers, h0, c0)
-    states, ys = _by_loop(kernel, lengths)(params, jnp.swapaxes(x, 0, 1), state0)
-    return jnp.swapaxes(ys, 0, 1), *stacked_states(states)
