@@ -39,10 +39,11 @@ GRADIENT_FLOW = {
     "parallel_in_time": {"step_jacobians", "long_products"},
     "measurements": {"step_jacobians", "long_products"},
     "verdicts": {"step_jacobians", "measurements"},
+    "inspections": {"step_jacobians", "measurements", "verdicts"},
     "results_folder": set(),
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
-    "command_line": {"measurements", "pictures", "results_folder"},
+    "command_line": {"measurements", "verdicts", "inspections", "pictures", "results_folder"},
     "__main__": {"command_line"},
 }
 

@@ -10,6 +10,7 @@
 | `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
 | `recurrent_layers`, `load` | any of these as users have them: files, checkpoints, mappings, models |
+| `named_arrays` | every array of the same, such as an embedding |
 | `save_safetensors`, `load_safetensors` | a file with the cell or stack and its parameters |
 
 Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with
@@ -19,6 +20,7 @@ needs it; ``onnx`` and ``safetensors`` are imported when their functions are cal
 May import: `cells`, `layers` and the files at the root.
 """
 
+from lstm_jax.weights.all_arrays import named_arrays
 from lstm_jax.weights.any_source import load, recurrent_layers
 from lstm_jax.weights.equinox import from_equinox, to_equinox
 from lstm_jax.weights.flax import from_flax, to_flax
@@ -41,6 +43,7 @@ __all__ = [
     "from_tensorflow_cell",
     "load",
     "load_safetensors",
+    "named_arrays",
     "recurrent_layers",
     "save_safetensors",
     "to_equinox",

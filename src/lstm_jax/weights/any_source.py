@@ -127,15 +127,21 @@ def load(
     found = source
     if not isinstance(source, RecurrentLayers):
         found = recurrent_layers(source, config=config)
-    layer = _chosen(found, name, kind)
+    layer = chosen_layer(found, name, kind)
     return layer.load(
         kind=kind, gate_order=gate_order, reset_after=reset_after, activation=activation
     )
 
 
-def _chosen(
-    found: tuple[RecurrentLayer, ...], name: str | None, kind: str | None
+def chosen_layer(
+    found: tuple[RecurrentLayer, ...], name: str | None, kind: str | None = None
 ) -> RecurrentLayer:
+    """The layer of a name, or of the last parts of one; the only one where None.
+
+    Raises:
+        TypeError: a name that is no text.
+        ValueError: none or several, with their names and what nearly was one.
+    """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"Type mismatch: expected name as a text, got {name!r}.")
     fitting = list(found)
