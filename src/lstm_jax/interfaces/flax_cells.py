@@ -84,6 +84,7 @@ def run_flax_layer(
             time_major,
             layer.reverse if reverse is None else reverse,
             layer.keep_order if keep_order is None else keep_order,
+            layer.outside,
         ),
         gradient=layer.gradient,
         backend=_backend_of(layer),
