@@ -28,8 +28,8 @@ LSTM_JAX = {
     "tasks": set(),
     "training": {"jax_extensions", "cells", "time_loop", "gradients"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
-    "nnx": {"backends", "interfaces"},
-    "linen": {"backends", "interfaces"},
+    "nnx": {"backends", "interfaces", "weights"},
+    "linen": {"backends", "interfaces", "weights"},
 }
 """Which rooms each room imports from, besides the ground."""
 

@@ -20,8 +20,9 @@ from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.backends.loop import Loop
-from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
+from lstm_jax.interfaces.flax_cells import ADVICE, run_flax_layer
 from lstm_jax.validation import require_array
+from lstm_jax.weights.flax_modules import activation_of
 
 
 class RNN(linen.RNN):
@@ -65,7 +66,7 @@ class RNN(linen.RNN):
         keep_order: bool | None = None,
     ) -> Any:
         """Run over a sequence, with the arguments of `flax.linen.RNN.__call__`."""
-        activation_of(self.cell)
+        activation_of(self.cell, ADVICE)
         require_array("inputs", inputs)
         time_major = self.time_major if time_major is None else time_major
         shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])

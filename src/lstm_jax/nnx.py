@@ -19,9 +19,10 @@ from flax import nnx
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.backends.choice import check_choice
 from lstm_jax.backends.loop import Loop
-from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
+from lstm_jax.interfaces.flax_cells import ADVICE, run_flax_layer
 from lstm_jax.interfaces.flax_signature import OUTSIDE_OF_FLAX
 from lstm_jax.validation import require_array, require_one_of
+from lstm_jax.weights.flax_modules import activation_of
 
 
 class RNN(nnx.RNN):
@@ -57,7 +58,7 @@ class RNN(nnx.RNN):
         outside: str = "zeros",
         **options: Any,
     ) -> None:
-        activation_of(cell)
+        activation_of(cell, ADVICE)
         check_choice(gradient, backend)
         require_one_of("outside", outside, OUTSIDE_OF_FLAX)
         super().__init__(cell, **options)

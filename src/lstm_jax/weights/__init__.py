@@ -5,7 +5,7 @@
 | `from_pytorch`, `to_pytorch` | a state dict of ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` or one of their cells |
 | `from_keras`, `to_keras` | the list of ``get_weights`` and ``set_weights`` of a Keras layer |
 | `from_onnx`, `to_onnx` | an ONNX model of RNN, LSTM and GRU operators; the package ``onnx`` |
-| `from_flax`, `to_flax` | the parameters of a Flax cell, linen or nnx |
+| `from_flax`, `to_flax` | the parameters of Flax's cells and layers, linen or nnx |
 | `from_equinox`, `to_equinox` | an Equinox cell, its arrays |
 | `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
