@@ -244,3 +244,40 @@ def test_a_tree_that_does_not_fit_is_refused():
         weights.to_flax(net, params, "LSTMCell", like={})
     with pytest.raises(ValueError, match="expected layers= beside like="):
         weights.to_flax(net, params, layers=["a"])
+
+
+def test_through_the_door():
+    """States, variables and modules, with both directions of a layer as one."""
+    rngs = nnx.Rngs(0)
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    both = nnx.Bidirectional(*(nnx.RNN(nnx.GRUCell(D, H, rngs=rngs)) for _ in range(2)))
+    back = nnx.RNN(nnx.OptimizedLSTMCell(2 * H, H, rngs=rngs), reverse=True, keep_order=True)
+    relu = nnx.RNN(nnx.SimpleCell(H, H, activation_fn=jax.nn.relu, rngs=rngs))
+    model = nnx.Sequential(both, back, relu, nnx.Linear(H, 2, rngs=rngs))
+    names = ["layers.0", "layers.1.cell", "layers.2.cell"]
+    for source in (model, nnx.state(model), nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+        found = weights.recurrent_layers(source)
+        assert [(layer.name, layer.directions) for layer in found] == list(
+            zip(names, (2, 1, 1), strict=True)
+        )
+        assert all(layer.assumed == () for layer in found) == (source is model)
+        net, params = found[0].load()
+        _, ys = lstm_jax.unroll_stack(net, params, jnp.swapaxes(xs, 0, 1))
+        assert_close(jnp.swapaxes(ys, 0, 1), both(xs), 1e-6)
+    loaded = [layer.load()[0].layers[0] for layer in weights.recurrent_layers(model)]
+    assert loaded[1:] == [backward(lstm(2 * H, H)), rnn(H, H, activation="relu")]
+    assert weights.load(model, "layers.1")[0].layers == (backward(lstm(2 * H, H)),)
+    with pytest.raises(
+        ValueError, match="expected no gate_order for 'layers.0', whose module says"
+    ):
+        weights.load(model, "layers.0", gate_order="run")
+    odd = nnx.RNN(nnx.GRUCell(D, H, gate_fn=jax.nn.hard_sigmoid, rngs=rngs))
+    with pytest.raises(ValueError, match="got hard_sigmoid and tanh"):
+        weights.load(odd)
+    # linen's OptimizedLSTMCell has a name that begins as an optimizer's does.
+    variables = Tagger().init(jax.random.key(0), xs)
+    found = weights.recurrent_layers(variables)
+    assert [layer.name for layer in found] == [
+        *("OptimizedLSTMCell_0", "OptimizedLSTMCell_1", "GRUCell_0", "GRUCell_1"),
+    ]
+    assert weights.recurrent_layers({"optimizer": variables, "optim_state": variables}) == ()

@@ -9,7 +9,7 @@
 | `from_equinox`, `to_equinox` | an Equinox cell, its arrays |
 | `from_haiku`, `to_haiku` | the weights of ``hk.LSTM``, ``hk.GRU`` or ``hk.VanillaRNN`` |
 | `from_tensorflow_cell`, `to_tensorflow_cell` | kernel and bias of a TensorFlow 1 LSTM cell |
-| `recurrent_layers`, `load` | any of these as users have them: files, checkpoints, mappings, models |
+| `recurrent_layers`, `load` | any of these as users have them: files, mappings, models, modules |
 | `save_safetensors`, `load_safetensors` | a file with the cell or stack and its parameters |
 
 Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with

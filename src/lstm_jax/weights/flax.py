@@ -25,7 +25,13 @@ from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.cell_specification import directions, require_params
 from lstm_jax.weights.flax_cell import FORMS, cell_from_flax, cell_to_flax, unboxed
 from lstm_jax.weights.flax_modules import Told, is_nnx_module, opened
-from lstm_jax.weights.flax_trees import Path, Place, layers_of, ordered, places_of
+from lstm_jax.weights.flax_trees import Path, Place, kind_of, layers_of, ordered, places_of
+from lstm_jax.weights.recurrent_layer import (
+    Choices,
+    RecurrentLayer,
+    RecurrentLayers,
+    require_no_choices,
+)
 
 DEFAULT_FORMS = {"lstm": "OptimizedLSTMCell", "gru": "GRUCell", "rnn": "SimpleCell"}
 
@@ -88,6 +94,26 @@ def read_place(
     cell, params = pairs[0]
     backward = told.get(place.paths[0], Told()).backward
     return (Backward(cell) if backward else cell), params
+
+
+def layers_of_nnx(module: Any) -> RecurrentLayers:
+    """The recurrent layers of a module of nnx, with the activations and directions that it says."""
+    tree, told = opened(module)
+    found = []
+    for place in places_of(tree):
+        cells = [told.get(path, Told()) for path in place.paths]
+        refused = next((one.refused for one in cells if one.refused), None)
+
+        def read(choices: Choices, place: Place = place) -> tuple[Any, Any]:
+            require_no_choices(place.name, choices, "whose module says it all")
+            return read_place(tree, place, told, "tanh")
+
+        kind = kind_of(layers_of(_at(tree, place.paths[0])))
+        sizes = (place.inputs[0], place.outputs[0], len(place.paths), 1)
+        # As of the arrays alone: a cell by its own name, two by their layer's.
+        name = place.name if len(place.paths) == 2 else ".".join(map(str, place.paths[0]))
+        found.append(RecurrentLayer(name, kind, *sizes, (), refused, read))
+    return RecurrentLayers(found)
 
 
 def _read_places(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lstm_jax.validation import ShapeError
+from lstm_jax.weights.cell_specification import KINDS
 from lstm_jax.weights.flax_cell import FORMS, LINEN_LAYERS, unboxed
 
 LAYERS = [*map(set, LINEN_LAYERS.values()), {"dense_i", "dense_h"}]
@@ -52,6 +53,16 @@ def layers_of(node: Any) -> dict[str, Any] | None:
         if isinstance(layer, Mapping) and "kernel" in layer
     }
     return layers if {name.removesuffix("_") for name in layers} in LAYERS else None
+
+
+def kind_of(layers: Any) -> str:
+    """``"lstm"``, ``"gru"`` or ``"rnn"``, of the linear layers of a cell."""
+    names = {name.removesuffix("_") for name in layers}
+    for kind, known in LINEN_LAYERS.items():
+        if names == set(known):
+            return kind
+    hidden, columns = layers["dense_h"]["kernel"].shape
+    return KINDS.get(columns // max(1, hidden), "lstm")
 
 
 def places_of(tree: Mapping[Any, Any]) -> list[Place]:
