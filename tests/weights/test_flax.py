@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import assert_close
+from comparison import assert_close, slow
 from flax import linen, nnx
 
 import lstm_jax
@@ -66,7 +66,9 @@ def nnx_layer(layer, lstm_cell=nnx.OptimizedLSTMCell):
     return one(layer)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", ["bidirectional", slow("three kinds"), slow("backward"), slow("dropout")]
+)
 def test_a_stack_computes_the_same_in_linen(x64, name):
     net = NETS[name]
     params = drawn(net)
@@ -84,12 +86,18 @@ def test_a_stack_computes_the_same_in_linen(x64, name):
     assert_close(weights.to_flax(net, params, like=drawn_there), {"params": tree}, 0.0)
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("lstm_cell", [nnx.OptimizedLSTMCell, nnx.LSTMCell])
+@pytest.mark.parametrize(
+    ("name", "lstm_cell"),
+    [
+        ("three kinds", nnx.OptimizedLSTMCell),
+        ("bidirectional", nnx.LSTMCell),
+        ("backward", nnx.OptimizedLSTMCell),
+        slow("bidirectional", nnx.OptimizedLSTMCell),
+        slow("dropout", nnx.OptimizedLSTMCell),
+    ],
+)
 def test_a_stack_computes_the_same_in_nnx(x64, name, lstm_cell):
     net = NETS[name]
-    if lstm_cell is nnx.LSTMCell and name != "bidirectional":
-        return
     params = drawn(net, b_hn=False)
     xs = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float64)
     _, ys = lstm_jax.unroll_stack(net, params, jnp.swapaxes(xs, 0, 1))
