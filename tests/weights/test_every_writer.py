@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import lstm_jax
 from lstm_jax import backward, bidirectional, gru, lstm, rnn, stack, weights
@@ -132,3 +134,66 @@ def test_a_net_is_written_right_or_refused(without_type_checker, writer, name):
     ) as e:
         write(net, params)
     assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+CELL_KINDS = {
+    "lstm": lstm,
+    "gru": gru,
+    "gru before": lambda d, h: gru(d, h, reset_after=False),
+    "rnn": rnn,
+    "peepholes": lambda d, h: lstm(d, h, peepholes=True),
+}
+
+
+WAYS = ("ahead", "backward", "alike", "both")
+LAYER = st.tuples(
+    *[st.sampled_from(sorted(CELL_KINDS))] * 2,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(WAYS),
+)
+
+
+def made(size, layers):
+    """Up to three layers of any kinds and sizes, one way, backward or both ways."""
+    found = []
+    for ahead, back, h, other, way in layers:
+        ahead, back = CELL_KINDS[ahead](size, h), CELL_KINDS[back](size, other)
+        found.append(
+            {
+                "ahead": ahead,
+                "backward": backward(ahead),
+                "alike": bidirectional(ahead),
+                "both": bidirectional(ahead, back),
+            }[way]
+        )
+        size = found[-1].output_size
+    return stack(*found)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    size=st.integers(1, 3),
+    layers=st.lists(LAYER, min_size=1, max_size=3),
+    writer=st.sampled_from(sorted(WRITERS)),
+    seed=st.integers(0, 99),
+)
+def test_any_stack_comes_back_or_is_refused(without_type_checker, size, layers, writer, seed):
+    """What one layer alone is may be written too: Keras keeps weights by layer."""
+    net = made(size, layers)
+    for one in (net, net.layers[0]):
+        params = drawn(one, seed, b_hn=writer != "nnx")
+        try:
+            again, back = as_stack(*WRITERS[writer][0](one, params))
+        except (ValueError, TypeError) as error:
+            assert "expected" in str(error) and "got" in str(error)
+            continue
+        assert plain(again) == plain(one)
+        given_params = as_stack(one, params)[1]
+        for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(given_params), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)

@@ -289,3 +289,22 @@ def test_through_the_door():
         *("OptimizedLSTMCell_0", "OptimizedLSTMCell_1", "GRUCell_0", "GRUCell_1"),
     ]
     assert weights.recurrent_layers({"optimizer": variables, "optim_state": variables}) == ()
+
+
+def test_an_ensemble_is_refused_by_that_word():
+    @nnx.vmap
+    def made(key):
+        rngs = nnx.Rngs(key)
+        return nnx.Sequential(
+            nnx.RNN(nnx.LSTMCell(D, H, rngs=rngs)), nnx.RNN(nnx.GRUCell(H, D, rngs=rngs))
+        )
+
+    many = nnx.state(made(jax.random.split(jax.random.key(0), 5)), nnx.Param)
+    message = r"kernel of rank 2, got \[5, 3, 4\]. Of an ensemble's stacked arrays take one"
+    with pytest.raises(lstm_jax.ShapeError, match=message):
+        weights.from_flax(many)
+    net, _ = weights.from_flax(jax.tree.map(lambda a: a[0], many))
+    assert net == stack(lstm(D, H), gru(H, D))
+    stacked = {"rnn.weight_ih_l0": np.ones((5, 16, 3)), "rnn.weight_hh_l0": np.ones((5, 16, 4))}
+    with pytest.raises(ValueError, match="stacked ones of an ensemble. Take one member"):
+        weights.load(stacked)

@@ -1,5 +1,8 @@
 """Layers of TensorFlow 1 and Haiku through the door, against loops in NumPy."""
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -200,3 +203,19 @@ def test_names_decide_nothing_alone(x64):
         weights.load(source)
     with pytest.raises(ValueError, match="forget_bias as a .*number, got nan"):
         weights.load(lstm_named("lstm_cell"), forget_bias=float("nan"))
+
+
+@pytest.mark.slow
+def test_no_framework_is_imported():
+    program = (
+        "import sys, numpy as np; from lstm_jax import weights; "
+        "a = np.ones((7, 16), 'f'); b = np.ones(16, 'f'); "
+        "weights.load({'lstm_cell/kernel': a, 'lstm_cell/bias': b}); "
+        "weights.load({'lstm/linear': {'w': a, 'b': b}}); "
+        "weights.load({'cell': weights.to_flax(*[c := __import__('lstm_jax').gru(3, 4), "
+        "c.init(__import__('jax').random.key(0))])}); "
+        "print(*{'flax', 'haiku', 'equinox', 'keras', 'torch', 'onnx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""

@@ -203,7 +203,12 @@ def _array(layers: Mapping[str, Any], name: str, field: str, rank: int) -> Any:
     value = unboxed(value)
     array = value if isinstance(value, jax.Array) else to_jax(to_numpy(f"{name}.{field}", value))
     if array.ndim != rank:
+        advice = ""
+        if array.ndim == rank + 1:  # of nnx.vmap or linen.vmap
+            advice = (
+                " Of an ensemble's stacked arrays take one member, jax.tree.map(lambda a: a[0], …)."
+            )
         raise ShapeError(
-            f"Shape mismatch: expected {name}.{field} of rank {rank}, got {show_shape(array.shape)}."
+            f"Shape mismatch: expected {name}.{field} of rank {rank}, got {show_shape(array.shape)}.{advice}"
         )
     return array

@@ -108,7 +108,7 @@ def _sizes(layers: Mapping[str, Any]) -> tuple[int, int]:
     for side in "ih":
         name = next(n for n in layers if n.removeprefix("dense_")[0] == side)
         shape: Any = getattr(unboxed(layers[name]["kernel"]), "shape", ())
-        sizes.append(int(shape[0]) if len(shape) == 2 else 0)
+        sizes.append(int(shape[-2]) if len(shape) >= 2 else 0)
     return sizes[0], sizes[1]
 
 
