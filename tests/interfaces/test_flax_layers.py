@@ -362,10 +362,10 @@ def test_the_same_functions_by_their_other_names():
 @pytest.mark.parametrize(
     ("api", "kind", "options"),
     [
-        ("nnx", "OptimizedLSTMCell", {}),
+        slow("nnx", "OptimizedLSTMCell", {}),
         ("nnx", "GRUCell", {"reverse": True}),
         ("nnx", "LSTMCell", {"reverse": True, "keep_order": True}),
-        ("linen", "SimpleCell", {"time_major": True}),
+        slow("linen", "SimpleCell", {"time_major": True}),
         slow("linen", "LSTMCell", {"reverse": True}),
         slow("linen", "GRUCell", {"reverse": True, "keep_order": True}),
     ],
@@ -416,6 +416,18 @@ def test_past_the_end_as_in_flax(x64, api, kind, options):
         5:, 2
     ]
     assert np.any(padding) and not np.array_equal(padding[0], padding[1])
+
+
+def test_past_the_end_with_two_batch_axes_and_traced_lengths():
+    xs = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    lengths = jnp.array([[7, 0, 5], [1, 2, 3]])
+    make = lambda: nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0))  # noqa: E731
+    options = {"return_carry": True, "reverse": True}
+    ours = lstm_jax.nnx.RNN(make(), outside="flax", **options)
+    found = nnx.jit(lambda layer, xs, lengths: layer(xs, seq_lengths=lengths))(ours, xs, lengths)
+    for n in range(2):
+        expected = nnx.RNN(make(), **options)(xs[n], seq_lengths=lengths[n])
+        assert_close(jax.tree.map(lambda a, n=n: a[n], found), expected, 2e-6)
 
 
 def test_past_the_end_the_last_output():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -116,7 +117,7 @@ def plain(net):
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", [slow("nnx"), *(one for one in WRITERS if one != "nnx")])
 def test_a_net_is_written_right_or_refused(without_type_checker, writer, name):
     write, holds = WRITERS[writer]
     net = NETS[name]
@@ -172,7 +173,7 @@ def made(size, layers):
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

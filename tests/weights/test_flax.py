@@ -66,9 +66,7 @@ def nnx_layer(layer, lstm_cell=nnx.OptimizedLSTMCell):
     return one(layer)
 
 
-@pytest.mark.parametrize(
-    "name", ["bidirectional", slow("three kinds"), slow("backward"), slow("dropout")]
-)
+@pytest.mark.parametrize("name", [slow(name) for name in NETS])
 def test_a_stack_computes_the_same_in_linen(x64, name):
     net = NETS[name]
     params = drawn(net)
@@ -89,9 +87,9 @@ def test_a_stack_computes_the_same_in_linen(x64, name):
 @pytest.mark.parametrize(
     ("name", "lstm_cell"),
     [
-        ("three kinds", nnx.OptimizedLSTMCell),
+        slow("three kinds", nnx.OptimizedLSTMCell),
         ("bidirectional", nnx.LSTMCell),
-        ("backward", nnx.OptimizedLSTMCell),
+        slow("backward", nnx.OptimizedLSTMCell),
         slow("bidirectional", nnx.OptimizedLSTMCell),
         slow("dropout", nnx.OptimizedLSTMCell),
     ],

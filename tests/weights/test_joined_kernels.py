@@ -169,6 +169,10 @@ def test_parameters_of_haiku(x64):
     linear = params["encoder/~/lstm/linear"]
     expected = lstm_loop(XS, linear["w"], linear["b"])
     np.testing.assert_allclose(outputs(*found["encoder.~.lstm"].load()), expected, atol=1e-12)
+    assert "1 added to the forget gate, as in hk.LSTM" in found["encoder.~.lstm"].assumed[0]
+    expected = lstm_loop(XS, linear["w"], linear["b"], 0.0, "ifgo")
+    chosen = found["encoder.~.lstm"].load(gate_order="ifgo", forget_bias=0.0)
+    np.testing.assert_allclose(outputs(*chosen), expected, atol=1e-12)
     with pytest.raises(
         ValueError, match="expected no gate_order for 'gru_1', whose names are those of"
     ):

@@ -55,7 +55,7 @@ def cell_from_flax(params: Mapping[str, Any], activation: str = "tanh") -> tuple
     if not nested:
         raise TypeError(
             "Type mismatch: expected the parameters of a Flax cell as a dict of dicts, got "
-            f"{type(params).__name__}."
+            f"{'a dict of other values' if isinstance(params, Mapping) else type(params).__name__}."
         )
     for name, layer in (("the parameters", params), *params.items()):
         require_names(str(name), layer)

@@ -128,7 +128,8 @@ def _read_place(
     elif LSTM_NAME.fullmatch(place):
         if _fits(parts, 4):
             refused = next((w for n, w in OTHER_PARTS.items() if f"{place}.{n}" in arrays), None)
-            yield _joined_lstm(place, parts, refused)
+            told = not kernel.name.endswith("w")
+            yield _joined_lstm(place, parts, OF_TENSORFLOW if told else (), refused)
         elif len(kernel.shape) == 2:
             yield f"{place}: {_shown(parts)}, where an LSTM has [D + H, 4H] and [4H]"
     elif RNN_NAME.fullmatch(place) and _fits(parts, 1):
@@ -163,14 +164,27 @@ def _numpy(*groups: dict[str, _Part]) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def _joined_lstm(place: str, parts: dict[str, _Part], refused: str | None) -> RecurrentLayer:
-    """An LSTM named as by TensorFlow; ``w`` and ``b`` tell neither the order nor the forget bias."""
-    told = not parts["kernel"].name.endswith(("w", "W"))
+OF_TENSORFLOW = (
+    "Gates in TensorFlow's order i, j, f, o, which is i, g, f, o here. Where outputs differ, give "
+    "gate_order=.",
+    "TensorFlow's default forget_bias of 1, which its cell adds and no array tells. Where the source's cell "
+    "was made with another, as 0.0, give forget_bias=.",
+)
+OF_HAIKU = (
+    "Gates i, g, f, o and 1 added to the forget gate, as in hk.LSTM. Where a module of the source's own has "
+    "these names, and outputs differ, give gate_order= and forget_bias=.",
+)
+
+
+def _joined_lstm(
+    place: str, parts: dict[str, _Part], assumed: tuple[str, ...], refused: str | None = None
+) -> RecurrentLayer:
+    """An LSTM in one kernel; where nothing is assumed, neither order nor forget bias is told."""
 
     def read(choices: Choices) -> tuple[Any, Any]:
         require_no_choices(place, choices._replace(gate_order=None, forget_bias=None), "an LSTM")
         order, forget_bias = choices.gate_order, choices.forget_bias
-        if not told and None in (order, forget_bias):
+        if not assumed and None in (order, forget_bias):
             raise ValueError(
                 f"Reading needed: expected gate_order= and forget_bias= for {place!r}, because [D + H, 4H] "
                 "fits several, got one or none. Give 'igfo' with 1.0 as in Haiku and TensorFlow 1, or 'ifgo' "
@@ -184,17 +198,10 @@ def _joined_lstm(place: str, parts: dict[str, _Part], refused: str | None) -> Re
             kernel, bias, forget_bias=1.0 if forget_bias is None else forget_bias
         )
 
-    assumed = [
-        "Gates in TensorFlow's order i, j, f, o, which is i, g, f, o here. Where outputs differ, give "
-        "gate_order=.",
-        "TensorFlow's default forget_bias of 1, which its cell adds and no array tells. Where the source's "
-        "cell was made with another, as 0.0, give forget_bias=.",
-    ]
     sizes = _sizes(parts, 4)
-    layer = RecurrentLayer(
-        place, "lstm", *sizes, 1, 1, tuple(assumed) if told else (), refused, read
+    return RecurrentLayer(
+        place, "lstm", *sizes, 1, 1, assumed, refused, read, adds_forget_bias=True
     )
-    return layer._replace(adds_forget_bias=True)
 
 
 def _tensorflow_rnn(place: str, parts: dict[str, _Part]) -> RecurrentLayer:
@@ -266,8 +273,7 @@ def _haiku_lstm(place: str, parts: dict[str, _Part]) -> Iterator[RecurrentLayer 
     if not _fits(parts, 4) or not parts["kernel"].name.endswith(".w"):
         return
     if LSTM_NAME.fullmatch(place):
-        named = {"linear.w": parts["kernel"], "linear.b": parts["bias"]}
-        yield _haiku(place, "lstm", _sizes(parts, 4), named)
+        yield _joined_lstm(place, parts, OF_HAIKU)
     else:
         yield (
             f"{place or 'the root'}: {_shown(parts)} fit an hk.LSTM and an hk.Linear. If it is an LSTM, take "
