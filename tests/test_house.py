@@ -28,8 +28,8 @@ LSTM_JAX = {
     "tasks": set(),
     "training": {"jax_extensions", "cells", "time_loop", "gradients"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
-    "nnx": {"backends", "interfaces"},
-    "linen": {"backends", "interfaces"},
+    "nnx": {"backends", "interfaces", "weights"},
+    "linen": {"backends", "interfaces", "weights"},
 }
 """Which rooms each room imports from, besides the ground."""
 
@@ -131,7 +131,7 @@ def test_each_room_says_what_it_is_for(room):
     if (package / f"{room}.py").exists():
         return
     text = ast.get_docstring(ast.parse((package / room / "__init__.py").read_text("utf-8")))
-    assert 4 <= len(text.splitlines()) <= 20 and "Start with" in text, room
+    assert 4 <= len(text.splitlines()) <= 22 and "Start with" in text, room
 
 
 def test_importing_both_packages_loads_nothing_heavy():

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.array_types import Array, Float
-from lstm_jax.language.text import read_text
 from lstm_jax.validation import ShapeError
 from lstm_jax.weights.all_arrays import named_arrays
 
@@ -158,7 +157,8 @@ def inputs_of(
     else:
         array = np.asarray(xs)
     array = _time_first(array, time_axis, batch_axis)
-    tokens = np.issubdtype(array.dtype, np.integer) and array.shape[-1:] != (size,)
+    whole = np.issubdtype(array.dtype, np.integer)
+    tokens = text is not None or (whole and (array.ndim < 2 or array.shape[-1] != size))
     if tokens and array.ndim > 2:
         raise ShapeError(
             f"Shape mismatch: expected tokens [T] or [T, B], got {list(array.shape)} of {array.dtype}."
@@ -237,7 +237,7 @@ def _read(origin: str, vocabulary: Any) -> tuple[np.ndarray, list[str] | None]:
     path, part = (Path(name), part) if name.endswith(".npz") else (Path(origin), "")
     ending = path.suffix.lower()
     if ending not in (".npy", ".npz", ".csv"):
-        return _tokens(read_text(path), vocabulary)
+        return _tokens(_text(path), vocabulary)
     content = path.read_bytes()
     try:
         if ending == ".csv":
@@ -257,6 +257,13 @@ def _read(origin: str, vocabulary: Any) -> tuple[np.ndarray, list[str] | None]:
         f"Name mismatch: expected one array in {path}, or {path}:NAME, got {got}. They are "
         f"{', '.join(loaded.files[:12])}."
     )
+
+
+def _text(path: Any) -> str:
+    # Its package imports optax, which only training needs.
+    from lstm_jax.language.text import read_text
+
+    return read_text(path)
 
 
 def _csv(text: str) -> np.ndarray:
@@ -298,7 +305,7 @@ def _numbers_of(text: str, vocabulary: Any) -> dict[str, int]:
     if vocabulary is None:
         return {character: n for n, character in enumerate(sorted(set(text)))}
     if isinstance(vocabulary, (str, os.PathLike)):
-        content = read_text(vocabulary)
+        content = _text(vocabulary)
         try:
             vocabulary = json.loads(content)
         except ValueError:

@@ -75,7 +75,7 @@ def test_the_embedding_of_a_source():
     assert {tuple(x) for x in drawn.xs.reshape(-1, D).tolist()} <= set(
         map(tuple, ROWS.rows.tolist())
     )
-    plain = noise(D, None, None, 2, 0, np.float64)
+    plain = noise(D, None, None, 2, 0, np.float32)
     assert plain.xs.shape == (200, 2, D) and plain.says.startswith("Noise of unit size")
 
 

@@ -1,4 +1,4 @@
-"""Looking at networks out of files: the numbers are those of the measurements, the words say what was there."""
+"""Networks out of files: the numbers are those of the measurements, the words say what was there."""
 
 import json
 
