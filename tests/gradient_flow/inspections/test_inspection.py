@@ -190,15 +190,15 @@ def test_a_module_of_ones_own(tmp_path):
         gradient_flow.inspect(f"{path}:net")
 
 
-def test_the_command(file, xs, tmp_path, capsys):
+def test_the_command(file, found, xs, tmp_path, capsys):
     np.save(tmp_path / "xs.npy", xs)
     words = [str(file), "--input", str(tmp_path / "xs.npy"), "--quick"]
-    out = tmp_path / "run"
-    code = main(["inspect", *words, "--out", str(out), "--fail-on", "vanishing,dead"])
+    out, verdict = tmp_path / "run", found.diagnosis.verdict
+    code = main(["inspect", *words, "--out", str(out), "--fail-on", f"{verdict},dead"])
     printed = capsys.readouterr()
     assert code == 3 and printed.err.startswith("This takes some")
     assert all(len(line) <= 80 for line in printed.out.splitlines() if str(tmp_path) not in line)
-    assert "Verdict: vanishing, for a lag of 16 steps" in printed.out
+    assert f"Verdict: {verdict}, for a lag of 16 steps" in printed.out
     results = json.loads((out / "results.json").read_text())
     assert results["command"][:3] == ["gradient-flow", "inspect", str(file)]
     with np.load(out / "arrays.npz") as arrays:
