@@ -154,9 +154,7 @@ def starting_state(node: Node, values: dict[str, Any]) -> list[dict[str, np.ndar
         for field in ("h", "c")[: 2 if "LSTM" in node.name.split()[0] else 1]:
             array = values.get(node.inputs.get(f"initial_{field}", ""))
             zeros = np.zeros(cell.hidden_size, params.w_x.dtype)
-            # Zeros of a shape that is known in part only stand as one number.
-            unknown = isinstance(array, np.ndarray) and array.shape == (1,) and not array.any()
-            if not isinstance(array, np.ndarray) or unknown:
+            if not isinstance(array, np.ndarray):
                 state[field] = zeros
                 continue
             label = f"initial_{field} of {node.name}"
