@@ -3,6 +3,7 @@
 import warnings
 from importlib import import_module
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -179,3 +180,295 @@ def test_layers_that_other_nodes_run_backward(how, both, embedded):
         return
     made = lstm_jax.bidirectional if both else lstm_jax.backward
     assert net.layers[0] == made(lstm_jax.gru(D, H))
+
+
+def test_a_sequence_reversed_at_its_own_lengths():
+    """Lengths are an input; the nodes and the nodes that reverse must have the same."""
+    for other in (False, True):
+        graph = Graph()
+        xs = graph.input("x", "T", "B", D)
+        lengths = graph.input("lengths", "B", kind="INT32")
+        long = graph.add("Cast", lengths, to=7)
+        length = None if other else long
+        back = graph.layer("lstm", graph.backwards(xs, "reverse", length), D, lengths=lengths)
+        halves = [
+            graph.add("Squeeze", graph.layer("lstm", xs, D, lengths=lengths), "1"),
+            graph.backwards(graph.add("Squeeze", back, "1"), "reverse", length),
+        ]
+        top = graph.layer("gru", graph.add("Concat", *halves, axis=2), 2 * H, lengths=lengths)
+        model = graph.model(graph.add("Squeeze", top, "1"))
+        if other:
+            with pytest.raises(
+                ValueError, match="LSTM 'v.*' on the outputs of LSTM 'v.*, got it on 'x'"
+            ):
+                weights.from_onnx(model)
+            continue
+        net, params = weights.from_onnx(model)
+        own = np.array([6, 2, 4, 1, 5], np.int32)
+        expected = theirs(model, x=sequence(), lengths=own)
+        assert_close(ours(net, params, sequence(), own), expected, 3e-6)
+
+
+@pytest.mark.parametrize("how", ["matmul", "flat", "gemm"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_dense_layer_on_a_sequence(how, batch_first):
+    graph = Graph(opset=13)
+    xs = graph.input("x", *("B", "T", D) if batch_first else ("T", "B", D))
+    swap = (lambda v: graph.add("Transpose", v, perm=[1, 0, 2])) if batch_first else (lambda v: v)
+    ys = swap(graph.add("Squeeze", graph.layer("gru", swap(xs), D), "1"))
+    w, b = graph.constant(2, H) if how == "gemm" else graph.constant(H, 2), graph.constant(2)
+    shape = graph.add("Slice", graph.add("Shape", ys), "0", "2")
+    if how != "matmul":
+        ys = graph.add("Reshape", ys, graph.constant(array=np.array([-1, H])))
+    if how == "gemm":
+        ys = graph.add("Gemm", ys, w, b, transB=1)
+    else:
+        ys = graph.add("Add", graph.add("MatMul", ys, w), b)
+    if how != "matmul":
+        ys = graph.add("Reshape", ys, graph.add("Concat", shape, "2", axis=0))
+    model = graph.model(ys)
+    net, params = weights.from_onnx(model)
+    assert net == lstm_jax.stack(lstm_jax.gru(D, H), output_size=2)
+    got = ours(net, params, sequence())
+    expected = theirs(model, x=sequence(batch_first))
+    assert_close(got.swapaxes(0, 1) if batch_first else got, expected, 3e-6)
+    assert np.array_equal(params.b_y, graph.constants[b])
+
+
+@pytest.mark.parametrize("how", ["last", "dense", "state", "unknown"])
+def test_what_stands_behind_is_named(how):
+    """The last step alone is a final state; what is made of it is left out, also an operator of others."""
+    graph = Graph()
+    below = graph.layer("gru", graph.input("x", "T", "B", D), D)
+    whole = graph.layer("lstm", graph.add("Squeeze", below, "1"), H)
+    last = graph.add("Gather", graph.add("Squeeze", whole, "1"), "last", axis=0)
+    ys = {
+        "last": lambda: last,
+        "dense": lambda: graph.add("MatMul", last, graph.constant(H, 2), name="head"),
+        "state": lambda: graph.add("Squeeze", f"{whole}.1", "0"),
+        "unknown": lambda: graph.add("Odd", whole, domain="other", name="odd"),
+    }[how]()
+    model = graph.model(ys)
+    if how in ("dense", "unknown"):
+        named = {"dense": "Gather 'v.*', MatMul 'head'", "unknown": "Odd 'odd'"}[how]
+        with pytest.warns(UserWarning, match=f"Left out: {named} at the output"):
+            net, params = weights.from_onnx(model)
+    else:
+        net, params = weights.from_onnx(model)
+    assert net == lstm_jax.stack(lstm_jax.gru(D, H), lstm_jax.lstm(H, H))
+    if how != "unknown":
+        got = ours(net, params, sequence())[-1]
+        got = got @ graph.constants[f"c{len(graph.constants) - 1}"] if how == "dense" else got
+        assert_close(got, theirs(model, x=sequence()), 3e-6)
+
+
+def test_a_linear_layer_between_is_named():
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    pair = {"direction": "bidirectional"}
+    first = graph.joined(graph.layer("lstm", xs, D, name="first", **pair))
+    w, b = graph.constant(2 * H, 2 * H), graph.constant(2 * H)
+    dense = graph.add("Add", graph.add("MatMul", first, w, name="dense"), b, name="bias")
+    model = graph.model(graph.joined(graph.layer("lstm", dense, 2 * H, name="second", **pair)))
+    with pytest.raises(
+        ValueError, match=r"'second' .* got it on what MatMul 'dense', Add 'bias' m"
+    ):
+        weights.from_onnx(model)
+    parts = [weights.from_onnx(model, node=name) for name in ("first", "second")]
+    middle = ours(*parts[0], sequence()) @ graph.constants[w] + graph.constants[b]
+    assert_close(ours(*parts[1], middle), theirs(model, x=sequence()), 3e-6)
+    with pytest.warns(UserWarning, match="'first', 'second' as a stack, which they are not in the"):
+        net, _ = weights.from_onnx(model, node=["first", "second"])
+    assert len(net.layers) == 2
+
+
+def gates_by_slices(graph, arrays):
+    """Weights as older exporters have them: the gates of PyTorch, i f g o, cut and put in ONNX's order."""
+    made = []
+    for name, axis in zip(arrays, (0, 0, 0), strict=True):
+        stored = graph.constants[name][0]
+        blocks = np.split(stored, len(stored) // H, axis)
+        order = [block for n in range(0, len(blocks), 4) for block in (n, n + 2, n + 3, n + 1)]
+        own = graph.constant(array=np.concatenate([blocks[n] for n in order], axis))
+        place = {block: n for n, block in enumerate(order)}
+        ends = graph.constant(array=np.array([[n * H] for n in range(len(blocks) + 1)]))
+        cuts = [
+            graph.add("Gather", ends, graph.constant(array=np.array(n)))
+            for n in range(9)[: len(blocks) + 1]
+        ]
+        parts = [
+            graph.add("Slice", own, cuts[place[n]], cuts[place[n] + 1], "0")
+            for n in range(len(blocks))
+        ]
+        made.append(graph.add("Unsqueeze", graph.add("Concat", *parts, axis=0), "0"))
+    return made
+
+
+def stored_otherwise(graph, arrays, how):
+    """Weights that the graph computes out of other constants."""
+    if how == "slices":
+        return gates_by_slices(graph, arrays)
+    if how == "half":
+        stored = [graph.constant(array=graph.constants[a].astype(np.float16)) for a in arrays]
+        return [graph.add("Cast", name, to=1) for name in stored]
+    scale = graph.constant(array=np.float32(0.01))
+    zero = graph.constant(array=np.int8(3))
+    stored = [np.clip(graph.constants[a] * 100 + 3, -128, 127).astype(np.int8) for a in arrays]
+    names = [graph.constant(array=array) for array in stored]
+    return [graph.add("DequantizeLinear", name, scale, zero) for name in names]
+
+
+@pytest.mark.parametrize("how", ["slices", "half", "quantised"])
+@pytest.mark.parametrize("where", ["graph", "branch", "loop"])
+def test_weights_that_are_computed_also_outside_of_a_branch_or_a_loop(how, where):
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    arrays = stored_otherwise(graph, graph.weights("lstm", D), how)
+    helper = graph.helper
+    if where == "graph":
+        model = graph.model(graph.add("Squeeze", graph.layer("lstm", xs, D, arrays=arrays), "1"))
+        net, params = weights.from_onnx(model)
+        assert_close(ours(net, params, sequence()), theirs(model, x=sequence()), 3e-6)
+        return
+    inner = [
+        helper.make_node("LSTM", [xs, *arrays], ["whole"], hidden_size=H, name="inside"),
+        helper.make_node("Squeeze", ["whole", "1"], ["out"]),
+    ]
+    out = helper.make_tensor_value_info("out", 1, None)
+    if where == "branch":
+        shape = graph.add("Shape", xs)
+        many = graph.add(
+            "Greater", graph.add("ReduceSum", shape, keepdims=0), graph.constant(array=np.array(2))
+        )
+        zeros = [helper.make_node("Identity", [xs], ["same"])]
+        same = helper.make_tensor_value_info("same", 1, None)
+        branches = [
+            helper.make_graph(inner, "then", [], [out]),
+            helper.make_graph(zeros, "else", [], [same]),
+        ]
+        ys = graph.add("If", many, then_branch=branches[0], else_branch=branches[1])
+    else:
+        flags = [
+            helper.make_tensor_value_info("number", 7, []),
+            helper.make_tensor_value_info("go", 9, []),
+        ]
+        inner.append(helper.make_node("Identity", ["go"], ["on"]))
+        going = helper.make_tensor_value_info("on", 9, [])
+        body = helper.make_graph(inner, "body", flags, [going, out])
+        ys = graph.add("Loop", graph.constant(array=np.array(1)), "", body=body)
+    model = graph.model(ys)
+    with pytest.warns(UserWarning, match=r"'inside' \(lstm 3 → 4\) alone. Left out .* subgraph"):
+        net, params = weights.from_onnx(model)
+    (listed,) = weights.recurrent_layers(model)
+    assert listed[:6] == ("inside", "lstm", D, H, 1, 1)
+    assert_close(listed.load()[1], params, 0)
+    expected = theirs(model, x=sequence()).reshape(T, B, H)
+    assert_close(ours(net, params, sequence()), expected, 3e-6)
+
+
+def test_half_precision_between_single_inputs_and_outputs():
+    """As converters with keep_io_types have it; onnxruntime has no LSTM in float16 on a CPU."""
+    graph = Graph()
+    xs = graph.add("Cast", graph.input("x", "T", "B", D), to=10)
+    for size in (D, 2 * H):
+        arrays = graph.weights("lstm", size, directions=2, dtype=np.float16)
+        graph.constants[arrays[2]][:, 4 * H :] = 0  # the sum of two biases is rounded
+        whole = graph.layer("lstm", xs, size, arrays=arrays, direction="bidirectional")
+        xs = graph.joined(whole)
+    w = graph.constant(2 * H, 2, dtype=np.float16)
+    model = graph.model(graph.add("Cast", graph.add("MatMul", xs, w), to=1))
+    net, params = weights.from_onnx(model)
+    assert len(net.layers) == 2 and net.output_size == 2
+    assert params.w_y.dtype == params.layers[0].forward.w_x.dtype == np.float16
+    single = Graph()
+    single.nodes = [node for node in graph.nodes if node.op_type != "Cast"]
+    single.constants = {
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in graph.constants.items()
+    }
+    single.input("v0", "T", "B", D)
+    expected = theirs(single.model(graph.nodes[-1].input[0]), v0=sequence())
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+    assert_close(ours(net, params, sequence()), expected, 3e-6)
+
+
+def test_a_node_that_cannot_be_read_is_listed_with_its_reason():
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    below = graph.layer("lstm", xs, D, name="good")
+    above = graph.layer("gru", graph.add("Squeeze", below, "1"), H, name="bad", clip=3.0)
+    unknown = graph.add("Odd", xs, domain="other")
+    graph.layer("rnn", xs, D, arrays=[unknown, graph.constant(1, H, H)], name="worse")
+    model = graph.model(graph.add("Squeeze", above, "1"))
+    good, bad, worse = weights.recurrent_layers(model)
+    assert (good.name, good.refused) == ("good", None)
+    assert bad[:6] == ("bad", "gru", H, H, 1, 1) and worse[:6] == ("worse", "rnn", 0, H, 1, 1)
+    assert "GRU 'bad' without clip, got clip=3" in bad.refused
+    assert "W of RNN 'worse' as a constant, got none" in worse.refused
+    assert weights.load(model, "good")[0] == lstm_jax.stack(lstm_jax.lstm(D, H))
+    with pytest.raises(ValueError, match="'bad' as a cell here, got .* without clip, got clip=3"):
+        weights.load(model, "bad")
+    with pytest.raises(ValueError, match="GRU 'bad' without clip, got clip=3"):
+        weights.from_onnx(model, node="bad")
+    with pytest.raises(ValueError, match=r"without clip.* node= among 'good' \(lstm 3 → 4\)\."):
+        weights.from_onnx(model)
+
+
+def drawn_graph(seed):
+    """Layers, options and the nodes that exporters put around them, drawn; the model, its feed, the sizes."""
+    graph = Graph(seed, opset=int(np.random.default_rng(seed).choice([13, 15, 17])))
+    draw = graph.rng.choice
+    batch_first, turned_once = draw([False, True], 2)
+    xs = graph.input("x", *("B", "T", D) if batch_first else ("T", "B", D))
+    lengths = graph.input("lengths", "B", kind="INT32") if draw([False, True]) else ""
+    if lengths and draw([False, True]):
+        lengths = graph.add("Cast", graph.add("Cast", lengths, to=7), to=6)
+
+    def swap(v, also=True):
+        return graph.add("Transpose", v, perm=[1, 0, 2]) if batch_first and also else v
+
+    xs, size, sizes = swap(xs, turned_once), D, []
+    for _ in range(draw([1, 2, 3])):
+        kind, hidden = str(draw([*OPERATORS])), int(draw([2, 3, 4]))
+        way = str(draw(["forward", "reverse", "bidirectional", "turned", "two nodes"]))
+        below = swap(xs, not turned_once)
+        said = {"lengths": lengths}
+        if way in ("turned", "two nodes"):
+            length = graph.add("Cast", lengths, to=7) if lengths else None
+            how = "reverse" if lengths else str(draw(["reverse", "slice"]))
+            back = graph.layer(kind, graph.backwards(below, how, length), size, hidden, **said)
+            ys = graph.backwards(graph.add("Squeeze", back, "1"), how, length)
+            if way == "two nodes":
+                first = graph.add("Squeeze", graph.layer(kind, below, size, hidden, **said), "1")
+                ys = graph.add("Concat", first, ys, axis=2)
+        else:
+            whole = graph.layer(kind, below, size, hidden, direction=way, **said)
+            if way != "bidirectional":
+                ys = graph.add("Squeeze", whole, "1")
+            else:
+                ways = ["split", "slice", "reshape"] if graph.opset > 13 else ["slice"]
+                ys = graph.joined(whole, str(draw(ways)))
+        size = hidden * (2 if way in ("bidirectional", "two nodes") else 1)
+        sizes.append((kind, size, way))
+        xs = swap(graph.add("Dropout", ys) if draw([False, True]) else ys, not turned_once)
+    if draw([False, True]):
+        sizes.append(("dense", 2, ""))
+        xs = graph.add("MatMul", xs, graph.constant(size, 2))
+        xs = graph.add("Add", xs, graph.constant(2)) if not lengths else xs
+    return graph.model(swap(xs, turned_once)), batch_first, bool(lengths), sizes
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_drawn_graphs(seed):
+    model, batch_first, ragged, sizes = drawn_graph(seed)
+    net, params = weights.from_onnx(model)
+    assert [layer.output_size for layer in net.layers] == [n for k, n, _ in sizes if k != "dense"]
+    assert net.projected_size == (2 if sizes[-1][0] == "dense" else None)
+    backward = [
+        isinstance(layer, type(lstm_jax.backward(lstm_jax.rnn(1, 1)))) for layer in net.layers
+    ]
+    assert backward == [way in ("reverse", "turned") for k, _, way in sizes if k != "dense"]
+    own = np.array([6, 2, 4, 1, 5], np.int32)
+    feed = {"x": sequence(batch_first)} | ({"lengths": own} if ragged else {})
+    got = ours(net, params, sequence(), own if ragged else None)
+    assert_close(got.swapaxes(0, 1) if batch_first else got, theirs(model, **feed), 3e-6)

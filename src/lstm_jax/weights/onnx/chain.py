@@ -224,8 +224,8 @@ class Chain:
             if is_final or not moved:
                 got = "a final state" if is_final else "a computed value"
                 raise ValueError(
-                    f"Graph mismatch: expected {which} of {node.name} as an input of the graph or a constant, "
-                    f"got {got}."
+                    f"Graph mismatch: expected {which} of {node.name} as an input of the graph or a "
+                    f"constant, got {got}."
                 )
 
     def is_final(self, value: np.ndarray) -> bool:
@@ -269,7 +269,7 @@ class Chain:
         ys = self.product.ys
         if value.size != ys.size or value.ndim > 3 or value.shape[-1:] != ys.shape[-1:]:
             return None
-        bias = value.reshape(-1, ys.shape[-1])[0]
+        bias = value.reshape(-1, ys.shape[-1])[0].astype(self.product.w.dtype)
         valid = (np.arange(len(ys))[:, None] < self.own)[:, :, None]
         sums = ys + bias
         return bias if any(shows(value, y, 1) for y in (sums, np.where(valid, sums, 0))) else None
