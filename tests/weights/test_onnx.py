@@ -449,7 +449,7 @@ def beside(below="", above="", direction="forward", stacked=True):
     ("below", "above", "message"),
     [
         ("lengths", "", "sequence_lens of GRU 'above' from 'lengths', as GRU 'below' .* got none"),
-        ("", "lengths", "GRU 'above' without sequence_lens, as GRU 'below' .* got 'lengths'"),
+        ("", "lengths", "GRU 'above' from none, as GRU 'below' .* got 'lengths'"),
         ("lengths", "others", "GRU 'above' from 'lengths', as GRU 'below' .* got 'others'"),
         ("lengths", "computed", "sequence_lens of GRU 'above' as an input .* got a computed value"),
         ("computed", "computed", "sequence_lens of GRU 'below' as an input .* got a computed"),

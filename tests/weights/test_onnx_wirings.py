@@ -414,6 +414,43 @@ def test_a_node_that_cannot_be_read_is_listed_with_its_reason():
         weights.from_onnx(model)
 
 
+def test_a_node_in_a_function_of_the_model():
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    arrays = graph.weights("lstm", D)
+    body = [
+        graph.helper.make_node("LSTM", ["a", "b", "c", "d"], ["whole"], hidden_size=H),
+        graph.helper.make_node("Squeeze", ["whole", "e"], ["f"]),
+    ]
+    opsets = [graph.helper.make_opsetid("", 17)]
+    layer = graph.helper.make_function("other", "Layer", list("abcde"), ["f"], body, opsets)
+    model = graph.model(graph.add("Layer", xs, *arrays, "1", domain="other"))
+    model.functions.append(layer)
+    net, params = weights.from_onnx(model)
+    assert net == lstm_jax.stack(lstm_jax.lstm(D, H)) and len(weights.recurrent_layers(model)) == 1
+    assert_close(ours(net, params, sequence()), theirs(model, x=sequence()), 3e-6)
+
+
+def test_ill_nodes_are_refused_by_name():
+    """A node without its input, its matrix or its outputs is said of that node alone."""
+    helper = onnx().helper
+    for inputs, outputs in ((["x"], ["y"]), (["", "w", "r"], ["y"]), (["x", "w", "r"], [])):
+        graph = Graph()
+        graph.input("x", "T", "B", D)
+        graph.constants |= {
+            "w": np.ones((1, H, D), np.float32),
+            "r": np.ones((1, H, H), np.float32),
+        }
+        ill = helper.make_node("RNN", inputs, outputs, name="ill", hidden_size=H)
+        graph.layer("gru", "x", D, name="good")
+        graph.nodes.append(ill)
+        model = graph.model("v0")
+        good, bad = weights.recurrent_layers(model)
+        assert good.name == "good" and good.refused is None and bad.name == "ill"
+        with pytest.raises(ValueError, match="RNN 'ill'.*node= among 'good'"):
+            weights.from_onnx(model)
+
+
 def drawn_graph(seed):
     """Layers, options and the nodes that exporters put around them, drawn; the model, its feed, the sizes."""
     graph = Graph(seed, opset=int(np.random.default_rng(seed).choice([13, 15, 17])))

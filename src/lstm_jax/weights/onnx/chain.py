@@ -67,8 +67,8 @@ class Chain:
     residual: list[bool] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     finals: list[np.ndarray] = field(default_factory=list)
-    starts: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
-    source: tuple[str, str | None] | None = None
+    starts: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    source: tuple[str, str] | None = None
     own: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     product: Product | None = None
 
@@ -137,7 +137,7 @@ class Chain:
         first = not self.open
         if first:
             # An input of the graph, or the earliest sequence that the graph makes of its inputs.
-            x = node.inputs["X"]
+            x = node.inputs.get("X", "")
             made = [name for n in nodes_behind(self.graph, x) for name in n.output]
             given = self.marks.fed | {n: known[n] for n in made if n in known} | {x: xs}
             given = {name: array for name, array in given.items() if array.ndim == 3}
@@ -182,7 +182,7 @@ class Chain:
 
     def _require_lengths(self, node: Node, known: Known, steps: int, samples: int) -> None:
         """Refuse lengths that are constants or computed, or that differ from the first node's."""
-        name, source, own = node.inputs.get("sequence_lens"), None, np.full(samples, steps)
+        name, source, own = node.inputs.get("sequence_lens"), "", np.full(samples, steps)
         if name is not None:
             value = known.get(name, np.zeros(0))
             for one, lengths in self.marks.lengths.items():
@@ -197,11 +197,11 @@ class Chain:
                 )
         below, expected = self.source = self.source or (node.name, source)
         if source != expected:
-            wanted = f"sequence_lens of {node.name} from {expected!r}"
-            if expected is None:
-                wanted = f"{node.name} without sequence_lens"
-            got = "none" if source is None else repr(source)
-            raise ValueError(f"Graph mismatch: expected {wanted}, as {below} has it, got {got}.")
+            wanted, got = (repr(words) if words else "none" for words in (expected, source))
+            raise ValueError(
+                f"Graph mismatch: expected sequence_lens of {node.name} from {wanted}, as {below} has it, "
+                f"got {got}."
+            )
         self.own = own
 
     def _require_states(self, place: int, node: Node, known: Known, samples: int) -> None:
@@ -211,22 +211,18 @@ class Chain:
             if not name or name in self.constants.known or name in self.constants.zero:
                 continue
             state = known.get(name, np.ones(0))
-            if state.size and not state.any():
+            moved = only_moves(nodes_behind(self.graph, name))
+            given = moved and any(np.isin(state, value).all() for value in self.marks.fed.values())
+            if state.size and (given or not state.any()):
                 continue
-            is_given = any(np.isin(state, value).all() for value in self.marks.fed.values())
-            is_final = self.is_final(state)
-            if state.ndim == 3 and not is_given and not is_final:
-                state = state.swapaxes(0, 1) if node.batch_first else state
-                if state.shape[1] == samples and (state == state[:, :1]).all():
-                    self.starts[place, which] = state[:, :1]
-                    continue
-            moved = state.size and is_given and only_moves(nodes_behind(self.graph, name))
-            if is_final or not moved:
-                got = "a final state" if is_final else "a computed value"
+            rows = state.swapaxes(0, 1) if node.batch_first and state.ndim == 3 else state
+            if rows.ndim != 3 or rows.shape[1] != samples or (rows != rows[:, :1]).any():
+                got = "a final state" if self.is_final(state) else "a computed value"
                 raise ValueError(
                     f"Graph mismatch: expected {which} of {node.name} as an input of the graph or a "
                     f"constant, got {got}."
                 )
+            self.starts.setdefault(place, {})[which.removeprefix("initial_")] = rows[:, :1]
 
     def is_final(self, value: np.ndarray) -> bool:
         """Whether a value is made of rows of final states."""
@@ -239,35 +235,31 @@ class Chain:
 
     def _multiplied(self, node: Any, known: Known) -> Known | None:
         """Marks for the product of the outputs with a matrix, which may be the output projection."""
-        x, w = (known.get(name, np.zeros(0)) for name in node.input[:2])
+        x, w, *bias = (known.get(name, np.zeros(0)) for name in node.input)
         said = attributes_of(self.onnx, node)
-        if self.product is not None or w.ndim != 2 or said.get("transA", 0):
+        usual = said.get("alpha", 1) == said.get("beta", 1) == 1 and not said.get("transA", 0)
+        if self.product is not None or w.ndim != 2 or not usual:
             return None
         w = w.T if said.get("transB", 0) else w
-        w = w if said.get("alpha", 1.0) == 1 else (w * said["alpha"]).astype(w.dtype)
-        if not x.shape[-1] == w.shape[0] or x.size // len(w) * w.shape[1] > MOST_ENTRIES:
+        if x.shape[-1] != len(w) or x.size // len(w) * w.shape[1] > MOST_ENTRIES:
             return None
         for top in (top for _, top in self.tops() if top.shape[-1] == len(w)):
             for order in ((0, 1, 2), (1, 0, 2)):
-                if not np.array_equal(x.ravel(), top.transpose(order).ravel()):
-                    continue
-                ys = marked(self.rng, (*top.shape[:2], w.shape[1]), top.dtype)
-                ys[np.arange(len(ys))[:, None] >= self.own] = 0
-                ys[0, 0] = 0
-                self.product = Product(w, top, ys)
-                made = ys.transpose(order).reshape(*x.shape[:-1], w.shape[1])
-                if len(node.input) > 2 and node.input[2]:
-                    bias = known.get(node.input[2], np.zeros(0))
-                    made = made + (said.get("beta", 1.0) * bias).astype(made.dtype)
-                return {node.output[0]: made}
+                if np.array_equal(x.ravel(), top.transpose(order).ravel()):
+                    ys = marked(self.rng, (*top.shape[:2], w.shape[1]), top.dtype)
+                    ys[np.arange(len(ys))[:, None] >= self.own] = 0
+                    ys[0, 0] = 0
+                    self.product = Product(w, top, ys)
+                    made = ys.transpose(order).reshape(*x.shape[:-1], w.shape[1])
+                    return {node.output[0]: made + bias[0] if bias else made}
         return None
 
-    def projection_bias(self, value: np.ndarray | None) -> np.ndarray | None:
+    def projection_bias(self, value: np.ndarray) -> np.ndarray | None:
         """The bias of the output projection, if a value is one: marks and a row, also zero past the ends."""
-        if self.product is None or value is None:
+        if self.product is None:
             return None
         ys = self.product.ys
-        if value.size != ys.size or value.ndim > 3 or value.shape[-1:] != ys.shape[-1:]:
+        if value.size != ys.size or value.ndim > 3 or value.shape[-1] != ys.shape[-1]:
             return None
         bias = value.reshape(-1, ys.shape[-1])[0].astype(self.product.w.dtype)
         valid = (np.arange(len(ys))[:, None] < self.own)[:, :, None]
@@ -283,9 +275,9 @@ def _reversed(xs: np.ndarray, own: np.ndarray) -> np.ndarray:
     return xs[np.where(steps < own, own - 1 - steps, steps), np.arange(len(own))]
 
 
-def shows(value: np.ndarray | None, ys: np.ndarray, directions: int) -> bool:
+def shows(value: np.ndarray, ys: np.ndarray, directions: int) -> bool:
     """Whether a value is the outputs [T, B, dirs·H] with their axes in any order."""
-    if value is None or value.size != ys.size:
-        return False
     axes, flat = ys.reshape(*ys.shape[:2], directions, -1), value.ravel()
-    return any(np.array_equal(axes.transpose(order).ravel(), flat) for order in ORDERS)
+    return value.size == ys.size and any(
+        np.array_equal(axes.transpose(order).ravel(), flat) for order in ORDERS
+    )

@@ -26,7 +26,7 @@ from lstm_jax.weights.onnx.recurrent_nodes import (
     recurrent_nodes,
     stack_of,
 )
-from lstm_jax.weights.onnx.wiring import Wiring, read_wiring
+from lstm_jax.weights.onnx.wiring import read_wiring
 from lstm_jax.weights.onnx.write_graph import write_model
 
 
@@ -67,6 +67,8 @@ def opened_model(model: Any) -> tuple[Any, Any]:
         )
     if not model.HasField("graph"):
         raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
+    if model.functions:  # Nodes in them, as some exporters have it, are nodes of the graph.
+        model = import_module("onnx.inliner").inline_local_functions(model)
     return onnx, model
 
 
@@ -112,6 +114,8 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
     """
     onnx, model = opened_model(model)
     found, constants = recurrent_nodes(onnx, model)
+    if not found:
+        raise ValueError("Graph mismatch: expected an RNN, GRU or LSTM node, got none.")
     if node is not None:
         nodes = chosen_nodes(found, [node] if isinstance(node, str) else list(node))
         for one in nodes:
@@ -120,62 +124,36 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
         if len(nodes) > 1:
             _warn_of_other_wiring(onnx, model, nodes, constants)
         return stack_of([[(one, one.backward)] for one in nodes])
-    if not found:
-        raise ValueError("Graph mismatch: expected an RNN, GRU or LSTM node, got none.")
-    refused = [one.refused for one in found if one.refused is not None]
-    if refused and len(found) == 1:
-        raise refused[0]
-    inside = [described(one) for one in found if one.place is None]
-    if inside and len(found) == 1:
-        _warn(f"Node {inside[0]} alone. Left out is what stands around the subgraph it is in.")
-        return stack_of([[(found[0], found[0].backward)]])
+    if len(found) == 1 and (found[0].refused is not None or found[0].place is None):
+        (one,) = chosen_nodes(found, [found[0].name])
+        _warn(f"Node {described(one)} alone. Left out is what stands around the subgraph it is in.")
+        return stack_of([[(one, one.backward)]])
     try:
-        if refused:
-            raise refused[0]
-        if inside:
-            raise ValueError(
-                "Graph mismatch: expected every recurrent node in the model's own graph, got "
-                f"{', '.join(inside)} in a branch or a loop."
-            )
-        wiring = _wiring(onnx, model, found, constants)
-    except ValueError as error:
+        wiring = read_wiring(onnx, model, found, constants)
+    except (ValueError, TypeError) as error:
         choice = ", ".join(described(one) for one in found if one.refused is None)
         raise ValueError(f"{error} Choose by node= among {choice or 'none'}.") from error
     if wiring.left_out:
         alone = f"Node {described(found[0])} alone." if len(found) == 1 else "The nodes alone."
         _warn(f"{alone} Left out: {'; '.join(wiring.left_out)}.")
-    nodes_at = {one.place: _with_starts(one, wiring) for one in found}
-    groups = [[(nodes_at[place], back) for place, back in group] for group in wiring.groups]
+    at = {one.place: one.starting_at(wiring.starts.get(one.place or 0, {})) for one in found}
+    groups = [[(at[place], backward) for place, backward in group] for group in wiring.groups]
     return stack_of(groups, wiring.residual, wiring.projection)
 
 
-def _wiring(onnx: Any, model: Any, nodes: Sequence[NodeLayer], constants: Values) -> Wiring:
-    places = {one.place: one for one in nodes if one.place is not None}
-    return read_wiring(onnx, model, places, constants)
-
-
-def _with_starts(one: NodeLayer, wiring: Wiring) -> NodeLayer:
-    """A node with the starting states that the graph repeats for every sample."""
-    start = [dict(state) for state in one.start]
-    for (place, field), rows in wiring.starts.items():
-        for number, state in enumerate(start if place == one.place else []):
-            state[field.removeprefix("initial_")] = rows[number, 0]
-    return one._replace(start=start)
-
-
-def _warn_of_other_wiring(onnx: Any, model: Any, nodes: list[NodeLayer], constants: Values) -> None:
+def _warn_of_other_wiring(
+    onnx: Any, model: Any, nodes: Sequence[NodeLayer], constants: Values
+) -> None:
     """Say where nodes that were chosen as a stack are none in the graph."""
-    names = ", ".join(repr(one.name) for one in nodes)
+    reason = "They are wired otherwise."
     try:
-        if any(one.place is None for one in nodes):
-            raise ValueError("Graph mismatch: some stand in a branch or a loop.")
-        wiring = _wiring(onnx, model, nodes, constants)
+        wiring = read_wiring(onnx, model, nodes, constants)
+        if not wiring.residual and wiring.groups == tuple(((n.place, n.backward),) for n in nodes):
+            return
     except ValueError as error:
-        _warn(f"Nodes {names} as a stack, which they are not in the graph. {error}")
-        return
-    groups = tuple(((one.place, one.backward),) for one in nodes)
-    if wiring.groups != groups or wiring.residual:
-        _warn(f"Nodes {names} as a stack, which they are not in the graph. It is wired otherwise.")
+        reason = str(error)
+    names = ", ".join(repr(one.name) for one in nodes)
+    _warn(f"Nodes {names} as a stack, which they are not in the graph. {reason}")
 
 
 def _warn(message: str) -> None:

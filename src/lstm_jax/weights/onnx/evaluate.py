@@ -32,6 +32,9 @@ OPERATORS = BROADCAST | frozenset(
 )
 """Operators that are run; the size of their results follows from their arguments."""
 
+VIEWS = frozenset("Flatten Reshape Shape Slice Split Squeeze Transpose Unsqueeze".split())
+"""Operators whose results are views of what is there."""
+
 KEEP_ZERO = frozenset(
     "Cast Concat Expand Identity Reshape Slice Squeeze Tile Transpose Unsqueeze".split()
 )
@@ -161,6 +164,8 @@ def _run(
 def _size(node: Any, arrays: list[np.ndarray]) -> int | None:
     """How many numbers a node makes at most; None if its arguments do not fit it."""
     operator = node.op_type
+    if operator in VIEWS:
+        return 0
     try:
         if operator == "ConstantOfShape":
             return _product(arrays[0])

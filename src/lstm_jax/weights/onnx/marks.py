@@ -54,7 +54,7 @@ def marked_inputs(
         dims, name = value.type.tensor_type.shape.dim, value.name
         samples, steps = first[batch_axis], first[1 - batch_axis]
         usual = {3: (*SIZES[run], input_size), 2: (samples, steps), 1: (samples,)}.get(len(dims))
-        if usual is None:
+        if usual is None or not value.type.tensor_type.elem_type:
             continue
         shape = tuple(
             dim.dim_value or named.setdefault(dim.dim_param or f"{name} {axis}", size)

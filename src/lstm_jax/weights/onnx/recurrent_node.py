@@ -76,9 +76,9 @@ def read_node(onnx: Any, node: Any, values: dict[str, Any]) -> Node:
     inputs = {field: given for field, given in zip(INPUTS, node.input, strict=False) if given}
     arrays = {}
     for field in ("W", "R", "B", "P"):
-        if field not in inputs:
+        if field not in inputs and field in "BP":
             continue
-        array = values.get(inputs[field])
+        array = values.get(inputs.get(field, ""))
         if not isinstance(array, np.ndarray):
             raise ValueError(
                 f"Weight mismatch: expected {field} of {name} as a constant, got none."

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from lstm_jax.layers.stack import Backward, Both, Stack, StackParams, stack
-from lstm_jax.validation import DtypeError, ShapeError
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.cell_specification import joined
 from lstm_jax.weights.onnx.evaluate import Values, evaluate, free_inputs
@@ -57,6 +56,11 @@ class NodeLayer(NamedTuple):
         """Whether it runs backward alone."""
         return self.node is not None and self.node.direction == "reverse"
 
+    def starting_at(self, rows: dict[str, np.ndarray]) -> "NodeLayer":
+        """The node with other starting states ``h`` or ``c`` [dirs, 1, H]."""
+        each = [{n: a[number, 0] for n, a in rows.items()} for number in range(len(self.start))]
+        return self._replace(start=[s | own for s, own in zip(self.start, each, strict=True)])
+
 
 def recurrent_nodes(onnx: Any, model: Any) -> tuple[tuple[NodeLayer, ...], Values]:
     """The recurrent nodes of a model in the order of its file, those of subgraphs behind the others.
@@ -70,14 +74,13 @@ def recurrent_nodes(onnx: Any, model: Any) -> tuple[tuple[NodeLayer, ...], Value
     waiting = [(model.graph, Values({}, lengths=frozenset(free_inputs(onnx, model.graph))))]
     while waiting:
         graph, outer = waiting.pop(0)
-        # Names that a subgraph takes from outside are among the inputs of its nodes.
-        inner = [g for node in graph.node for g in subgraphs(node)]
+        inner = [each for node in graph.node for each in subgraphs(node)]
         below = inner.copy()
         for each in below:
             below += [g for node in each.node for g in subgraphs(node)]
-        nodes = [node for each in (graph, *below) for node in each.node]
-        wanted = {name for node in nodes if is_recurrent(node) for name in node.input[1:]}
-        wanted |= {name for each in below for node in each.node for name in node.input}
+        # Names that a subgraph takes from outside are among the inputs of its nodes.
+        wanted = {name for each in below for node in each.node for name in node.input}
+        wanted |= {name for node in graph.node if is_recurrent(node) for name in node.input[1:]}
         values = evaluate(onnx, graph, opset, wanted, outer=outer)
         for place, node in enumerate(graph.node):
             if is_recurrent(node):
@@ -114,7 +117,7 @@ def _read(onnx: Any, proto: Any, values: Values, place: int | None) -> NodeLayer
     try:
         node = read_node(onnx, proto, values.known)
         start = starting_state(node, values.known)
-    except (ValueError, ShapeError, DtypeError) as error:
+    except (ValueError, TypeError) as error:
         return layer._replace(refused=error)
     around = [
         f"its {field}, which is computed"

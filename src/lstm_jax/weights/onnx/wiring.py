@@ -7,15 +7,18 @@ must be exactly the numbers that arrive in a stack (`chain`). A recurrent node i
 twice, with other numbers and other T and B, so that no shape agrees by chance.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lstm_jax.weights.onnx.chain import Chain, shows
 from lstm_jax.weights.onnx.evaluate import Values, evaluate
 from lstm_jax.weights.onnx.left_out import named, nodes_behind
 from lstm_jax.weights.onnx.marks import marked_inputs
-from lstm_jax.weights.onnx.recurrent_nodes import NodeLayer, opset_of
+from lstm_jax.weights.onnx.recurrent_node import name_of
+from lstm_jax.weights.onnx.recurrent_nodes import NodeLayer, described, opset_of
 
 
 class Wiring(NamedTuple):
@@ -26,44 +29,58 @@ class Wiring(NamedTuple):
             backward.
         residual: whether there are residual connections.
         left_out: what stands around the layers, each in a few words.
-        starts: place and input of a node -> starting state [dirs, 1, H] that the graph repeats for the batch.
         projection: matrix and bias of the output projection; None without one.
+        starts: place of a node -> ``h`` and ``c`` [dirs, 1, H] that the graph repeats for every sample.
     """
 
     groups: tuple[tuple[tuple[int, bool], ...], ...]
     residual: bool
     left_out: tuple[str, ...]
-    starts: dict[tuple[int, str], np.ndarray]
     projection: tuple[np.ndarray, np.ndarray] | None
+    starts: dict[int, dict[str, np.ndarray]]
 
 
-def read_wiring(onnx: Any, model: Any, found: dict[int, NodeLayer], constants: Values) -> Wiring:
-    """How the nodes of a model's own graph are wired.
+def read_wiring(onnx: Any, model: Any, nodes: Sequence[NodeLayer], constants: Values) -> Wiring:
+    """How recurrent nodes of a model are wired.
 
     Args:
         onnx: the package.
         model: a ``ModelProto``.
-        found: place in the graph -> recurrent node. Others are not followed.
-        constants: of the graph.
+        nodes: of the model. Others are not followed.
+        constants: of the model's own graph.
 
     Raises:
-        ValueError: nodes that are not wired as a stack; the message names the node.
+        ValueError: nodes that are not wired as a stack, are in a branch or a loop, or are refused; the
+            message names the node.
     """
+    found: dict[int, NodeLayer] = {}
+    for one in nodes:
+        if one.refused is not None:
+            raise one.refused
+        if one.place is None:
+            raise ValueError(
+                "Graph mismatch: expected every recurrent node in the model's own graph, got "
+                f"{described(one)} in a branch or a loop."
+            )
+        if not any(model.graph.node[one.place].output):
+            raise ValueError(
+                f"Graph mismatch: expected outputs of {name_of(model.graph.node[one.place])}, got none."
+            )
+        found[one.place] = one
     seen: list[Wiring] = []
     error = ValueError("Graph mismatch: expected one wiring for all sizes, got several.")
     # The batch is the second axis of a sequence; where that does not fit inputs of other ranks, the first.
     for batch_axis in (1, 0):
         try:
-            one, other = (_run(onnx, model, found, constants, n, batch_axis) for n in (0, 1))
+            runs = [_run(onnx, model, found, constants, n, batch_axis) for n in (0, 1)]
         except ValueError as refusal:
             error = refusal if batch_axis else error
             continue
-        arrays = [(*w.starts.values(), *(w.projection or ())) for w in (one, other)]
-        if one[:3] == other[:3] and one.starts.keys() == other.starts.keys():
-            if len(arrays[0]) == len(arrays[1]) and all(map(np.array_equal, *arrays)):
-                seen.append(one)
-        if seen and not seen[-1].left_out:
-            break
+        (leaves, form), (other, other_form) = map(jax.tree.flatten, runs)
+        if str(form) == str(other_form) and all(map(np.array_equal, leaves, other)):
+            seen.append(runs[0])
+            if not runs[0].left_out:
+                break
     if not seen:
         raise error
     return min(seen, key=lambda wiring: len(wiring.left_out))
@@ -75,41 +92,40 @@ def _run(
     rng, graph = np.random.default_rng(run), model.graph
     marks = marked_inputs(onnx, graph, found[min(found)].sizes[0], run, batch_axis, rng)
     chain = Chain(onnx, graph, found, constants, marks, rng)
-    outputs = [output.name for output in graph.output]
-    wanted = outputs + [n for place in found for n in graph.node[place].input]
-    wanted += [n for place in found for n in graph.node[place].output]
+    nodes = [graph.node[place] for place in found]
+    names = [output.name for output in graph.output]
     known = evaluate(
         onnx,
         graph,
         opset_of(model),
-        wanted,
+        names + [name for node in nodes for name in (*node.input, *node.output)],
         outer=Values({}),
         fed=constants.known | marks.fed,
         replaced=chain.replaced,
     ).known
-    return _wiring(chain, {name: known.get(name) for name in outputs})
+    return _wiring(chain, {name: known.get(name, np.zeros(0)) for name in names})
 
 
-def _wiring(chain: Chain, outputs: dict[str, np.ndarray | None]) -> Wiring:
-    """The stack, once all nodes have been seen."""
-    residual, top = chain.tops()[0]
-    for also, sums in chain.tops()[1:]:
-        multiplied = chain.product is not None and np.array_equal(chain.product.top, sums)
+def _wiring(chain: Chain, outputs: dict[str, np.ndarray]) -> Wiring:
+    """The stack, once all nodes have been seen, and what its outputs are."""
+    product = chain.product
+    (residual, top), *others = chain.tops()
+    for also, sums in others:
+        multiplied = product is not None and np.array_equal(product.top, sums)
         if multiplied or any(shows(value, sums, 1) for value in outputs.values()):
             residual, top = also, sums
-    directions = chain.open[0].ys.shape[2] * len(chain.open)
-    if top.shape[2] % directions:
-        directions = 1
+    equal_halves = len({half.ys.shape for half in chain.open}) == 1
+    directions = chain.open[0].ys.shape[2] * len(chain.open) if equal_halves else 1
     understood = {name for name, value in outputs.items() if shows(value, top, directions)}
     projection = None
-    if not understood and chain.product is not None and np.array_equal(chain.product.top, top):
-        for name, value in outputs.items():
-            bias = chain.projection_bias(value)
+    if not understood and product is not None and np.array_equal(product.top, top):
+        biases = {name: chain.projection_bias(value) for name, value in outputs.items()}
+        for name, bias in biases.items():
             if bias is not None:
-                projection = chain.product.w, bias
+                projection = product.w, bias
                 understood.add(name)
     for name, value in outputs.items():
-        if name not in understood and (value is None or not chain.is_final(value)):
+        if name not in understood and not chain.is_final(value):
             nodes = nodes_behind(chain.graph, name)
             what = named(nodes) if nodes else "what is no output of the last layer"
             chain.left_out.append(f"{what} at the output {name!r}")
@@ -120,4 +136,4 @@ def _wiring(chain: Chain, outputs: dict[str, np.ndarray | None]) -> Wiring:
             "Graph mismatch: expected residual connections around every layer but the first, or around none, "
             f"got {later} from the second layer on."
         )
-    return Wiring(tuple(chain.groups), any(later), tuple(chain.left_out), chain.starts, projection)
+    return Wiring(tuple(chain.groups), any(later), tuple(chain.left_out), projection, chain.starts)
