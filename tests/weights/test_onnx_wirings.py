@@ -451,6 +451,68 @@ def test_ill_nodes_are_refused_by_name():
             weights.from_onnx(model)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("ends", ["states", "own ends", "last steps", "first steps"])
+def test_final_states_of_both_directions(kind, ends):
+    """The backward direction ends at the first step; its output at the last is no state of the stack's."""
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    ys = graph.joined(graph.layer(kind, xs, D, direction="bidirectional"))
+    forward, backward = (graph.add("Slice", ys, *e, "2") for e in (("0", "H"), ("H", "far on")))
+    graph.constants |= {"H": np.array([H]), "far on": np.array([2**31]), "first": np.array(0)}
+    at = {"own ends": ("last", "first"), "last steps": ("last",) * 2, "first steps": ("first",) * 2}
+    if ends == "states":
+        out = graph.add("Transpose", "v0.1", perm=[1, 0, 2])
+    else:
+        parts = zip((forward, backward), at[ends], strict=True)
+        out = graph.add("Concat", *(graph.add("Gather", *p, axis=0) for p in parts), axis=1)
+    model = graph.model(out)
+    if ends.endswith("steps"):
+        with pytest.warns(UserWarning, match="Left out: .*Gather.* at the output"):
+            weights.from_onnx(model)
+        return
+    net, params = weights.from_onnx(model)
+    (state,), _ = lstm_jax.unroll_stack(net, params, jnp.asarray(sequence()))
+    got = np.concatenate([state.forward.h, state.backward.h], -1)
+    assert_close(got, theirs(model, x=sequence()).reshape(B, 2 * H), 3e-6)
+
+
+def test_operators_of_others_are_the_nearest():
+    """What onnxruntime makes of an LSTM where it quantises a model."""
+    graph = Graph()
+    odd = graph.add("DynamicQuantizeLSTM", graph.input("x", "T", "B", D), domain="other", name="q")
+    model = graph.model(odd)
+    found = weights.recurrent_layers(model)
+    assert found == () and found.misses[0].startswith(
+        "q: DynamicQuantizeLSTM, an operator of other."
+    )
+    with pytest.raises(ValueError, match="got none. Nearest: q: DynamicQuantizeLSTM"):
+        weights.from_onnx(model)
+    with pytest.raises(ValueError, match="Nearest: q: DynamicQuantizeLSTM"):
+        weights.load(model)
+
+
+def test_a_mask_that_changes_nothing_is_followed():
+    """Outputs past the end are zero in ONNX; a graph that sets them to zero again is still a stack."""
+    graph = Graph()
+    xs, lengths = graph.input("x", "T", "B", D), graph.input("lengths", "B", kind="INT32")
+    for size in (D, H):
+        ys = graph.add("Squeeze", graph.layer("gru", xs, size, lengths=lengths), "1")
+        shape = graph.add("Slice", graph.add("Shape", ys), "0", "1")
+        zero, one = (graph.constant(array=np.array(n)) for n in (0, 1))
+        steps = graph.add("Range", zero, graph.add("Squeeze", shape, "0"), one)
+        steps = graph.add("Unsqueeze", steps, graph.constant(array=np.array([1, 2])))
+        own = graph.add("Unsqueeze", graph.add("Cast", lengths, to=7), "1")
+        nothing = graph.constant(array=np.float32(0))
+        xs = graph.add("Where", graph.add("Less", steps, own), ys, nothing)
+    model = graph.model(xs)
+    net, params = weights.from_onnx(model)
+    assert len(net.layers) == 2
+    own = np.array([6, 2, 4, 1, 5], np.int32)
+    expected = theirs(model, x=sequence(), lengths=own)
+    assert_close(ours(net, params, sequence(), own), expected, 3e-6)
+
+
 def drawn_graph(seed):
     """Layers, options and the nodes that exporters put around them, drawn; the model, its feed, the sizes."""
     graph = Graph(seed, opset=int(np.random.default_rng(seed).choice([13, 15, 17])))

@@ -23,6 +23,7 @@ from lstm_jax.weights.onnx.recurrent_nodes import (
     NodeLayer,
     chosen_nodes,
     described,
+    nearest,
     recurrent_nodes,
     stack_of,
 )
@@ -115,7 +116,8 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
     onnx, model = opened_model(model)
     found, constants = recurrent_nodes(onnx, model)
     if not found:
-        raise ValueError("Graph mismatch: expected an RNN, GRU or LSTM node, got none.")
+        near = "".join(f" Nearest: {words}." for words in nearest(model)[:1])
+        raise ValueError(f"Graph mismatch: expected an RNN, GRU or LSTM node, got none.{near}")
     if node is not None:
         nodes = chosen_nodes(found, [node] if isinstance(node, str) else list(node))
         for one in nodes:

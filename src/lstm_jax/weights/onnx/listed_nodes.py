@@ -6,6 +6,7 @@ from lstm_jax.weights.onnx.convert import opened_model
 from lstm_jax.weights.onnx.recurrent_nodes import (
     NodeLayer,
     chosen_nodes,
+    nearest,
     recurrent_nodes,
     stack_of,
 )
@@ -29,8 +30,9 @@ def layers_of_onnx(model: Any) -> RecurrentLayers:
     Raises:
         ImportError, OSError, ValueError, TypeError: of the model, as `from_onnx`.
     """
-    found, _ = recurrent_nodes(*opened_model(model))
-    return RecurrentLayers(_layer(one) for one in found)
+    onnx, opened = opened_model(model)
+    found, _ = recurrent_nodes(onnx, opened)
+    return RecurrentLayers(map(_layer, found), nearest(opened))
 
 
 def _layer(one: NodeLayer) -> RecurrentLayer:

@@ -47,7 +47,7 @@ class Node(NamedTuple):
 
 def name_of(node: Any) -> str:
     """The name of a node in messages: ``LSTM 'encoder'``."""
-    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+    return f"{node.op_type} {node.name or next(filter(None, node.output), '')!r}"
 
 
 def attributes_of(onnx: Any, node: Any) -> dict[str, Any]:

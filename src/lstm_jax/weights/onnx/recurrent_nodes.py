@@ -90,6 +90,20 @@ def recurrent_nodes(onnx: Any, model: Any) -> tuple[tuple[NodeLayer, ...], Value
     return tuple(found), every[0]
 
 
+def nearest(model: Any) -> list[str]:
+    """Sentences on the operators of others that have the names of recurrent ones, as quantised models do."""
+    graphs, found = [model.graph], []
+    for graph in graphs:
+        for node in graph.node:
+            graphs += subgraphs(node)
+            if any(word in node.op_type for word in OPERATORS) and not is_recurrent(node):
+                found.append(
+                    f"{name_in(node)}: {node.op_type}, an operator of {node.domain or 'others'}. Load the "
+                    "model that it was made from"
+                )
+    return found
+
+
 def opset_of(model: Any) -> int:
     """The version of ONNX's own operators in a model."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -100,6 +114,11 @@ def is_recurrent(node: Any) -> bool:
     return node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
 
 
+def name_in(node: Any) -> str:
+    """The name of a node; where it has none, that of its first output."""
+    return node.name or next((name for name in node.output if name), "")
+
+
 def subgraphs(node: Any) -> list[Any]:
     """The graphs among a node's attributes."""
     each = [[a.g] if a.HasField("g") else list(a.graphs) for a in node.attribute]
@@ -108,8 +127,7 @@ def subgraphs(node: Any) -> list[Any]:
 
 def _read(onnx: Any, proto: Any, values: Values, place: int | None) -> NodeLayer:
     given = dict(zip(INPUTS, proto.input, strict=False))
-    name = proto.name or next((name for name in proto.output if name), "")
-    kind, said = OPERATORS[proto.op_type], attributes_of(onnx, proto)
+    name, kind, said = name_in(proto), OPERATORS[proto.op_type], attributes_of(onnx, proto)
     arrays = [values.known.get(given.get(field, ""), np.zeros(0)) for field in "WR"]
     D, H = (int(array.shape[2]) if array.ndim == 3 else 0 for array in arrays)
     count = 2 if said.get("direction") == "bidirectional" else 1
