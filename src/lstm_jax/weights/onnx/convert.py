@@ -123,8 +123,10 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
         for one in nodes:
             if one.around:
                 _warn(f"Node {described(one)} alone. Left out: {'; '.join(one.around)}.")
-        if len(nodes) > 1:
-            _warn_of_other_wiring(onnx, model, nodes, constants)
+        other = _other_wiring(onnx, model, nodes, constants) if len(nodes) > 1 else None
+        if other is not None:
+            names = ", ".join(repr(one.name) for one in nodes)
+            _warn(f"Nodes {names} as a stack, which they are not in the graph. {other}")
         return stack_of([[(one, one.backward)] for one in nodes])
     if len(found) == 1 and (found[0].refused is not None or found[0].place is None):
         (one,) = chosen_nodes(found, [found[0].name])
@@ -143,19 +145,16 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
     return stack_of(groups, wiring.residual, wiring.projection)
 
 
-def _warn_of_other_wiring(
+def _other_wiring(
     onnx: Any, model: Any, nodes: Sequence[NodeLayer], constants: Values
-) -> None:
-    """Say where nodes that were chosen as a stack are none in the graph."""
-    reason = "They are wired otherwise."
+) -> str | None:
+    """Why nodes that were chosen as a stack are none in the graph; None where they are."""
     try:
         wiring = read_wiring(onnx, model, nodes, constants)
-        if not wiring.residual and wiring.groups == tuple(((n.place, n.backward),) for n in nodes):
-            return
     except ValueError as error:
-        reason = str(error)
-    names = ", ".join(repr(one.name) for one in nodes)
-    _warn(f"Nodes {names} as a stack, which they are not in the graph. {reason}")
+        return str(error)
+    chosen = tuple(((one.place, one.backward),) for one in nodes)
+    return "It is wired otherwise." if wiring.residual or wiring.groups != chosen else None
 
 
 def _warn(message: str) -> None:
