@@ -65,17 +65,31 @@ class Graph:
         shapes = ((rows, size), (rows, hidden), (2 * rows,))
         return [self.constant(directions, *shape, dtype=dtype) for shape in shapes]
 
-    def layer(self, kind, xs, size, hidden=H, *, arrays=None, lengths="", name=None, **said):
+    def layer(
+        self, kind, xs, size, hidden=H, *, arrays=None, lengths="", start="", name=None, **said
+    ):
         directions = 2 if said.get("direction") == "bidirectional" else 1
         arrays = arrays or self.weights(kind, size, hidden, directions)
-        inputs = [xs, *arrays, lengths] if lengths else [xs, *arrays]
         outputs = 3 if kind == "lstm" else 2
+        inputs = [xs, *arrays, lengths] if lengths or start else [xs, *arrays]
+        if start:
+            inputs += [self.state(xs, hidden, directions, start) for _ in range(outputs - 1)]
         if kind == "gru":
             said.setdefault("linear_before_reset", 1)
         whole = self.add(
             OPERATORS[kind][0], *inputs, outputs=outputs, hidden_size=hidden, name=name, **said
         )
         return whole[0]
+
+    def state(self, xs, hidden, directions, what):
+        """A starting state for every sample, as tf2onnx has it: by the shape of the input."""
+        samples = self.add("Slice", self.add("Cast", self.add("Shape", xs), to=7), "1", "2", "0")
+        rows = self.add("Concat", samples, self.constant(array=np.array([hidden])), axis=0)
+        row = self.constant(array=np.zeros((1, 1), np.float32))
+        if what != "zeros":
+            row = self.constant(1, hidden)
+        state = self.add("Unsqueeze", self.add("Expand", row, rows), "0")
+        return self.add("Concat", *[state] * directions, axis=0) if directions > 1 else state
 
     def joined(self, whole, how="reshape"):
         """Outputs [T, dirs, B, H] as [T, B, dirs·H]."""
@@ -513,6 +527,78 @@ def test_a_mask_that_changes_nothing_is_followed():
     assert_close(ours(net, params, sequence(), own), expected, 3e-6)
 
 
+@pytest.mark.parametrize("what", ["lengths", "shape"])
+def test_what_agrees_for_one_size_is_not_followed(what):
+    """Constants of five steps and three samples, which is what the first of two runs has."""
+    graph = Graph()
+    xs = graph.input("x", "T", "B", D)
+    lengths = graph.constant(array=np.full(3, 5, np.int32)) if what == "lengths" else ""
+    ys = graph.add("Squeeze", graph.layer("gru", xs, D, lengths=lengths, name="below"), "1")
+    if what == "shape":
+        ys = graph.add("Reshape", ys, graph.constant(array=np.array([5, 3, H])), name="five")
+    model = graph.model(graph.add("Squeeze", graph.layer("gru", ys, H, name="above"), "1"))
+    message = (
+        "sequence_lens of GRU 'below' .* a constant" if what == "lengths" else "'above' .* 'five'"
+    )
+    with pytest.raises(ValueError, match=message):
+        weights.from_onnx(model)
+
+
+@pytest.mark.parametrize(("axis", "declared"), [(0, True), (1, True), (1, False)])
+def test_lengths_as_the_sum_of_a_mask(axis, declared):
+    """[T, B] or [B, T], and [B, T] where the file does not name the axes."""
+    graph = Graph()
+    names = [("T", "B"), ("B", "T")][axis] if declared else (None, None)
+    xs, mask = graph.input("x", "T", "B", D), graph.input("mask", *names, kind="BOOL")
+    lengths = graph.add("ReduceSum", graph.add("Cast", mask, to=6), str(axis), keepdims=0)
+    for size in (D, H):
+        xs = graph.add("Squeeze", graph.layer("lstm", xs, size, lengths=lengths), "1")
+    model = graph.model(xs)
+    net, params = weights.from_onnx(model)
+    assert len(net.layers) == 2
+    own = np.array([6, 2, 4, 1, 5], np.int32)
+    valid = np.arange(T) < own[:, None]
+    expected = theirs(model, x=sequence(), mask=valid if axis else valid.T)
+    assert_close(ours(net, params, sequence(), own), expected, 3e-6)
+
+
+def test_no_two_inputs_have_the_same_lengths():
+    from lstm_jax.weights.onnx.marks import marked_inputs
+
+    graph = Graph()
+    for n in range(16):
+        graph.input(f"lengths {n}", "B", kind="INT32")
+    for run in (0, 1):
+        rng = np.random.default_rng(run)
+        marks = marked_inputs(onnx(), graph.model().graph, D, run, 1, rng)
+        assert len({lengths.tobytes() for lengths in marks.lengths.values()}) == 16
+        assert all(lengths.max() == marks.sizes[0] for lengths in marks.lengths.values())
+
+
+def test_zeros_of_a_size_that_is_not_known():
+    """The shape behind an operator of others is not known, but zeros are zeros."""
+    for what in ("zeros", "others"):
+        graph = Graph()
+        xs = graph.add("Odd", graph.input("x", "T", "B", D), domain="other", name="odd")
+        ys = graph.add("Squeeze", graph.layer("lstm", xs, D, name="only", start=what), "1")
+        model = graph.model(ys)
+        (listed,) = weights.recurrent_layers(model)
+        if what == "zeros":
+            assert listed.assumed == ()
+            with pytest.warns(UserWarning, match="Left out: Odd 'odd' before LSTM 'only'"):
+                assert weights.from_onnx(model)[0] == lstm_jax.stack(lstm_jax.lstm(D, H))
+        else:
+            assert "its initial_h, which is computed" in listed.assumed[0]
+            with pytest.raises(ValueError, match="initial_h of LSTM 'only' .* a computed value"):
+                weights.from_onnx(model)
+
+
+def test_lengths_that_are_given_are_not_said_to_be_left_out():
+    net = lstm_jax.stack(lstm_jax.gru(D, H))
+    model = weights.to_onnx(net, net.init(jax.random.key(0)))
+    assert weights.recurrent_layers(model)[0].assumed == ()
+
+
 def drawn_graph(seed):
     """Layers, options and the nodes that exporters put around them, drawn; the model, its feed, the sizes."""
     graph = Graph(seed, opset=int(np.random.default_rng(seed).choice([13, 15, 17])))
@@ -531,7 +617,7 @@ def drawn_graph(seed):
         kind, hidden = str(draw([*OPERATORS])), int(draw([2, 3, 4]))
         way = str(draw(["forward", "reverse", "bidirectional", "turned", "two nodes"]))
         below = swap(xs, not turned_once)
-        said = {"lengths": lengths}
+        said = {"lengths": lengths, "start": str(draw(["", "zeros", "learned"]))}
         if way in ("turned", "two nodes"):
             length = graph.add("Cast", lengths, to=7) if lengths else None
             how = "reverse" if lengths else str(draw(["reverse", "slice"]))
