@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.validation import show_shape
+from lstm_jax.weights.arrays import require_shape
 from lstm_jax.weights.onnx.evaluate import MOST_ENTRIES, Values
 from lstm_jax.weights.onnx.left_out import named, nodes_behind, only_moves
 from lstm_jax.weights.onnx.marks import Marks, marked
@@ -85,7 +86,7 @@ class Chain:
         """Place a recurrent node on the sequence or on the layer below; return marks as its outputs."""
         D, H, count = self.found[place].sizes
         given = known.get(node.inputs.get("X", ""))
-        fits = given is not None and given.ndim == 3 and given.shape[2] == D
+        fits = given is not None and given.ndim == 3 and given.size and given.shape[2] == D
         if given is None or not fits:
             if self.open:
                 raise self._other_input(
@@ -222,6 +223,8 @@ class Chain:
                     f"Graph mismatch: expected {which} of {node.name} as an input of the graph or a "
                     f"constant, got {got}."
                 )
+            shape = (len(node.pairs), samples, node.pairs[0][0].hidden_size)
+            require_shape(f"{which} of {node.name}", rows, shape, "directions, samples, H")
             self.starts.setdefault(place, {})[which.removeprefix("initial_")] = rows[:, :1]
 
     def is_final(self, value: np.ndarray) -> bool:
@@ -235,10 +238,12 @@ class Chain:
 
     def _multiplied(self, node: Any, known: Known) -> Known | None:
         """Marks for the product of the outputs with a matrix, which may be the output projection."""
+        if self.product is not None or len(node.input) < 2:
+            return None
         x, w, *bias = (known.get(name, np.zeros(0)) for name in node.input)
         said = attributes_of(self.onnx, node)
         usual = said.get("alpha", 1) == said.get("beta", 1) == 1 and not said.get("transA", 0)
-        if self.product is not None or w.ndim != 2 or not usual:
+        if w.ndim != 2 or not usual:
             return None
         w = w.T if said.get("transB", 0) else w
         if x.shape[-1] != len(w) or x.size // len(w) * w.shape[1] > MOST_ENTRIES:

@@ -93,11 +93,17 @@ def evaluate(
             nodes.append(node)
             needed.update(node.input)
     # An input with a default, as older files list every weight, counts as its default.
-    known |= {
-        constant.name: onnx.numpy_helper.to_array(constant)
-        for constant in graph.initializer
-        if constant.name in needed
-    }
+    for constant in graph.initializer:
+        if constant.name in needed:
+            try:
+                known[constant.name] = onnx.numpy_helper.to_array(constant)
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                OSError,
+            ):  # damaged, or in a file that is not there
+                known.pop(constant.name, None)
     known |= fed or {}
     stored = sum(math.prod(constant.dims) for constant in graph.initializer)
     left = MOST_ENTRIES + MADE * min(stored, graph.ByteSize())
