@@ -32,7 +32,7 @@ class RecurrentLayer(NamedTuple):
     Attributes:
         name: as in the source, with dots between its parts; empty for arrays that have no name in front.
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
-        input_size: D.
+        input_size: D; 0 where the source does not tell it, which is then refused.
         hidden_size: H, of the first layer and of its forward direction.
         directions: 1 or 2.
         layers: how many are stacked in it.
