@@ -29,7 +29,7 @@ LABELS = {
     "gate_paths": "paths by gate",
     "spectrum": "the singular spectrum",
 }
-PLACES = 40
+PLACES = 32
 """Rows and columns of a map, about."""
 LAGS = 24
 """Lags of paths and spectra, about."""

@@ -54,7 +54,13 @@ def test_the_numbers_are_those_of_the_converted_network(name, write, tmp_path):
     (cell,), (own,) = net.layers, params.layers
     blocks = ("hh", "hc", "cc") if cell.kind == "lstm" else ("hh",)
     flow = gradient_flow.jacobian_norms(
-        cell, own, None, jnp.asarray(xs), lags=found.results["lags"], blocks=blocks, norms=["spectral"]
+        cell,
+        own,
+        None,
+        jnp.asarray(xs),
+        lags=found.results["lags"],
+        blocks=blocks,
+        norms=["spectral"],
     )
     for block in blocks:
         assert_array_equal(found.arrays[f"loaded/layer_0/curve.{block}"], flow.spectral[block])
