@@ -12,7 +12,15 @@ pytestmark = pytest.mark.skipif(
     not (CHECKOUT / "src").is_dir(), reason="needs the checkout, not the wheel"
 )
 
-GROUND = {"array_types", "validation", "initializers", "dropout", "atomic_write", "folder_lock"}
+GROUND = {
+    "array_types",
+    "validation",
+    "initializers",
+    "dropout",
+    "atomic_write",
+    "folder_lock",
+    "held_arguments",
+}
 """Files at the root of `lstm_jax` that any room may import."""
 
 LSTM_JAX = {
