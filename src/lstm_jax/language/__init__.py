@@ -10,7 +10,7 @@ May import: `cells`, `time_loop`, `backends`, `layers`, `training` and the files
 
 from lstm_jax.language.batches import Batch, contiguous, contiguous_from_offset, steps_per_epoch
 from lstm_jax.language.corpora import load_corpus
-from lstm_jax.language.generate import Generated, generate
+from lstm_jax.language.generate import Generated, generate, stream
 from lstm_jax.language.model import (
     LanguageModel,
     LanguageParams,
@@ -52,6 +52,7 @@ __all__ = [
     "one_hot",
     "read_text",
     "steps_per_epoch",
+    "stream",
     "token_loss",
     "windows",
     "words",
