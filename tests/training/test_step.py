@@ -6,9 +6,16 @@ import numpy as np
 import optax
 import pytest
 from comparison import slow
-from training.problems import DATA, T, leaves, recurrent
+from training.problems import DATA, B, D, T, leaves, recurrent
 
-from lstm_jax.training import Problem, init_state, parameter_names, train_step
+from lstm_jax.training import (
+    Mean,
+    Problem,
+    ProblemError,
+    init_state,
+    parameter_names,
+    train_step,
+)
 
 
 def steps(problem, optimizer, count=3, data=DATA, seed=0, **options):
@@ -62,6 +69,52 @@ def test_parts_of_a_batch_add_up_to_the_whole(x64, parts):
         assert b.more["worst"] < a.more["worst"]
     # What has no samples goes through the parts, one after the other.
     assert int(state.carry["seen"]) == parts * int(whole.carry["seen"]) == parts * 3 * T
+
+
+def masked(as_mean):
+    """A mean over the steps that count, few of them in some samples."""
+    counts = jnp.arange(T)[:, None] < jnp.array([5, 1, 1, 4, 5, 1, 2, 1])[None]
+    counts = counts.astype(float)
+
+    def loss(params, carry, batch, key):
+        errors = jnp.sum((batch["xs"] @ params - 1) ** 2, -1) * batch["counts"]
+        mean = Mean(jnp.sum(errors), jnp.sum(batch["counts"]))
+        value = mean if as_mean else mean.total / mean.weight
+        return value, (carry, {"error": value, "steps": jnp.sum(batch["counts"])})
+
+    xs = jax.random.normal(jax.random.key(5), (T, B, D), float)
+    return Problem(
+        init=lambda key: jnp.ones((D, 2), float) / 3,
+        loss=loss,
+        batch=lambda data, step, key: {"xs": xs, "counts": counts},
+    )
+
+
+@pytest.mark.parametrize("parts", [1, slow(2), 8])
+def test_a_mean_over_masked_steps_is_that_of_the_whole_batch(x64, parts):
+    expected, first = steps(masked(False), optax.sgd(0.1))
+    found, came = steps(masked(True), optax.sgd(0.1), accumulate=parts)
+    np.testing.assert_allclose(found.params, expected.params, rtol=1e-12)
+    for a, b in zip(came, first, strict=True):
+        np.testing.assert_allclose([a.loss, a.more["error"]], [b.loss] * 2, rtol=1e-12)
+        np.testing.assert_allclose(a.more["steps"], b.more["steps"] / parts)
+    if parts > 1:  # a plain number cannot know how many steps of a part count
+        other, _ = steps(masked(False), optax.sgd(0.1), accumulate=parts)
+        assert abs(other.params - expected.params).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Mean("a", 1.0), "expected the total and the weight of loss as numbers, got"),
+        (Mean(jnp.ones(3), 1.0), "expected one number, the mean over the samples"),
+        (Mean(jnp.ones(()), jnp.ones(3)), r"the weight of loss as one number, got an array \[3\]"),
+    ],
+)
+def test_a_mean_that_is_none_is_refused(without_type_checker, value, message):
+    problem = masked(True)._replace(loss=lambda params, carry, batch, key: (value, (carry, {})))
+    with pytest.raises(ProblemError, match=message):
+        steps(problem, optax.sgd(0.1))
 
 
 def test_samples_that_do_not_divide_are_refused():

@@ -16,7 +16,7 @@ from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
-from lstm_jax.training.problem_checks import ProblemError
+from lstm_jax.training.problem_checks import Mean, ProblemError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -40,6 +40,7 @@ __all__ = [
     "InterruptedRun",
     "Loaded",
     "LogError",
+    "Mean",
     "Metrics",
     "Problem",
     "ProblemError",

@@ -3,7 +3,7 @@
 A loss gives ``(value, (carry, metrics))``: a real number, a carry like the one before, a dict of numbers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,29 @@ def require_params(params: PyTree) -> None:
             )
 
 
+class Mean(NamedTuple):
+    """A mean as its sum and its weight, where the parts of a batch weigh differently: steps that are masked.
+
+    A loss, or one of its metrics, may be one. Parts of an accumulated batch are then added, and their sum is
+    divided by their weight: the numbers of the whole batch.
+
+    Attributes:
+        total: the sum, a number.
+        weight: what it is divided by, a number that does not depend on the parameters: how many steps count.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lstm_jax.training import Mean
+        >>> errors, counts = jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])
+        >>> mean = Mean(jnp.sum(errors * counts), jnp.sum(counts))
+        >>> print(mean.total / mean.weight)
+        1.5
+    """
+
+    total: Any
+    weight: Any
+
+
 def require_loss(found: Any, carry: PyTree) -> None:
     """Refuse what a loss gives if no step can use it.
 
@@ -158,6 +181,18 @@ def require_loss(found: Any, carry: PyTree) -> None:
     if not isinstance(rest, tuple) or len(rest) != 2:
         raise ProblemError(f"Loss mismatch: expected {LOSS}, got (value, {_kind(rest)}).")
     after, metrics = rest
+    for name, one in {"loss": value, **(metrics if isinstance(metrics, dict) else {})}.items():
+        if isinstance(one, Mean) and not all(_is_numeric(part) for part in one):
+            raise ProblemError(
+                f"Loss mismatch: expected the total and the weight of {name} as numbers, got "
+                f"{_kind(one.total)} and {_kind(one.weight)}."
+            )
+        if isinstance(one, Mean) and jnp.shape(one.weight) != ():
+            raise ProblemError(
+                f"Loss mismatch: expected the weight of {name} as one number, got an array "
+                f"{show_shape(jnp.shape(one.weight))}."
+            )
+    value = value.total if isinstance(value, Mean) else value
     if not _is_numeric(value):
         raise ProblemError(f"Loss mismatch: expected one number, got {_kind(value)}.")
     if jnp.shape(value) != ():
@@ -174,7 +209,7 @@ def require_loss(found: Any, carry: PyTree) -> None:
             f"Loss mismatch: expected metrics as a dict of numbers by name, got {_kind(metrics)}."
         )
     for name, number in metrics.items():
-        if not _is_numeric(number):
+        if not isinstance(number, Mean) and not _is_numeric(number):
             raise ProblemError(
                 f"Loss mismatch: expected the metric {name!r} as a number, got {_kind(number)}."
             )

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
 from lstm_jax.training.problem_checks import (
+    Mean,
     require_axes,
     require_functions,
     require_leaves,
@@ -58,7 +59,8 @@ class Problem(NamedTuple):
     Attributes:
         init: ``init(key) -> params``.
         loss: ``loss(params, carry, batch, key) -> (value, (carry, metrics))``: a mean over the samples of the
-            batch, the carry for the next batch, and a dict of numbers for the log.
+            batch, the carry for the next batch, and a dict of numbers for the log. Where samples or steps
+            weigh differently, because some are masked, the value and the numbers are a `Mean`.
         batch: ``batch(data, step, key) -> batch``, steps from 0, under `jax.jit`; the key is the same at
             every step (`jax.random.fold_in` it with the step).
         carry: ``carry() -> carry``, for the first batch; returns None by default.
@@ -101,7 +103,8 @@ class Metrics(NamedTuple):
         loss: before the step.
         gradient_norm: global norm of the gradient, unclipped.
         gradient_norms: the norm of each parameter's gradient, in the order of `parameter_names`.
-        more: the metrics of the problem's loss, averaged over the parts of an accumulated batch.
+        more: the metrics of the problem's loss, averaged over the parts of an accumulated batch; of a `Mean`
+            by weight.
     """
 
     loss: Float[Array, ""]
@@ -226,7 +229,8 @@ def train_step(
         problem: the `Problem` to train.
         optimizer: from optax, clipping included (`optax.clip_by_global_norm`).
         accumulate: the number of parts of a batch, computed one after the other to save memory; the gradient
-            is the mean over the parts. It must divide the number of samples.
+            is the mean over the parts, by their weight where the loss is a `Mean`. It must divide the number
+            of samples.
         compute_dtype: that of the loss and its gradient, as bfloat16; parameters, optimizer and the sum of
             the parts stay in the parameters' dtype. The parameters' dtype if None.
         mesh: devices with an axis ``"data"``, over which the samples are spread; no constraint if None.
@@ -267,15 +271,25 @@ def train_step(
         found = problem.loss(params, carry, batch, key)
         require_loss(found, carry)
         value, (carry, metrics) = found
-        return value, (_strong(carry), metrics)
+        total, weight = _as_mean(value)
+        return total, (
+            _strong(carry),
+            {name: _as_mean(one) for name, one in metrics.items()},
+            weight,
+        )
 
     differentiated = jax.value_and_grad(value, has_aux=True)
 
     def gradient(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
         if accumulate == 1:
-            (loss, (carry, more)), d_params = differentiated(params, carry, batch, key)
-            return loss, carry, more, d_params
-        return _in_parts(differentiated, problem, accumulate, params, carry, batch, key)
+            (total, (carry, more, weight)), d_params = differentiated(params, carry, batch, key)
+        else:
+            total, carry, more, weight, d_params = _in_parts(
+                differentiated, problem, accumulate, params, carry, batch, key
+            )
+        more = {name: _divided(one, its, accumulate) for name, (one, its) in more.items()}
+        d_params = jax.tree.map(lambda leaf: _divided(leaf, weight, accumulate), d_params)
+        return _divided(total, weight, accumulate), carry, more, d_params
 
     def step(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
         _require_state(state, optimizer)
@@ -314,11 +328,11 @@ def _in_parts(
         common, total = whole
         of_samples, batch, number = at
         carry = merged(of_samples, common)
-        (loss, (carry, more)), d_params = differentiated(
+        (value, (carry, more, weight)), d_params = differentiated(
             params, carry, batch, jax.random.fold_in(key, number)
         )
         of_samples, common = separated(problem.carry_axes, carry)
-        return (common, jax.tree.map(jnp.add, total, d_params)), (of_samples, loss, more)
+        return (common, jax.tree.map(jnp.add, total, d_params)), (of_samples, value, more, weight)
 
     of_samples, common = separated(problem.carry_axes, carry)
     pieces = (
@@ -327,10 +341,26 @@ def _in_parts(
         jnp.arange(parts),
     )
     start = (common, jax.tree.map(jnp.zeros_like, params))
-    (common, total), (of_samples, losses, more) = jax.lax.scan(one, start, pieces)
+    (common, d_params), (of_samples, *rest) = jax.lax.scan(one, start, pieces)
     carry = merged(_joined(of_samples, problem.carry_axes), common)
-    mean = jax.tree.map(lambda leaf: leaf.mean(0), (losses, more))
-    return mean[0], carry, mean[1], jax.tree.map(lambda leaf: leaf / parts, total)
+    value, more, weight = jax.tree.map(lambda leaf: leaf.sum(0), rest)
+    return value, carry, more, weight, d_params
+
+
+def _as_mean(value: Any) -> tuple[Any, Any]:
+    """Sum and weight; a plain number has none, and parts of it count alike."""
+    if not isinstance(value, Mean):
+        return value, None
+    return value.total, jax.lax.stop_gradient(jnp.asarray(value.weight))
+
+
+def _divided(total: Any, weight: Any, parts: int) -> Any:
+    """A sum over its weight, in the dtype of the sum; over the number of parts where it has none."""
+    if weight is None:
+        return total if parts == 1 else total / parts
+    dtype = jnp.result_type(total)
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.dtype(float)
+    return jnp.asarray(total, dtype) / weight.astype(dtype)
 
 
 def by_axis(function: Callable[..., Any], axes: Any, tree: PyTree) -> PyTree:
