@@ -12,10 +12,21 @@ import numpy as np
 import optax
 import pytest
 from comparison import slow
-from training.problems import DATA, OPTIONS, B, fit_flat, leaves, line, numbers, recurrent, run
+from training.problems import (
+    DATA,
+    OPTIONS,
+    TARGETS,
+    B,
+    fit_flat,
+    leaves,
+    line,
+    numbers,
+    recurrent,
+    run,
+)
 
 from lstm_jax import training
-from lstm_jax.training import RunOptions, Watch, init_state, read_log, train_step
+from lstm_jax.training import DivergedError, RunOptions, Watch, init_state, read_log, train_step
 from lstm_jax.training.watch import Recorder
 
 
@@ -145,8 +156,13 @@ def test_the_best_checkpoint_stays_through_a_stop_and_whatever_is_measured(tmp_p
 def test_until_ends_a_run_and_it_stays_ended(tmp_path):
     fitted = run(400, folder=tmp_path, until=lambda entry: entry["loss"] < 0.1)
     assert fitted.stopped_early and fitted.log[-1]["loss"] < 0.1 and len(fitted.log) < 20
-    again = run(400, folder=tmp_path, options=RunOptions(resume=True), until=lambda entry: False)
+    resumed = RunOptions(resume=True)
+    again = run(400, folder=tmp_path, options=resumed, until=lambda entry: entry["loss"] < 0.1)
     assert again.stopped_early and again.log == fitted.log
+    further = run(400, folder=tmp_path, options=resumed, until=lambda entry: False)
+    assert not further.stopped_early and further.log[-1]["step"] == 400
+    for came, wanted in zip(leaves(further.state), leaves(run(400).state), strict=True):
+        np.testing.assert_array_equal(came, wanted)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -335,3 +351,19 @@ def test_without_tensorboardx_one_sentence_says_what_to_install(tmp_path, monkey
 def test_options_that_no_run_can_use_are_refused(change, message):
     with pytest.raises(training.RunError, match=message):
         run(**({"steps": 5} | change))
+
+
+def test_a_loss_that_is_not_finite_is_seen_within_twenty_steps(tmp_path):
+    """However seldom the log is written, and the numbers of the steps do not gather on the device."""
+    seen = []
+
+    def loss(params, carry, batch, key):
+        value = jnp.where(carry == 30, jnp.nan, 1.0) * jnp.sum(params["w"] ** 2)
+        jax.debug.callback(lambda n: seen.append(int(n)), carry)
+        return value, (carry + 1, {})
+
+    problem = line._replace(loss=loss, carry=lambda: jnp.zeros((), jnp.int32), carry_axes=None)
+    options = RunOptions(log_every=1000, checkpoint_every=None, progress=False)
+    with pytest.raises(DivergedError, match="step 31"):
+        fit_flat(problem, optax.sgd(0.1), 500, data=TARGETS, options=options)
+    assert max(seen) < 30 + 20

@@ -149,3 +149,30 @@ def test_fit_refuses_wrong_axes_too():
     wrong = SAMPLED._replace(carry_axes={"h": 2})
     with pytest.raises(training.ProblemError, match="expected carry_axes from 0 to 1, or None"):
         run(2, wrong, mesh=training.data_mesh(jax.devices()[:1]))
+
+
+def numbers_of_an_iterator():
+    batches = iter(np.arange(60.0, dtype="f").reshape(20, 3))
+    return lambda data, step, key: jnp.asarray(next(batches))
+
+
+def numbers_of_python():
+    import random
+
+    return lambda data, step, key: data * random.random()
+
+
+@pytest.mark.parametrize("make", [numbers_of_an_iterator, numbers_of_python])
+def test_a_batch_of_other_numbers_each_time_it_is_traced(make):
+    """The step is traced once: without a word it would train on the first batch for ever."""
+    problem = line._replace(batch=make())
+    with pytest.raises(training.ProblemError, match="to depend on its arguments alone"):
+        training.fit(problem, optax.sgd(0.1), 3, data=np.ones(3, "f"))
+
+
+def test_constants_in_a_batch_are_none_of_that():
+    table = np.arange(6.0, dtype="f").reshape(2, 3)
+    problem = line._replace(
+        batch=lambda data, step, key: jnp.asarray(table)[step % 2] + jax.random.normal(key, (3,))
+    )
+    assert training.fit(problem, optax.sgd(0.1), 3).log[-1]["step"] == 3

@@ -124,6 +124,22 @@ def test_samples_that_do_not_divide_are_refused():
         train_step(recurrent(), optax.sgd(0.1), accumulate=0)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_optimizers_that_ask_for_the_value(x64, accumulate):
+    """A line search finds the minimum of a square at once; a rate falls when the loss does not."""
+    target = jnp.arange(8.0).reshape(1, 8)
+    problem = Problem(
+        init=lambda key: jnp.zeros(()),
+        loss=lambda params, carry, batch, key: (jnp.mean((params - batch) ** 2), (carry, {})),
+        batch=lambda data, step, key: target,
+    )
+    state, _ = steps(problem, optax.lbfgs(), 3, accumulate=accumulate)
+    np.testing.assert_allclose(state.params, 3.5, rtol=1e-9)
+    plateau = optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
+    state, _ = steps(problem, plateau, 6, accumulate=accumulate)
+    assert float(state.optimizer[1].scale) < 1
+
+
 def test_dropout_draws_anew_in_every_step_and_part():
     problem = Problem(
         init=lambda key: jnp.zeros(2),

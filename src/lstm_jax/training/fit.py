@@ -49,7 +49,7 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_leaves
+from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Metrics,
@@ -65,6 +65,9 @@ from lstm_jax.training.step import (
 )
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
+
+LONGEST_QUEUE = 20
+"""Steps whose numbers stay on the device: a loss that is not finite is seen within so many."""
 
 
 class InterruptedRun(RuntimeError):
@@ -110,7 +113,8 @@ def fit(
     Args:
         problem: the `Problem` to train.
         optimizer: from optax.
-        steps: gradient steps in all, those of an earlier part of the run included.
+        steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
+            be resumed with more of them, one that ``until`` ended with another ``until`` or none.
         seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
         data: arrays for ``problem.batch``; they go to the device once.
         folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
@@ -216,6 +220,10 @@ def _fit(
             if folder is not None and more is not None and jax.process_index() == 0:
                 warn_if_incomplete(more, log, recorder, folder)
             recorder.keep(0, seen)
+            if progress.stopped_early:
+                # It stays ended only where what ended it still says so.
+                ends = options.until is not None and asked_to_end(options.until(log.entries[-1]))
+                progress = progress._replace(stopped_early=ends)
             names = parameter_names(state.params)
             run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
             state, progress = _train(run, state, progress, asked)
@@ -265,7 +273,8 @@ def _train(
     run: _Going, state: TrainState, progress: Progress, asked: list[str]
 ) -> tuple[TrainState, Progress]:
     """Run the remaining steps, until signals ask to stop: at least one step, if one is left."""
-    done, pending, seconds, early = progress
+    done, _, seconds, early = progress
+    pending = list(progress.pending)
     queue: list[Metrics] = []
     before: Metrics | None = None
     bar = tqdm(
@@ -291,7 +300,7 @@ def _train(
             # Several processes have to ask each other, which they can only do after the same step.
             alone = jax.process_count() == 1
             stop = any_process(asked) if due or (asked and alone) else False
-            if not due and not stop:
+            if not due and not stop and len(queue) < LONGEST_QUEUE:
                 continue
             rows: list[Metrics] = jax.tree.map(np.asarray, jax.device_get(queue))
             queue.clear()
@@ -305,7 +314,10 @@ def _train(
                     f"{error}; last good checkpoint: {run.last_checkpoint()}."
                 ) from None
             before = rows[-1]
-            pending = [*pending, *map(row_of, rows)]
+            pending.extend(map(row_of, rows))
+            mark = time.perf_counter()
+            if not due and not stop:
+                continue
             measured: dict[str, Any] = {}
             if "log" in due:
                 entry = entry_of(
@@ -360,6 +372,7 @@ def _made(
     if sweep:
         start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
+    require_pure_batch(problem.batch, data)
     try:
         shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
         state = jax.jit(start, out_shardings=shardings)(argument)

@@ -3,6 +3,7 @@
 A loss gives ``(value, (carry, metrics))``: a real number, a carry like the one before, a dict of numbers.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -140,6 +141,47 @@ def require_params(params: PyTree) -> None:
                 f"Parameter mismatch: expected init(key) with arrays of floating-point numbers, got {got} "
                 f"in {leaf_name(path) or 'params'}."
             )
+
+
+def require_pure_batch(batch: Callable[..., Any], data: PyTree) -> None:
+    """Refuse a ``batch`` that gives other numbers when it is traced again: one that calls an iterator.
+
+    The step is traced once, so it would train on the first of its batches for ever.
+
+    Raises:
+        ProblemError: saying so.
+    """
+    key = jax.random.key(0)
+
+    def traced() -> list[Any]:
+        # A function of its own, because JAX keeps what it traced.
+        again = lambda data, step, key: batch(data, step, key)  # noqa: E731
+        return _constants(jax.make_jaxpr(again)(data, jnp.zeros((), jnp.int32), key))
+
+    try:
+        ones, others = traced(), traced()
+    except Exception:  # What else is wrong with it is said where the step calls it.
+        return
+    if len(ones) != len(others) or not all(map(_same_constant, ones, others)):
+        raise ProblemError(
+            "Batch mismatch: expected batch(data, step, key) to depend on its arguments alone, got other "
+            "numbers when it was called again. An iterator or a random number of Python inside of it is "
+            "called once, and every step would train on that batch. Give the whole data, or draw by the key."
+        )
+
+
+def _constants(traced: Any) -> list[Any]:
+    """The numbers that a traced function has from outside of its arguments."""
+    atoms = [*traced.jaxpr.outvars, *(atom for eqn in traced.jaxpr.eqns for atom in eqn.invars)]
+    return [*traced.consts, *(atom.val for atom in atoms if hasattr(atom, "val"))]
+
+
+def _same_constant(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, jax.Array) and jnp.issubdtype(one.dtype, jax.dtypes.extended):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True))
 
 
 class Mean(NamedTuple):

@@ -227,7 +227,8 @@ def train_step(
 
     Args:
         problem: the `Problem` to train.
-        optimizer: from optax, clipping included (`optax.clip_by_global_norm`).
+        optimizer: from optax, clipping included (`optax.clip_by_global_norm`); it is given ``value``,
+            ``grad`` and ``value_fn`` too, for `optax.lbfgs` and `optax.contrib.reduce_on_plateau`.
         accumulate: the number of parts of a batch, computed one after the other to save memory; the gradient
             is the mean over the parts, by their weight where the loss is a `Mean`. It must divide the number
             of samples.
@@ -306,7 +307,15 @@ def train_step(
         carry = constrained(carry, problem.carry_axes, mesh)
         # Optax mixes integers and floats, which strict promotion does not allow.
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optimizer.update(d_params, state.optimizer, state.params)
+            updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+                d_params,
+                state.optimizer,
+                state.params,
+                # For those that ask for it: line searches, and rates that fall when the loss does not.
+                value=loss,
+                grad=d_params,
+                value_fn=lambda params: gradient(params, state.carry, batch, key)[0],
+            )
         params = optax.apply_updates(state.params, updates)
         norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)])
         after = TrainState(state.step + 1, params, optimizer_state, carry, state.key)
