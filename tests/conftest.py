@@ -39,6 +39,7 @@ if not collect_ignore and str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
 REQUIRED = {
+    "browser": "LSTM_JAX_REQUIRE_BROWSER",
     "compiler": "LSTM_JAX_REQUIRE_COMPILER",
     "gpu": "LSTM_JAX_REQUIRE_GPU",
     "peer": "LSTM_JAX_REQUIRE_PEERS",

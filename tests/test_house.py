@@ -42,7 +42,8 @@ GRADIENT_FLOW = {
     "results_folder": set(),
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
-    "command_line": {"measurements", "pictures", "results_folder"},
+    "pages": {"measurements", "verdicts", "results_folder"},
+    "command_line": {"measurements", "pictures", "pages", "results_folder"},
     "__main__": {"command_line"},
 }
 

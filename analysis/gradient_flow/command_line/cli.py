@@ -18,9 +18,10 @@ from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
 from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
+from gradient_flow.command_line.report_command import Report, run_report
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
-from gradient_flow.measurements.training_watch import record_paths
+from gradient_flow.measurements.training_watch import records_folder
 from gradient_flow.results_folder import (
     ARRAYS,
     FINISHED,
@@ -74,6 +75,7 @@ Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Draw, tyro.conf.subcommand("draw")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -90,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_check(command)
         if isinstance(command, Draw):
             return run_draw(command)
+        if isinstance(command, Report):
+            return run_report(command)
         return run_compare(command)
 
     return exit_code(
@@ -338,7 +342,7 @@ def run_check(config: Check) -> int:
 
 def run_draw(config: Draw) -> int:
     """Draw a run's pictures from its files: a comparison's, or those of a training run with --watch-flow."""
-    records = _records(config.folder)
+    records = records_folder(config.folder)
     if records is not None:
         return _draw_records(records)
     results, arrays = read_run(config.folder)
@@ -348,13 +352,6 @@ def run_draw(config: Draw) -> int:
     claim_folder(config.folder, "compare", overwrite=True)
     _draw(config.folder, results, arrays)
     return 0
-
-
-def _records(folder: Path) -> Path | None:
-    """Where the records of a watched training run are: in its ``flow``, or in the folder itself."""
-    if (folder / "arrays.npz").exists():
-        return None
-    return next((at for at in (folder / "flow", folder) if record_paths(at)), None)
 
 
 def _draw_records(records: Path) -> int:

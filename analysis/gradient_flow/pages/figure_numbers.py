@@ -1,0 +1,354 @@
+"""The numbers behind the figures of an inspection or a comparison, out of arrays by name.
+
+Names are ``<stage>/<network>/<what>``. A figure is a list of parts, each with its ``stage`` and its
+``network``; norms are log10 here, natural logs in the files. A part that does not fit is left out, with a
+sentence; so is a figure without parts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradient_flow.pages.run_numbers import RunNumbers
+from gradient_flow.pages.screen_numbers import (
+    LN10,
+    Limits,
+    listed_numbers,
+    packed,
+    quantiles,
+    significant,
+    thinned,
+)
+
+Parts = list[dict[str, Any]]
+
+BLOCKS = ("hh", "hc", "ch", "cc", "total_c", "chain_c", "carousel")
+"""In the order in which their switches stand; others follow."""
+
+MEMORY_GATES = ("f", "u")
+
+
+class Figures(NamedTuple):
+    """The figures of a page.
+
+    Attributes:
+        parts: of each figure, by its name.
+        notes: what was left out to keep the page small, by figure.
+        problems: arrays that do not fit, a sentence each.
+    """
+
+    parts: dict[str, Parts]
+    notes: dict[str, list[str]]
+    problems: list[str]
+
+
+class Misfit(ValueError):
+    """An array of another shape than its name says."""
+
+
+class Source(NamedTuple):
+    """The arrays of one network at one stage, and what is known of all.
+
+    Attributes:
+        arrays: by what they are, ``curve.hh``.
+        lags: of the curves; empty if unknown.
+        limits: of the page.
+        note: takes a sentence about what was left out.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    lags: np.ndarray
+    limits: Limits
+    note: Callable[[str], None]
+
+    def get(self, name: str, *shape: int | None) -> np.ndarray:
+        """An array of a given shape, None standing for any size.
+
+        Raises:
+            Misfit: one that is missing, or of another shape.
+        """
+        if name not in self.arrays:
+            raise Misfit(f"expected {name} beside it, got none")
+        array = self.arrays[name]
+        fits = array.ndim == len(shape) and array.size > 0
+        if not fits or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+            wanted = ", ".join("…" if n is None else str(n) for n in shape)
+            raise Misfit(f"expected {name} [{wanted}], got {list(array.shape)}")
+        return array.astype(np.float64)
+
+    def named(self, prefix: str) -> list[str]:
+        """What follows the prefix in the names that begin with it."""
+        return [name[len(prefix) :] for name in self.arrays if name.startswith(prefix)]
+
+
+def figures(run: RunNumbers, limits: Limits) -> Figures:
+    """The numbers of every figure of a run.
+
+    Args:
+        run: from `read_numbers`.
+        limits: how many numbers a figure holds.
+    """
+    found = Figures({name: [] for name in BUILDERS}, {}, [])
+    lags = _lags(run)
+    for stage, network, arrays in by_network(run, limits, found):
+        for figure, build in BUILDERS.items():
+            # Two figures may be drawn from the same array, which is named once.
+            notes = found.notes.setdefault(figure, [])
+
+            def note(text: str, notes: list[str] = notes) -> None:
+                if text not in notes:
+                    notes.append(text)
+
+            try:
+                parts = build(Source(arrays, lags, limits, note))
+            except Misfit as error:
+                found.problems.append(f"{stage}/{network}: {error}.")
+                continue
+            except (ValueError, TypeError, IndexError) as error:
+                found.problems.append(f"{stage}/{network}: {figure} cannot be read ({error}).")
+                continue
+            found.parts[figure] += [{"stage": stage, "network": network, **p} for p in parts]
+    return found
+
+
+def by_network(
+    run: RunNumbers, limits: Limits, found: Figures
+) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """The arrays of each stage and network, in the order in which ``results.json`` names them."""
+    groups: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for name, array in run.arrays.items():
+        parts = name.split("/")
+        if len(parts) < 3:
+            found.problems.append(f"{name}: expected an array named stage/network/what.")
+            continue
+        groups.setdefault((parts[0], "/".join(parts[1:-1])), {})[parts[-1]] = array
+    stages, networks = (list(map(str, run.results.get(k) or ())) for k in ("stages", "networks"))
+
+    def place(key: tuple[str, str]) -> tuple[int, int]:
+        stage, network = key
+        return (
+            stages.index(stage) if stage in stages else len(stages),
+            networks.index(network) if network in networks else len(networks),
+        )
+
+    order = sorted(groups, key=place)
+    shown = list(dict.fromkeys(network for _, network in order))[: limits.networks]
+    every = len({network for _, network in order})
+    if every > len(shown):
+        found.problems.append(f"The page shows {len(shown)} of {every} networks.")
+    for stage, network in order:
+        if network in shown:
+            yield stage, network, groups[stage, network]
+
+
+def _lags(run: RunNumbers) -> np.ndarray:
+    lags = run.results.get("lags")
+    whole = isinstance(lags, list) and all(type(lag) is int for lag in lags)
+    return np.asarray(lags if whole else [], np.int64)
+
+
+def _curves(source: Source) -> Parts:
+    names = source.named("curve.")
+    names.sort(key=lambda block: BLOCKS.index(block) if block in BLOCKS else len(BLOCKS))
+    parts = []
+    for block in names:
+        curve, lags = median_band(source, block)
+        at = thinned(len(lags), source.limits.points)
+        if len(at) < len(lags):
+            source.note(f"{len(at)} of {len(lags)} lags are drawn.")
+        low, middle, high = (listed_numbers(one[at]) for one in curve)
+        part = {"block": block, "lags": lags[at].tolist(), "middle": middle}
+        if low != high:
+            part |= {"low": low, "high": high}
+        parts.append(part)
+    return parts
+
+
+def median_band(
+    source: Source, block: str
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """The quantiles in log10 and the lags of a curve; of a comparison, from its longest time."""
+    name = f"curve.{block}"
+    if not source.lags.size:
+        raise Misfit(f"expected the lags of {name} in results.json, got none")
+    whole = source.arrays[name].ndim == 3
+    curve = source.get(name, *(None, None, len(source.lags))[0 if whole else 1 :])
+    return quantiles((curve[:, -1] if whole else curve) / LN10), source.lags
+
+
+def _autodiff(source: Source) -> Parts:
+    if "autodiff" not in source.arrays:
+        return []
+    norms = source.get("autodiff", None, None)
+    # Half of the samples at 0 count as 0.
+    middle = quantiles(norms)[1]
+    zero = np.flatnonzero((norms == 0).mean(axis=0) >= 0.5)
+    middle[zero] = 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(middle)
+    at = thinned(len(logs), source.limits.points)
+    if len(at) < len(logs):
+        source.note(f"{len(at)} of {len(logs)} lags are drawn.")
+    first = int(zero[0]) if len(zero) else None
+    return [{"lags": at.tolist(), "log10": listed_numbers(logs[at]), "zero_from": first}]
+
+
+def _maps(source: Source) -> Parts:
+    parts = []
+    for block in source.named("map."):
+        if block in ("times", "starts"):
+            continue
+        times, starts = source.get("map.times", None), source.get("map.starts", None)
+        logs = source.get(f"map.{block}", len(times), len(starts)) / LN10
+        rows, columns = (thinned(len(one), source.limits.side) for one in (times, starts))
+        if len(rows) < len(times) or len(columns) < len(starts):
+            source.note(f"{len(rows)} × {len(columns)} of {len(times)} × {len(starts)} pairs.")
+        parts.append(
+            {
+                "block": block,
+                "times": listed_numbers(times[rows]),
+                "starts": listed_numbers(starts[columns]),
+                "log10": packed(logs[np.ix_(rows, columns)]),
+            }
+        )
+    return parts
+
+
+def _detours(source: Source) -> Parts:
+    parts = []
+    for block in source.named("detours."):
+        if block == "lags":
+            continue
+        lags = source.get("detours.lags", None)
+        logs = source.get(f"detours.{block}", None, len(lags)) / LN10
+        at = thinned(len(lags), source.limits.points)
+        parts.append(
+            {
+                "block": block,
+                "lags": listed_numbers(lags[at]),
+                "terms": listed_numbers(logs[:, at]),
+            }
+        )
+    return parts
+
+
+def _gate_paths(source: Source) -> Parts:
+    kept = [name for name in source.named("gate_paths.") if name != "lags"]
+    if not kept:
+        return []
+    lags = source.get("gate_paths.lags", None)
+    at = thinned(len(lags), source.limits.points)
+    curves = {
+        name: listed_numbers(source.get(f"gate_paths.{name}", len(lags))[at] / LN10)
+        for name in kept
+    }
+    return [{"lags": listed_numbers(lags[at]), "curves": curves}]
+
+
+def _gates(source: Source) -> Parts:
+    names = [name for name in source.named("gate.")]
+    if not names:
+        return []
+    first = source.get(f"gate.{names[0]}", None, None)
+    steps, units = first.shape
+    memory = next((gate for gate in MEMORY_GATES if gate in names), None)
+    if "time_constant" in source.arrays:
+        constants, how = source.get("time_constant", units), "over the whole run"
+    elif memory is not None:
+        with np.errstate(divide="ignore"):
+            constants = 1 / (1 - source.get(f"gate.{memory}", steps, units).mean(axis=0))
+        how = f"from the mean of gate {memory} over the steps shown"
+    else:
+        constants, how = np.full(units, np.nan), ""
+    order = np.argsort(-np.nan_to_num(constants, nan=-np.inf, posinf=np.inf), kind="stable")
+    order = order[thinned(units, source.limits.units)]
+    shown = min(steps, source.limits.steps)
+    if len(order) < units:
+        source.note(f"{len(order)} of {units} units are shown.")
+    if shown < steps:
+        source.note(f"The first {shown} of {steps} steps are shown.")
+    gates = {
+        name: packed(source.get(f"gate.{name}", steps, units)[:shown][:, order].T) for name in names
+    }
+    return [
+        {
+            "units": order.tolist(),
+            "constants": significant(constants[order], 4),
+            "how": how,
+            "gates": gates,
+        }
+    ]
+
+
+def _spectra(source: Source) -> Parts:
+    if "spectrum" not in source.arrays:
+        return []
+    lags = source.get("spectrum.lags", None)
+    logs = source.get("spectrum", len(lags), None) / LN10
+    rows, values = (
+        thinned(len(lags), source.limits.spectra),
+        thinned(logs.shape[1], source.limits.units),
+    )
+    if len(values) < logs.shape[1]:
+        source.note(f"{len(values)} of {logs.shape[1]} singular values are drawn.")
+    return [
+        {
+            "lags": listed_numbers(lags[rows]),
+            "numbers": (values + 1).tolist(),
+            "log10": packed(logs[np.ix_(rows, values)]),
+            "survivors": (logs[rows] >= -3).sum(axis=1).tolist(),
+            "count": logs.shape[1],
+        }
+    ]
+
+
+def _credit(source: Source) -> Parts:
+    if "credit" not in source.arrays:
+        return []
+    logs = source.get("credit", None) / LN10
+    first = max(0, len(logs) - source.limits.credit_steps)
+    if first:
+        source.note(f"The last {len(logs) - first} of {len(logs)} steps are shown.")
+    return [{"first": first + 1, "log10": listed_numbers(logs[first:], 2)}]
+
+
+CELL = (
+    *(f"{kind}{gate}" for kind in ("", "z_") for gate in "ifgo"),
+    *("c", "c_before", "h", "tanh_c", "d_h", "d_c"),
+    *(f"d_z_{gate}" for gate in "ifgo"),
+)
+"""What the picture of one step needs of an LSTM."""
+
+
+def _cells(source: Source) -> Parts:
+    if not source.named("cell."):
+        return []
+    steps, units = source.get("cell.steps", None), source.get("cell.units", None)
+    values = {name: source.get(f"cell.{name}", len(steps), len(units)) for name in CELL}
+    rows = slice(max(0, len(steps) - source.limits.steps), None)
+    columns = slice(0, source.limits.cell_units)
+    if len(steps) > source.limits.steps:
+        source.note(f"The last {source.limits.steps} of {len(steps)} steps are shown.")
+    if len(units) > source.limits.cell_units:
+        source.note(f"{source.limits.cell_units} of {len(units)} units are shown.")
+    return [
+        {
+            "steps": listed_numbers(steps[rows], 0),
+            "units": listed_numbers(units[columns], 0),
+            "values": {name: significant(one[rows, columns]) for name, one in values.items()},
+        }
+    ]
+
+
+BUILDERS: dict[str, Callable[[Source], Parts]] = {
+    "curves": _curves,
+    "autodiff": _autodiff,
+    "maps": _maps,
+    "detours": _detours,
+    "gate_paths": _gate_paths,
+    "gates": _gates,
+    "spectra": _spectra,
+    "credit": _credit,
+    "cells": _cells,
+}
