@@ -18,10 +18,11 @@ from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
 from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
-from gradient_flow.command_line.report_command import Report, run_report
+from gradient_flow.command_line.report_command import Report, page_of_run, run_report
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.measurements.training_watch import records_folder
+from gradient_flow.pages.run_page import PAGE
 from gradient_flow.results_folder import (
     ARRAYS,
     FINISHED,
@@ -60,7 +61,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the figures of a finished comparison again, or of a watched training run."""
+    """Draw the figures of a finished comparison again, with its page, or of a watched training run."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
@@ -123,7 +124,7 @@ def run_compare(config: Compare) -> int:
     from gradient_flow.pictures.comparison_figures import PICTURES
 
     pictures = [f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")]
-    publish(folder, replaces=pictures, more=True)
+    publish(folder, replaces=[*pictures, PAGE], more=True)
     print(f"\nnumbers:  {folder / FINISHED}, {folder / ARRAYS}")
     try:
         _draw(folder, results, found.arrays)
@@ -233,15 +234,17 @@ def _measured(config: Compare, corpus: Corpus | None, found: Found) -> dict[str,
 
 
 def _draw(folder: Path, results: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Draw the pictures of a claimed folder, and say where they are."""
+    """Draw the pictures and the page of a claimed folder, and say where they are."""
     from gradient_flow.pictures.comparison_figures import draw_all
 
     try:
         pictures = draw_all(folder / STAGE, results, arrays)
+        page = page_of_run(folder, folder / STAGE)
     finally:
         publish(folder, finishes=False)
     for picture in pictures:
         print(f"picture:  {folder / picture.name}  (and .svg)")
+    print(page)
 
 
 def _trained(

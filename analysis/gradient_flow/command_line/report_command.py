@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from gradient_flow.pages.run_page import PAGE, report
+from gradient_flow.pages.run_page import PAGE, MissingPlotlyError, report
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,12 @@ def run_report(config: Report) -> int:
     page = report(config.folder, config.folder / PAGE if config.out is None else config.out)
     print(f"page:     {page}")
     return 0
+
+
+def page_of_run(folder: Path, place: Path) -> str:
+    """Write the page of a run into a place on its way into the folder; the line that tells where."""
+    try:
+        report(folder, place / PAGE)
+    except MissingPlotlyError:
+        return "page:     none without plotly; pip install 'lstm-jax[report]', then gradient-flow report"
+    return f"page:     {folder / PAGE}"

@@ -326,6 +326,10 @@ def _cells(source: Source) -> Parts:
         return []
     steps, units = source.get("cell.steps", None), source.get("cell.units", None)
     values = {name: source.get(f"cell.{name}", len(steps), len(units)) for name in CELL}
+    # What comes from later steps is a difference, which rounding leaves where there are none.
+    from_h = values["d_h"] * values["o"] * (1 - values["tanh_c"] ** 2)
+    later = values["d_c"] - from_h
+    values["d_c_later"] = np.where(np.abs(later) < 1e-6 * np.abs(from_h), 0.0, later)
     rows = slice(max(0, len(steps) - source.limits.steps), None)
     columns = slice(0, source.limits.cell_units)
     if len(steps) > source.limits.steps:
@@ -336,7 +340,7 @@ def _cells(source: Source) -> Parts:
         {
             "steps": listed_numbers(steps[rows], 0),
             "units": listed_numbers(units[columns], 0),
-            "values": {name: significant(one[rows, columns]) for name, one in values.items()},
+            "values": {name: significant(one[rows, columns], 4) for name, one in values.items()},
         }
     ]
 

@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     side: int = 150
     steps: int = 240
     units: int = 128
-    cell_units: int = 16
+    cell_units: int = 8
     spectra: int = 60
     credit_steps: int = 2000
     looks: int = 120

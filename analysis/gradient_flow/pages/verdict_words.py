@@ -98,9 +98,13 @@ def _told(stage: str, one: Mapping[str, Any]) -> Verdict:
     return Verdict(
         stage,
         word if isinstance(word, str) else "",
-        shortened(headline) if isinstance(headline, str) else "The verdict is missing.",
+        _sentence(shortened(headline)) if isinstance(headline, str) else "The verdict is missing.",
         *(said(name) for name in ("findings", "advice", "without_help")),
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def shortened(text: str) -> str:
@@ -140,14 +144,18 @@ def _compared(run: RunNumbers, curves: list[dict[str, Any]]) -> list[Verdict]:
         count = f"{words.count(word)} of {len(words)} networks: " if len(words) > 1 else ""
         best = max(known, key=lambda name: (known[name][1], known[name][2]))
         _, horizon, norm, lag = known[best]
-        far = "beyond the lag" if np.isinf(horizon) else f"after {steps(horizon)}"
+        far = (
+            "stays above a thousandth"
+            if np.isinf(horizon)
+            else f"falls to a thousandth within {steps(horizon)}"
+        )
         reaches = "Furthest reaches" if len(words) > 1 else "It is"
         line = (
-            f"{count}{word}, over {steps(lag)}. {reaches} {names.get(best, best)}: its gradient comes to a "
-            f"thousandth {far}, and is {power_of_ten(norm)} at the lag."
+            f"{count}{word}, over {steps(lag)}. {reaches} {names.get(best, best)}: its gradient {far}, and "
+            f"is {power_of_ten(norm)} at the lag."
         )
         told = STAGES.get(stage, stage) if len(stages) > 1 else ""
-        found.append(Verdict(told, word, line[0].upper() + line[1:]))
+        found.append(Verdict(told, word, _sentence(line)))
     return found
 
 

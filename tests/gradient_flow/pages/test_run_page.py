@@ -131,10 +131,19 @@ def test_units_stand_in_the_order_of_their_time_constants(inspection, whole):
     assert part["gates"]["f"]["values"][0] == (100 * first).round().tolist()
 
 
+def test_nothing_comes_from_later_steps_at_the_end(inspection, whole):
+    _, arrays = inspection
+    part = whole.numbers["cells"][0]
+    later = np.array(part["values"]["d_c_later"])
+    assert (later[-1] == 0).all()
+    one = {name: arrays[f"before/layer_0/cell.{name}"] for name in ("d_c", "f")}
+    np.testing.assert_allclose(later[:-1], (one["d_c"] * one["f"])[1:], rtol=1e-3)
+
+
 def test_the_words_of_the_run_are_there(whole):
     words = whole.words["verdict"]
     for said in (
-        "vanishing, for a lag of 16 steps.",
+        "Vanishing, for a lag of 16 steps.",
         "A forget bias of 3 helped.",
         "Tried without help",
     ):
@@ -320,7 +329,7 @@ def test_half_a_run_says_what_is_missing(tmp_path, inspection):
     (folder / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes()[:2000])
     found = Page(page_of(read_numbers(folder), PLOTLY))
     assert "Unreadable file: expected an .npz" in found.words["problems"]
-    assert "vanishing, for a lag of 16 steps." in found.words["verdict"]
+    assert "Vanishing, for a lag of 16 steps." in found.words["verdict"]
     (folder / "results.json").unlink()
     write_arrays(folder / "arrays.npz", arrays)
     (folder / "environment.json").write_text("[]")

@@ -12,7 +12,7 @@ const ARROWS = [
   ["i", [340, 200], [392, 150], [318, 172], (v) => v.i, (v) => v.d_c * v.g, ["i"], "i", "δC_t · g"],
   ["g", [460, 200], [408, 150], [456, 172], (v) => v.g, (v) => v.d_c * v.i, ["g"], "g", "δC_t · i"],
   ["new", [400, 124], [400, 88], [408, 110], (v) => v.i * v.g, (v) => v.d_c, ["i", "g"], "i · g", "δC_t"],
-  ["c", [416, 70], [808, 70], [720, 58], (v) => v.c, (v) => v.d_c - v.d_h * v.o * (1 - v.tanh_c ** 2), ["memory", "f", "i", "g"], "C_t", "δC_t from later steps"],
+  ["c", [416, 70], [808, 70], [720, 58], (v) => v.c, (v) => v.d_c_later, ["memory", "f", "i", "g"], "C_t", "δC_t from later steps"],
   ["to_tanh", [640, 70], [640, 112], [648, 100], (v) => v.c, (v) => v.d_h * v.o * (1 - v.tanh_c ** 2), ["h"], "C_t", "δh_t · o · (1 − tanh² C_t)"],
   ["tanh_c", [640, 144], [640, 184], [648, 170], (v) => v.tanh_c, (v) => v.d_h * v.o, ["h"], "tanh C_t", "δh_t · o"],
   ["o", [592, 200], [624, 200], [609, 240], (v) => v.o, (v) => v.d_h * v.tanh_c, ["o"], "o", "δh_t · tanh C_t"],
@@ -30,13 +30,13 @@ const PARTS = [
 const ENDS = [["C", "t−1", 30, 70], ["C", "t", 836, 70], ["h", "t", 836, 200], ["h", "t−1", 30, 345], ["x", "t", 30, 372]];
 
 const WAYS = [
-  ["all", "all paths", ""],
-  ["memory", "along the memory", "Straight back along the memory: each step multiplies the cotangent by f alone."],
-  ["f", "through the forget gate", "From the memory into the forget gate, and on to h and x of this step."],
-  ["i", "through the input gate", "From the memory into the input gate, and on to h and x of this step."],
-  ["g", "through the candidate", "From the memory into the candidate, and on to h and x of this step."],
-  ["o", "through the output gate", "From the output into the output gate, and on to h and x of this step."],
-  ["h", "from the output into the memory", "From h_t through the tanh: how a loss that reads h reaches the memory."],
+  ["all", "all paths", "", []],
+  ["memory", "along the memory", "Straight back along the memory: each step multiplies the cotangent by f alone.", ["c", "kept", "c_before"]],
+  ["f", "through the forget gate", "From the memory into the forget gate, and on to h and x of this step.", ["c", "kept", "f", "z_f"]],
+  ["i", "through the input gate", "From the memory into the input gate, and on to h and x of this step.", ["c", "new", "i", "z_i"]],
+  ["g", "through the candidate", "From the memory into the candidate, and on to h and x of this step.", ["c", "new", "g", "z_g"]],
+  ["o", "through the output gate", "From the output into the output gate, and on to h and x of this step.", ["h", "o", "z_o"]],
+  ["h", "from the output into the memory", "From h_t through the tanh: how a loss that reads h reaches the memory.", ["h", "tanh_c", "to_tanh"]],
 ];
 
 function vector(tag, attributes, ...children) {
@@ -69,7 +69,9 @@ function cellImage(values, back, way) {
   const picture = vector("g", { class: back ? "backward" : "forward" });
   const rail = vector("g", {});
   for (const [y, end] of [[345, 560], [372, 560]]) rail.append(vector("line", { class: "flow", x1: 48, y1: y, x2: end, y2: y }));
-  for (const x of [230, 340, 460, 560]) rail.append(vector("line", { class: "flow", x1: x, y1: 330, x2: x, y2: 372 }));
+  for (const [gate, x] of [["f", 230], ["i", 340], ["g", 460], ["o", 560]]) {
+    picture.append(vector("line", { class: lit([gate]) ? "flow" : "flow off", x1: x, y1: 330, x2: x, y2: 372 }));
+  }
   if (!["all", "f", "i", "g", "o"].includes(way)) rail.setAttribute("class", "off");
   picture.append(rail);
   for (const one of ARROWS) {
@@ -94,7 +96,7 @@ function cellImage(values, back, way) {
   for (const [symbol, index, x, y] of ENDS) {
     picture.append(vector("text", { x, y: y + 5, "text-anchor": "middle" }, ...subscripted(symbol, index)));
   }
-  const image = vector("svg", { viewBox: "0 0 866 392", role: "img", "aria-label": `One step of the LSTM, ${back ? "backward" : "forward"}; its numbers are in the table below.` });
+  const image = vector("svg", { viewBox: "0 38 866 354", role: "img", "aria-label": `One step of the LSTM, ${back ? "backward" : "forward"}; its numbers are in the table below.` });
   image.append(picture);
   return image;
 }
@@ -117,11 +119,11 @@ function drawCell(node) {
     const show = () => {
       const values = at(time.at());
       const back = direction.at() === 1;
-      const [chosen, , words] = WAYS[way.at()];
+      const [chosen, , words, chain] = WAYS[way.at()];
       image.replaceChildren(cellImage(values, back, chosen));
-      const lit = ARROWS.filter((one) => chosen !== "all" && one.ways.includes(chosen));
-      const told = lit.map((one) => (back ? `${one.how} = ${short(one.backward(values))}`.replace(/^(δz_.) = (.*) = /, "$1 = $2 = ") : `${one.what} = ${short(one.forward(values))}`));
-      if (back) told.reverse();
+      const told = chain.map((name) => ARROWS.find((one) => one.name === name)).map((one) => (back
+        ? `${one.how} = ${short(one.backward(values))}` : `${one.what} = ${short(one.forward(values))}`));
+      if (!back) told.reverse();
       said.textContent = chosen === "all"
         ? (back ? "Each arrow carries the change of the loss with what flows there; the δz go on to h and x through the weights." : "Each arrow carries what flows there.")
         : `${words} ${told.join("; ")}.`;

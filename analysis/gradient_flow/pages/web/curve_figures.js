@@ -25,7 +25,7 @@ function drawNorms(node) {
     const [network, block, stage] = [networks.indexOf(part.network), blocks.indexOf(part.block), stages.indexOf(part.stage)];
     return {
       colour: many ? network : block,
-      dash: many ? dash(block + Math.floor(network / COLOURS.length)) : dash(stage),
+      dash: many ? dash(block + Math.floor(network / COLOURS)) : dash(stage),
       width: stages.length > 1 && stage === 0 ? 1.2 : 2.4,
     };
   };
@@ -33,7 +33,7 @@ function drawNorms(node) {
   const update = () => redraw(space);
   const ofNetworks = switches("Networks and layers", networks.map((name, n) => ({
     value: name, label: networkName(name),
-    mark: many ? swatch(n, dash(Math.floor(n / COLOURS.length))) : null,
+    mark: many ? swatch(n, dash(Math.floor(n / COLOURS))) : null,
   })), update);
   const ofBlocks = switches("Blocks", blocks.map((name, n) => ({
     value: name, label: BLOCKS[name] ?? name, on: n === 0 || (!many && ["cc", "carousel"].includes(name)),

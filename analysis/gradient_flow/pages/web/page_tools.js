@@ -2,8 +2,8 @@
 
 const data = JSON.parse(document.getElementById("numbers").textContent);
 
-// Okabe & Ito (2008); the last one is the ink, black or white.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "ink"];
+// The colours of lines are the style's; the last one is the ink, black or white.
+const COLOURS = 7;
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const STROKES = { solid: "", dash: "8 4", dot: "2 3", dashdot: "8 3 2 3", longdash: "12 4", longdashdot: "12 3 2 3" };
 const BLOCKS = {
@@ -47,10 +47,7 @@ const plain = (text) =>
   String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const colour = (n) => {
-  const one = COLOURS[n % COLOURS.length];
-  return one === "ink" ? style("ink") : one;
-};
+const colour = (n) => style(`line-${n % COLOURS}`);
 const dash = (n) => DASHES[n % DASHES.length];
 const faded = (hex, share) => {
   const at = (n) => parseInt(hex.slice(n, n + 2), 16);

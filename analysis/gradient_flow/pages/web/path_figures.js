@@ -46,7 +46,7 @@ function byPart(node, parts, draw) {
   return show(0);
 }
 
-const INK = COLOURS.length - 1;
+const INK = COLOURS - 1;
 
 function wholeLine(part, block) {
   const curve = data.curves.find((one) => sameNetwork(one, part) && one.block === block);

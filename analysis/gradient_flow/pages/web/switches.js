@@ -8,10 +8,9 @@ function swatch(colourNumber, dashName, width) {
   image.setAttribute("class", "swatch");
   image.setAttribute("aria-hidden", "true");
   const line = document.createElementNS(space, "line");
-  const stroke = COLOURS[colourNumber % COLOURS.length];
   const looks = {
     x1: 0, x2: 30, y1: 6, y2: 6, "stroke-width": width ?? 3,
-    stroke: stroke === "ink" || colourNumber < 0 ? "currentColor" : stroke,
+    style: `stroke: ${colourNumber < 0 ? "currentColor" : `var(--line-${colourNumber % COLOURS})`}`,
     "stroke-dasharray": STROKES[dashName] ?? "",
   };
   for (const [name, value] of Object.entries(looks)) line.setAttribute(name, value);

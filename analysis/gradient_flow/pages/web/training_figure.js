@@ -92,7 +92,7 @@ function drawWatch(node) {
       traces: watch.horizons.flatMap((part, n) => [
         {
           x: steps, y: part.steps.map((value) => (value === "inf" ? beyond : number(value))), mode: "lines+markers", name: plain(title(part)),
-          line: { color: colour(n), dash: dash(Math.floor(n / COLOURS.length)), width: 2 },
+          line: { color: colour(n), dash: dash(Math.floor(n / COLOURS)), width: 2 },
           marker: { size: 6, symbol: part.steps.map((value) => (value === "inf" ? "triangle-up" : "circle")) },
           text: part.steps.map((value) => (value === "inf" ? `beyond ${beyond}` : short(value))), hovertemplate: "step %{x}: %{text}<extra>%{fullData.name}</extra>",
         },
