@@ -40,6 +40,7 @@ GRADIENT_FLOW = {
     "measurements": {"step_jacobians", "long_products"},
     "verdicts": {"step_jacobians", "measurements"},
     "results_folder": set(),
+    "result_display": set(),
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
     "pages": {"measurements", "verdicts", "results_folder"},
@@ -84,7 +85,11 @@ def rooms(package):
     ("package", "table", "ground"),
     [
         (CHECKOUT / "src" / "lstm_jax", LSTM_JAX, GROUND),
-        (CHECKOUT / "analysis" / "gradient_flow", GRADIENT_FLOW, {"results_folder"}),
+        (
+            CHECKOUT / "analysis" / "gradient_flow",
+            GRADIENT_FLOW,
+            {"results_folder", "result_display"},
+        ),
     ],
     ids=["lstm_jax", "gradient_flow"],
 )
