@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradient_flow
-from gradient_flow.pages.html_page import SECTIONS
+from gradient_flow.pages.page_sections import SECTIONS
 
 pytestmark = pytest.mark.browser
 LN10 = np.log(10)
@@ -132,6 +132,9 @@ def test_switches_and_the_scale_of_the_lag(opened):
     page.locator("#norms").get_by_label("logarithmic").check()
     kind = "node => node._fullLayout.xaxis.type"
     assert page.eval_on_selector("#norms .js-plotly-plot", kind) == "log"
+    page.get_by_label("cc: ∂C by ∂C").uncheck()
+    page.get_by_label("hh: ∂h by ∂h").uncheck()
+    assert "Nothing is switched on." in page.text_content("#norms .js-plotly-plot")
 
 
 def test_the_map_has_its_value_under_the_pointer_and_by_keys(opened, runs):
@@ -171,6 +174,23 @@ def test_the_spectrum_by_lag(opened, runs):
     np.testing.assert_allclose(shown, values[16], atol=0.0051)
 
 
+def test_numbers_that_are_not_finite_leave_no_blank(opened, runs):
+    results, arrays = inspected.inspection(stages=("after",))
+    bad = {
+        name: array
+        if name.endswith(("times", "starts", "lags", "steps", "units"))
+        else array + np.nan
+        for name, array in arrays.items()
+    }
+    folder = inspected.write_run(runs[0] / "nan", results, bad)
+    gradient_flow.report(folder, folder / "report.html")
+    page = opened("nan")
+    for section in ("norms", "map", "detours", "gate-paths", "spectrum", "credit", "autodiff"):
+        assert "No finite number to draw" in page.text_content(f"#{section} .js-plotly-plot")
+    assert told(page, "map").endswith(": no number")
+    assert told(page, "autodiff") == "Plain autodiff returns no finite number."
+
+
 def numbers_on_arrows(page):
     return [float(text) for text in page.locator("#cell svg .value").all_text_contents()]
 
@@ -201,7 +221,7 @@ def test_the_cell_has_the_numbers_of_the_run(opened, runs):
     np.testing.assert_allclose(numbers_on_arrows(page), back, rtol=6e-3)
     page.locator("#cell").get_by_label("Path").select_option("through the forget gate")
     said = told(page, "cell")
-    assert "δz_f = δC_t · C_{t−1} · f (1 − f) = " in said
+    assert "δz_f = δCₜ · Cₜ₋₁ · f (1 − f) = " in said
     last = float(re.search(r"f \(1 − f\) = ([-\d.e]+\d)", said)[1])
     assert last == pytest.approx(d_c * one["c_before"] * f * (1 - f), rel=6e-3)
     assert page.locator("#cell svg .off").count() > 5

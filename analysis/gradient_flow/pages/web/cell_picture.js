@@ -6,21 +6,21 @@
 
 const ARROWS = [
   // name, from, to, where its number stands, what is forward, what is backward, the ways it belongs to
-  ["c_before", [52, 70], [214, 70], [132, 58], (v) => v.c_before, (v) => v.d_c * v.f, ["memory"], "C_{t−1}", "δC_t · f"],
-  ["f", [230, 200], [230, 88], [236, 148], (v) => v.f, (v) => v.d_c * v.c_before, ["f"], "f", "δC_t · C_{t−1}"],
-  ["kept", [246, 70], [384, 70], [315, 58], (v) => v.f * v.c_before, (v) => v.d_c, ["memory", "f"], "f · C_{t−1}", "δC_t"],
-  ["i", [340, 200], [392, 150], [318, 172], (v) => v.i, (v) => v.d_c * v.g, ["i"], "i", "δC_t · g"],
-  ["g", [460, 200], [408, 150], [456, 172], (v) => v.g, (v) => v.d_c * v.i, ["g"], "g", "δC_t · i"],
-  ["new", [400, 124], [400, 88], [408, 110], (v) => v.i * v.g, (v) => v.d_c, ["i", "g"], "i · g", "δC_t"],
-  ["c", [416, 70], [808, 70], [720, 58], (v) => v.c, (v) => v.d_c_later, ["memory", "f", "i", "g"], "C_t", "δC_t from later steps"],
-  ["to_tanh", [640, 70], [640, 112], [648, 100], (v) => v.c, (v) => v.d_h * v.o * (1 - v.tanh_c ** 2), ["h"], "C_t", "δh_t · o · (1 − tanh² C_t)"],
-  ["tanh_c", [640, 144], [640, 184], [648, 170], (v) => v.tanh_c, (v) => v.d_h * v.o, ["h"], "tanh C_t", "δh_t · o"],
-  ["o", [592, 200], [624, 200], [609, 240], (v) => v.o, (v) => v.d_h * v.tanh_c, ["o"], "o", "δh_t · tanh C_t"],
-  ["h", [656, 200], [808, 200], [730, 188], (v) => v.h, (v) => v.d_h, ["h", "o"], "h_t", "δh_t"],
-  ["z_f", [230, 330], [230, 234], [236, 290], (v) => v.z_f, (v) => v.d_z_f, ["f"], "z_f", "δz_f = δC_t · C_{t−1} · f (1 − f)"],
-  ["z_i", [340, 330], [340, 234], [346, 290], (v) => v.z_i, (v) => v.d_z_i, ["i"], "z_i", "δz_i = δC_t · g · i (1 − i)"],
-  ["z_g", [460, 330], [460, 234], [466, 290], (v) => v.z_g, (v) => v.d_z_g, ["g"], "z_g", "δz_g = δC_t · i · (1 − g²)"],
-  ["z_o", [560, 330], [560, 217], [566, 290], (v) => v.z_o, (v) => v.d_z_o, ["o"], "z_o", "δz_o = δh_t · tanh C_t · o (1 − o)"],
+  ["c_before", [52, 70], [214, 70], [132, 58], (v) => v.c_before, (v) => v.d_c * v.f, ["memory"], "Cₜ₋₁", "δCₜ · f"],
+  ["f", [230, 200], [230, 88], [236, 148], (v) => v.f, (v) => v.d_c * v.c_before, ["f"], "f", "δCₜ · Cₜ₋₁"],
+  ["kept", [246, 70], [384, 70], [315, 58], (v) => v.f * v.c_before, (v) => v.d_c, ["memory", "f"], "f · Cₜ₋₁", "δCₜ"],
+  ["i", [340, 200], [392, 150], [318, 172], (v) => v.i, (v) => v.d_c * v.g, ["i"], "i", "δCₜ · g"],
+  ["g", [460, 200], [408, 150], [456, 172], (v) => v.g, (v) => v.d_c * v.i, ["g"], "g", "δCₜ · i"],
+  ["new", [400, 124], [400, 88], [408, 110], (v) => v.i * v.g, (v) => v.d_c, ["i", "g"], "i · g", "δCₜ"],
+  ["c", [416, 70], [808, 70], [720, 58], (v) => v.c, (v) => v.d_c_later, ["memory", "f", "i", "g"], "Cₜ", "δCₜ from later steps"],
+  ["to_tanh", [640, 70], [640, 112], [648, 100], (v) => v.c, (v) => v.d_h * v.o * (1 - v.tanh_c ** 2), ["h"], "Cₜ", "δhₜ · o · (1 − tanh² Cₜ)"],
+  ["tanh_c", [640, 144], [640, 184], [648, 170], (v) => v.tanh_c, (v) => v.d_h * v.o, ["h"], "tanh Cₜ", "δhₜ · o"],
+  ["o", [592, 200], [624, 200], [609, 240], (v) => v.o, (v) => v.d_h * v.tanh_c, ["o"], "o", "δhₜ · tanh Cₜ"],
+  ["h", [656, 200], [808, 200], [730, 188], (v) => v.h, (v) => v.d_h, ["h", "o"], "hₜ", "δhₜ"],
+  ["z_f", [230, 330], [230, 234], [236, 290], (v) => v.z_f, (v) => v.d_z_f, ["f"], "z_f", "δz_f = δCₜ · Cₜ₋₁ · f (1 − f)"],
+  ["z_i", [340, 330], [340, 234], [346, 290], (v) => v.z_i, (v) => v.d_z_i, ["i"], "z_i", "δz_i = δCₜ · g · i (1 − i)"],
+  ["z_g", [460, 330], [460, 234], [466, 290], (v) => v.z_g, (v) => v.d_z_g, ["g"], "z_g", "δz_g = δCₜ · i · (1 − g²)"],
+  ["z_o", [560, 330], [560, 217], [566, 290], (v) => v.z_o, (v) => v.d_z_o, ["o"], "z_o", "δz_o = δhₜ · tanh Cₜ · o (1 − o)"],
 ].map(([name, from, to, at, forward, backward, ways, what, how]) => ({ name, from, to, at, forward, backward, ways, what, how }));
 
 const PARTS = [
@@ -36,7 +36,7 @@ const WAYS = [
   ["i", "through the input gate", "From the memory into the input gate, and on to h and x of this step.", ["c", "new", "i", "z_i"]],
   ["g", "through the candidate", "From the memory into the candidate, and on to h and x of this step.", ["c", "new", "g", "z_g"]],
   ["o", "through the output gate", "From the output into the output gate, and on to h and x of this step.", ["h", "o", "z_o"]],
-  ["h", "from the output into the memory", "From h_t through the tanh: how a loss that reads h reaches the memory.", ["h", "tanh_c", "to_tanh"]],
+  ["h", "from the output into the memory", "From hₜ through the tanh: how a loss that reads h reaches the memory.", ["h", "tanh_c", "to_tanh"]],
 ];
 
 function vector(tag, attributes, ...children) {

@@ -113,7 +113,9 @@ function drawAutodiff(node) {
       });
     }
     const last = exact ? exact.middle[exact.middle.length - 1] : null;
-    said.textContent = part.zero_from === null
+    said.textContent = part.zero_from === null && !logs.length
+      ? "Plain autodiff returns no finite number."
+      : part.zero_from === null
       ? "Plain autodiff returns a number other than 0 at every lag of this run."
       : `Plain autodiff returns exactly 0 from lag ${part.zero_from} on.` +
         (exact ? ` The norm at lag ${exact.lags[exact.lags.length - 1]} is ${power(last)}.` : "");

@@ -14,7 +14,7 @@ function drawGates(node) {
     const gate = choice("Gate", names.map(title), () => { redraw(space); }, first);
     const count = part.units.length;
     const unit = slider("unit, by time constant", count, 0,
-      (n) => `${part.units[n]} (${n + 1} of ${count}), time constant ${short(part.constants[n])}`, () => { redraw(space); redraw(lines); });
+      (n) => `${part.units[n]} (${n + 1} of ${count})${number(part.constants[n]) === null ? "" : `, time constant ${short(part.constants[n])}`}`, () => { redraw(space); redraw(lines); });
     const steps = grids[names[0]][0].map((_, n) => n + 1);
     const letters = steps.map((step) => plain(shownCharacter(characters?.[step - 1] ?? "")));
     const spelled = characters !== null && steps.length <= 100 && !narrow();
@@ -26,7 +26,7 @@ function drawGates(node) {
     const makeMap = () => {
       const name = names[gate.at()];
       const signed = name === "g" || name === "n";
-      const split = narrow() ? 0.66 : 0.78;
+      const split = !finite.length ? 1 : narrow() ? 0.66 : 0.78;
       return {
         traces: [
           {
@@ -36,15 +36,15 @@ function drawGates(node) {
             hovertemplate: "%{customdata}: %{z:.2f}<extra></extra>",
             colorbar: { thickness: 10, outlinewidth: 0, x: -0.02, xanchor: "right", ticklabelposition: "outside left", tickvals: signed ? [-1, 0, 1] : [0, 0.5, 1] },
           },
-          {
+          ...(finite.length ? [{
             x: numbers(part.constants), y: part.units.map((_, n) => n), xaxis: "x2", mode: "markers",
             marker: { size: 5, color: colour(0) }, text: part.units.map((one, n) => `unit ${one}: ${short(part.constants[n])} steps`),
             hoverinfo: "text",
-          },
+          }] : []),
         ],
         layout: {
           xaxis: time({ domain: [0.03, split] }),
-          xaxis2: axis(narrow() ? "steps" : "time constant (steps)", { domain: [split + 0.05, 1], type: "log", range: reach, nticks: 3, tickangle: 0 }),
+          xaxis2: axis(narrow() ? "steps" : "time constant (steps)", { visible: finite.length > 0, domain: [Math.min(split + 0.05, 0.99), 1], type: "log", range: reach, nticks: 3, tickangle: 0 }),
           yaxis: axis("", { autorange: "reversed", ticks: "", showticklabels: false, showgrid: false, zeroline: false, automargin: false }),
           shapes: [{
             type: "rect", xref: "paper", x0: 0.03, x1: 1, y0: unit.at() - 0.5, y1: unit.at() + 0.5,

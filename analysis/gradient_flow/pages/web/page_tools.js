@@ -70,6 +70,14 @@ const tens = (title, more) =>
 // What has been drawn, by the node: it is drawn again when the colours change.
 const drawn = new Map();
 
+// What stands in a plot without a point.
+function nothing(traces) {
+  const drawn = (values) => (values ?? []).flat().some((value) => Number.isFinite(value));
+  if (traces.some((trace) => drawn(trace.z ?? trace.y))) return [];
+  const text = traces.length ? "No finite number to draw; what is exactly 0 has no power of ten." : "Nothing is switched on.";
+  return [{ text, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, font: { color: style("quiet") } }];
+}
+
 function plot(node, make, label) {
   const show = () => {
     const { traces, layout } = make();
@@ -81,6 +89,7 @@ function plot(node, make, label) {
       font: { color: style("ink"), size: narrow() ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: style("panel"), font: { color: style("ink") } },
       margin: { l: 56, r: 14, t: 14, b: 48 },
+      annotations: nothing(traces),
       ...layout,
     };
     return Plotly.react(node, traces, whole, {

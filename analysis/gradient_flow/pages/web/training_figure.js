@@ -24,6 +24,7 @@ function drawStages(node) {
     const shown = of(places[picked.at()]);
     said.textContent = shown.map((part) => {
       const far = horizonOf(part);
+      if (part.middle.every((value) => value === "nan")) return `${stageName(part.stage)}: no number`;
       return `${stageName(part.stage)}: ${far === null ? "above a thousandth at every lag" : `below a thousandth from lag ${far} on`}`;
     }).join("; ") + ".";
     return {
