@@ -1,5 +1,6 @@
 """`gradient_flow`, the microscope: measures where a gradient goes in a recurrent network."""
 
+from gradient_flow.inspections.inspection import Inspection, inspect
 from gradient_flow.measurements.autodiff_norms import autodiff_norms
 from gradient_flow.measurements.by_layer import layer_norms
 from gradient_flow.measurements.credit import Credit, credit, input_credit
@@ -41,6 +42,7 @@ __all__ = [
     "DetourNorms",
     "Diagnosis",
     "GatePaths",
+    "Inspection",
     "JacobianNorms",
     "LeafAudit",
     "LyapunovSpectrum",
@@ -67,6 +69,7 @@ __all__ = [
     "half_life",
     "horizon",
     "input_credit",
+    "inspect",
     "jacobian_norms",
     "layer_norms",
     "lyapunov_spectrum",

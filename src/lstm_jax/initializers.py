@@ -15,7 +15,6 @@ are spread up to T_max:
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ import numpy as np
 from jax.nn.initializers import zeros
 
 from lstm_jax.array_types import Array, Float
+from lstm_jax.held_arguments import hold
 from lstm_jax.validation import (
     require_arrays,
     require_finite,
@@ -53,15 +53,11 @@ def uniform(scale: float) -> Initializer:
     number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
     if not number or not 0 < scale < float("inf"):
         raise ValueError(f"Scale mismatch: expected a positive scale, got {scale!r}.")
-    return _uniform(float(scale))
+    return hold(_uniform, float(scale))
 
 
-@lru_cache
-def _uniform(scale: float) -> Initializer:
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        return jax.random.uniform(key, shape, require_floating_dtype(dtype), -scale, scale)
-
-    return init
+def _uniform(scale: float, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    return jax.random.uniform(key, shape, require_floating_dtype(dtype), -scale, scale)
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
@@ -80,25 +76,20 @@ def orthogonal(scale: float = 1.0) -> Initializer:
         >>> bool(abs(w @ w.T - 4 * jax.numpy.eye(3)).max() < 1e-5)
         True
     """
-    return _orthogonal(_finite(scale))
+    return hold(_orthogonal, _finite(scale))
 
 
-@lru_cache
-def _orthogonal(scale: float) -> Initializer:
+def _orthogonal(scale: float, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
     whole = jax.nn.initializers.orthogonal(scale)
-
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        dtype = require_floating_dtype(dtype)
-        # The QR decomposition needs at least single precision.
-        work = dtype if dtype in (jnp.float32, jnp.float64) else jnp.float32
-        rows, columns = shape
-        if columns % rows:
-            return whole(key, shape, work).astype(dtype)
-        keys = jax.random.split(key, columns // rows)
-        blocks = [whole(k, (rows, rows), work) for k in keys]
-        return jnp.concatenate(blocks, axis=1).astype(dtype)
-
-    return init
+    dtype = require_floating_dtype(dtype)
+    # The QR decomposition needs at least single precision.
+    work = dtype if dtype in (jnp.float32, jnp.float64) else jnp.float32
+    rows, columns = shape
+    if columns % rows:
+        return whole(key, shape, work).astype(dtype)
+    keys = jax.random.split(key, columns // rows)
+    blocks = [whole(k, (rows, rows), work) for k in keys]
+    return jnp.concatenate(blocks, axis=1).astype(dtype)
 
 
 def scaled_identity(scale: float = 1.0) -> Initializer:
@@ -114,21 +105,17 @@ def scaled_identity(scale: float = 1.0) -> Initializer:
         [[0.5 0. ]
          [0.  0.5]]
     """
-    return _scaled_identity(_finite(scale))
+    return hold(_scaled_identity, _finite(scale))
 
 
-@lru_cache
-def _scaled_identity(scale: float) -> Initializer:
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        rows, columns = shape
-        if columns % rows:
-            raise ValueError(
-                f"Shape mismatch: expected [n, m·n] for a scaled identity, got [{rows}, {columns}]."
-            )
-        eye = scale * jnp.eye(rows, dtype=require_floating_dtype(dtype))
-        return jnp.tile(eye, (1, columns // rows))
-
-    return init
+def _scaled_identity(scale: float, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    rows, columns = shape
+    if columns % rows:
+        raise ValueError(
+            f"Shape mismatch: expected [n, m·n] for a scaled identity, got [{rows}, {columns}]."
+        )
+    eye = scale * jnp.eye(rows, dtype=require_floating_dtype(dtype))
+    return jnp.tile(eye, (1, columns // rows))
 
 
 def _finite(scale: Any) -> float:

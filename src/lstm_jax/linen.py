@@ -5,7 +5,8 @@ same names, drawn by the same keys. `LSTM` and `GRU` make an `RNN` with its cell
 
     from lstm_jax.linen import RNN         # was: from flax.linen import RNN
 
-Past a sequence's length the outputs are zero; Flax's go on with the padding.
+Past a sequence's length the outputs are zero. Flax's network runs on over the padding there, and a model may
+read it, as by ``outputs[:, -1]``: ``outside="flax"`` keeps its numbers.
 
 Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
 """
@@ -13,12 +14,15 @@ Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen
 from flax.core import meta
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.backends.loop import Loop
-from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
+from lstm_jax.interfaces.flax_cells import ADVICE, run_flax_layer
+from lstm_jax.validation import require_array
+from lstm_jax.weights.flax_modules import activation_of
 
 
 class RNN(linen.RNN):
@@ -29,6 +33,8 @@ class RNN(linen.RNN):
             which ``unroll=1``, Flax's default, leaves it to the platform.
         gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
+        outside: what the outputs are past a sequence's length: ``"zeros"``, ``"last"``, the last output
+            again, or ``"flax"``, what Flax returns. Then the carry of an LSTM takes a second pass.
 
     Raises:
         ValueError: when run: a cell, or activations, without a counterpart in `lstm_jax`.
@@ -45,6 +51,7 @@ class RNN(linen.RNN):
 
     gradient: str = "auto"
     backend: str | Loop = "auto"
+    outside: str = "zeros"
 
     def __call__(
         self,
@@ -59,14 +66,15 @@ class RNN(linen.RNN):
         keep_order: bool | None = None,
     ) -> Any:
         """Run over a sequence, with the arguments of `flax.linen.RNN.__call__`."""
-        activation_of(self.cell)
+        activation_of(self.cell, ADVICE)
+        require_array("inputs", inputs)
         time_major = self.time_major if time_major is None else time_major
         shape = inputs.shape[1:] if time_major else (*inputs.shape[:-2], inputs.shape[-1])
         if initial_carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             initial_carry = self.cell.initialize_carry(key, shape)
         if self.is_initializing():  # Flax draws the variables, from one step
-            self.cell(initial_carry, inputs[0] if time_major else inputs[..., 0, :])
+            self.cell(initial_carry, jnp.zeros(shape, inputs.dtype))
         if "params" not in self.cell.variables:
             raise ValueError(
                 "Variable mismatch: expected the params of the cell, from init, got "
@@ -91,6 +99,7 @@ _LAYER = (
     "reverse",
     "keep_order",
     "unroll",
+    "outside",
     "gradient",
     "backend",
     "name",

@@ -6,7 +6,8 @@ cell.
 
     from lstm_jax.nnx import RNN           # was: from flax.nnx import RNN
 
-Past a sequence's length the outputs are zero; Flax's go on with the padding.
+Past a sequence's length the outputs are zero. Flax's network runs on over the padding there, and a model may
+read it, as by ``outputs[:, -1]``: ``outside="flax"`` keeps its numbers.
 
 Axes: inputs[*batch, T, D], or [T, *batch, D] with time_major; carry (c, h) or h, [*batch, H].
 """
@@ -18,7 +19,10 @@ from flax import nnx
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.backends.choice import check_choice
 from lstm_jax.backends.loop import Loop
-from lstm_jax.interfaces.flax_cells import activation_of, run_flax_layer
+from lstm_jax.interfaces.flax_cells import ADVICE, run_flax_layer
+from lstm_jax.interfaces.flax_signature import OUTSIDE_OF_FLAX
+from lstm_jax.validation import require_array, require_one_of
+from lstm_jax.weights.flax_modules import activation_of
 
 
 class RNN(nnx.RNN):
@@ -28,6 +32,8 @@ class RNN(nnx.RNN):
         cell: an nnx LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
         gradient: ``"bptt"``, ``"autodiff"`` or ``"auto"``, as for `lstm_jax.unroll`.
         backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `lstm_jax.Loop`, as for `lstm_jax.unroll`.
+        outside: what the outputs are past a sequence's length: ``"zeros"``, ``"last"``, the last output
+            again, or ``"flax"``, what Flax returns. Then the carry of an LSTM takes a second pass.
         **options: those of `flax.nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
             ``unroll`` (1, Flax's default, leaves it to the platform), ``rngs``.
 
@@ -49,13 +55,16 @@ class RNN(nnx.RNN):
         *,
         gradient: str = "auto",
         backend: str | Loop = "auto",
+        outside: str = "zeros",
         **options: Any,
     ) -> None:
-        activation_of(cell)
+        activation_of(cell, ADVICE)
         check_choice(gradient, backend)
+        require_one_of("outside", outside, OUTSIDE_OF_FLAX)
         super().__init__(cell, **options)
         self.gradient = gradient
         self.backend = backend
+        self.outside = outside
 
     def __call__(
         self,
@@ -70,6 +79,7 @@ class RNN(nnx.RNN):
         rngs: Any = None,
     ) -> Any:
         """Run over a sequence, with the arguments of `flax.nnx.RNN.__call__`."""
+        require_array("inputs", inputs)
         time_major = self.time_major if time_major is None else time_major
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
@@ -96,6 +106,7 @@ _LAYER = (
     "reverse",
     "keep_order",
     "unroll",
+    "outside",
     "state_axes",
     "broadcast_rngs",
     "gradient",

@@ -67,6 +67,11 @@ def nnx_layers(kind, **options):
     ], (params, xs)
 
 
+def merged(graph, state):
+    """A layer as a function that a transformation may trace."""
+    return lambda xs, **call: nnx.merge(graph, state, copy=True)(xs, **call)
+
+
 def called(run, call, params, xs):
     """Carry, outputs (zero in the padding) and every gradient."""
     call = dict(call)
@@ -352,3 +357,146 @@ def test_the_same_functions_by_their_other_names():
     theirs = lstm_jax.nnx.LSTM(D, H, rngs=nnx.Rngs(0))
     xs = jnp.ones((2, 5, D))
     assert jnp.array_equal(ours(xs), theirs(xs))
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "options"),
+    [
+        slow("nnx", "OptimizedLSTMCell", {}),
+        ("nnx", "GRUCell", {"reverse": True}),
+        ("nnx", "LSTMCell", {"reverse": True, "keep_order": True}),
+        slow("linen", "SimpleCell", {"time_major": True}),
+        slow("linen", "LSTMCell", {"reverse": True}),
+        slow("linen", "GRUCell", {"reverse": True, "keep_order": True}),
+    ],
+)
+def test_past_the_end_as_in_flax(x64, api, kind, options):
+    """Flax's network runs on over the padding; a loss that reads it there is the same, and its gradient."""
+    make = {
+        "nnx": lambda: getattr(nnx, kind)(
+            D, H, rngs=nnx.Rngs(0), dtype=jnp.float64, param_dtype=jnp.float64
+        ),
+        "linen": lambda: getattr(linen, kind)(H, param_dtype=jnp.float64),
+    }[api]
+    xs = jax.random.normal(jax.random.key(1), (B, T, D), jnp.float64)
+    lengths = jnp.array([7, 0, 5])
+    if options.get("time_major"):
+        xs = jnp.swapaxes(xs, 0, 1)
+    theirs, ours = (
+        (
+            nnx.RNN(make(), return_carry=True),
+            lstm_jax.nnx.RNN(make(), return_carry=True, outside="flax"),
+        )
+        if api == "nnx"
+        else (
+            linen.RNN(make(), return_carry=True),
+            lstm_jax.linen.RNN(make(), return_carry=True, outside="flax"),
+        )
+    )
+    if api == "linen":
+        variables = theirs.init(jax.random.key(0), xs)
+        theirs, ours = (partial(layer.apply, variables) for layer in (theirs, ours))
+    else:
+        theirs, ours = (merged(*nnx.split(layer)) for layer in (theirs, ours))
+
+    zeros = jnp.zeros((B, H), jnp.float64)
+    start = (zeros, zeros) if "LSTM" in kind else zeros
+
+    def pooled(run, xs):
+        carry, outputs = run(xs, seq_lengths=lengths, initial_carry=start, **options)
+        last = outputs[-1] if options.get("time_major") else outputs[:, -1]
+        return jnp.sum(jnp.sin(last)) + jnp.sum(jax.tree.leaves(carry)[0]), (carry, outputs)
+
+    expected, found = (
+        jax.jit(jax.value_and_grad(partial(pooled, run), has_aux=True))(xs)
+        for run in (theirs, ours)
+    )
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-11)
+    padding = np.moveaxis(np.asarray(found[0][1][1]), 0 if options.get("time_major") else 1, 0)[
+        5:, 2
+    ]
+    assert np.any(padding) and not np.array_equal(padding[0], padding[1])
+
+
+def test_past_the_end_with_two_batch_axes_and_traced_lengths():
+    xs = jax.random.normal(jax.random.key(1), (2, B, T, D))
+    lengths = jnp.array([[7, 0, 5], [1, 2, 3]])
+    make = lambda: nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0))  # noqa: E731
+    options = {"return_carry": True, "reverse": True}
+    ours = lstm_jax.nnx.RNN(make(), outside="flax", **options)
+    found = nnx.jit(lambda layer, xs, lengths: layer(xs, seq_lengths=lengths))(ours, xs, lengths)
+    for n in range(2):
+        expected = nnx.RNN(make(), **options)(xs[n], seq_lengths=lengths[n])
+        assert_close(jax.tree.map(lambda a, n=n: a[n], found), expected, 2e-6)
+
+
+def test_past_the_end_the_last_output():
+    layer = lstm_jax.nnx.GRU(D, H, outside="last", return_carry=True, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(1), (B, T, D))
+    h, outputs = layer(xs, seq_lengths=jnp.array([7, 2, 5]))
+    np.testing.assert_array_equal(outputs[:, -1], h)
+    with pytest.raises(ValueError, match="Unknown outside.*'flax', got 'padding'"):
+        lstm_jax.nnx.GRU(D, H, outside="padding", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("shape", [(0, T, D), (B, 0, D), (0, 2, T, D)])
+def test_no_sequences_and_no_steps_run_where_flax_runs(shape):
+    cell = nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0))
+    xs = jnp.zeros(shape)
+    theirs, ours = (rnn(cell, return_carry=True)(xs) for rnn in (nnx.RNN, lstm_jax.nnx.RNN))
+    assert_close(ours, theirs, 0.0)
+    if 0 in shape[:-2]:
+        lengths = jnp.zeros(shape[:-2], int)
+        assert lstm_jax.nnx.RNN(cell)(xs, seq_lengths=lengths).shape == theirs[1].shape
+        layers = [rnn(linen.GRUCell(H)) for rnn in (linen.RNN, lstm_jax.linen.RNN)]
+        expected, variables = (layer.init(jax.random.key(0), xs) for layer in layers)
+        assert_close(variables, expected, 0.0)
+        assert layers[1].apply(variables, xs).shape == layers[0].apply(variables, xs).shape
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "inputs", "call"),
+    [
+        (lstm_jax.ShapeError, r"inputs \[\*batch, T, D\], D=2, got \[3, 7, 5\]", (B, T, 5), {}),
+        (
+            lstm_jax.ShapeError,
+            r"inputs \[T, \*batch, D\], D=2, got \[7, 3, 5\]",
+            (T, B, 5),
+            {"time_major": True},
+        ),
+        (
+            lstm_jax.ShapeError,
+            r"seq_lengths \[3\] beside inputs \[3, 7, 2\], got \[2\]",
+            (B, T, D),
+            {"seq_lengths": np.array([1, 2])},
+        ),
+        (
+            ValueError,
+            "seq_lengths from 0 to 7, got 1 to 9",
+            (B, T, D),
+            {"seq_lengths": np.array([1, 2, 9])},
+        ),
+        (
+            TypeError,
+            "seq_lengths as whole numbers, got float64",
+            (B, T, D),
+            {"seq_lengths": np.array([1.0, 2, 3])},
+        ),
+        (
+            TypeError,
+            r"initial_carry as \(c, h\), of a lstm",
+            (B, T, D),
+            {"initial_carry": np.zeros((B, H), "f")},
+        ),
+        (
+            lstm_jax.ShapeError,
+            r"initial_carry.0 \[3, 4\] \(inputs \[3, 7, 2\]\), got \[3, 5\]",
+            (B, T, D),
+            {"initial_carry": (np.zeros((B, 5), "f"), np.zeros((B, H), "f"))},
+        ),
+    ],
+)
+def test_messages_speak_of_what_the_caller_gave(without_type_checker, error, message, inputs, call):
+    layer = lstm_jax.nnx.LSTM(D, H, rngs=nnx.Rngs(0))
+    with pytest.raises(error, match=message):
+        layer(jnp.zeros(inputs), **call)

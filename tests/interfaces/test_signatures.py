@@ -122,7 +122,7 @@ def test_the_order_of_axes_and_of_time():
         order = FlaxOrder(**fields)
         return flax_style(cell, params, inputs, seq_lengths=jnp.array(lengths), order=order)
 
-    assert FlaxOrder() == (False, False, False)
+    assert FlaxOrder() == (False, False, False, "zeros")
     carry, plain = style(xs)
     by_time = style(jnp.swapaxes(xs, 0, 1), time_major=True)
     assert_close(by_time, (carry, jnp.swapaxes(plain, 0, 1)), 0.0)
@@ -146,9 +146,13 @@ def test_the_order_of_axes_and_of_time():
 def test_flax_style_refusals(without_type_checker):
     cell = lstm(D, H)
     params = cell.init(jax.random.key(0))
-    with pytest.raises(lstm_jax.ShapeError, match=r"expected inputs \[\*batch, T, D\], got \[2\]"):
+    with pytest.raises(
+        lstm_jax.ShapeError, match=r"expected inputs \[\*batch, T, D\], D=2, got \[2\]"
+    ):
         flax_style(cell, params, jnp.ones(D))
-    with pytest.raises(TypeError, match="expected carry as"):
+    with pytest.raises(
+        TypeError, match=r"expected initial_carry as \(c, h\), of a lstm, got PyTree"
+    ):
         flax_style(cell, params, jnp.ones((T, D)), initial_carry=jnp.zeros(H))
     with pytest.raises(TypeError, match=r"expected order as FlaxOrder\(...\), got tuple"):
         flax_style(cell, params, jnp.ones((T, D)), order=(True, False, False))

@@ -160,3 +160,82 @@ def test_keras_models_and_their_files(keras, tmp_path):
         if "hard" in found and configured:
             with pytest.raises(ValueError, match="recurrent_activation='hard_sigmoid'"):
                 found["hard"].load()
+
+
+@pytest.fixture
+def equinox():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        return pytest.importorskip("equinox")
+
+
+def test_modules_of_equinox(equinox):
+    nn = equinox.nn
+
+    class Model(equinox.Module):
+        encoder: nn.LSTMCell
+        layers: list
+        out: nn.Linear
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    cells = [nn.GRUCell(H, 2, key=keys[1]), nn.GRUCell(2, H, use_bias=False, key=keys[2])]
+    model = Model(nn.LSTMCell(D, H, key=keys[0]), cells, nn.Linear(H, 2, key=keys[3]))
+    found = weights.recurrent_layers(model)
+    assert [(layer.name, layer.kind) for layer in found] == [
+        ("encoder", "lstm"),
+        ("layers.0", "gru"),
+        ("layers.1", "gru"),
+    ]
+    ys = jnp.asarray(XS[:, 0])
+    net = lstm_jax.stack(*(layer.load()[0].layers[0] for layer in found))
+    params = lstm_jax.StackParams(tuple(layer.load()[1].layers[0] for layer in found))
+    own = lstm_jax.unroll_stack(net, params, ys)[1]
+    for cell in (model.encoder, *cells):
+        state = jnp.zeros(cell.hidden_size)
+        state = (state, state) if isinstance(cell, nn.LSTMCell) else state
+
+        def step(state, y, cell=cell):
+            state = cell(y, state)
+            return state, state[0] if isinstance(state, tuple) else state
+
+        _, ys = jax.lax.scan(step, state, ys)
+    np.testing.assert_allclose(own, ys, atol=1e-6)
+    assert weights.load(cells[0])[0] == lstm_jax.stack(lstm_jax.gru(H, 2))
+    with pytest.raises(ValueError, match="expected no gate_order for 'encoder', whose module"):
+        weights.load(model, "encoder", gate_order="ifgo")
+
+
+def test_an_ensemble_of_equinox_is_refused_by_that_word(equinox):
+    keys = jax.random.split(jax.random.key(0), 5)
+    for kind in (equinox.nn.LSTMCell, equinox.nn.GRUCell):
+        many = equinox.filter_vmap(lambda key, kind=kind: kind(D, H, key=key))(keys)
+        message = r"stacked arrays of an ensemble, weight_hh \[5, .*Take one member"
+        with pytest.raises(lstm_jax.ShapeError, match=message):
+            weights.from_equinox(many)
+        with pytest.raises(ValueError, match=message):
+            weights.load(many)
+        one = jax.tree.map(lambda a: a[2], many)
+        cell, params = weights.from_equinox(one)
+        np.testing.assert_array_equal(params.w_h, one.weight_hh.T)
+        # All members at once, as the message says.
+        like = jax.tree.map(lambda a: a[0], many)
+        every = jax.vmap(lambda m: weights.from_equinox(m)[1])(many)
+        assert every.w_h.shape == (5, *like.weight_hh.T.shape)
+
+
+def test_parameters_of_haiku():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        haiku = pytest.importorskip("haiku")
+
+    def run(xs):
+        core = haiku.DeepRNN([haiku.LSTM(H), haiku.GRU(2), haiku.VanillaRNN(H)])
+        return haiku.dynamic_unroll(core, xs, core.initial_state(B))[0]
+
+    model = haiku.without_apply_rng(haiku.transform(run))
+    params = model.init(jax.random.key(0), XS)
+    found = {layer.name: layer.load() for layer in weights.recurrent_layers(params)}
+    parts = [found[name] for name in ("lstm", "gru", "vanilla_rnn")]
+    net = lstm_jax.stack(*(net.layers[0] for net, _ in parts))
+    own = lstm_jax.StackParams(tuple(part.layers[0] for _, part in parts))
+    np.testing.assert_allclose(outputs(net, own), model.apply(params, XS), atol=1e-6)

@@ -310,20 +310,26 @@ def test_what_lays_axes_out_is_followed():
 @pytest.mark.parametrize(
     ("between", "message"),
     [
-        ([("Relu", ["Y"], ["X2"], {})], "only nodes between them that move axes, got Relu 'X2'"),
+        (
+            [("Relu", ["Y"], ["X2"], {})],
+            "GRU 'above' on the outputs of GRU 'below', .* got it on what Relu 'X2' makes",
+        ),
         (
             [("Squeeze", ["Y", "one"], ["s"], {}), ("Mul", ["s", "half"], ["X2"], {})],
-            "got Mul 'X2'",
+            "got it on what Mul 'X2' makes",
         ),
         (
             [
                 ("Squeeze", ["Y", "one"], ["s"], {}),
                 ("Transpose", ["s"], ["X2"], {"perm": [1, 0, 2]}),
             ],
-            "expected GRU 'above' on the outputs .* in another layout",
+            "expected GRU 'above' on the outputs .* got it on what Squeeze 's', Transpose 'X2' makes",
         ),
-        ([("Identity", ["Y_h"], ["X2"], {})], "GRU 'above' .* got a final state as its X"),
-        ([("Identity", ["X"], ["X2"], {})], "GRU 'above' on an input of size 5, got 3"),
+        ([("Identity", ["Y_h"], ["X2"], {})], "GRU 'above' .* got it on what Identity 'X2' makes"),
+        (
+            [("Identity", ["X"], ["X2"], {})],
+            r"GRU 'above' .* got it on what Identity 'X2' makes \[5, 3, 3\]",
+        ),
     ],
 )
 def test_other_graphs_refused(between, message):
@@ -443,7 +449,7 @@ def beside(below="", above="", direction="forward", stacked=True):
     ("below", "above", "message"),
     [
         ("lengths", "", "sequence_lens of GRU 'above' from 'lengths', as GRU 'below' .* got none"),
-        ("", "lengths", "GRU 'above' without sequence_lens, as GRU 'below' .* got 'lengths'"),
+        ("", "lengths", "GRU 'above' from none, as GRU 'below' .* got 'lengths'"),
         ("lengths", "others", "GRU 'above' from 'lengths', as GRU 'below' .* got 'others'"),
         ("lengths", "computed", "sequence_lens of GRU 'above' as an input .* got a computed value"),
         ("computed", "computed", "sequence_lens of GRU 'below' as an input .* got a computed"),
@@ -534,22 +540,23 @@ def test_packed_by_torch(masked, tmp_path):
 
 
 def headed(*nodes, inputs=("X",), lens="", out="Z", **constants):
-    """A recurrent node, a projection to ``p`` [T, B, 2], and these nodes."""
+    """A recurrent node, a product ``p`` [T, B, 2], the projection ``q`` with a bias, and these nodes."""
     node = peer("onnx").helper.make_node
     made = [
         node("GRU", ["X", "W", "R", "", lens], ["Y"], name="below", hidden_size=H),
         node("Squeeze", ["Y", "one"], ["s"]),
         node("MatMul", ["s", "w_y"], ["p"]),
+        node("Add", ["p", "b_y"], ["q"]),
         *(node(operator, given, [name], **said) for operator, given, name, said in nodes),
     ]
     rng = np.random.default_rng(3)
     known = numbers("GRU") | {"one": np.array([1]), "two": np.array([2]), "none": np.float32([0])}
     known |= {"w_y": rng.standard_normal((H, 2)).astype(np.float32)}
-    known |= {"first": np.array(0), "step": np.array(1)}
+    known |= {"first": np.array(0), "step": np.array(1), "b_y": np.float32([0.5, -2.0])}
     return graph_of(made, known | constants, inputs, (out,))
 
 
-SHOWN = ("Where", ["mask", "p", "none"], "Z", {})
+SHOWN = ("Where", ["mask", "q", "none"], "Z", {})
 MASK = (
     ("Shape", ["X"], "time", {"start": 0, "end": 1}),
     ("Squeeze", ["time"], "last", {}),
@@ -573,8 +580,8 @@ MASK = (
         ({5: ("Less", ["long", "rows"], "own", {})}, "lengths"),
         ({2: ("Range", ["step", "last", "step"], "numbers", {})}, "lengths"),
         ({6: ("Unsqueeze", ["own", "first"], "mask", {})}, "lengths"),
-        ({7: ("Where", ["mask", "p", "w_y"], "Z", {})}, "lengths"),
-        ({7: ("Where", ["mask", "none", "p"], "Z", {})}, "lengths"),
+        ({7: ("Where", ["mask", "q", "w_y"], "Z", {})}, "lengths"),
+        ({7: ("Where", ["mask", "none", "q"], "Z", {})}, "lengths"),
     ],
 )
 def test_other_masks_are_left_out(change, lens):
@@ -582,14 +589,16 @@ def test_other_masks_are_left_out(change, lens):
     inputs = ("X", "lengths", "others")
     weights.from_onnx(headed(*MASK, inputs=inputs, lens="lengths"))
     nodes = [change.get(number, node) for number, node in enumerate(MASK)]
-    with pytest.warns(UserWarning, match="'below' .* alone. Left out .* got Where 'Z'"):
+    with pytest.warns(UserWarning, match="'below' .* alone. Left out: MatMul 'p'.*, Where 'Z' at"):
         net, _ = weights.from_onnx(headed(*nodes, inputs=inputs, lens=lens))
     assert net.projected_size is None
 
 
 @pytest.mark.peer
 def test_a_constant_mask_is_left_out():
-    with pytest.warns(UserWarning, match="got Where 'Z'"):
+    with pytest.warns(
+        UserWarning, match="Left out: MatMul 'p', Add 'q', Where 'Z' at the output 'Z'"
+    ):
         weights.from_onnx(headed(SHOWN, mask=np.array([True, False])))
 
 
@@ -600,7 +609,7 @@ def test_shapes_of_the_bias_of_a_projection():
         _, params = weights.from_onnx(headed(add, b=row.reshape(shape)))
         assert np.array_equal(params.b_y, row)
     for shape in ((2, 1), (2, 1, 1), (1, 2, 1), (1, 1, 1, 2)):
-        with pytest.warns(UserWarning, match="got Add 'Z'"):
+        with pytest.warns(UserWarning, match="Left out: MatMul 'p', Add 'Z' at the output 'Z'"):
             weights.from_onnx(headed(add, b=row.reshape(shape)))
 
 
@@ -665,7 +674,7 @@ def test_an_embedding_before_the_node_is_left_out():
     gather = peer("onnx").helper.make_node("Gather", ["E", "lengths"], ["x"], axis=0)
     constants = numbers("GRU") | {"E": np.ones((7, D), np.float32)}
     model = graph_of([gather, node_of("GRU", "x W R B")], constants, ("lengths",))
-    with pytest.warns(UserWarning, match="Left out .* on the sequence .* a computed value"):
+    with pytest.warns(UserWarning, match="'cell' .* alone. Left out: Gather 'x' before GRU 'cell'"):
         net, params = weights.from_onnx(model)
     assert_close(params, weights.from_onnx(graph_of([node_of("GRU")], numbers("GRU")))[1], 0)
     with pytest.warns(UserWarning):

@@ -119,20 +119,35 @@ def changed(layer, field, value):
     return LINEN | {layer: LINEN[layer] | {field: value}}
 
 
-def to_flax(cell, params, **given):
-    return weights.to_flax(cell, params, **{"form": "LSTMCell"} | given)
+def to_flax(net, params, **given):
+    return weights.to_flax(net, params, **{"form": "LSTMCell"} | given)
 
 
 CELL = {"cell": LSTM, "params": PARAMS}
 ENTRIES = [
     (weights.to_equinox, CELL, {"cell": "cell", "params": "params"}),
     (of_net(weights.to_equinox), {"net": GRU}, {"net": ["other net", RNN]}),
-    (to_flax, CELL, {"cell": "cell", "params": "params", "form": "option", "api": "option"}),
-    (of_net(to_flax), {"net": LSTM}, {"net": "other net"}),
+    (
+        to_flax,
+        {"net": LSTM, "params": PARAMS},
+        {
+            "net": "cell",
+            "params": "params",
+            "form": ["x", 3, ["LSTMCell"], "GRUCell"],
+            "api": "option",
+            "like": [3, {}, {"cell": LINEN}, LINEN],
+            "layers": [["lstm"]],
+        },
+    ),
+    (of_net(to_flax), {"net": LSTM}, {"net": [GRU, *WRONG["other net"][3:]]}),
     (weights.to_haiku, CELL, {"cell": "cell", "params": "params", "name": ["name", ""]}),
     (of_net(weights.to_haiku), {"net": LSTM}, {"net": ["other net", GRU, RNN]}),
     (weights.to_keras, CELL, {"cell": "cell", "params": "params", "use_bias": "bool"}),
-    (of_net(weights.to_keras), {"net": BACK}, {"net": [STACK, lstm_jax.bidirectional(LSTM, GRU)]}),
+    (
+        of_net(weights.to_keras),
+        {"net": BACK},
+        {"net": [STACK, lstm_jax.bidirectional(LSTM, lstm_jax.lstm(3, 4, peepholes=True))]},
+    ),
     (
         weights.to_tensorflow_cell,
         CELL,
@@ -167,7 +182,8 @@ ENTRIES = [
         {
             "params": [
                 "foreign",
-                {"params": LINEN},
+                {"params": 3},
+                {"other": {"cell": {"ii": 3}}},
                 changed("ii", "kernel", 3.0),
                 changed("ii", "kernel", "x"),
                 changed("ii", "kernel", None),
@@ -179,6 +195,11 @@ ENTRIES = [
             ],
             "activation": "option",
         },
+    ),
+    (
+        weights.from_flax,
+        {"params": {"encoder": {"cell": LINEN}}, "layers": ["encoder"]},
+        {"layers": ["encoder", [], [3], ["lstm"], [("encoder", "encoder", "encoder")]]},
     ),
     (
         weights.from_haiku,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
 from gradient_flow.command_line.exit_codes import exit_code, leave
+from gradient_flow.command_line.inspect_command import Inspect, run_inspect
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
 from gradient_flow.command_line.report_command import Report, page_of_run, run_report
 from gradient_flow.command_line.tyro_options import parse
@@ -74,6 +75,7 @@ KINDS = ("rnn", "lstm", "gru")
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Draw, tyro.conf.subcommand("draw")]
     | Annotated[Report, tyro.conf.subcommand("report")]
@@ -89,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parse(Command, "gradient-flow", arguments)
 
     def run() -> int:
+        if isinstance(command, Inspect):
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            return run_inspect(command, words[1:])
         if isinstance(command, Check):
             return run_check(command)
         if isinstance(command, Draw):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradient_flow.measurements.by_layer import has_zoneout
 from gradient_flow.step_jacobians.checked_arguments import with_samples
 from gradient_flow.step_jacobians.trajectory import step_of
 from gradient_flow.verdicts.changes import Change, changes
@@ -23,6 +24,7 @@ from gradient_flow.verdicts.reach import (
     Reading,
     by_layer_only,
     median_curve,
+    parts_of,
     reach_of,
     read,
 )
@@ -140,7 +142,11 @@ def _try_change(change: Change, before: Reach, shut: int) -> tuple[tuple[Any, ..
 def _findings(change: Change) -> list[Finding]:
     own = input_findings(change.case, change.params)
     if isinstance(change.case.cell, Stack):
-        return own + layer_findings(change.case, change.params)
+        if has_zoneout(change.case.cell):
+            return own
+        return own + layer_findings(
+            change.case, change.params, parts_of(change.case, change.params)
+        )
     return own + unit_findings(change.case, change.params)
 
 

@@ -12,7 +12,7 @@ Then what is wrong, by what is measured: `input_findings`, `unit_findings`, `lay
 out what would change it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +32,12 @@ from gradient_flow.verdicts.input_findings import input_findings
 from gradient_flow.verdicts.layer_findings import layer_findings
 from gradient_flow.verdicts.reach import (
     Case,
+    Part,
     Reach,
     Reading,
     by_layer_only,
     median_curve,
+    parts_of,
     reach_of,
     read,
     runs_backward,
@@ -72,6 +74,8 @@ class Diagnosis(NamedTuple):
         findings: the measurements, what is wrong first.
         advice: what helped when it was tried, best first.
         without_help: what was tried and did not help.
+        readings: the curves that the verdict follows, of the network under ``""`` and of each cell of a stack
+            by itself under its name: natural logs [samples, lags] of the norms of blocks of ∂s_T/∂s_k.
     """
 
     verdict: str
@@ -80,6 +84,7 @@ class Diagnosis(NamedTuple):
     findings: tuple[Finding, ...]
     advice: tuple[Finding, ...]
     without_help: tuple[Finding, ...] = ()
+    readings: Mapping[str, Reading] = {}
 
     @property
     def illnesses(self) -> tuple[str, ...]:
@@ -168,7 +173,10 @@ def diagnose(
     overflow, case = _before_overflow(given, params)
     if case is None:
         return Diagnosis("exploding", given.lag, np.inf, tuple(overflow), ())
-    reading = read(case, params)
+    parts: tuple[Part, ...] = ()
+    if isinstance(case.cell, Stack) and not has_zoneout(case.cell):
+        parts = parts_of(case, params)
+    reading = read(case, params, parts or None)
     reach, findings = _verdict(case, reading)
     if overflow:
         reach = reach._replace(verdict="exploding")
@@ -177,16 +185,16 @@ def diagnose(
         findings.append(stability(case, params))
     findings += input_findings(case, params)
     if isinstance(case.cell, Stack):
-        findings += layer_findings(case, params)
+        findings += layer_findings(case, params, parts)
     else:
         findings += unit_findings(case, params)
     findings = _ill_first(findings)
+    readings = {"": reading} | {part.name: part.reading for part in parts}
+    found = Diagnosis(reach.verdict, case.lag, reach.horizon, tuple(findings), (), (), readings)
     if reach.verdict == "no recurrence":
-        return Diagnosis(reach.verdict, case.lag, 0.0, tuple(findings), ())
+        return found._replace(horizon=0.0)
     helped, useless = advice_for(case, params, reach, reading, findings)
-    return Diagnosis(
-        reach.verdict, case.lag, reach.horizon, tuple(findings), tuple(helped), tuple(useless)
-    )
+    return found._replace(advice=tuple(helped), without_help=tuple(useless))
 
 
 def _checked(

@@ -8,6 +8,12 @@ import numpy as np
 NAMED = 8
 """Units or samples that a sentence names, at most."""
 
+ILLNESSES = (
+    *("alike", "chaotic", "constant_inputs", "dead", "flips", "growth", "grows", "inputs", "layer"),
+    *("memory", "no_effect", "one_direction", "overflow", "saturated"),
+)
+"""The names of the findings that may say that something is wrong."""
+
 
 class Finding(NamedTuple):
     """A sentence about a network, with its numbers.

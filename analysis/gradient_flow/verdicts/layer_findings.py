@@ -1,26 +1,25 @@
 """The layers of a stack, each direction by itself: which are dead, and which alone carry a lag."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.measurements.by_layer import has_zoneout
 from gradient_flow.verdicts.finding import Finding, in_layer, power_of_ten, steps
 from gradient_flow.verdicts.reach import (
     Case,
+    Part,
     Reach,
     by_layer_only,
-    layers_of,
     median_curve,
     reach_of,
-    read,
 )
 from gradient_flow.verdicts.stability import stability
 from gradient_flow.verdicts.unit_findings import dead_units, unit_findings
 from lstm_jax.array_types import PyTree
-from lstm_jax.layers.stack import Bidirectional, Stack
+from lstm_jax.layers.stack import Bidirectional
 
 FAINT = 1e-3
 """An output this much smaller than that of the other direction carries nothing."""
@@ -36,13 +35,10 @@ class _Layer(NamedTuple):
     size: float
 
 
-def layer_findings(case: Case, params: PyTree) -> list[Finding]:
-    """A sentence for each layer and direction, its units, and which of them alone carries the lag."""
-    if not isinstance(case.cell, Stack) or has_zoneout(case.cell):
-        return []
+def layer_findings(case: Case, params: PyTree, parts: Iterable[Part]) -> list[Finding]:
+    """A sentence for each cell of a stack, its units, and which of them alone carries the lag."""
     found, layers = [], []
-    for name, place, layer, own in layers_of(case, params):
-        one = read(layer, own)
+    for name, place, layer, own, one in parts:
         reach = reach_of(one.lags, median_curve(one))
         states = layer.states(own)
         size = layer.cell.output_size

@@ -75,10 +75,32 @@ class Reading(NamedTuple):
     seen: dict[str, Float[np.ndarray, "samples lags"]]
     reserve: dict[str, Float[np.ndarray, "samples lags"]]
 
+    def __repr__(self) -> str:
+        blocks = ", ".join([*self.seen, *self.reserve])
+        return f"Reading({self.reads!r}, lags up to {self.lags[-1]}, {blocks})"
+
     @property
     def by_sample(self) -> Float[np.ndarray, "samples lags"]:
         """The largest of the blocks that are read."""
         return np.max(np.stack(list(self.seen.values())), axis=0)
+
+
+class Part(NamedTuple):
+    """A cell of a stack, with the sequence that drives it and what a loss of its h would see.
+
+    Attributes:
+        name: ``layer 1, backward``.
+        place: the same as numbers: ``layer``, and ``direction`` where there are two.
+        case: the cell with what drives it.
+        params: of the cell.
+        reading: of the cell by itself.
+    """
+
+    name: str
+    place: dict[str, Any]
+    case: Case
+    params: PyTree
+    reading: Reading
 
 
 class Reach(NamedTuple):
@@ -152,8 +174,22 @@ def layers_of(case: Case, params: PyTree) -> Iterator[tuple[str, dict[str, Any],
             yield f"{name}, {direction}", place | {"direction": direction}, found, own
 
 
-def read(case: Case, params: PyTree) -> Reading:
+def parts_of(case: Case, params: PyTree) -> tuple[Part, ...]:
+    """Each cell of a stack, forward before backward.
+
+    Raises:
+        ValueError: a stack with zoneout.
+    """
+    return tuple(Part(*which, read(*which[2:])) for which in layers_of(case, params))
+
+
+def read(case: Case, params: PyTree, parts: tuple[Part, ...] | None = None) -> Reading:
     """What the loss sees at the lags of `lag_grid`, and what it does not read.
+
+    Args:
+        case: the network.
+        params: its parameters.
+        parts: its cells from `parts_of`, where they are known already.
 
     Raises:
         ValueError: a loss with a stack that has a backward layer, or that does not read the last state.
@@ -166,7 +202,7 @@ def read(case: Case, params: PyTree) -> Reading:
             )
         return _read_loss(case, params)
     if by_layer_only(case.cell):
-        return _read_layers(case, params)
+        return _of_parts(case, parts_of(case, params) if parts is None else parts)
     layout = checked_run(case.cell, params, case.state0, case.xs, case.batched).layout
     if isinstance(case.cell, Stack):
         rows = [name for name in layout.names if name.endswith(".h")][-1:]
@@ -216,15 +252,14 @@ def _read_rows(case: Case, params: PyTree, layout: Layout, rows: list[str], read
     )
 
 
-def _read_layers(case: Case, params: PyTree) -> Reading:
-    seen: dict[str, np.ndarray] = {}
-    reserve: dict[str, np.ndarray] = {}
-    lags = np.asarray(lag_grid((case.lag,)))
-    for name, _, layer, own in layers_of(case, params):
-        found = read(layer, own)
-        seen[name] = found.by_sample
-        reserve |= {f"{block} of {name}": curve for block, curve in found.reserve.items()}
-    return Reading("h of a layer", lags, seen, reserve)
+def _of_parts(case: Case, parts: tuple[Part, ...]) -> Reading:
+    reserve = {
+        f"{block} of {part.name}": curve
+        for part in parts
+        for block, curve in part.reading.reserve.items()
+    }
+    seen = {part.name: part.reading.by_sample for part in parts}
+    return Reading("h of a layer", np.asarray(lag_grid((case.lag,))), seen, reserve)
 
 
 def _read_loss(case: Case, params: PyTree) -> Reading:

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree, shapes_of
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import Initializer, require_initializers, uniform
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
@@ -184,15 +185,20 @@ def require_stable_state(step: Step, params: PyTree, state: PyTree, x: PyTree) -
 
 def zeros_state(state_type: Callable[..., Any], **sizes: int) -> Callable[..., Any]:
     """Make a cell's ``initial_state``: zeros in the sizes named, [H], or [B, H] for a batch."""
+    return hold(_zeros, state_type, tuple(sizes.items()))
 
-    def initial_state(batch_size: int | None = None, dtype: Any = float) -> Any:
-        if batch_size is not None and not is_symbolic(batch_size):
-            require_positive_int("batch_size", batch_size)
-        batch = () if batch_size is None else (batch_size,)
-        dtype = require_floating_dtype(dtype)
-        return state_type(**{name: jnp.zeros((*batch, n), dtype) for name, n in sizes.items()})
 
-    return initial_state
+def _zeros(
+    state_type: Callable[..., Any],
+    sizes: tuple[tuple[str, int], ...],
+    batch_size: int | None = None,
+    dtype: Any = float,
+) -> Any:
+    if batch_size is not None and not is_symbolic(batch_size):
+        require_positive_int("batch_size", batch_size)
+    batch = () if batch_size is None else (batch_size,)
+    dtype = require_floating_dtype(dtype)
+    return state_type(**{name: jnp.zeros((*batch, n), dtype) for name, n in sizes})
 
 
 def checked_sizes(input_size: int, hidden_size: int) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from lstm_jax.cells.cell import (
     zeros_state,
 )
 from lstm_jax.cells.gru_reset_before import reset_before_cell
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import (
     Chrono,
     Initializer,
@@ -303,6 +304,30 @@ def gru(
     return _gru(*sizes, update_bias, *initializers)
 
 
+def _init(
+    input_size: int,
+    hidden_size: int,
+    update_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+    key: Array,
+    dtype: Any = float,
+) -> GRUParams:
+    """Draw parameters: ``init(key, dtype)`` -> `GRUParams`."""
+    require_key(key)
+    dtype = require_floating_dtype(dtype)
+    key_x, key_h, key_b, key_u = jax.random.split(key, 4)
+    b_r, b_u, b_n, b_hn = jnp.split(drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4)
+    b_u = with_gate_bias(b_u, update_bias, key_u)
+    return GRUParams(
+        w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
+        w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
+        b=jnp.concatenate([b_r, b_u, b_n]),
+        b_hn=b_hn,
+    )
+
+
 @lru_cache(maxsize=CELLS_KEPT)
 def _gru(
     input_size: int,
@@ -312,22 +337,6 @@ def _gru(
     w_h_init: Initializer,
     b_init: Initializer,
 ) -> Cell:
-    def init(key: Array, dtype: Any = float) -> GRUParams:
-        """Draw parameters: ``init(key, dtype)`` -> `GRUParams`."""
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
-        key_x, key_h, key_b, key_u = jax.random.split(key, 4)
-        b_r, b_u, b_n, b_hn = jnp.split(
-            drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4
-        )
-        b_u = with_gate_bias(b_u, update_bias, key_u)
-        return GRUParams(
-            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
-            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
-            b=jnp.concatenate([b_r, b_u, b_n]),
-            b_hn=b_hn,
-        )
-
     return Cell(
         name="gru",
         kind="gru",
@@ -335,7 +344,7 @@ def _gru(
         memory_gate="u",
         input_size=input_size,
         hidden_size=hidden_size,
-        init=init,
+        init=hold(_init, input_size, hidden_size, update_bias, w_x_init, w_h_init, b_init),
         initial_state=zeros_state(GRUState, h=hidden_size),
         step=step,
         step_jacobian=step_jacobian,

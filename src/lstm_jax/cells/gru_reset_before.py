@@ -35,6 +35,7 @@ from lstm_jax.cells.cell import (
     check_step_arguments,
     zeros_state,
 )
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import Chrono, Initializer, drawn, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_floating_dtype, require_key
@@ -256,6 +257,29 @@ RULE = HandDerived(
 )
 
 
+def _init(
+    input_size: int,
+    hidden_size: int,
+    update_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+    key: Array,
+    dtype: Any = float,
+) -> GRUResetBeforeParams:
+    """Draw parameters: ``init(key, dtype)`` -> `GRUResetBeforeParams`."""
+    require_key(key)
+    dtype = require_floating_dtype(dtype)
+    key_x, key_h, key_b, key_u = jax.random.split(key, 4)
+    b_r, b_u, b_n = jnp.split(drawn("b_init", b_init, key_b, (3 * hidden_size,), dtype), 3)
+    b_u = with_gate_bias(b_u, update_bias, key_u)
+    return GRUResetBeforeParams(
+        w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
+        w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
+        b=jnp.concatenate([b_r, b_u, b_n]),
+    )
+
+
 @lru_cache(maxsize=CELLS_KEPT)
 def reset_before_cell(
     state_type: Callable[..., Any],
@@ -267,20 +291,6 @@ def reset_before_cell(
     b_init: Initializer,
 ) -> Cell:
     """Make the cell of ``gru(..., reset_after=False)``; `lstm_jax.gru` checks and documents the arguments."""
-
-    def init(key: Array, dtype: Any = float) -> GRUResetBeforeParams:
-        """Draw parameters: ``init(key, dtype)`` -> `GRUResetBeforeParams`."""
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
-        key_x, key_h, key_b, key_u = jax.random.split(key, 4)
-        b_r, b_u, b_n = jnp.split(drawn("b_init", b_init, key_b, (3 * hidden_size,), dtype), 3)
-        b_u = with_gate_bias(b_u, update_bias, key_u)
-        return GRUResetBeforeParams(
-            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 3 * hidden_size), dtype),
-            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 3 * hidden_size), dtype),
-            b=jnp.concatenate([b_r, b_u, b_n]),
-        )
-
     return Cell(
         name="gru_reset_before",
         kind="gru",
@@ -288,7 +298,7 @@ def reset_before_cell(
         memory_gate="u",
         input_size=input_size,
         hidden_size=hidden_size,
-        init=init,
+        init=hold(_init, input_size, hidden_size, update_bias, w_x_init, w_h_init, b_init),
         initial_state=zeros_state(state_type, h=hidden_size),
         step=step,
         step_jacobian=step_jacobian,

@@ -35,6 +35,7 @@ from lstm_jax.cells.cell import (
     zeros_state,
 )
 from lstm_jax.cells.lstm_variants import checked_options, variant_cell
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import (
     Chrono,
     Initializer,
@@ -303,6 +304,30 @@ def lstm(
     return _lstm(*sizes, forget_bias, *initializers)
 
 
+def _init(
+    input_size: int,
+    hidden_size: int,
+    forget_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+    key: Array,
+    dtype: Any = float,
+) -> LSTMParams:
+    """Draw parameters: ``init(key, dtype)`` -> `LSTMParams`."""
+    require_key(key)
+    dtype = require_floating_dtype(dtype)
+    key_x, key_h, key_b, key_f = jax.random.split(key, 4)
+    b_i, b_f, b_g, b_o = jnp.split(drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4)
+    b_f = with_gate_bias(b_f, forget_bias, key_f)
+    b_i = -b_f if isinstance(forget_bias, Chrono) else b_i
+    return LSTMParams(
+        w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 4 * hidden_size), dtype),
+        w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 4 * hidden_size), dtype),
+        b=jnp.concatenate([b_i, b_f, b_g, b_o]),
+    )
+
+
 @lru_cache(maxsize=CELLS_KEPT)
 def _lstm(
     input_size: int,
@@ -312,20 +337,6 @@ def _lstm(
     w_h_init: Initializer,
     b_init: Initializer,
 ) -> Cell:
-    def init(key: Array, dtype: Any = float) -> LSTMParams:
-        """Draw parameters: ``init(key, dtype)`` -> `LSTMParams`."""
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
-        key_x, key_h, key_b, key_f = jax.random.split(key, 4)
-        b_i, b_f, b_g, b_o = jnp.split(drawn("b_init", b_init, key_b, (4 * hidden_size,), dtype), 4)
-        b_f = with_gate_bias(b_f, forget_bias, key_f)
-        b_i = -b_f if isinstance(forget_bias, Chrono) else b_i
-        return LSTMParams(
-            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, 4 * hidden_size), dtype),
-            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, 4 * hidden_size), dtype),
-            b=jnp.concatenate([b_i, b_f, b_g, b_o]),
-        )
-
     return Cell(
         name="lstm",
         kind="lstm",
@@ -333,7 +344,7 @@ def _lstm(
         memory_gate="f",
         input_size=input_size,
         hidden_size=hidden_size,
-        init=init,
+        init=hold(_init, input_size, hidden_size, forget_bias, w_x_init, w_h_init, b_init),
         initial_state=zeros_state(LSTMState, h=hidden_size, c=hidden_size),
         step=step,
         step_jacobian=step_jacobian,

@@ -48,6 +48,7 @@ from lstm_jax.cells.cell import (
     zeros_state,
 )
 from lstm_jax.cells.layer_norm import normalised, through_norm
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import Chrono, Initializer, drawn, uniform, with_gate_bias
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import (
@@ -509,6 +510,48 @@ def checked_options(hidden_size: int, **options: Any) -> Options:
     return Options(**{**options, "projection_size": int(size)})
 
 
+def _init(
+    input_size: int,
+    hidden_size: int,
+    options: Options,
+    forget_bias: float | Chrono,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+    key: Array,
+    dtype: Any = float,
+) -> LSTMVariantParams:
+    """Draw parameters: ``init(key, dtype)`` -> `LSTMVariantParams`."""
+    output_size = options.projection_size or hidden_size
+    columns = (3 if options.coupled_gates else 4) * hidden_size
+    require_key(key)
+    dtype = require_floating_dtype(dtype)
+    key_x, key_h, key_b, key_f, key_p, key_r = jax.random.split(key, 6)
+    b_i, b_f, b_g, b_o = _blocks(drawn("b_init", b_init, key_b, (columns,), dtype), hidden_size, 4)
+    b_f = with_gate_bias(b_f, forget_bias, key_f)
+    # With coupled gates there is no b_i: z_i is −z_f.
+    if isinstance(forget_bias, Chrono) and not options.coupled_gates:
+        b_i = -b_f
+    params = LSTMVariantParams(
+        w_x=drawn("w_x_init", w_x_init, key_x, (input_size, columns), dtype),
+        w_h=drawn("w_h_init", w_h_init, key_h, (output_size, columns), dtype),
+        b=_joined(b_i, b_f, b_g, b_o),
+    )
+    draw = uniform(hidden_size**-0.5)
+    if options.peepholes:
+        params = params._replace(p=draw(key_p, (columns - hidden_size,), dtype))
+    if options.layer_norm:
+        params = params._replace(
+            norm_x=jnp.ones(columns, dtype),
+            norm_h=jnp.ones(columns, dtype),
+            norm_c=jnp.ones(hidden_size, dtype),
+            b_c=jnp.zeros(hidden_size, dtype),
+        )
+    if options.projection_size:
+        params = params._replace(w_r=draw(key_r, (hidden_size, output_size), dtype))
+    return params
+
+
 @lru_cache(maxsize=CELLS_KEPT)
 def variant_cell(
     state_type: Callable[..., Any],
@@ -523,38 +566,6 @@ def variant_cell(
     """Make a cell with any of the options; `lstm_jax.lstm` checks and documents the arguments."""
     output_size = options.projection_size or hidden_size
     n_gates = 3 if options.coupled_gates else 4
-    columns = n_gates * hidden_size
-
-    def init(key: Array, dtype: Any = float) -> LSTMVariantParams:
-        """Draw parameters: ``init(key, dtype)`` -> `LSTMVariantParams`."""
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
-        key_x, key_h, key_b, key_f, key_p, key_r = jax.random.split(key, 6)
-        b_i, b_f, b_g, b_o = _blocks(
-            drawn("b_init", b_init, key_b, (columns,), dtype), hidden_size, 4
-        )
-        b_f = with_gate_bias(b_f, forget_bias, key_f)
-        # With coupled gates there is no b_i: z_i is −z_f.
-        if isinstance(forget_bias, Chrono) and not options.coupled_gates:
-            b_i = -b_f
-        params = LSTMVariantParams(
-            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, columns), dtype),
-            w_h=drawn("w_h_init", w_h_init, key_h, (output_size, columns), dtype),
-            b=_joined(b_i, b_f, b_g, b_o),
-        )
-        draw = uniform(hidden_size**-0.5)
-        if options.peepholes:
-            params = params._replace(p=draw(key_p, (columns - hidden_size,), dtype))
-        if options.layer_norm:
-            params = params._replace(
-                norm_x=jnp.ones(columns, dtype),
-                norm_h=jnp.ones(columns, dtype),
-                norm_c=jnp.ones(hidden_size, dtype),
-                b_c=jnp.zeros(hidden_size, dtype),
-            )
-        if options.projection_size:
-            params = params._replace(w_r=draw(key_r, (hidden_size, output_size), dtype))
-        return params
 
     parts = ("peephole", "coupled", "norm", "projected")
     return Cell(
@@ -564,7 +575,7 @@ def variant_cell(
         memory_gate="f",
         input_size=input_size,
         hidden_size=hidden_size,
-        init=init,
+        init=hold(_init, input_size, hidden_size, options, forget_bias, w_x_init, w_h_init, b_init),
         initial_state=zeros_state(state_type, h=output_size, c=hidden_size),
         step=step,
         step_jacobian=step_jacobian,

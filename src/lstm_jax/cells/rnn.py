@@ -9,7 +9,7 @@ Every derivative below is built from one elementwise factor, φ'(z_t) written in
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from lstm_jax.cells.cell import (
     checked_sizes,
     zeros_state,
 )
+from lstm_jax.held_arguments import hold
 from lstm_jax.initializers import Initializer, drawn, zeros
 from lstm_jax.jax_extensions.weight_with_transpose import matrix_of
 from lstm_jax.validation import require_floating_dtype, require_key, require_one_of
@@ -76,10 +77,31 @@ def _step_function(value: Array) -> Array:
     return (value > 0).astype(value.dtype)
 
 
+def _one_minus_square(h: Array) -> Array:
+    return 1 - h**2
+
+
+def _tanh(z: Array) -> Array:
+    return jnp.tanh(z)
+
+
+def _relu(z: Array) -> Array:
+    return jax.nn.relu(z)
+
+
+def _itself(z: Array) -> Array:
+    return z
+
+
+def _ones(h: Array) -> Array:
+    return jnp.ones_like(h)
+
+
+# Functions of this module, because pickle finds them by their names, and does not find JAX's.
 ACTIVATIONS = {
-    "tanh": Activation(jnp.tanh, lambda h: 1 - h**2, tanh_slope),
-    "relu": Activation(jax.nn.relu, _step_function, _step_function),
-    "identity": Activation(lambda z: z, jnp.ones_like, jnp.ones_like),
+    "tanh": Activation(_tanh, _one_minus_square, tanh_slope),
+    "relu": Activation(_relu, _step_function, _step_function),
+    "identity": Activation(_itself, _ones, _ones),
 }
 
 
@@ -201,6 +223,26 @@ def rnn(
     return _rnn(*sizes, activation, *initializers)
 
 
+def _init(
+    input_size: int,
+    hidden_size: int,
+    w_x_init: Initializer,
+    w_h_init: Initializer,
+    b_init: Initializer,
+    key: Array,
+    dtype: Any = float,
+) -> RNNParams:
+    """Draw parameters: ``init(key, dtype)`` -> `RNNParams`."""
+    require_key(key)
+    dtype = require_floating_dtype(dtype)
+    key_x, key_h, key_b = jax.random.split(key, 3)
+    return RNNParams(
+        w_x=drawn("w_x_init", w_x_init, key_x, (input_size, hidden_size), dtype),
+        w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, hidden_size), dtype),
+        b=drawn("b_init", b_init, key_b, (hidden_size,), dtype),
+    )
+
+
 @lru_cache(maxsize=CELLS_KEPT)
 def _rnn(
     input_size: int,
@@ -212,17 +254,6 @@ def _rnn(
 ) -> Cell:
     phi = ACTIVATIONS[activation]
 
-    def init(key: Array, dtype: Any = float) -> RNNParams:
-        """Draw parameters: ``init(key, dtype)`` -> `RNNParams`."""
-        require_key(key)
-        dtype = require_floating_dtype(dtype)
-        key_x, key_h, key_b = jax.random.split(key, 3)
-        return RNNParams(
-            w_x=drawn("w_x_init", w_x_init, key_x, (input_size, hidden_size), dtype),
-            w_h=drawn("w_h_init", w_h_init, key_h, (hidden_size, hidden_size), dtype),
-            b=drawn("b_init", b_init, key_b, (hidden_size,), dtype),
-        )
-
     return Cell(
         name=f"rnn_{activation}",
         kind="rnn",
@@ -230,21 +261,21 @@ def _rnn(
         memory_gate=None,
         input_size=input_size,
         hidden_size=hidden_size,
-        init=init,
+        init=hold(_init, input_size, hidden_size, w_x_init, w_h_init, b_init),
         initial_state=zeros_state(RNNState, h=hidden_size),
-        step=partial(step, phi),
-        step_jacobian=partial(step_jacobian, phi),
-        input_jacobian=partial(input_jacobian, phi),
-        gates=partial(gates, phi),
+        step=hold(step, phi),
+        step_jacobian=hold(step_jacobian, phi),
+        input_jacobian=hold(input_jacobian, phi),
+        gates=hold(gates, phi),
         rule=HandDerived(
-            partial(forward_step, phi),
-            partial(local_derivatives, phi),
+            hold(forward_step, phi),
+            hold(local_derivatives, phi),
             tangent_step,
             backward_step,
             tangent_inputs,
             parameter_gradient,
-            partial(saturated_derivatives, phi),
+            hold(saturated_derivatives, phi),
         ),
-        paths=Paths(direct_jacobian, partial(through_jacobian, phi)),
+        paths=Paths(direct_jacobian, hold(through_jacobian, phi)),
         activation=activation,
     )

@@ -13,38 +13,10 @@ import jax.numpy as jnp
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.backends.loop import Loop
 from lstm_jax.interfaces.flax_signature import FlaxOrder, flax_style
-from lstm_jax.weights.flax import FORMS, from_flax
+from lstm_jax.weights.flax_cell import cell_from_flax
+from lstm_jax.weights.flax_modules import activation_of
 
-ACTIVATIONS = {
-    jnp.tanh: "tanh",
-    jax.nn.tanh: "tanh",
-    jax.lax.tanh: "tanh",
-    jax.nn.relu: "relu",
-}
-SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
-
-
-def activation_of(cell: Any) -> str:
-    """The activation of a Flax cell that `lstm_jax` can run.
-
-    Raises:
-        ValueError: a cell, or functions of a cell, without a counterpart in `lstm_jax`.
-    """
-    kind = type(cell).__name__
-    if kind not in FORMS or not type(cell).__module__.startswith("flax."):
-        raise ValueError(
-            f"Cell mismatch: expected one of Flax's {', '.join(FORMS)}, got {kind}. Use Flax's RNN."
-        )
-    activation = ACTIVATIONS.get(cell.activation_fn)
-    gate = getattr(cell, "gate_fn", jax.nn.sigmoid)
-    fits = activation == "tanh" or (kind == "SimpleCell" and activation == "relu")
-    if not fits or gate not in SIGMOIDS:
-        got = [getattr(f, "__name__", repr(f)) for f in (gate, cell.activation_fn)]
-        raise ValueError(
-            f"Activation mismatch: expected a {kind} of sigmoid gates and tanh (SimpleCell: tanh or relu), "
-            f"got {got[0]} and {got[1]}. Use Flax's RNN."
-        )
-    return str(activation)
+ADVICE = " Use Flax's RNN."
 
 
 def run_flax_layer(
@@ -65,7 +37,7 @@ def run_flax_layer(
     it returns the carry's dtype if that is wider.
     """
     cell = layer.cell
-    our_cell, our_params = from_flax(params, activation=activation_of(cell))
+    our_cell, our_params = cell_from_flax(params, activation_of(cell, ADVICE))
     if getattr(cell, "residual", False):
         w_h = our_params.w_h
         our_params = our_params._replace(w_h=w_h + jnp.eye(len(w_h), dtype=w_h.dtype))
@@ -84,6 +56,7 @@ def run_flax_layer(
             time_major,
             layer.reverse if reverse is None else reverse,
             layer.keep_order if keep_order is None else keep_order,
+            layer.outside,
         ),
         gradient=layer.gradient,
         backend=_backend_of(layer),

@@ -205,7 +205,7 @@ def language_model(
         embedding=bool(embedding),
         tied=bool(tied),
         dropout=dropout,
-        embedding_init=embedding_init or jax.nn.initializers.normal(1.0),
+        embedding_init=embedding_init or jax.random.normal,
         w_y_init=w_y_init,
         b_y_init=b_y_init,
     )

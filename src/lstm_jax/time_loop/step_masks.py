@@ -58,7 +58,7 @@ class Sequences(NamedTuple):
             padding on the left and for gaps. At the others the state passes on, and the values of ``xs`` do
             not matter.
         outside: what the output shows outside of the lengths or the mask: ``"zeros"``, or ``"last"``, the
-            output of the step before in the order of the loop, as Flax has it.
+            output of the step before in the order of the loop.
     """
 
     lengths: Any = None

@@ -12,6 +12,7 @@ from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
 from lstm_jax.training.fit import Fitted, InterruptedRun, fit
+from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
@@ -37,6 +38,7 @@ __all__ = [
     "Fitted",
     "IncompleteRunWarning",
     "InterruptedRun",
+    "Loaded",
     "LogError",
     "Metrics",
     "Problem",
@@ -50,6 +52,7 @@ __all__ = [
     "data_mesh",
     "fit",
     "init_state",
+    "load",
     "parameter_names",
     "read_log",
     "start_processes",

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,55 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.training.system_errors import reason
 from lstm_jax.validation import leaf_name, require_array, show_shape
 
+FORMAT = 2
+"""The format of ``about``; a checkpoint of another format is refused."""
+ABOUT = Path("about", "metadata")
+"""Where in its folder a checkpoint says what it is."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read or used."""
+
+
+def about_of(folder: Path, step: int, steps: Sequence[int]) -> dict[str, Any]:
+    """What a checkpoint says of itself, whole and of this step.
+
+    Args:
+        folder: of the checkpoints.
+        step: of the checkpoint.
+        steps: of all of them.
+
+    Raises:
+        CheckpointError: damaged, renamed, or of another format.
+    """
+    where = folder / str(step)
+    try:
+        # Not by orbax, which hides what is wrong with the file.
+        found = json.loads((where / ABOUT).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(folder, step, steps, f"{ABOUT}: {reason(error)}") from None
+    if isinstance(found, dict) and isinstance(found.get("format"), int):
+        if found["format"] != FORMAT:
+            raise CheckpointError(
+                f"Checkpoint mismatch: expected format {FORMAT} in {where}, got {found['format']}."
+            )
+    if not isinstance(found, dict) or found.get("checksum") != checksum_of(found):
+        raise damaged(folder, step, steps, f"the checksum of {ABOUT} is another one")
+    if found["step"] != step:
+        raise CheckpointError(
+            f"Renamed checkpoint: expected that of step {step} in {where}, got that of step "
+            f"{found['step']}. Name it by its step or move it away."
+        )
+    return found
+
+
+def damaged(folder: Path, step: int, steps: Sequence[int], what: str) -> CheckpointError:
+    """The error of a damaged checkpoint, with another one to go on from."""
+    others = [n for n in steps if n != step]
+    rescue = f" Move it away to go on from step {others[-1]}." if others else ""
+    return CheckpointError(
+        f"Damaged checkpoint: expected a whole one in {folder / str(step)}, got: {what}.{rescue}"
+    )
 
 
 def checksum_of(about: Mapping[str, Any]) -> int:

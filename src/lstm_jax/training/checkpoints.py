@@ -1,16 +1,14 @@
 r"""Checkpoints of a run, by orbax: the latest ones and the best, each complete or absent.
 
     <folder>/<step>/state      the arrays of `TrainState`
-    <folder>/<step>/about      JSON: the step, the settings of the run, the caller's data, and checksums of
-                               every array and of the JSON itself
+    <folder>/<step>/about      JSON: the step, the settings of the run, what was measured there, the caller's
+                               data, and checksums of every array and of the JSON itself
 
 Orbax writes into a temporary folder and renames it, so a killed process never leaves half a checkpoint that
 looks complete. The checksums find a checkpoint that was damaged later, and the step one that was renamed.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +17,13 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import (
+    ABOUT,
+    FORMAT,
     CheckpointError,
+    about_of,
     checksum_of,
     checksums,
+    damaged,
     described,
     optimizer_parts,
     require_arrays_only,
@@ -41,12 +43,6 @@ from lstm_jax.validation import (
     require_text,
 )
 
-FORMAT = 2
-"""The format of ``about``; a checkpoint of another format is refused."""
-
-
-ABOUT = Path("about", "metadata")
-"""Where in its folder a checkpoint says what it is."""
 TEMPORARY = "orbax-checkpoint-tmp"
 """In the names of folders that a killed process leaves; orbax removes them."""
 
@@ -163,6 +159,8 @@ class Checkpoints:
             "settings": self._settings,
             "arrays": described(state),
             "optimizer": optimizer_parts(state),
+            "best": self._best,
+            "measured": dict(measured or {}),
             "checksums": checksums(state),
             "more": more,
         }
@@ -205,7 +203,7 @@ class Checkpoints:
                 f"{', '.join(map(str, steps)) or 'none'}."
             )
         step = steps[-1] if step is None else step
-        where, about = self.folder / str(step), self._about(step)
+        where, about = self.folder / str(step), about_of(self.folder, step, steps)
         require_same(where, "Settings", about["settings"], self._settings)
         require_same_state(where, about, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -264,31 +262,5 @@ class Checkpoints:
                     f"{path.name!r}. Name it by its step or move it away."
                 )
 
-    def _about(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself, whole and of this step."""
-        try:
-            # Not by orbax, which hides what is wrong with the file.
-            found = json.loads((self.folder / str(step) / ABOUT).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._damaged(step, f"{ABOUT}: {reason(error)}") from None
-        if isinstance(found, dict) and isinstance(found.get("format"), int):
-            if found["format"] != FORMAT:
-                raise CheckpointError(
-                    f"Checkpoint mismatch: expected format {FORMAT} in {self.folder / str(step)}, got "
-                    f"{found['format']}."
-                )
-        if not isinstance(found, dict) or found.get("checksum") != checksum_of(found):
-            raise self._damaged(step, f"the checksum of {ABOUT} is another one")
-        if found["step"] != step:
-            raise CheckpointError(
-                f"Renamed checkpoint: expected that of step {step} in {self.folder / str(step)}, got that "
-                f"of step {found['step']}. Name it by its step or move it away."
-            )
-        return found
-
     def _damaged(self, step: int, what: str) -> CheckpointError:
-        others = [n for n in self.steps() if n != step]
-        rescue = f" Move it away to go on from step {others[-1]}." if others else ""
-        return CheckpointError(
-            f"Damaged checkpoint: expected a whole one in {self.folder / str(step)}, got: {what}.{rescue}"
-        )
+        return damaged(self.folder, step, self.steps(), what)

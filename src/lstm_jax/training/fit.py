@@ -82,6 +82,7 @@ class Fitted(NamedTuple):
         compile_seconds: to compile the step.
         watch_seconds: in the watches of this process.
         stopped_early: whether ``until`` ended it.
+        best: the step of the best checkpoint, where ``best`` of the options selects one.
     """
 
     state: TrainState
@@ -90,6 +91,7 @@ class Fitted(NamedTuple):
     compile_seconds: float
     watch_seconds: float
     stopped_early: bool
+    best: int | None = None
 
 
 def fit(
@@ -229,7 +231,17 @@ def _fit(
         compile_seconds,
         recorder.seconds,
         progress.stopped_early,
+        _best_step(log.entries, options.best),
     )
+
+
+def _best_step(entries: list[dict[str, Any]], best: str | None) -> int | None:
+    """The step at which the selecting number was lowest; in a sweep its mean."""
+    measured = {
+        entry["step"]: np.mean(np.asarray(entry[best], float)) for entry in entries if best in entry
+    }
+    finite = {step: value for step, value in measured.items() if np.isfinite(value)}
+    return min(finite, key=lambda step: (finite[step], -step)) if finite else None
 
 
 class _Going(NamedTuple):

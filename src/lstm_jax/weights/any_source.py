@@ -14,8 +14,11 @@ from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, StackParams
 from lstm_jax.validation import require_path
 from lstm_jax.weights.cell_specification import directions
+from lstm_jax.weights.equinox import is_equinox_module, layers_of_equinox
 from lstm_jax.weights.find_layers import find_layers
 from lstm_jax.weights.flat_arrays import flat_arrays
+from lstm_jax.weights.flax import layers_of_nnx
+from lstm_jax.weights.flax_modules import is_nnx_module
 from lstm_jax.weights.keras_configuration import Settings, configured_layers
 from lstm_jax.weights.onnx.listed_nodes import layers_of_onnx
 from lstm_jax.weights.open_file import open_file
@@ -41,8 +44,9 @@ def recurrent_layers(source: Any, *, config: Any = None) -> tuple[RecurrentLayer
     shapes; other arrays, optimizer states and counters are left out.
 
     Args:
-        source: a path; a mapping of arrays, however nested; an ``onnx.ModelProto``; a ``torch.nn.Module``; a
-            Keras layer or model.
+        source: a path; a mapping of arrays, however nested, as parameters of Flax and Haiku or variables of
+            TensorFlow 1; an ``onnx.ModelProto``; a ``torch.nn.Module``; a Keras layer or model; a module of
+            Flax's nnx or of Equinox.
         config: of a Keras model whose weights are in a file of their own: the path of its JSON file, that
             text, or what ``get_config`` returns. Its activations and directions are honoured or refused.
 
@@ -73,6 +77,10 @@ def recurrent_layers(source: Any, *, config: Any = None) -> tuple[RecurrentLayer
             "Type mismatch: expected config= beside a path or a mapping, got one beside "
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
+    if is_nnx_module(source):
+        return layers_of_nnx(source)
+    if is_equinox_module(source):
+        return layers_of_equinox(source)
     if hasattr(source, "state_dict") and hasattr(source, "named_modules"):
         return _of_module(source)
     if hasattr(source, "get_config") and hasattr(source, "get_weights"):
@@ -81,8 +89,8 @@ def recurrent_layers(source: Any, *, config: Any = None) -> tuple[RecurrentLayer
         return layers_of_onnx(source)
     advice = " Give a list of arrays to from_keras." if isinstance(source, (list, tuple)) else ""
     raise TypeError(
-        "Type mismatch: expected a path, a mapping of arrays, a model of ONNX, PyTorch or Keras, got "
-        f"{type(source).__module__}.{type(source).__qualname__}.{advice}"
+        "Type mismatch: expected a path, a mapping of arrays, a model of ONNX, PyTorch or Keras, or a module "
+        f"of nnx or Equinox, got {type(source).__module__}.{type(source).__qualname__}.{advice}"
     )
 
 
@@ -94,6 +102,7 @@ def load(
     gate_order: str | None = None,
     reset_after: bool | None = None,
     activation: str | None = None,
+    forget_bias: float | None = None,
     config: Any = None,
 ) -> tuple[Stack, StackParams]:
     """One recurrent layer of a file, a mapping of arrays, or a model, with its parameters.
@@ -105,6 +114,8 @@ def load(
         gate_order: the order of the gates in the source, where it is not the one assumed, as ``"iofg"``.
         reset_after: of a GRU whose arrays do not say it.
         activation: of a vanilla network, ``"tanh"``, ``"relu"`` or ``"identity"``.
+        forget_bias: of an LSTM of TensorFlow 1, the number that its cell adds to the forget gate; 1, its
+            default, if None.
         config: as for `recurrent_layers`.
 
     Returns:
@@ -127,15 +138,25 @@ def load(
     found = source
     if not isinstance(source, RecurrentLayers):
         found = recurrent_layers(source, config=config)
-    layer = _chosen(found, name, kind)
+    layer = chosen_layer(found, name, kind)
     return layer.load(
-        kind=kind, gate_order=gate_order, reset_after=reset_after, activation=activation
+        kind=kind,
+        gate_order=gate_order,
+        reset_after=reset_after,
+        activation=activation,
+        forget_bias=forget_bias,
     )
 
 
-def _chosen(
-    found: tuple[RecurrentLayer, ...], name: str | None, kind: str | None
+def chosen_layer(
+    found: tuple[RecurrentLayer, ...], name: str | None, kind: str | None = None
 ) -> RecurrentLayer:
+    """The layer of a name, or of the last parts of one; the only one where None.
+
+    Raises:
+        TypeError: a name that is no text.
+        ValueError: none or several, with their names and what nearly was one.
+    """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"Type mismatch: expected name as a text, got {name!r}.")
     fitting = list(found)
@@ -145,6 +166,7 @@ def _chosen(
         wanted = name.replace("/", ".")
         dotted = [(f".{layer.name.replace('/', '.')}", layer) for layer in found]
         fitting = [layer for full, layer in dotted if full == f".{wanted}"]
+        fitting = fitting or [layer for full, layer in dotted if full == f".{wanted}.cell"]
         fitting = fitting or [layer for full, layer in dotted if full.endswith(f".{wanted}")]
     if len(fitting) > 1 and kind is not None:
         fitting = [layer for layer in fitting if layer.kind == kind] or fitting

@@ -91,7 +91,7 @@ def to_jax(params: PyTree) -> PyTree:
         DtypeError: float64 where JAX would make float32 of it.
     """
 
-    def convert(leaf: np.ndarray) -> jax.Array:
+    def convert(leaf: np.ndarray | jax.Array) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
             raise DtypeError(
                 f"Dtype mismatch: expected weights that JAX can hold, got {leaf.dtype} while "

@@ -1,10 +1,12 @@
 """Find the recurrent layers among named arrays: by the names that frameworks give, and by the shapes."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
+from lstm_jax.weights.cell_specification import joined
 from lstm_jax.weights.effective_weights import effective_weights
-from lstm_jax.weights.flax import from_flax
+from lstm_jax.weights.flax_cell import cell_from_flax
+from lstm_jax.weights.joined_kernels import layers_with_joined_kernels
 from lstm_jax.weights.keras_1 import joined_gates
 from lstm_jax.weights.keras_configuration import Settings
 from lstm_jax.weights.layers_of_keras import layers_of_keras
@@ -20,6 +22,7 @@ FLAX = re.compile(
     r"(?:(?P<place>.*)\.)?(?P<layer>dense_[ih]|i[ifgorzn]_?|h[ifgorzn]|[ih])\.(?P<part>kernel|bias)"
     r"(?:\.value)?"
 )
+FLAX_SIDE = re.compile(r"(?:(.*)\.)?(forward|backward)_rnn\.cell")
 QUANTISED = re.compile(r"(?:(.*?)\.)?(?:_all_weight_values|_packed_params|_packed_weight).*")
 
 
@@ -54,7 +57,11 @@ def find_layers(
     """
     arrays, made = effective_weights(joined_gates(arrays))
     found, misses = layers_named_like_pytorch(arrays, made, modules or {}, ours)
-    for more, missed in (layers_of_keras(arrays, settings or {}, version), _layers_of_flax(arrays)):
+    for more, missed in (
+        layers_of_keras(arrays, settings or {}, version),
+        _layers_of_flax(arrays),
+        layers_with_joined_kernels(arrays),
+    ):
         found, misses = found + more, misses + missed
     for name, array in arrays.items():
         match = QUANTISED.fullmatch(name)
@@ -79,7 +86,7 @@ def _layers_of_flax(arrays: dict[str, Any]) -> tuple[list[tuple[str, RecurrentLa
             place = match["place"] or ""
             places.setdefault(place, {}).setdefault(match["layer"], {})[match["part"]] = array
             first.setdefault(place, name)
-    found = []
+    cells: dict[str, _FlaxCell] = {}
     misses = []
     for place, layers in places.items():
         recurrent = [name for name in layers if name.startswith("h") or name == "dense_h"]
@@ -98,22 +105,44 @@ def _layers_of_flax(arrays: dict[str, Any]) -> tuple[list[tuple[str, RecurrentLa
         if kind is None:
             misses.append(f"{place or 'the root'}: a cell of Flax with {gates} gates")
             continue
-        found.append(
-            (first[place], _flax_layer(place, kind, int(inner["kernel"].shape[0]), hidden, layers))
-        )
+        cells[place] = _FlaxCell(kind, int(inner["kernel"].shape[0]), hidden, layers)
+    found = []
+    for place in cells:
+        match = FLAX_SIDE.fullmatch(place)
+        sides = [place]
+        if match:
+            dot = f"{match[1]}." if match[1] else ""
+            both = [f"{dot}{way}_rnn.cell" for way in ("forward", "backward")]
+            if set(both) <= set(cells):
+                if match[2] == "backward":
+                    continue
+                sides = both
+        begin = min((first[side] for side in sides), key=list(arrays).index)
+        name = (match[1] or "") if match and len(sides) == 2 else place
+        found.append((begin, _flax_layer(name, [cells[side] for side in sides])))
     return found, misses
 
 
-def _flax_layer(
-    place: str, kind: str, input_size: int, hidden_size: int, layers: dict[str, dict[str, Any]]
-) -> RecurrentLayer:
+class _FlaxCell(NamedTuple):
+    """A cell of linen or nnx: its kind, D, H and its linear layers."""
+
+    kind: str
+    input_size: int
+    hidden_size: int
+    layers: dict[str, dict[str, Any]]
+
+
+def _flax_layer(place: str, cells: list[_FlaxCell]) -> RecurrentLayer:
+    """One cell, or the two directions of a ``Bidirectional``."""
+
     def read(choices: Choices) -> tuple[Any, Any]:
         activation = choices.activation or "tanh"
         rest = choices._replace(activation=None)
         require_no_choices(place, rest, "whose arrays are those of a Flax cell")
-        return from_flax(layers, activation=activation)
+        return joined([cell_from_flax(cell.layers, activation) for cell in cells])
 
-    assumed = [
-        "Activations tanh and sigmoid, forward in time: no array tells them. Compare some outputs."
-    ]
-    return RecurrentLayer(place, kind, input_size, hidden_size, 1, 1, tuple(assumed), None, read)
+    words = "Activations tanh and sigmoid: no array tells them. Compare some outputs."
+    if len(cells) == 1:
+        words = words.replace("sigmoid:", "sigmoid, forward in time:")
+    kind, input_size, hidden_size, _ = cells[0]
+    return RecurrentLayer(place, kind, input_size, hidden_size, len(cells), 1, (words,), None, read)

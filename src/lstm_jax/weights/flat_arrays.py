@@ -14,7 +14,7 @@ CONTAINERS = {
 }
 """Names that checkpoints give to the whole model; they are not part of a layer's name."""
 OPTIMIZER = re.compile(
-    r"(optim.*|opt|opt_state|(lr_)?schedulers?.*|grad_scaler|scaler)", re.IGNORECASE
+    r"(optim(?!izedlstm).*|opt|opt_state|(lr_)?schedulers?.*|grad_scaler|scaler)", re.IGNORECASE
 )
 DEEPEST = 40
 """Levels of mappings that are looked into."""

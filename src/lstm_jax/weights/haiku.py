@@ -6,7 +6,7 @@
     relu
 
 The GRU's first gate z takes the new state: z = 1 − u. So its weights and bias are negated, σ(−z) = 1 − σ(z).
-A VanillaRNN has its second bias only with ``double_bias``. Haiku is not imported.
+A VanillaRNN has its second bias only with ``double_bias``, its default. Haiku is not imported.
 """
 
 from collections.abc import Mapping
@@ -119,8 +119,8 @@ def to_haiku(
         name: of the module; if None, Haiku's default name.
 
     Returns:
-        Module -> part -> NumPy array, of the parameters' dtype. A ``VanillaRNN`` has
-        ``double_bias=False``.
+        Module -> part -> NumPy array, of the parameters' dtype. The second bias of a ``VanillaRNN`` is
+        zero; with ``double_bias=False`` Haiku does not read it.
 
     Raises:
         ValueError: a cell that Haiku does not have.
@@ -140,7 +140,7 @@ def to_haiku(
         require_one_of("activation for Haiku", specification.activation, ("relu",))
         return {
             f"{name}/linear": {"w": arrays.w_x, "b": arrays.b},
-            f"{name}/linear_1": {"w": arrays.w_h},
+            f"{name}/linear_1": {"w": arrays.w_h, "b": np.zeros_like(arrays.b)},
         }
     if specification.reset_after:
         raise ValueError(

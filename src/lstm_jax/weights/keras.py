@@ -107,10 +107,9 @@ def from_keras(
             told = settings[number].reset_after
             reset_after = _is_double(arrays, direction) if told is None else told
         specification = _specify(arrays, direction, kind, reset_after, activation)
-        if pairs:  # The directions may have other sizes, over the same inputs.
+        if pairs:  # The directions may be of other kinds and sizes, over the same inputs.
             specification = specification._replace(input_size=pairs[0][0].input_size)
         pairs.append(_read(arrays, direction, specification))
-        kind = specification.kind
     cell, params = joined(pairs)
     if len(settings) == 1 and settings[0].go_backwards:
         return Backward(pairs[0][0]), to_jax(params)
@@ -123,8 +122,8 @@ def _settings(
     """What a configuration says of each direction; empty without one."""
     if config is None:
         return []
-    kind = _specify(arrays, sides[0], None, True, "tanh").kind
-    found = layer_settings(kind, dict(config), len(sides))
+    kinds = [_specify(arrays, side, None, True, "tanh").kind for side in sides]
+    found = layer_settings(kinds, dict(config))
     for one in found:
         if one.refused:
             raise ValueError(f"Layer mismatch: expected a layer as a cell here, got {one.refused}.")
@@ -224,8 +223,8 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
 
     Args:
         cell: a `Cell` for ``SimpleRNN``, ``LSTM`` or ``GRU``, a `Bidirectional` layer for
-            ``Bidirectional``, or a `Backward` one for ``go_backwards``. The Keras layer must have the cell's
-            activation and ``reset_after``.
+            ``Bidirectional``, with ``backward_layer=`` where its directions are not alike, or a `Backward`
+            one for ``go_backwards``. The Keras layer must have the cell's activation and ``reset_after``.
         params: of the cell.
         use_bias: whether the layer has biases.
 
@@ -234,8 +233,7 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
 
     Raises:
         ValueError: options that no Keras layer has: peepholes, coupled gates, layer normalisation, a
-            projection, two directions of different kinds or sizes; or ``use_bias=False`` with a bias that is
-            not zero.
+            projection; or ``use_bias=False`` with a bias that is not zero.
         ShapeError, DtypeError, TypeError: params that are not the cell's, or a stack, whose layers are
         given one by one.
 
@@ -255,11 +253,8 @@ def to_keras(cell: Layer, params: PyTree, *, use_bias: bool = True) -> list[np.n
     pairs = directions(cell, params)
     written: list[np.ndarray] = []
     known = ("reset_before", "identity")
-    specifications = {require_options("Keras", one, known) for one, _ in pairs}
-    if len(specifications) > 1:
-        raise ValueError(f"Layer mismatch: expected both directions alike for Keras, got {cell}.")
-    (specification,) = specifications
-    for _, cell_params in pairs:
+    for one, cell_params in pairs:
+        specification = require_options("Keras", one, known)
         w_x, w_h, b_x, b_h = split(specification.kind, "keras", cell_params)
         written += [w_x, w_h]
         double = specification.kind == "gru" and specification.reset_after

@@ -67,19 +67,21 @@ def settings_of(kind: str, config: dict[str, Any], outer: dict[str, Any] | None 
     )
 
 
-def layer_settings(kind: str, config: Any, directions: int) -> list[Settings]:
+def layer_settings(kinds: list[str], config: Any) -> list[Settings]:
     """Of one layer's ``get_config()``, one for each direction; a ``Bidirectional`` has a ``layer`` in it.
 
     Raises:
         ValueError: the configuration of another number of directions, or none.
     """
     config = _dict(config)
-    if directions == 2 and "layer" in config:
+    if len(kinds) == 2 and "layer" in config:
         found = _recurrent("Bidirectional", config)
     else:
-        found = [] if "layer" in config or not config else [settings_of(kind, config)]
-    if {one.kind for one in found} != {kind} or len(found) != directions:
-        words = "a Bidirectional" if directions == 2 else f"one {kind}"
+        found = [] if "layer" in config or not config else [settings_of(kinds[0], config)]
+    if [one.kind for one in found] != kinds:
+        words = (
+            f"a Bidirectional of {' and '.join(kinds)}" if len(kinds) == 2 else f"one {kinds[0]}"
+        )
         raise ValueError(
             f"Configuration mismatch: expected config= as the get_config() of {words}, got "
             f"{_shown(config)}."

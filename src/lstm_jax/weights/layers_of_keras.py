@@ -78,7 +78,7 @@ def layers_of_keras(
         configured = above.rpartition(".")[2] in settings
         names = _pair(name, below[above], configured)
         pair = [sides[one] for one in names]
-        if len(pair) == 2 and pair[0].gates == pair[1].gates:
+        if len(pair) == 2:
             done |= set(names)
             found.append((_begin(side), _layer(above, pair, settings, version)))
         else:
@@ -123,9 +123,10 @@ def _problem(parts: dict[str, Any]) -> str | None:
 def _layer(
     name: str, sides: list[_Side], settings: dict[str, list[Settings]], version: str | None
 ) -> RecurrentLayer:
-    kind = KINDS[sides[0].gates]
+    kinds = [KINDS[side.gates] for side in sides]
+    kind = kinds[0]
     units = [int(side.arrays[1].shape[0]) for side in sides]
-    known, assumed, refused = _known(name, kind, units, settings)
+    known, assumed, refused = _known(name, kinds, units, settings)
     if known is None:
         assumed += _assumptions(kind, sides, version)
     else:
@@ -152,8 +153,8 @@ def _layer(
 
     def read(choices: Choices) -> tuple[Any, Any]:
         pairs = [
-            _read_side(name, kind, side, choices, known[number % len(known)] if known else None)
-            for number, side in enumerate(sides)
+            _read_side(name, own, side, choices, known[number % len(known)] if known else None)
+            for number, (own, side) in enumerate(zip(kinds, sides, strict=True))
         ]
         if len(pairs) == 2:
             return Bidirectional(pairs[0][0], pairs[1][0]), Both(pairs[0][1], pairs[1][1])
@@ -170,14 +171,14 @@ def _is_cudnn(side: _Side) -> bool:
 
 
 def _known(
-    name: str, kind: str, units: list[int], settings: dict[str, list[Settings]]
+    name: str, kinds: list[str], units: list[int], settings: dict[str, list[Settings]]
 ) -> tuple[list[Settings] | None, list[str], str | None]:
     """The settings of each direction; None with an assumption, or a refusal, where they are not clear."""
     fitting: list[Settings] = []
     # The innermost name that is known: TensorFlow may put a scope of its own around a weight.
     for part in reversed(name.split(".")):
         named = settings.get(part, [])
-        fitting = [one for one in named if one.kind == kind and one.units in (None, *units)]
+        fitting = [one for one in named if one.kind in kinds and one.units in (None, *units)]
         if fitting:
             break
     if not fitting:

@@ -142,7 +142,9 @@ def _problem(cells: dict[str, _Cell], x: str, h: str) -> str | None:
     for cell in cells.values():
         shown = " and ".join(f"{cell.parts[p][0]} {show_shape(cell.shape(p))}" for p in (x, h))
         if not all(len(cell.shape(p)) == 2 and 0 not in cell.shape(p) for p in (x, h)):
-            return f"{shown} are no two matrices"
+            ensemble = all(len(cell.shape(p)) == 3 for p in (x, h))
+            more = ", but the stacked ones of an ensemble. Take one member" if ensemble else ""
+            return f"{shown} are no two matrices{more}"
         if _gates(cell, h) is None:
             return f"{shown} have no 1, 3 or 4 gates"
     return None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Backward, Bidirectional, Stack, StackParams, stack
-from lstm_jax.validation import require_bool, require_one_of
+from lstm_jax.validation import require_bool, require_number, require_one_of
 from lstm_jax.weights.cell_specification import KINDS
 
 
@@ -17,11 +17,13 @@ class Choices(NamedTuple):
         gate_order: the order of the gates in the source, one letter each.
         reset_after: of a GRU, whether the reset gate acts after the product with W_hn.
         activation: of a vanilla network.
+        forget_bias: what the source's cell adds to its forget gate beside the arrays.
     """
 
     gate_order: str | None = None
     reset_after: bool | None = None
     activation: str | None = None
+    forget_bias: float | None = None
 
 
 class RecurrentLayer(NamedTuple):
@@ -30,13 +32,15 @@ class RecurrentLayer(NamedTuple):
     Attributes:
         name: as in the source, with dots between its parts; empty for arrays that have no name in front.
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
-        input_size: D.
+        input_size: D; 0 where the source does not tell it, which is then refused.
         hidden_size: H, of the first layer and of its forward direction.
         directions: 1 or 2.
         layers: how many are stacked in it.
         assumed: sentences on what the source does not say, and how one would notice that it is wrong.
         refused: why `load` raises; None where it does not.
         read: what `load` calls.
+        adds_forget_bias: whether the source's cell may add a number to its forget gate that is in no array,
+            as TensorFlow 1 does; `load` takes it.
     """
 
     name: str
@@ -48,9 +52,10 @@ class RecurrentLayer(NamedTuple):
     assumed: tuple[str, ...]
     refused: str | None
     read: Callable[[Choices], tuple[Any, PyTree]]
+    adds_forget_bias: bool = False
 
     def __repr__(self) -> str:
-        shown = (f"{name}={value!r}" for name, value in zip(self._fields[:-1], self, strict=False))
+        shown = (f"{name}={value!r}" for name, value in zip(self._fields[:-2], self, strict=False))
         return f"RecurrentLayer({', '.join(shown)})"
 
     def load(
@@ -60,6 +65,7 @@ class RecurrentLayer(NamedTuple):
         gate_order: str | None = None,
         reset_after: bool | None = None,
         activation: str | None = None,
+        forget_bias: float | None = None,
     ) -> tuple[Stack, StackParams]:
         """The layer as a stack, for `lstm_jax.unroll_stack`, with its parameters.
 
@@ -69,6 +75,8 @@ class RecurrentLayer(NamedTuple):
                 ``"ifgo"`` for an LSTM, of ``"run"`` for a GRU (`lstm_jax.weights.gate_order`).
             reset_after: of a GRU whose arrays do not say it.
             activation: of a vanilla network, ``"tanh"``, ``"relu"`` or ``"identity"``.
+            forget_bias: of an LSTM of TensorFlow 1, the number that its cell adds to the forget gate; 1, its
+                default, if None.
 
         Returns:
             A `Stack`, also of one layer, and `StackParams` in the dtype of the source.
@@ -86,6 +94,13 @@ class RecurrentLayer(NamedTuple):
             require_bool("reset_after", reset_after)
         if activation is not None:
             require_one_of("activation", activation, ("tanh", "relu", "identity"))
+        if forget_bias is not None:
+            require_number("forget_bias", forget_bias, above=-float("inf"))
+            if not self.adds_forget_bias:
+                raise ValueError(
+                    f"Option mismatch: expected no forget_bias for {self.name!r}, whose arrays have it, "
+                    f"got {forget_bias!r}."
+                )
         if gate_order is not None and not isinstance(gate_order, str):
             raise TypeError(f"Type mismatch: expected gate_order as a text, got {gate_order!r}.")
         if kind not in (None, self.kind):
@@ -108,7 +123,7 @@ class RecurrentLayer(NamedTuple):
                     f"Option mismatch: expected no {option} for the {self.kind} {self.name!r}, got "
                     f"{value!r}."
                 )
-        return stacked(*self.read(Choices(gate_order, reset_after, activation)))
+        return stacked(*self.read(Choices(gate_order, reset_after, activation, forget_bias)))
 
 
 class RecurrentLayers(tuple[RecurrentLayer, ...]):

@@ -1,7 +1,8 @@
 """Networks to and from ONNX models, with the package ``onnx``.
 
-Start with `convert`: `from_onnx` and `to_onnx`. `read_graph` reads a model's graph: it follows the sequence
-through the nodes by computing with placeholders, which are in `symbols`. `recurrent_node` reads one RNN, LSTM
-or GRU node, `one_direction` its arrays, and `layout_nodes` the nodes that only move axes. `listed_nodes`
-lists every recurrent node of a model. `write_graph` writes a graph.
+Start with `convert`: `from_onnx` and `to_onnx`. `recurrent_nodes` finds every RNN, LSTM and GRU node of a
+model, `recurrent_node` reads one and `one_direction` its arrays; `evaluate` runs the nodes that only move or
+combine numbers. `wiring` sees by the numbers of `marks` that go through a graph how its nodes are stacked in
+a `chain`, and `left_out` names what else is there. `listed_nodes` lists the nodes of a model. `write_graph`
+writes a graph.
 """

@@ -18,8 +18,16 @@ from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, StackParams, stack
 from lstm_jax.validation import AnyPath, DtypeError, require_path
 from lstm_jax.weights.cell_specification import checked_params
-from lstm_jax.weights.onnx.read_graph import read_graph
-from lstm_jax.weights.onnx.recurrent_nodes import chosen_stack, described, recurrent_nodes
+from lstm_jax.weights.onnx.evaluate import Values
+from lstm_jax.weights.onnx.recurrent_nodes import (
+    NodeLayer,
+    chosen_nodes,
+    described,
+    nearest,
+    recurrent_nodes,
+    stack_of,
+)
+from lstm_jax.weights.onnx.wiring import read_wiring
 from lstm_jax.weights.onnx.write_graph import write_model
 
 
@@ -60,21 +68,25 @@ def opened_model(model: Any) -> tuple[Any, Any]:
         )
     if not model.HasField("graph"):
         raise ValueError("Model mismatch: expected an ONNX model with a graph, got none.")
+    if model.functions:  # Nodes in them, as some exporters have it, are nodes of the graph.
+        model = import_module("onnx.inliner").inline_local_functions(model)
     return onnx, model
 
 
 def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[Stack, StackParams]:
-    """The recurrent layers of an ONNX model as a stack, with their parameters.
+    """Recurrent layers of an ONNX model as a stack, with their parameters.
 
-    A graph that is a chain of RNN, LSTM and GRU nodes, also bidirectional, comes in as a whole: with nodes
-    between them that only move axes; residual connections; one linear projection at the end. All nodes must
-    have their sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states
-    may be inputs of the graph, zeros, or constants that are the same for every sample; such constants become
-    a learned starting state.
+    Without ``node`` they are all RNN, LSTM and GRU nodes of the graph, wired as in a stack: one on the
+    outputs of the other, two side by side in both directions, with residual connections, reversed in time by
+    other nodes, batch first or time first; and one linear projection of every step at the end. That is seen
+    by numbers that go through the graph, whatever nodes an exporter puts between. All must have their
+    sequence_lens, if any, from one input of the graph: the lengths of the stack. Initial states may be inputs
+    of the graph, zeros, or constants that are the same for every sample; such constants become a learned
+    starting state. Weights may be computed from constants, or be quantised.
 
-    Of any other graph the recurrent nodes can be taken out, also those in branches and loops: the only one,
-    or those that ``node`` names. What stands around them, such as an embedding or a linear layer, is left
-    out with a warning. Weights may be computed from constants, or be quantised.
+    What stands before the first node and behind the last, such as an embedding, or a linear layer on the last
+    step, is left out with a warning that names it. Where the nodes are not wired as a stack, or stand in
+    branches and loops, ``node`` chooses among them.
 
     One thing differs: past a sequence's end the stack's outputs are zero after a projection too. A graph
     without the mask that `to_onnx` writes gives the projection's bias there.
@@ -82,7 +94,7 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
     Args:
         model: a path, or an ``onnx.ModelProto``.
         node: name of a recurrent node, or names of several, which become a stack in this order; a node
-            without a name has that of its first output. If None, the whole graph, or its only node.
+            without a name has that of its first output. If None, all, or the only one.
 
     Returns:
         A `Stack` and `StackParams`, of the dtype of the weights.
@@ -90,9 +102,9 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
     Raises:
         ImportError: without the package ``onnx``.
         OSError: a file that does not exist.
-        ValueError: anything but an ONNX model; a graph that is not such a chain and has several nodes, or
-            none; names that are no node's; an attribute that changes the function (clip, other activations).
-            The message names the node.
+        ValueError: anything but an ONNX model; a graph without such nodes, or with several that are not wired
+            as a stack; names that are no node's; an attribute that changes the function (clip, other
+            activations). The message names the node.
         ShapeError: weights that do not fit the node.
         DtypeError: weights that are not all of one floating dtype, or float64 without ``jax_enable_x64``.
 
@@ -102,35 +114,51 @@ def from_onnx(model: Any, *, node: str | Sequence[str] | None = None) -> tuple[S
         states, ys = lstm_jax.unroll_stack(net, params, xs)
     """
     onnx, model = opened_model(model)
-    if node is not None:
-        names = [node] if isinstance(node, str) else list(node)
-        found = recurrent_nodes(onnx, model)
-        chosen = chosen_stack(found, names)
-        for one in found:
-            if one.name in names and one.around:
-                _warn(f"Node {described(one)} alone. Left out: {'; '.join(one.around)}.")
-        return chosen
-    try:
-        return read_graph(onnx, model.graph)
-    except ValueError as error:
-        return _only_node(onnx, model, error)
-
-
-def _only_node(onnx: Any, model: Any, error: ValueError) -> tuple[Stack, StackParams]:
-    """The only recurrent node of a graph that is not understood as a whole."""
-    found = recurrent_nodes(onnx, model)
+    found, constants = recurrent_nodes(onnx, model)
     if not found:
-        raise error
-    # A starting state or lengths of its own change the numbers of the node itself.
-    if len(found) > 1 or found[0].around:
-        choice = ", ".join(map(described, found))
-        raise ValueError(f"{error} Choose by node= among {choice}.") from error
-    _warn(f"Node {described(found[0])} alone. Left out is what stands around it: {error}")
-    return chosen_stack(found, [found[0].name])
+        near = "".join(f" Nearest: {words}." for words in nearest(model)[:1])
+        raise ValueError(f"Graph mismatch: expected an RNN, GRU or LSTM node, got none.{near}")
+    if node is not None:
+        nodes = chosen_nodes(found, [node] if isinstance(node, str) else list(node))
+        for one in nodes:
+            if one.around:
+                _warn(f"Node {described(one)} alone. Left out: {'; '.join(one.around)}.")
+        other = _other_wiring(onnx, model, nodes, constants) if len(nodes) > 1 else None
+        if other is not None:
+            names = ", ".join(repr(one.name) for one in nodes)
+            _warn(f"Nodes {names} as a stack, which they are not in the graph. {other}")
+        return stack_of([[(one, one.backward)] for one in nodes])
+    if len(found) == 1 and (found[0].refused is not None or found[0].place is None):
+        (one,) = chosen_nodes(found, [found[0].name])
+        _warn(f"Node {described(one)} alone. Left out is what stands around the subgraph it is in.")
+        return stack_of([[(one, one.backward)]])
+    try:
+        wiring = read_wiring(onnx, model, found, constants)
+    except (ValueError, TypeError) as error:
+        choice = ", ".join(described(one) for one in found if one.refused is None)
+        raise ValueError(f"{error} Choose by node= among {choice or 'none'}.") from error
+    if wiring.left_out:
+        alone = f"Node {described(found[0])} alone." if len(found) == 1 else "The nodes alone."
+        _warn(f"{alone} Left out: {'; '.join(wiring.left_out)}.")
+    at = {one.place: one.starting_at(wiring.starts.get(one.place or 0, {})) for one in found}
+    groups = [[(at[place], backward) for place, backward in group] for group in wiring.groups]
+    return stack_of(groups, wiring.residual, wiring.projection)
+
+
+def _other_wiring(
+    onnx: Any, model: Any, nodes: Sequence[NodeLayer], constants: Values
+) -> str | None:
+    """Why nodes that were chosen as a stack are none in the graph; None where they are."""
+    try:
+        wiring = read_wiring(onnx, model, nodes, constants)
+    except ValueError as error:
+        return str(error)
+    chosen = tuple(((one.place, one.backward),) for one in nodes)
+    return "It is wired otherwise." if wiring.residual or wiring.groups != chosen else None
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def to_onnx(net: Cell | Stack, params: PyTree, path: AnyPath | None = None) -> Any:

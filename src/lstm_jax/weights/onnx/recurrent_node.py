@@ -47,7 +47,7 @@ class Node(NamedTuple):
 
 def name_of(node: Any) -> str:
     """The name of a node in messages: ``LSTM 'encoder'``."""
-    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+    return f"{node.op_type} {node.name or next(filter(None, node.output), '')!r}"
 
 
 def attributes_of(onnx: Any, node: Any) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def read_node(onnx: Any, node: Any, values: dict[str, Any]) -> Node:
     inputs = {field: given for field, given in zip(INPUTS, node.input, strict=False) if given}
     arrays = {}
     for field in ("W", "R", "B", "P"):
-        if field not in inputs:
+        if field not in inputs and field in "BP":
             continue
-        array = values.get(inputs[field])
+        array = values.get(inputs.get(field, ""))
         if not isinstance(array, np.ndarray):
             raise ValueError(
                 f"Weight mismatch: expected {field} of {name} as a constant, got none."
@@ -154,9 +154,7 @@ def starting_state(node: Node, values: dict[str, Any]) -> list[dict[str, np.ndar
         for field in ("h", "c")[: 2 if "LSTM" in node.name.split()[0] else 1]:
             array = values.get(node.inputs.get(f"initial_{field}", ""))
             zeros = np.zeros(cell.hidden_size, params.w_x.dtype)
-            # Zeros of a shape that is known in part only stand as one number.
-            unknown = isinstance(array, np.ndarray) and array.shape == (1,) and not array.any()
-            if not isinstance(array, np.ndarray) or unknown:
+            if not isinstance(array, np.ndarray):
                 state[field] = zeros
                 continue
             label = f"initial_{field} of {node.name}"

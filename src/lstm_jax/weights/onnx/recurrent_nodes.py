@@ -1,108 +1,160 @@
-"""Every recurrent node of an ONNX graph and its subgraphs, each as a layer by itself.
+"""Every recurrent node of an ONNX graph and its subgraphs, each as a layer by itself, and stacks of them.
 
 What stands around a node, an embedding before it or a linear layer behind it, does not matter to its weights:
-they are constants, or computed from constants (`lstm_jax.weights.onnx.fold_constants`). A node in a branch of
-an ``If`` or in the body of a ``Loop`` is found as well.
+they are constants, or computed from constants (`lstm_jax.weights.onnx.evaluate`). A node in a branch of an
+``If`` or in the body of a ``Loop`` is found as well. A node that no cell computes is listed with its reason.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lstm_jax.layers.stack import Backward, Bidirectional, Layer, Stack, StackParams, stack
+from lstm_jax.layers.stack import Backward, Both, Stack, StackParams, stack
 from lstm_jax.weights.arrays import require_one_dtype, to_jax
 from lstm_jax.weights.cell_specification import joined
-from lstm_jax.weights.onnx.fold_constants import Constants
+from lstm_jax.weights.onnx.evaluate import Values, evaluate, free_inputs
 from lstm_jax.weights.onnx.one_direction import OPERATORS
-from lstm_jax.weights.onnx.recurrent_node import INPUTS, read_node, starting_state
+from lstm_jax.weights.onnx.recurrent_node import (
+    INPUTS,
+    Node,
+    attributes_of,
+    read_node,
+    starting_state,
+)
 
-WEIGHTS, STARTS = ("W", "R", "B", "P"), ("initial_h", "initial_c")
+STARTS = ("initial_h", "initial_c")
 
 
 class NodeLayer(NamedTuple):
-    """A recurrent node as a layer.
+    """A recurrent node.
 
     Attributes:
         name: of the node; where it has none, of its first output.
-        layer: a cell, `Bidirectional`, or `Backward` for a node that runs in reverse.
-        params: of the layer, in NumPy.
-        state0: its starting state where that is a constant other than zero, else None.
+        kind: of its cell.
+        sizes: D, H and the number of directions; 0 where the graph does not tell one.
+        node: its cells with their params; None where it is refused.
+        start: each direction's starting state, zeros where it is not a constant.
         around: what the layer alone does not do, each in a few words: a starting state that is computed,
             sequence_lens that are not an input of the model.
+        refused: the error that says why it is no layer; None where it is one.
+        place: number of the node among those of the model's own graph; None in a subgraph.
     """
 
     name: str
-    layer: Layer
-    params: Any
-    state0: Any
+    kind: str
+    sizes: tuple[int, int, int]
+    node: Node | None
+    start: list[dict[str, np.ndarray]]
     around: tuple[str, ...]
+    refused: Exception | None
+    place: int | None
+
+    @property
+    def backward(self) -> bool:
+        """Whether it runs backward alone."""
+        return self.node is not None and self.node.direction == "reverse"
+
+    def starting_at(self, rows: dict[str, np.ndarray]) -> "NodeLayer":
+        """The node with other starting states ``h`` or ``c`` [dirs, 1, H]."""
+        each = [{n: a[number, 0] for n, a in rows.items()} for number in range(len(self.start))]
+        return self._replace(start=[s | own for s, own in zip(self.start, each, strict=True)])
 
 
-def recurrent_nodes(onnx: Any, model: Any) -> tuple[NodeLayer, ...]:
-    """The recurrent nodes of a model in the order of its file, those of subgraphs at the node that has them.
+def recurrent_nodes(onnx: Any, model: Any) -> tuple[tuple[NodeLayer, ...], Values]:
+    """The recurrent nodes of a model in the order of its file, those of subgraphs behind the others.
 
-    Raises:
-        ValueError, ShapeError, DtypeError: of a node whose weights or attributes no cell has; it is named.
+    Returns:
+        The nodes, and the constants of the model's own graph that take part in them.
     """
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model)
     found: list[NodeLayer] = []
-    waiting: list[tuple[Any, Constants | None]] = [(model.graph, None)]
+    every: list[Values] = []
+    waiting = [(model.graph, Values({}, lengths=frozenset(free_inputs(onnx, model.graph))))]
     while waiting:
         graph, outer = waiting.pop(0)
-        constants = Constants(onnx, graph, opset, outer)
+        inner = [each for node in graph.node for each in subgraphs(node)]
+        below = inner.copy()
+        for each in below:
+            below += [g for node in each.node for g in subgraphs(node)]
+        # Names that a subgraph takes from outside are among the inputs of its nodes.
+        wanted = {name for each in below for node in each.node for name in node.input}
+        wanted |= {name for node in graph.node if is_recurrent(node) for name in node.input[1:]}
+        values = evaluate(onnx, graph, opset, wanted, outer=outer)
+        for place, node in enumerate(graph.node):
+            if is_recurrent(node):
+                found.append(_read(onnx, node, values, None if every else place))
+        every.append(values)
+        waiting += [(each, values) for each in inner]
+    return tuple(found), every[0]
+
+
+def nearest(model: Any) -> list[str]:
+    """Sentences on the operators of others that have the names of recurrent ones, as quantised models do."""
+    graphs, found = [model.graph], []
+    for graph in graphs:
         for node in graph.node:
-            if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
-                found.append(_read(onnx, node, constants))
-            inner = [(a.g, constants) for a in node.attribute if a.HasField("g")]
-            inner += [(g, constants) for a in node.attribute for g in a.graphs]
-            waiting += inner
-    return tuple(found)
+            graphs += subgraphs(node)
+            if any(word in node.op_type for word in OPERATORS) and not is_recurrent(node):
+                found.append(
+                    f"{name_in(node)}: {node.op_type}, an operator of {node.domain or 'others'}. Load the "
+                    "model that it was made from"
+                )
+    return found
 
 
-def _read(onnx: Any, node: Any, constants: Constants) -> NodeLayer:
-    given = dict(zip(INPUTS, node.input, strict=False))
-    values = {
-        name: constants.get(name)
-        for field, name in given.items()
-        if name and field in (*WEIGHTS, *STARTS)
-    }
-    arrays = {name: value for name, value in values.items() if value is not None}
-    read = read_node(onnx, node, arrays)
-    made, params = joined(read.pairs)
-    layer: Layer = made
-    if read.direction == "reverse":
-        layer = Backward(read.pairs[0][0])
-    start = starting_state(read, arrays)
-    around = [
-        f"its {field}, which is computed"
-        for field in STARTS
-        if given.get(field) and values[given[field]] is None and not constants.is_zero(given[field])
-    ]
-    lengths = given.get("sequence_lens")
-    if lengths and not constants.is_given(lengths):
-        around.append("its sequence_lens, which are constants or computed")
-    state0 = None
-    if any(leaf.any() for state in start for leaf in state.values()):
-        states = [
-            type(cell.initial_state())(**s) for (cell, _), s in zip(read.pairs, start, strict=True)
-        ]
-        state0 = states[0] if len(states) == 1 else type(params)(*states)
-    return NodeLayer(_plain_name(node), layer, params, state0, tuple(around))
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators in a model."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
-def _plain_name(node: Any) -> str:
+def is_recurrent(node: Any) -> bool:
+    """Whether a node is one of ONNX's own RNN, GRU and LSTM."""
+    return node.op_type in OPERATORS and node.domain in ("", "ai.onnx")
+
+
+def name_in(node: Any) -> str:
+    """The name of a node; where it has none, that of its first output."""
     return node.name or next((name for name in node.output if name), "")
 
 
-def chosen_stack(found: tuple[NodeLayer, ...], names: list[str]) -> tuple[Stack, StackParams]:
-    """Some nodes as a stack, in this order.
+def subgraphs(node: Any) -> list[Any]:
+    """The graphs among a node's attributes."""
+    each = [[a.g] if a.HasField("g") else list(a.graphs) for a in node.attribute]
+    return [graph for graphs in each for graph in graphs]
+
+
+def _read(onnx: Any, proto: Any, values: Values, place: int | None) -> NodeLayer:
+    given = dict(zip(INPUTS, proto.input, strict=False))
+    name, kind, said = name_in(proto), OPERATORS[proto.op_type], attributes_of(onnx, proto)
+    arrays = [values.known.get(given.get(field, ""), np.zeros(0)) for field in "WR"]
+    D, H = (int(array.shape[2]) if array.ndim == 3 else 0 for array in arrays)
+    count = 2 if said.get("direction") == "bidirectional" else 1
+    layer = NodeLayer(name, kind, (D, said.get("hidden_size", H), count), None, [], (), None, place)
+    try:
+        node = read_node(onnx, proto, values.known)
+        start = starting_state(node, values.known)
+    except (ValueError, TypeError) as error:
+        return layer._replace(refused=error)
+    around = [
+        f"its {field}, which is computed"
+        for field in STARTS
+        if given.get(field) and not {given[field]} & (values.zero | values.known.keys())
+    ]
+    if given.get("sequence_lens", "") not in ("", *values.lengths):
+        around.append("its sequence_lens, which are constants or computed")
+    return layer._replace(node=node, start=start, around=tuple(around))
+
+
+def chosen_nodes(found: Sequence[NodeLayer], names: Sequence[str]) -> list[NodeLayer]:
+    """The nodes of these names, in their order.
 
     Raises:
         ValueError: a name that is no node's or that of several, or nodes that do not fit on each other.
-        DtypeError: nodes whose weights differ in dtype.
+        ValueError, ShapeError, DtypeError: a node that no cell computes.
     """
-    layers = []
+    nodes = []
     for name in names:
         same = [one for one in found if one.name == name]
         if len(same) != 1:
@@ -111,33 +163,64 @@ def chosen_stack(found: tuple[NodeLayer, ...], names: list[str]) -> tuple[Stack,
                 f"Node mismatch: expected node as one of {known}, got {name!r}"
                 f"{f', which {len(same)} nodes are called' if same else ''}."
             )
-        layers += same
-    for below, above in zip(layers[:-1], layers[1:], strict=True):
-        if above.layer.input_size != below.layer.output_size:
+        if same[0].refused is not None:
+            raise same[0].refused
+        nodes += same
+    for below, above in zip(nodes[:-1], nodes[1:], strict=True):
+        size = below.sizes[1] * below.sizes[2]
+        if above.sizes[0] != size:
             raise ValueError(
-                f"Node mismatch: expected {above.name!r} on {above.layer.input_size} inputs, got "
-                f"{below.layer.output_size} of {below.name!r} below it."
+                f"Node mismatch: expected {above.name!r} on {above.sizes[0]} inputs, got {size} of "
+                f"{below.name!r} below it."
             )
-    learned = any(one.state0 is not None for one in layers)
-    net = stack(*(one.layer for one in layers), learned_state=learned)
-    params = StackParams(tuple(one.params for one in layers))
+    return nodes
+
+
+def stack_of(
+    groups: Sequence[Sequence[tuple[NodeLayer, bool]]],
+    residual: bool = False,
+    projection: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Stack, StackParams]:
+    """A stack of nodes.
+
+    Args:
+        groups: for each layer one node, or a forward and a backward one; and whether each runs backward.
+        residual: whether the layers have residual connections.
+        projection: its matrix and its bias.
+
+    Raises:
+        DtypeError: nodes whose weights differ in dtype.
+    """
+    layers: list[Any] = []
+    params: list[Any] = []
+    starts = []
+    for group in groups:
+        halves = [pair for one, _ in group if one.node for pair in one.node.pairs]
+        layer, layer_params = joined(halves)
+        layers.append(Backward(halves[0][0]) if [back for _, back in group] == [True] else layer)
+        params.append(layer_params)
+        starts.append([state for one, _ in group for state in one.start])
+    learned = any(leaf.any() for start in starts for state in start for leaf in state.values())
+    size = None if projection is None else projection[0].shape[1]
+    net = stack(*layers, residual=residual, learned_state=learned, output_size=size)
+    made: Any = StackParams(tuple(params))
     if learned:
-        states = [one.layer.initial_state() if one.state0 is None else one.state0 for one in layers]
-        params = params._replace(state0=tuple(states))
-    named = {
-        f"{one.name} {n}": np.asarray(leaf)
-        for one in layers
-        for n, leaf in enumerate(jax.tree.leaves(one.params))
-    }
-    require_one_dtype(named)
-    return net, to_jax(params)
+        made = made._replace(state0=tuple(map(_state, net.initial_state(), starts)))
+    if projection is not None:
+        made = made._replace(w_y=projection[0], b_y=projection[1])
+    leaves = jax.tree_util.tree_flatten_with_path(made)[0]
+    require_one_dtype({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    return net, to_jax(made)
+
+
+def _state(like: Any, start: list[dict[str, np.ndarray]]) -> Any:
+    if isinstance(like, Both):
+        return Both(*(type(s)(**arrays) for s, arrays in zip(like, start, strict=True)))
+    return type(like)(**start[0])
 
 
 def described(one: NodeLayer) -> str:
     """A node in messages: ``'lstm' (lstm 3 → 5)``."""
-    layer = one.layer
-    cell = layer.forward if isinstance(layer, Bidirectional) else layer
-    cell = cell.cell if isinstance(cell, Backward) else cell
-    both = ", both ways" if isinstance(layer, Bidirectional) else ""
-    back = ", backward" if isinstance(layer, Backward) else ""
-    return f"{one.name!r} ({cell.kind} {cell.input_size} → {cell.hidden_size}{both}{back})"
+    direction = "" if one.node is None else one.node.direction
+    way = {"bidirectional": ", both ways", "reverse": ", backward"}.get(direction, "")
+    return f"{one.name!r} ({one.kind} {one.sizes[0]} → {one.sizes[1]}{way})"

@@ -21,10 +21,10 @@ from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Backward, Stack, StackParams
 from lstm_jax.validation import leaf_name
 from lstm_jax.weights.cell_specification import directions, specify
+from lstm_jax.weights.onnx.evaluate import LONGEST
 from lstm_jax.weights.onnx.one_direction import ACTIVATIONS, OPERATORS, write_direction
 
 OPSET, IR_VERSION = 17, 8
-LONGEST = np.iinfo(np.int32).max
 NODES = {kind: operator for operator, kind in OPERATORS.items()}
 
 

@@ -1,0 +1,227 @@
+"""Networks out of files: the numbers are those of the measurements, the words say what was there."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import gradient_flow
+import lstm_jax
+from gradient_flow.command_line.cli import main
+from gradient_flow.inspections.cell_in_steps import cell_in_steps
+from gradient_flow.inspections.inspection import stages_of
+from gradient_flow.verdicts.reach import Case, layers_of
+
+LAG, SAMPLES = 16, 2
+NET = lstm_jax.stack(lstm_jax.lstm(3, 4), lstm_jax.lstm(4, 4))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A stack of two in PyTorch's names, in an .npz, beside what a checkpoint has besides."""
+    params = NET.init(jax.random.key(0))
+    arrays = {f"rnn.{k}": v for k, v in lstm_jax.weights.to_pytorch(NET, params).items()}
+    path = tmp_path_factory.mktemp("model") / "model.npz"
+    np.savez(path, **arrays, step=np.int64(7), **{"embed.weight": np.eye(5, 3, dtype="f")})
+    return path
+
+
+@pytest.fixture(scope="module")
+def xs():
+    return np.asarray(jax.random.normal(jax.random.key(1), (LAG, SAMPLES, 3)))
+
+
+@pytest.fixture(scope="module")
+def found(file, xs):
+    return gradient_flow.inspect(file, xs)
+
+
+def test_the_numbers_are_those_of_the_measurements(file, found, xs):
+    net, params = lstm_jax.weights.load(file)
+    assert net == NET and found.network.chosen == ("rnn",)
+    whole = Case(net, None, jnp.asarray(xs), LAG, True)
+    for number, (_, _, case, own) in enumerate(layers_of(whole, params)):
+        flow = gradient_flow.jacobian_norms(
+            case.cell, own, None, case.xs, lags=found.results["lags"], blocks=("hh", "hc", "cc"),
+            norms=["spectral"],
+        )  # fmt: skip
+        at = f"loaded/layer_{number}"
+        for block in ("hh", "hc", "cc"):
+            assert_array_equal(found.arrays[f"{at}/curve.{block}"], flow.spectral[block])
+        gates = gradient_flow.gate_activations(case.cell, own, None, case.xs[:, 0])
+        assert_array_equal(found.arrays[f"{at}/gate.f"], gates["f"])
+        pairs = gradient_flow.all_pairs_norms(
+            case.cell, own, None, case.xs[:, 0], blocks=("hh",), norms=("spectral",)
+        )
+        assert_array_equal(found.arrays[f"{at}/map.hh"], pairs.spectral["hh"])
+    direct = gradient_flow.diagnose(net, params, None, jnp.asarray(xs))
+    assert str(found.diagnosis) == str(direct)
+
+
+def test_what_is_told(found):
+    says = found.results["says"]
+    assert says[0].startswith("Inputs: 2 samples of 16 steps")
+    assert "'rnn' (lstm, 3 to 4)" in says[1]
+    assert any("Gates in PyTorch's order" in line for line in says)
+    assert found.results["networks"] == {"layer_0": "rnn, layer 0", "layer_1": "rnn, layer 1"}
+    assert str(found).endswith(str(found.diagnosis))
+    json.dumps({k: v for k, v in found.results.items() if k != "verdicts"})
+    wanted = {"curve.hh", "gate.i", "time_constant", "cell.d_c", "map.hh", "autodiff"}
+    wanted |= {"detours.hh", "gate_paths.f+g", "spectrum"}
+    names = {name.removeprefix("loaded/layer_1/") for name in found.arrays}
+    assert wanted <= names
+
+
+def test_single_units_are_the_gradients_of_autodiff(x64):
+    cell = lstm_jax.lstm(3, 4)
+    params = cell.init(jax.random.key(2), float)
+    xs, state = jax.random.normal(jax.random.key(3), (7, 3)), cell.initial_state()
+
+    def loss(c, rest):
+        after = state._replace(h=jnp.zeros(4), c=c)
+        for x in rest:
+            after, _ = cell.step(params, after, x)
+        return jnp.sum(after.h**2) / 2
+
+    steps = cell_in_steps(cell, params, state, xs)
+    states = [state]
+    for x in xs:
+        states.append(cell.step(params, states[-1], x)[0])
+    units = steps["units"]
+    np.testing.assert_allclose(
+        steps["h"], np.stack([s.h for s in states[1:]])[:, units], rtol=1e-12
+    )
+    for t in range(1, 8):
+
+        def from_here(state, t=t):
+            for x in xs[t:]:
+                state, _ = cell.step(params, state, x)
+            return jnp.sum(state.h**2) / 2
+
+        expected = jax.grad(from_here)(states[t])
+        np.testing.assert_allclose(steps["d_h"][t - 1], expected.h[units], rtol=1e-9, atol=1e-15)
+        # The total cotangent of C_t has what comes by h_t = o ⊙ tanh C_t too.
+        through_h = expected.h * steps_all(cell, params, states, xs, t)
+        total = (expected.c + through_h)[units]
+        np.testing.assert_allclose(steps["d_c"][t - 1], total, rtol=1e-9, atol=1e-15)
+
+
+def steps_all(cell, params, states, xs, t):
+    """∂h_t/∂C_t, with o_t held still."""
+    o = cell.gates(params, states[t - 1], xs[t - 1])["o"]
+    return o * (1 - jnp.tanh(states[t].c) ** 2)
+
+
+def test_two_states_of_one_network(found):
+    results, arrays = stages_of([found, found])
+    assert results["stages"] == ["before", "after"]
+    assert set(results["verdicts"]) == {"before", "after"}
+    assert_array_equal(arrays["before/layer_0/curve.hh"], arrays["after/layer_0/curve.hh"])
+    other = found._replace(results=found.results | {"lag": 5})
+    with pytest.raises(ValueError, match="expected two states of one network"):
+        stages_of([found, other])
+
+
+CELL = lstm_jax.rnn(3, 4)
+FILES = {
+    "enc_w_ih": np.ones((12, 3), "f"), "enc_w_hh": np.ones((12, 4), "f"),
+    "dec_w_ih": np.ones((12, 4), "f"), "dec_w_hh": np.ones((12, 4), "f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        (FILES, {}, ValueError, r"Layer needed: .*'enc' \(gru, 3 to 4\), 'dec' \(gru, 4 to 4\)"),
+        (FILES, {"layer": "end"}, ValueError, "got none. They are 'enc', 'dec'"),
+        (FILES, {"layer": ["dec", "enc"]}, ValueError, "'enc' to take the 4 outputs of 'dec', got"),
+        ({"a": np.ones(3)}, {}, ValueError, "expected a recurrent layer in the source, got none"),
+        ("none.pt", {}, FileNotFoundError, "none.pt"),
+        ("none.py:net", {}, FileNotFoundError, "none.py"),
+        ((CELL,), {}, ValueError, "expected a network in Python as a tuple"),
+        ((CELL, CELL.init(jax.random.key(0))), {"layer": "a"}, ValueError, "expected no layer"),
+        ((lambda p, s, x: (s, s), 1.0), {}, ValueError, "Inputs needed"),
+        (FILES, {"lag": 0}, ValueError, "lag"),
+        (FILES, {"samples": -1}, ValueError, "samples"),
+        (
+            FILES,
+            {"layer": "enc", "embedding": "emb"},
+            ValueError,
+            "expected embedding= as an array",
+        ),
+    ],
+)
+def test_what_cannot_be_looked_at(source, options, error, message):
+    with pytest.raises(error, match=message):
+        gradient_flow.inspect(source, **options)
+
+
+def test_numbered_layers_that_fit_are_a_stack():
+    from gradient_flow.inspections.network_of import network_of
+
+    params = NET.init(jax.random.key(0))
+    parts = [
+        lstm_jax.weights.to_pytorch(*pair) for pair in zip(NET.layers, params.layers, strict=True)
+    ]
+    arrays = {f"lstm_{n + 1}.{k}": v for n, part in enumerate(parts) for k, v in part.items()}
+    network = network_of(arrays)
+    assert network.net == NET and network.chosen == ("lstm_1", "lstm_2")
+    assert_array_equal(network.params.layers[1].w_h, params.layers[1].w_h)
+
+
+def test_a_module_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import jax.numpy as jnp\n"
+        "def step(params, state, x):\n    h = jnp.tanh(params * state + x)\n    return h, h\n"
+        "def net():\n    return step, jnp.full(2, 0.5), jnp.zeros(2), jnp.ones((12, 2))\n"
+        "broken = 1\n"
+    )
+    found = gradient_flow.inspect(f"{path}:net", lag=12)
+    assert found.diagnosis.verdict == "vanishing" and found.results["source"] == f"{path}:net"
+    for name, message in (("no", "got no such name"), ("broken", "as a tuple of a cell")):
+        with pytest.raises(ValueError, match=message):
+            gradient_flow.inspect(f"{path}:{name}")
+    path.write_text("1 / 0\n")
+    with pytest.raises(ValueError, match="got ZeroDivisionError"):
+        gradient_flow.inspect(f"{path}:net")
+
+
+def test_the_command(file, found, xs, tmp_path, capsys):
+    np.save(tmp_path / "xs.npy", xs)
+    words = [str(file), "--input", str(tmp_path / "xs.npy"), "--quick"]
+    out, verdict = tmp_path / "run", found.diagnosis.verdict
+    code = main(["inspect", *words, "--out", str(out), "--fail-on", f"{verdict},dead"])
+    printed = capsys.readouterr()
+    assert code == 3 and printed.err.startswith("This takes some")
+    assert all(len(line) <= 80 for line in printed.out.splitlines() if str(tmp_path) not in line)
+    assert f"Verdict: {verdict}, for a lag of 16 steps" in printed.out
+    results = json.loads((out / "results.json").read_text())
+    assert results["command"][:3] == ["gradient-flow", "inspect", str(file)]
+    with np.load(out / "arrays.npz") as arrays:
+        assert arrays["loaded/layer_0/curve.hh"].shape == (2, len(results["lags"]))
+    assert main(["inspect", *words, "--out", str(out)]) == 2
+    assert "Occupied folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.pt"], "error: Unreadable file: expected a file or folder, got none.pt"),
+        (["{file}", "--fail-on", "sick"], "expected --fail-on from vanishing, exploding"),
+        (["{file}", "--layer", "x"], "expected a recurrent layer named 'x'"),
+        (["{file}", "--input", "none.npy"], "got none.npy (No such file"),
+        (["{file}", "--embedding", "x"], "expected --embedding as an array of the source"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence_and_leaves_nothing(
+    file, words, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", *[word.format(file=file) for word in words]]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") <= 1
+    assert not list(tmp_path.glob("runs/*"))
