@@ -53,7 +53,14 @@ GRADIENT_FLOW = {
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
     "pages": {"measurements", "verdicts", "results_folder"},
-    "command_line": {"measurements", "verdicts", "inspections", "pictures", "pages", "results_folder"},
+    "command_line": {
+        "measurements",
+        "verdicts",
+        "inspections",
+        "pictures",
+        "pages",
+        "results_folder",
+    },
     "__main__": {"command_line"},
 }
 

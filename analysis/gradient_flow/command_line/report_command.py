@@ -31,5 +31,5 @@ def page_of_run(folder: Path, place: Path) -> str:
     try:
         report(folder, place / PAGE)
     except MissingPlotlyError:
-        return "page:     none without plotly; pip install 'lstm-jax[report]', then gradient-flow report"
+        return "page:     none without plotly: pip install 'lstm-jax[report]'"
     return f"page:     {folder / PAGE}"

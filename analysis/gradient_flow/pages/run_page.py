@@ -22,7 +22,7 @@ from gradient_flow.pages.run_numbers import (
     read_numbers,
 )
 from gradient_flow.pages.screen_numbers import Limits
-from gradient_flow.pages.verdict_words import STAGES, labels, table, verdicts
+from gradient_flow.pages.verdict_words import STAGES, labels, number, short, table, verdicts
 from gradient_flow.pages.watch_numbers import watch_figure
 from gradient_flow.results_folder import OutputError
 from lstm_jax.atomic_write import write_whole
@@ -171,8 +171,13 @@ def _facts(run: RunNumbers) -> list[tuple[str, str]]:
     text = results.get("text")
     if run.kind == COMPARISON and isinstance(text, Mapping):
         found.append(("text", f"{text.get('name')}, {text.get('characters')} characters"))
+    left_out = results.get("left_out")
+    for name, lines in left_out.items() if isinstance(left_out, Mapping) else ():
+        if isinstance(lines, list) and lines:
+            found.append((f"left out of {name}", ", ".join(map(str, lines))))
     if isinstance(results.get("seconds"), Mapping):
-        told = ", ".join(f"{name} {value}" for name, value in results["seconds"].items())
+        seconds = {name: number(value) for name, value in results["seconds"].items()}
+        told = ", ".join(f"{name} {short(s)}" for name, s in seconds.items() if s is not None)
         found.append(("seconds", told))
     return found[:60]
 

@@ -229,10 +229,11 @@ def _cell(key: str, row: Mapping[str, Any]) -> str:
     if key == "horizon" and np.isinf(value):
         return "beyond the lag"
     error = number(row.get(f"{key}_error"))
-    return _short(value) + (f" ± {_short(error)}" if error is not None else "")
+    return short(value) + (f" ± {short(error)}" if error is not None else "")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number with three digits, or in whole."""
     if np.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

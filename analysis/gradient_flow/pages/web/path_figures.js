@@ -78,7 +78,7 @@ function drawGatePaths(node) {
       const gates = kept(name);
       if (!gates.length) return "no gate";
       if (gates.length === most && most > 1) return `all gates (${gates.join(", ")})`;
-      return gates.length === 1 ? `only ${gates[0]}, the ${GATES[gates[0]] ?? "gate"}` : `only ${gates.join(" and ")}`;
+      return gates.length === 1 ? `only ${gates[0]}, the ${GATES[gates[0]] ?? "gate"}` : `only ${gates.join(", ")}`;
     };
     return linesFigure(place, names.map((name, n) => {
       const all = kept(name).length === most && most > 1;
