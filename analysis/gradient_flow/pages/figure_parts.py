@@ -145,9 +145,21 @@ def _detours(source: Source) -> Parts:
                 "block": block,
                 "lags": listed_numbers(lags[at]),
                 "terms": listed_numbers(logs[:, at]),
+                "whole": _first_sample(source, block),
             }
         )
     return parts
+
+
+def _first_sample(source: Source, block: str) -> dict[str, Any] | None:
+    """The curve of all paths together of the sample whose paths are sorted; None where there is none."""
+    if f"curve.{block}" not in source.arrays or not source.lags.size:
+        return None
+    if source.arrays[f"curve.{block}"].ndim != 2:
+        return None
+    curve = source.get(f"curve.{block}", None, len(source.lags))[0] / LN10
+    at = thinned(len(curve), source.limits.points)
+    return {"lags": source.lags[at].tolist(), "log10": listed_numbers(curve[at])}
 
 
 def _gate_paths(source: Source) -> Parts:

@@ -76,7 +76,7 @@ SECTIONS = (
         "credit",
         "Credit over the input",
         "How much each input moves a loss at the last step: the size of the loss's gradient by the input of "
-        "that step. Bright is much, dark is little.",
+        "that step. In a text, bright is much and dark is little.",
         ("credit",),
         "The credit over the input is missing from this run: it has no array named credit.",
     ),

@@ -158,7 +158,11 @@ def _facts(run: RunNumbers) -> list[tuple[str, str]]:
     """What was measured: names and values."""
     results, found = run.results, []
     if run.kind == INSPECTION:
-        found.append(("network", str(results.get("source", "not named"))))
+        sources = results.get("sources")
+        if isinstance(sources, Mapping):
+            found += [(f"network {stage}", str(source)) for stage, source in sources.items()]
+        else:
+            found.append(("network", str(results.get("source", "not named"))))
         for layer in _mappings(results.get("layers")):
             found.append((f"layer {layer.get('name')}", _layer(layer, results.get("chosen"))))
         inputs = results.get("inputs")

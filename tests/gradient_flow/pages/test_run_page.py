@@ -116,7 +116,9 @@ def test_norms_are_those_of_the_files_as_powers_of_ten(inspection, whole):
     )
     # Nothing depends on a later step, and a group without paths is exactly 0.
     assert shown["log10"]["values"][0][5] == "nan"
-    assert whole.numbers["detours"][0]["terms"][0][5] == "-inf"
+    detours = whole.numbers["detours"][0]
+    assert detours["terms"][0][5] == "-inf"
+    assert detours["whole"]["log10"] == curve[0].round(3).tolist()
     log10 = arrays["before/layer_0/curve.hh"][:, -1].mean() / np.log(10)
     assert f"10^{log10:.1f}" in whole.text
 
@@ -236,6 +238,7 @@ STRANGE = [
     {"table": {"before": [1, 2]}},
     {"inputs": None},
     {"layers": {"name": 3}},
+    {"sources": {"before": 1}, "left_out": {"layer 0": ["the map"], "layer 1": 3}},
     {"layers": [{"directions": "two"}, 3]},
     {"command": 7, "source": None},
     {"seconds": [1]},

@@ -48,16 +48,16 @@ function byPart(node, parts, draw) {
 
 const INK = COLOURS - 1;
 
-function wholeLine(part, block) {
-  const curve = data.curves.find((one) => sameNetwork(one, part) && one.block === block);
-  return curve ? [{ label: "all paths together", lags: curve.lags, values: curve.middle, look: INK, dash: "solid", width: 3.2 }] : [];
+// Of the same sample as the groups.
+function wholeLine({ whole }) {
+  return whole ? [{ label: "all paths together", lags: whole.lags, values: whole.log10, look: INK, dash: "solid", width: 3.2 }] : [];
 }
 
 function drawDetours(node) {
   const parts = data.detours;
   const words = (m, last) => (m === last ? `more than ${last - 1} detours` : m === 1 ? "1 detour" : `${m === 0 ? "no" : m} detour${m === 1 ? "" : "s"}`);
   const ready = byPart(node, parts, (place, part) => linesFigure(place, [
-    ...wholeLine(part, part.block),
+    ...wholeLine(part),
     ...part.terms.map((values, m) => ({
       label: words(m, part.terms.length - 1), lags: part.lags, values, look: m % INK, dash: dash(Math.floor(m / INK) + (m % 2)), width: 2,
     })),
