@@ -39,6 +39,7 @@ if not collect_ignore and str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
 REQUIRED = {
+    "browser": "LSTM_JAX_REQUIRE_BROWSER",
     "compiler": "LSTM_JAX_REQUIRE_COMPILER",
     "gpu": "LSTM_JAX_REQUIRE_GPU",
     "peer": "LSTM_JAX_REQUIRE_PEERS",
@@ -61,9 +62,9 @@ def pytest_runtest_teardown():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A test against another framework is slow: the framework alone takes seconds to import."""
+    """A test against another framework or in a browser is slow: to start either takes seconds."""
     for item in items:
-        if item.get_closest_marker("peer"):
+        if item.get_closest_marker("peer") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.slow)
 
 

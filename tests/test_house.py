@@ -49,9 +49,18 @@ GRADIENT_FLOW = {
     "verdicts": {"step_jacobians", "measurements"},
     "inspections": {"step_jacobians", "measurements", "verdicts"},
     "results_folder": set(),
+    "result_display": set(),
     "pictures": {"measurements", "results_folder"},
     "foreign": set(),
-    "command_line": {"measurements", "verdicts", "inspections", "pictures", "results_folder"},
+    "pages": {"measurements", "verdicts", "results_folder"},
+    "command_line": {
+        "measurements",
+        "verdicts",
+        "inspections",
+        "pictures",
+        "pages",
+        "results_folder",
+    },
     "__main__": {"command_line"},
 }
 
@@ -92,7 +101,11 @@ def rooms(package):
     ("package", "table", "ground"),
     [
         (CHECKOUT / "src" / "lstm_jax", LSTM_JAX, GROUND),
-        (CHECKOUT / "analysis" / "gradient_flow", GRADIENT_FLOW, {"results_folder"}),
+        (
+            CHECKOUT / "analysis" / "gradient_flow",
+            GRADIENT_FLOW,
+            {"results_folder", "result_display"},
+        ),
     ],
     ids=["lstm_jax", "gradient_flow"],
 )

@@ -23,6 +23,7 @@ from gradient_flow.measurements.random_probes import ProbeNorms, Probes, probe_n
 from gradient_flow.measurements.singular_spectrum import SingularSpectrum, singular_spectrum
 from gradient_flow.measurements.step_gain import StepGain, step_gain
 from gradient_flow.measurements.training_watch import WatchRecords, flow_watch, read_watch
+from gradient_flow.pages.run_page import report
 from gradient_flow.parallel_in_time.newton_states import ParallelStates, parallel_states
 from gradient_flow.parallel_in_time.products import (
     Cotangents,
@@ -78,6 +79,7 @@ __all__ = [
     "parallel_transitions",
     "probe_norms",
     "read_watch",
+    "report",
     "singular_spectrum",
     "step_gain",
 ]

@@ -19,9 +19,11 @@ from gradient_flow.command_line.comparison import Compare, ConfigError
 from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.inspect_command import Inspect, run_inspect
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
+from gradient_flow.command_line.report_command import Report, page_of_run, run_report
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
-from gradient_flow.measurements.training_watch import record_paths
+from gradient_flow.measurements.training_watch import records_folder
+from gradient_flow.pages.run_page import PAGE
 from gradient_flow.results_folder import (
     ARRAYS,
     FINISHED,
@@ -60,7 +62,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the figures of a finished comparison again, or of a watched training run."""
+    """Draw the figures of a finished comparison again, with its page, or of a watched training run."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
@@ -76,6 +78,7 @@ Command = (
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Draw, tyro.conf.subcommand("draw")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -95,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_check(command)
         if isinstance(command, Draw):
             return run_draw(command)
+        if isinstance(command, Report):
+            return run_report(command)
         return run_compare(command)
 
     return exit_code(
@@ -124,7 +129,7 @@ def run_compare(config: Compare) -> int:
     from gradient_flow.pictures.comparison_figures import PICTURES
 
     pictures = [f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")]
-    publish(folder, replaces=pictures, more=True)
+    publish(folder, replaces=[*pictures, PAGE], more=True)
     print(f"\nnumbers:  {folder / FINISHED}, {folder / ARRAYS}")
     try:
         _draw(folder, results, found.arrays)
@@ -234,15 +239,17 @@ def _measured(config: Compare, corpus: Corpus | None, found: Found) -> dict[str,
 
 
 def _draw(folder: Path, results: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Draw the pictures of a claimed folder, and say where they are."""
+    """Draw the pictures and the page of a claimed folder, and say where they are."""
     from gradient_flow.pictures.comparison_figures import draw_all
 
     try:
         pictures = draw_all(folder / STAGE, results, arrays)
+        page = page_of_run(folder, folder / STAGE)
     finally:
         publish(folder, finishes=False)
     for picture in pictures:
         print(f"picture:  {folder / picture.name}  (and .svg)")
+    print(page)
 
 
 def _trained(
@@ -343,7 +350,7 @@ def run_check(config: Check) -> int:
 
 def run_draw(config: Draw) -> int:
     """Draw a run's pictures from its files: a comparison's, or those of a training run with --watch-flow."""
-    records = _records(config.folder)
+    records = records_folder(config.folder)
     if records is not None:
         return _draw_records(records)
     results, arrays = read_run(config.folder)
@@ -353,13 +360,6 @@ def run_draw(config: Draw) -> int:
     claim_folder(config.folder, "compare", overwrite=True)
     _draw(config.folder, results, arrays)
     return 0
-
-
-def _records(folder: Path) -> Path | None:
-    """Where the records of a watched training run are: in its ``flow``, or in the folder itself."""
-    if (folder / "arrays.npz").exists():
-        return None
-    return next((at for at in (folder / "flow", folder) if record_paths(at)), None)
 
 
 def _draw_records(records: Path) -> int:

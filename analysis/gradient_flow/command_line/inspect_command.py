@@ -11,7 +11,9 @@ from typing import Annotated
 import tyro
 
 from gradient_flow.command_line.comparison import ConfigError
+from gradient_flow.command_line.report_command import page_of_run
 from gradient_flow.inspections.inspection import Inspection, inspect, stages_of
+from gradient_flow.pages.run_page import PAGE
 from gradient_flow.results_folder import (
     ARRAYS,
     FINISHED,
@@ -117,8 +119,13 @@ def run_inspect(config: Inspect, words: list[str]) -> int:
     write_json(stage / "environment.json", environment())
     write_whole(stage / "verdict.txt", (text + "\n").encode())
     write_json(stage / FINISHED, results)
-    publish(folder)
+    publish(folder, replaces=[PAGE], more=True)
     print(f"results:  {folder}")
+    try:
+        page = page_of_run(folder, stage)
+    finally:
+        publish(folder, finishes=False)
+    print(page)
     last = looks[-1].diagnosis
     told = {last.verdict, *(finding.name for finding in last.findings if finding.illness)}
     return UNHEALTHY if wanted & told else 0

@@ -6,10 +6,12 @@ What takes long for a wide cell is left out unless everything is asked for; `LIM
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradient_flow.inspections.cell_in_steps import cell_in_steps
 from gradient_flow.measurements.autodiff_norms import autodiff_norms
+from gradient_flow.measurements.credit import credit
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon
 from gradient_flow.measurements.detours import detour_norms
 from gradient_flow.measurements.gate_paths import gate_path_norms
@@ -80,11 +82,13 @@ def layer_arrays(
     if "autodiff" in measured:
         plain = np.atleast_2d(np.asarray(autodiff_norms(cell, params, case.state0, case.xs)))
         found["autodiff"] = plain[:, : case.lag + 1]
+    if measured:
+        found["credit"] = credit(cell, params, state, xs, _half_square).inputs
     if "detours" in measured:
         walked = detour_norms(
             cell, params, state, xs, most=4, lags=some, blocks=("hh",), norms=("spectral",)
         )
-        found |= {"detours.hh": walked.spectral["hh"], "detours.lags": walked.lags}
+        found |= {"detours.hh": np.asarray(walked.spectral["hh"]).T, "detours.lags": walked.lags}
     if "gate_paths" in measured and cell.memory_gate is not None:
         paths = gate_path_norms(cell, params, state, xs, lags=some, blocks=("hh",))
         norms = np.asarray(paths.spectral["hh"])
@@ -95,6 +99,11 @@ def layer_arrays(
         values = singular_spectrum(cell, params, state, xs, lags=some)
         found |= {"spectrum": values.log_values, "spectrum.lags": values.lags}
     return {name: np.asarray(array) for name, array in found.items()}
+
+
+def _half_square(state: PyTree) -> Any:
+    """½ ‖h_T‖², a loss of h as that of `cell_in_steps`."""
+    return jnp.sum(jax.tree.leaves(state)[0] ** 2) / 2
 
 
 def _first_sample(case: Case) -> tuple[PyTree, Any]:

@@ -41,6 +41,7 @@ from gradient_flow.long_products.scaled_matrix import (
 )
 from gradient_flow.long_products.spectral_norm import log_or_zero
 from gradient_flow.long_products.transition import row_times
+from gradient_flow.result_display import draw_result, values_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -86,6 +87,25 @@ class Credit(NamedTuple):
     weights: dict[str, Array]
     shares: dict[str, Array]
     total_c: Any = None
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw log10 of the gradient's norm against the step, by state and input.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("credit_curves", self, ax)
+
+    def _repr_html_(self) -> str:
+        logs = {f"states, {name}": value for name, value in self.states.items()}
+        if hasattr(self.inputs, "shape"):
+            logs["inputs"] = self.inputs
+        logs |= {f"weights, {name}": value for name, value in self.weights.items()}
+        shares = {f"shares, {name}": value for name, value in self.shares.items()}
+        return values_table("Gradient of a loss at the last step", logs | shares, logs=logs)
 
 
 def credit(

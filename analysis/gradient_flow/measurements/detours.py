@@ -39,6 +39,7 @@ from gradient_flow.measurements.detour_terms import (
     identity_terms,
     step_back,
 )
+from gradient_flow.result_display import curves_table, draw_result
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,
@@ -76,6 +77,27 @@ class DetourNorms(NamedTuple):
     frobenius: LogNorms
     whole_spectral: LogNorms
     whole_frobenius: LogNorms
+
+    def plot(self, ax: Any = None, block: str | None = None) -> Any:
+        """Draw log10 of a block's norms against the lag, by detours.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+            block: which block; the first if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("detour_curves", self, ax, block=block)
+
+    def _repr_html_(self) -> str:
+        norms = self.spectral or self.frobenius
+        rows = {
+            f"{block}, {'more' if m == self.detours[-1] else m}": np.asarray(logs)[..., m]
+            for block, logs in norms.items()
+            for m in self.detours
+        }
+        return curves_table("Norms by block and number of detours, medians", self.lags, rows)
 
 
 def detour_norms(

@@ -21,6 +21,7 @@ import numpy as np
 from gradient_flow.long_products.backward_walk import lag_curves
 from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
 from gradient_flow.measurements.curve_summary import chosen_lags
+from gradient_flow.result_display import curves_table, draw_result
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -51,6 +52,27 @@ class GatePaths(NamedTuple):
     lags: Int[np.ndarray, "lags"]
     spectral: LogNorms
     frobenius: LogNorms
+
+    def plot(self, ax: Any = None, block: str | None = None) -> Any:
+        """Draw log10 of a block's norms against the lag, by the gates that are kept.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+            block: which block; the first if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("gate_path_curves", self, ax, block=block)
+
+    def _repr_html_(self) -> str:
+        norms = self.spectral or self.frobenius
+        rows = {
+            f"{block}, {'+'.join(kept) or 'no gate'}": np.asarray(logs)[..., n, :]
+            for block, logs in norms.items()
+            for n, kept in enumerate(self.kept)
+        }
+        return curves_table("Norms by block and gates kept, medians", self.lags, rows)
 
 
 def gate_path_norms(

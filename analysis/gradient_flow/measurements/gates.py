@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradient_flow.result_display import values_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -46,6 +47,9 @@ class TimeConstants(NamedTuple):
     at_mean: Any
     shortest: Any
     longest: Any
+
+    def _repr_html_(self) -> str:
+        return values_table("Time constants of the units, in steps", self._asdict())
 
 
 def gate_time_constants(

@@ -8,7 +8,7 @@ forms each J_j where it is used, without storing it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 
 from gradient_flow.long_products.backward_walk import lag_curves, pair_map
 from gradient_flow.long_products.chunk_of_steps import LogNorms, Plan
+from gradient_flow.result_display import curves_table, draw_result, values_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,
@@ -50,6 +51,22 @@ class JacobianNorms(NamedTuple):
     frobenius: LogNorms
     smallest: LogNorms
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw log10 of the norms against the lag, from the latest time back.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("jacobian_curves", self, ax)
+
+    def _repr_html_(self) -> str:
+        return curves_table(
+            "Jacobian norms, medians", self.lags, self.spectral or self.frobenius or self.smallest
+        )
+
 
 class PairNorms(NamedTuple):
     """Natural logs of norms, by block, over pairs (t, k): each array [times, starts], a batch before it.
@@ -69,6 +86,25 @@ class PairNorms(NamedTuple):
     spectral: LogNorms
     frobenius: LogNorms
     smallest: LogNorms
+
+    def plot(self, ax: Any = None, block: str | None = None) -> Any:
+        """Draw log10 of a block's norms over all pairs; of a batch, its first sample.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+            block: which block; the first if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("pair_map", self, ax, block=block)
+
+    def _repr_html_(self) -> str:
+        return values_table(
+            "Jacobian norms over pairs (t, k)",
+            self.spectral or self.frobenius or self.smallest,
+            logs=self.spectral or self.frobenius or self.smallest,
+        )
 
 
 def jacobian_norms(

@@ -35,6 +35,7 @@ from jax import lax
 
 from gradient_flow.long_products.compensated_sum import compensated_add
 from gradient_flow.long_products.tangent_growth import Spacing, tangent_growth
+from gradient_flow.result_display import html_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -83,6 +84,15 @@ class LyapunovSpectrum(NamedTuple):
     curve: Float[Array, "*batch points k"]
     spread: Float[Array, "k"]
     drift: Float[Array, "k"]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [n + 1, f"{value:.4g}", f"{error:.2g}"]
+            for n, (value, error) in enumerate(
+                zip(self.exponents.tolist(), self.standard_error.tolist(), strict=True)
+            )
+        ]
+        return html_table("Lyapunov exponents, per step", ["", "exponent", "standard error"], rows)
 
 
 def kaplan_yorke_dimension(

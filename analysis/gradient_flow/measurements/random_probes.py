@@ -31,6 +31,7 @@ from jax import lax
 from gradient_flow.long_products.scaled_matrix import EMPTY, log_value
 from gradient_flow.long_products.spectral_norm import log_or_zero
 from gradient_flow.measurements.curve_summary import chosen_lags
+from gradient_flow.result_display import curves_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -79,6 +80,15 @@ class ProbeNorms(NamedTuple):
     spectral_lags: Int[np.ndarray, "spectral_lags"]
     spectral: Any
     spectral_high: Any
+
+    def _repr_html_(self) -> str:
+        names = ("frobenius_low", "frobenius", "frobenius_high")
+        curves = {name: getattr(self, name) for name in names}
+        table = curves_table("Norms by random vectors, medians", self.lags, curves)
+        if not len(self.spectral_lags):
+            return table
+        spectral = {name: getattr(self, name) for name in ("spectral", "spectral_high")}
+        return table + curves_table("", self.spectral_lags, spectral)
 
 
 class Probes(NamedTuple):

@@ -29,6 +29,7 @@ from gradient_flow.long_products.jacobi_svd import singular_values
 from gradient_flow.long_products.qr_product import QRProduct, multiply
 from gradient_flow.long_products.step_factors import run_samples, step_factors
 from gradient_flow.measurements.curve_summary import chosen_lags
+from gradient_flow.result_display import draw_result, values_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_blocks,
     checked_run,
@@ -58,6 +59,21 @@ class SingularSpectrum(NamedTuple):
     lags: Int[np.ndarray, "lags"]
     log_values: Float[Array, "*batch lags n"]
     alignment: Any
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw log10 of the singular values, a line for each lag.
+
+        Args:
+            ax: a matplotlib axis to draw into; a new one if None.
+
+        Returns:
+            The axis.
+        """
+        return draw_result("spectrum_lines", self, ax)
+
+    def _repr_html_(self) -> str:
+        values = {f"lag {lag}": self.log_values[..., n, :] for n, lag in enumerate(self.lags)}
+        return values_table("Singular values", values, logs=values)
 
     def survivors(
         self, threshold: float = 1e-3, *, relative: bool = False

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradient_flow.result_display import values_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     require_finite_states,
@@ -57,6 +58,12 @@ class StepGain(NamedTuple):
     without: dict[str, Array]
     pushes: dict[str, Array]
     largest: Any
+
+    def _repr_html_(self) -> str:
+        norms = {f"norm of {name}": value for name, value in self.norms.items()}
+        return values_table(
+            "Growth in one step", {"gain": self.gain, **norms, "largest": self.largest}
+        )
 
 
 def step_gain(

@@ -29,7 +29,7 @@ from gradient_flow.measurements.by_layer import each_layer, require_no_zoneout
 from gradient_flow.measurements.curve_summary import decades_per_100, horizon, lag_grid
 from gradient_flow.measurements.gates import gate_activations
 from gradient_flow.measurements.jacobian_norms import jacobian_norms
-from gradient_flow.results_folder import OutputError, read_arrays
+from gradient_flow.results_folder import ARRAYS, OutputError, read_arrays
 from gradient_flow.step_jacobians.state_layout import JOINT, LSTM_PATHS, layout_of
 from gradient_flow.step_jacobians.trajectory import is_lstm
 from lstm_jax.array_types import Array, PyTree, shapes_of
@@ -299,3 +299,11 @@ def record_paths(folder: AnyPath) -> list[Path]:
     folder = _path(folder)
     paths = [path for path in folder.glob("*.npz") if path.stem.isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem))
+
+
+def records_folder(folder: AnyPath) -> Path | None:
+    """Where the records of a watched training run are: in its ``flow``, or in the folder itself."""
+    folder = _path(folder)
+    if (folder / ARRAYS).exists():
+        return None
+    return next((at for at in (folder / "flow", folder) if record_paths(at)), None)

@@ -21,6 +21,7 @@ import numpy as np
 
 from gradient_flow.measurements.by_layer import has_zoneout
 from gradient_flow.measurements.curve_summary import decades_per_100
+from gradient_flow.result_display import html_table
 from gradient_flow.step_jacobians.checked_arguments import (
     checked_run,
     whole_numbers,
@@ -100,6 +101,13 @@ class Diagnosis(NamedTuple):
         return f"{line}; {', '.join(self.illnesses[:HEADLINE])}" + (
             f" and {more} more." if more > 0 else "."
         )
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for a notebook."""
+        rows = [("", one.says) for one in self.findings]
+        rows += [("would change it", one.says) for one in self.advice]
+        rows += [("tried without help", one.says) for one in self.without_help]
+        return html_table(f"Verdict: {self.headline}", ("", ""), rows)
 
     def __str__(self) -> str:
         """The headline, the findings and the advice, a line each."""

@@ -1,6 +1,7 @@
 """The command line: a small comparison from end to end, the gradient check, and wrong input."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import lstm_jax
 from gradient_flow.command_line import cli, comparison, exit_codes, memory
 from gradient_flow.command_line.comparison import networks, shared_cell, summarise
+from gradient_flow.command_line.report_command import page_of_run
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.pictures import comparison_figures
 
@@ -80,7 +82,25 @@ def test_a_run_leaves_everything_and_nothing_half(finished):
             for name in ("norm_against_lag", "pair_maps", "inside_lstm", "gates")
             for ending in ("png", "svg")
         ),
+        *(["report.html"] if importlib.util.find_spec("plotly") else []),
     }
+
+
+def test_a_run_has_a_page_or_a_sentence_says_how_to_get_one(run, tmp_path, capsys, monkeypatch):
+    told = run.printed.splitlines()[-1]
+    if importlib.util.find_spec("plotly"):
+        assert told == f"page:     {run.folder / 'report.html'}"
+        assert "LSTM, forget bias 1" in (run.folder / "report.html").read_text("utf-8")
+        out = tmp_path / "page.html"
+        assert cli.main(["report", str(run.folder), "--out", str(out)]) == 0
+        assert capsys.readouterr().out == f"page:     {out}\n"
+        assert out.read_bytes() == (run.folder / "report.html").read_bytes()
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert "pip install 'lstm-jax[report]'" in page_of_run(run.folder, tmp_path)
+    assert cli.main(["report", str(run.folder), "--out", str(tmp_path / "none.html")]) == 2
+    assert capsys.readouterr().err.endswith("Do pip install 'lstm-jax[report]'.\n")
+    assert cli.main(["report", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: Missing folder: expected that of a run")
 
 
 def test_the_results_say_what_was_measured(finished):
@@ -471,7 +491,7 @@ def test_a_run_stopped_while_it_measures_keeps_what_it_has(
         (["compare", "--smaples=3"], "got --smaples. Did you mean --samples?"),
         (["compare", "--seed", "1", "--colour"], "got --colour. --help lists them."),
         (["comapre"], "Unknown command: expected a known one, got comapre. Did you mean compare?"),
-        (["--seed", "1", "compare"], "one of compare, check, draw before the options, got --seed"),
+        (["--seed", "1", "compare"], ", report before the options, got --seed"),
         (["compare", "--out", ""], "Empty path: expected one after --out, got an empty text"),
         (["compare", "--out="], "Empty path: expected one after --out, got an empty text"),
         (["draw", ""], "Empty path: expected one, got an empty text"),

@@ -1,5 +1,6 @@
 """Networks out of files: the numbers are those of the measurements, the words say what was there."""
 
+import importlib.util
 import json
 
 import jax
@@ -13,6 +14,10 @@ import lstm_jax
 from gradient_flow.command_line.cli import main
 from gradient_flow.inspections.cell_in_steps import cell_in_steps
 from gradient_flow.inspections.inspection import stages_of
+from gradient_flow.pages.figure_numbers import figures
+from gradient_flow.pages.run_numbers import from_results
+from gradient_flow.pages.run_page import page_of
+from gradient_flow.pages.screen_numbers import Limits
 from gradient_flow.verdicts.reach import Case, layers_of
 
 LAG, SAMPLES = 16, 2
@@ -57,8 +62,29 @@ def test_the_numbers_are_those_of_the_measurements(file, found, xs):
             case.cell, own, None, case.xs[:, 0], blocks=("hh",), norms=("spectral",)
         )
         assert_array_equal(found.arrays[f"{at}/map.hh"], pairs.spectral["hh"])
+        # Every unit is among those shown step by step.
+        d_z = [found.arrays[f"{at}/cell.d_z_{gate}"] for gate in "ifgo"]
+        d_x = np.concatenate(d_z, axis=-1) @ np.asarray(own.w_x, np.float64).T
+        credit = found.arrays[f"{at}/credit"]
+        np.testing.assert_allclose(credit, np.log(np.linalg.norm(d_x, axis=-1)), rtol=1e-4)
     direct = gradient_flow.diagnose(net, params, None, jnp.asarray(xs))
     assert str(found.diagnosis) == str(direct)
+
+
+def test_its_page_has_every_figure(found):
+    """A part of each for each layer."""
+    run = from_results(found.results, found.arrays, "memory")
+    parts = figures(run, Limits())
+    assert parts.problems == [] and run.problems == ()
+    assert {name: {one["network"] for one in of} for name, of in parts.parts.items()} == (
+        dict.fromkeys(parts.parts, {"layer_0", "layer_1"})
+    )
+    # 0 … 4 detours and more, over as many lags as were walked.
+    terms = np.array(parts.parts["detours"][0]["terms"], object)
+    assert terms.shape == (6, len(parts.parts["detours"][0]["lags"]))
+    page = page_of(run, "")
+    assert "verdict is missing" not in page and 'id="problems"' not in page
+    assert found.diagnosis.headline[1:] in page
 
 
 def test_what_is_told(found):
@@ -70,7 +96,7 @@ def test_what_is_told(found):
     assert str(found).endswith(str(found.diagnosis))
     json.dumps({k: v for k, v in found.results.items() if k != "verdicts"})
     wanted = {"curve.hh", "gate.i", "time_constant", "cell.d_c", "map.hh", "autodiff"}
-    wanted |= {"detours.hh", "gate_paths.f+g", "spectrum"}
+    wanted |= {"detours.hh", "gate_paths.f+g", "spectrum", "credit"}
     names = {name.removeprefix("loaded/layer_1/") for name in found.arrays}
     assert wanted <= names
 
@@ -197,6 +223,12 @@ def test_the_command(file, found, xs, tmp_path, capsys):
     code = main(["inspect", *words, "--out", str(out), "--fail-on", f"{verdict},dead"])
     printed = capsys.readouterr()
     assert code == 3 and printed.err.startswith("This takes some")
+    told = printed.out.splitlines()[-1]
+    if importlib.util.find_spec("plotly"):
+        assert told == f"page:     {out / 'report.html'}" and (out / "report.html").exists()
+    else:
+        assert told == "page:     none without plotly: pip install 'lstm-jax[report]'"
+    assert not (out / ".unfinished").exists()
     assert all(len(line) <= 80 for line in printed.out.splitlines() if str(tmp_path) not in line)
     assert f"Verdict: {verdict}, for a lag of 16 steps" in printed.out
     results = json.loads((out / "results.json").read_text())
