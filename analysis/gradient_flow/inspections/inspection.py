@@ -28,8 +28,9 @@ from lstm_jax.validation import require_bool, require_int, require_positive_int
 from lstm_jax.weights.recurrent_layer import RecurrentLayer
 
 STAGE, STAGES = "loaded", ("before", "after")
-COMPILING, PER_FLOP = 6.0, 1 / 4e10
-"""Seconds that the programs of cells of one size compile, and that a floating-point operation takes."""
+COMPILING, FURTHER, PER_FLOP = 7.0, 8.0, 1 / 4e10
+"""Seconds that the programs of cells of one size compile for the verdict, and for all further measurements;
+and that a floating-point operation takes."""
 
 
 class Inspection(NamedTuple):
@@ -276,7 +277,8 @@ def _seconds(net: Any, xs: PyTree, quick: bool) -> float:
         2 * parts[cell.kind] * (1 + (cell.kind == "lstm")) * cell.hidden_size**3 for cell in cells
     )
     times = jnp.shape(xs)[0] * (jnp.shape(xs)[1] if jnp.ndim(xs) == 3 else 1)
-    return COMPILING * len(programs) * (1 if quick else 2) + work * times * PER_FLOP
+    compiling = COMPILING + (0 if quick else FURTHER)
+    return compiling * len(programs) + work * times * PER_FLOP
 
 
 def _diagnosed(network: Network, inputs: Inputs, lag: int) -> Diagnosis:
