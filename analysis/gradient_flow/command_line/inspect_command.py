@@ -49,6 +49,8 @@ class Inspect:
     """The array in the file in which tokens are looked up."""
     vocabulary: Path | None = None
     """The tokens of a text: JSON, or a token in each line."""
+    scaling: tuple[str, ...] = ()
+    """Two arrays in the file, a mean and a scale, that the input is normalised by."""
     time_axis: int | None = None
     """The axis of time in the input; the first if left out."""
     batch_axis: int | None = None
@@ -138,6 +140,7 @@ def _look(config: Inspect, model: str) -> Inspection:
         layer=list(config.layer) or None,
         embedding=config.embedding,
         vocabulary=config.vocabulary,
+        scaling=config.scaling or None,
         time_axis=config.time_axis,
         batch_axis=config.batch_axis,
         lag=config.lag,
@@ -178,7 +181,16 @@ def _sentence(error: BaseException) -> str:
         )
     text = " ".join(str(error).split())
     names = "|".join(
-        ("layer", "embedding", "vocabulary", "time_axis", "batch_axis", "gate_order", "config")
+        (
+            "layer",
+            "embedding",
+            "vocabulary",
+            "scaling",
+            "time_axis",
+            "batch_axis",
+            "gate_order",
+            "config",
+        )
     )
     text = re.sub(rf"\b({names})=", lambda found: f"--{found[1].replace('_', '-')} ", text)
     return " ".join(text.split())

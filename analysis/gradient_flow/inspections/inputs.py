@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +98,51 @@ def embedding_of(source: Any, name: str | None, size: int, layer: str = "") -> E
             f"{list(rows.shape)}."
         )
     return Embedding(name, rows)
+
+
+def scaling_of(source: Any, names: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale of the inputs, from arrays of the source: x becomes (x − mean) / scale.
+
+    Args:
+        source: as for `lstm_jax.weights.named_arrays`.
+        names: of the two arrays, each one number or [D].
+        size: the layer's input size D.
+
+    Raises:
+        ValueError: not two names, no array of a name, or a scale of 0.
+        ShapeError: an array of another shape.
+    """
+    if isinstance(names, str) or len(names) != 2:
+        raise ValueError(
+            f"Name mismatch: expected scaling= as the names of a mean and a scale, got {names!r}."
+        )
+    arrays, found = named_arrays(source), []
+    for name in names:
+        if name not in arrays:
+            fitting = [
+                key for key, value in arrays.items() if tuple(value.shape) in ((), (1,), (size,))
+            ]
+            raise ValueError(
+                f"Name mismatch: expected scaling= as arrays of the source, got {name!r}. Those of one number "
+                f"or [{size}] are {', '.join(fitting[:12]) or 'none'}."
+            )
+        array = np.asarray(arrays[name], np.float64)
+        if array.shape not in ((), (1,), (size,)):
+            raise ShapeError(
+                f"Shape mismatch: expected {name} as one number or [{size}], got {list(array.shape)}."
+            )
+        found.append(array)
+    if not found[1].all():
+        raise ValueError(f"Scale mismatch: expected {names[1]} without a 0, got one.")
+    return found[0], found[1]
+
+
+def scaled(inputs: Inputs, scaling: tuple[np.ndarray, np.ndarray], names: Sequence[str]) -> Inputs:
+    """Inputs minus the mean, over the scale, in their dtype."""
+    mean, scale = scaling
+    xs = jnp.asarray((np.asarray(inputs.xs, np.float64) - mean) / scale, inputs.xs.dtype)
+    says = f"{inputs.says.rstrip('.')}, minus {names[0]} and over {names[1]}."
+    return inputs._replace(xs=xs, says=says)
 
 
 def noise(

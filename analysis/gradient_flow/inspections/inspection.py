@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.inspections.inputs import Embedding, Inputs, embedding_of, inputs_of, noise
+from gradient_flow.inspections.inputs import (
+    Embedding,
+    Inputs,
+    embedding_of,
+    inputs_of,
+    noise,
+    scaled,
+    scaling_of,
+)
 from gradient_flow.inspections.layer_arrays import (
     LABELS,
     layer_arrays,
@@ -65,6 +73,7 @@ def inspect(
     layer: str | Sequence[str] | None = None,
     embedding: str | None = None,
     vocabulary: Any = None,
+    scaling: Sequence[str] | None = None,
     time_axis: int | None = None,
     batch_axis: int | None = None,
     lag: int | None = None,
@@ -90,6 +99,7 @@ def inspect(
             are a stack.
         embedding: the name of an array of the source in which tokens are looked up; None looks for one.
         vocabulary: of a text: a list of tokens, a mapping to their numbers, or the path of either as JSON.
+        scaling: the names of two arrays of the source, a mean and a scale, that inputs are normalised by.
         time_axis: where time is in ``xs``, if not first.
         batch_axis: where samples are in ``xs``, if not second.
         lag: how far back it has to learn, in steps; the length of the inputs if None.
@@ -140,6 +150,13 @@ def inspect(
     inputs = _inputs(
         source, network, xs, embedding, vocabulary, (time_axis, batch_axis), lag, samples, seed
     )
+    if scaling is not None:
+        if inputs.origin == "noise" or not network.found:
+            raise ValueError(
+                "Option mismatch: expected scaling= with inputs and a file, got none: noise is of unit size."
+            )
+        both = scaling_of(source, scaling, network.net.input_size)
+        inputs = scaled(inputs, both, scaling)
     lag = lag or len(jax.tree.leaves(inputs.xs)[0])
     reading = time.perf_counter() - begun
     say(f"This takes some {_seconds(network.net, inputs.xs, quick):.0f} s.")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from gradient_flow.inspections.inputs import Embedding, embedding_of, inputs_of, noise
+from gradient_flow.inspections.inputs import (
+    Embedding,
+    embedding_of,
+    inputs_of,
+    noise,
+    scaled,
+    scaling_of,
+)
 
 D = 3
 XS = np.arange(5 * 2 * D, dtype="f").reshape(5, 2, D)
@@ -118,3 +125,20 @@ def test_files_that_cannot_be_read(name, content, options, message, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([print], object), allow_pickle=True)
     with pytest.raises(ValueError, match="expected numbers"):
         inputs_of(tmp_path / "objects.npy", D)
+
+
+def test_inputs_are_scaled_by_arrays_of_the_source():
+    arrays = {"norm": {"mean": np.array([1.0, 2, 3]), "std": np.float32(2), "other": np.ones(4)}}
+    names = ("norm.mean", "norm.std")
+    found = scaled(inputs_of(XS, D), scaling_of(arrays, names, D), names)
+    np.testing.assert_allclose(found.xs, (XS - [1, 2, 3]) / 2)
+    assert found.says.endswith("minus norm.mean and over norm.std.")
+    for wrong, message in (
+        (("norm.mean",), "as the names of a mean and a scale"),
+        (("norm.mean", "x"), "got 'x'. Those of one number or .* are norm.mean, norm.std"),
+        (("norm.other", "norm.std"), r"norm.other as one number or \[3\], got \[4\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scaling_of(arrays, wrong, D)
+    with pytest.raises(ValueError, match="without a 0"):
+        scaling_of({"m": np.zeros(D), "s": np.array([1.0, 0, 1])}, ("m", "s"), D)
