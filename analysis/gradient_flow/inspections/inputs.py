@@ -123,8 +123,8 @@ def scaling_of(source: Any, names: Sequence[str], size: int) -> tuple[np.ndarray
                 key for key, value in arrays.items() if tuple(value.shape) in ((), (1,), (size,))
             ]
             raise ValueError(
-                f"Name mismatch: expected scaling= as arrays of the source, got {name!r}. Those of one number "
-                f"or [{size}] are {', '.join(fitting[:12]) or 'none'}."
+                f"Name mismatch: expected scaling= as arrays of the source, got {name!r}. Those of one "
+                f"number or [{size}] are {', '.join(fitting[:12]) or 'none'}."
             )
         array = np.asarray(arrays[name], np.float64)
         if array.shape not in ((), (1,), (size,)):
