@@ -41,38 +41,58 @@ def xs():
 
 @pytest.fixture(scope="module")
 def found(file, xs):
+    return gradient_flow.inspect(file, xs, quick=True)
+
+
+@pytest.fixture(scope="module")
+def whole(file, xs):
+    """With maps, paths, spectra and credit, each a program for each layer."""
     return gradient_flow.inspect(file, xs)
+
+
+def cells_of(file, xs):
+    """``(place among the arrays, case, parameters)`` of each layer."""
+    net, params = lstm_jax.weights.load(file)
+    parts = layers_of(Case(net, None, jnp.asarray(xs), LAG, True), params)
+    return [(f"loaded/layer_{n}", case, own) for n, (_, _, case, own) in enumerate(parts)]
 
 
 def test_the_numbers_are_those_of_the_measurements(file, found, xs):
     net, params = lstm_jax.weights.load(file)
     assert net == NET and found.network.chosen == ("rnn",)
-    whole = Case(net, None, jnp.asarray(xs), LAG, True)
-    for number, (_, _, case, own) in enumerate(layers_of(whole, params)):
+    for at, case, own in cells_of(file, xs):
         flow = gradient_flow.jacobian_norms(
             case.cell, own, None, case.xs, lags=found.results["lags"], blocks=("hh", "hc", "cc"),
             norms=["spectral"],
         )  # fmt: skip
-        at = f"loaded/layer_{number}"
         for block in ("hh", "hc", "cc"):
             assert_array_equal(found.arrays[f"{at}/curve.{block}"], flow.spectral[block])
         gates = gradient_flow.gate_activations(case.cell, own, None, case.xs[:, 0])
         assert_array_equal(found.arrays[f"{at}/gate.f"], gates["f"])
-        pairs = gradient_flow.all_pairs_norms(
-            case.cell, own, None, case.xs[:, 0], blocks=("hh",), norms=("spectral",)
-        )
-        assert_array_equal(found.arrays[f"{at}/map.hh"], pairs.spectral["hh"])
-        # Every unit is among those shown step by step.
-        d_z = [found.arrays[f"{at}/cell.d_z_{gate}"] for gate in "ifgo"]
-        d_x = np.concatenate(d_z, axis=-1) @ np.asarray(own.w_x, np.float64).T
-        credit = found.arrays[f"{at}/credit"]
-        np.testing.assert_allclose(credit, np.log(np.linalg.norm(d_x, axis=-1)), rtol=1e-4)
     direct = gradient_flow.diagnose(net, params, None, jnp.asarray(xs))
     assert str(found.diagnosis) == str(direct)
 
 
-def test_its_page_has_every_figure(found):
+@pytest.mark.slow
+def test_all_numbers_are_those_of_the_measurements(file, whole, xs):
+    for at, case, own in cells_of(file, xs):
+        pairs = gradient_flow.all_pairs_norms(
+            case.cell, own, None, case.xs[:, 0], blocks=("hh",), norms=("spectral",)
+        )
+        assert_array_equal(whole.arrays[f"{at}/map.hh"], pairs.spectral["hh"])
+        # Every unit is among those shown step by step.
+        d_z = [whole.arrays[f"{at}/cell.d_z_{gate}"] for gate in "ifgo"]
+        d_x = np.concatenate(d_z, axis=-1) @ np.asarray(own.w_x, np.float64).T
+        credit = whole.arrays[f"{at}/credit"]
+        np.testing.assert_allclose(credit, np.log(np.linalg.norm(d_x, axis=-1)), rtol=1e-4)
+    wanted = {"map.hh", "autodiff", "detours.hh", "gate_paths.f+g", "spectrum", "credit"}
+    assert wanted <= {name.removeprefix("loaded/layer_1/") for name in whole.arrays}
+
+
+@pytest.mark.slow
+def test_its_page_has_every_figure(whole):
     """A part of each for each layer."""
+    found = whole
     run = from_results(found.results, found.arrays, "memory")
     parts = figures(run, Limits())
     assert parts.problems == [] and run.problems == ()
@@ -95,8 +115,7 @@ def test_what_is_told(found):
     assert found.results["networks"] == {"layer_0": "rnn, layer 0", "layer_1": "rnn, layer 1"}
     assert str(found).endswith(str(found.diagnosis))
     json.dumps({k: v for k, v in found.results.items() if k != "verdicts"})
-    wanted = {"curve.hh", "gate.i", "time_constant", "cell.d_c", "map.hh", "autodiff"}
-    wanted |= {"detours.hh", "gate_paths.f+g", "spectrum", "credit"}
+    wanted = {"curve.hh", "gate.i", "time_constant", "cell.d_c"}
     names = {name.removeprefix("loaded/layer_1/") for name in found.arrays}
     assert wanted <= names
 
