@@ -56,7 +56,8 @@ class Inspect:
     samples: int = 4
     """Sequences that are looked at, at most."""
     lag: int | None = None
-    """How far back the network has to learn, in steps; the length of the input if left out."""
+    """How far back the network has to learn, in steps; if left out the length of the input, at most 200
+    without samples."""
     gate_order: str | None = None
     """The order of the gates in the file, such as iofg, where it is not the usual one."""
     reset_after: bool | None = None

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradient_flow.inspections.inputs import Embedding, Inputs, embedding_of, inputs_of, noise
+from gradient_flow.inspections.inputs import (
+    Embedding,
+    Inputs,
+    embedding_of,
+    inputs_of,
+    inputs_of_step,
+    noise,
+)
 from gradient_flow.inspections.layer_arrays import (
     LABELS,
     layer_arrays,
@@ -92,7 +99,8 @@ def inspect(
         vocabulary: of a text: a list of tokens, a mapping to their numbers, or the path of either as JSON.
         time_axis: where time is in ``xs``, if not first.
         batch_axis: where samples are in ``xs``, if not second.
-        lag: how far back it has to learn, in steps; the length of the inputs if None.
+        lag: how far back it has to learn, in steps; if None the length of the inputs, of noise and of a long
+            sequence without samples 200.
         samples: sequences that are looked at, at most.
         seed: of the noise.
         config: of a Keras model whose weights are in a file of their own.
@@ -144,12 +152,14 @@ def inspect(
     reading = time.perf_counter() - begun
     say(f"This takes some {_seconds(network.net, inputs.xs, quick):.0f} s.")
     diagnosis = _diagnosed(network, inputs, lag)
+    # What a state that overflows does is measured over the steps before, as the verdict is.
+    inputs, lag = _before_overflow(diagnosis, inputs), diagnosis.lag
     arrays: dict[str, np.ndarray] = {}
     table: dict[str, Any] = {}
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}
     left_out: dict[str, list[str]] = {}
-    for name, case, params in _parts(network, inputs, lag):
+    for name, case, params in _parts(network, inputs, lag) if diagnosis.readings else ():
         key = name.replace(", ", "_").replace(" ", "_")
         names[key], kinds[key] = _label(network, name), case.cell.kind
         curves = diagnosis.readings.get(name, diagnosis.readings.get(""))
@@ -237,10 +247,10 @@ def _inputs(
         given = network.xs if xs is None else xs
         if given is None:
             raise ValueError("Inputs needed: expected inputs for a plain step, got none.")
-        if isinstance(given, str):
-            given = np.load(given, allow_pickle=False)
-        return Inputs(given, "Inputs: as they were given.", "an array")
-    size, dtype = net.input_size, jax.tree.leaves(network.params)[0].dtype
+        return inputs_of_step(given, *axes)
+    # What is wrong with parameters that are none is said where they are checked.
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(network.params) if hasattr(leaf, "dtype")]
+    size, dtype = net.input_size, dtypes[0] if dtypes else np.dtype(np.float32)
     table: Embedding | None = None
     if network.found:
         table = embedding_of(source, embedding, size, network.chosen[0])
@@ -289,6 +299,15 @@ def _diagnosed(network: Network, inputs: Inputs, lag: int) -> Diagnosis:
     return diagnose(
         network.net, network.params, network.state0, inputs.xs, lag=lag, batched=batched
     )
+
+
+def _before_overflow(diagnosis: Diagnosis, inputs: Inputs) -> Inputs:
+    """The inputs of the steps before a state overflows."""
+    found = [one.numbers["step"] for one in diagnosis.findings if one.name == "overflow"]
+    if not found:
+        return inputs
+    steps = max(found[0] - 1, 1)
+    return inputs._replace(xs=jax.tree.map(lambda leaf: leaf[:steps], inputs.xs))
 
 
 def _parts(network: Network, inputs: Inputs, lag: int) -> Iterator[tuple[str, Case, PyTree]]:
@@ -342,7 +361,7 @@ def _says(network: Network, inputs: Inputs) -> list[str]:
         lines += [f"Assumed: {sentence}" for sentence in assumed]
     else:
         lines.append(f"Looked at: {network.source}.")
-    return lines
+    return [*lines, network.cast] if network.cast else lines
 
 
 def _as_data(layer: RecurrentLayer) -> dict[str, Any]:

@@ -167,6 +167,7 @@ FILES = {
         ({"a": np.ones(3)}, {}, ValueError, "expected a recurrent layer in the source, got none"),
         ("none.pt", {}, FileNotFoundError, "none.pt"),
         ("none.py:net", {}, FileNotFoundError, "none.py"),
+        ("some.py", {}, ValueError, "expected some.py:NAME, the network in that file"),
         ((CELL,), {}, ValueError, "expected a network in Python as a tuple"),
         ((CELL, CELL.init(jax.random.key(0))), {"layer": "a"}, ValueError, "expected no layer"),
         ((lambda p, s, x: (s, s), 1.0), {}, ValueError, "Inputs needed"),
@@ -214,6 +215,66 @@ def test_a_module_of_ones_own(tmp_path):
     path.write_text("1 / 0\n")
     with pytest.raises(ValueError, match="got ZeroDivisionError"):
         gradient_flow.inspect(f"{path}:net")
+
+
+def step(params, state, x):
+    h = jnp.tanh(params * state + x)
+    return h, h
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv", None])
+def test_inputs_of_a_step(name, tmp_path):
+    """From each kind of file, and of any axes."""
+    xs = np.linspace(-1, 1, 10).reshape(5, 2).astype("f")
+    given, options = xs.T, {"time_axis": 1}
+    if name is not None:
+        write = {"x.npy": np.save, "x.npz": np.savez}.get(name)
+        given, options = tmp_path / name, {}
+        write(given, xs) if write else np.savetxt(given, xs, delimiter=",")
+    net = (step, jnp.full(2, 0.5), jnp.zeros(2))
+    found = gradient_flow.inspect(net, given, **options)
+    direct = gradient_flow.diagnose(*net, jnp.asarray(xs))
+    assert str(found.diagnosis) == str(direct)
+    (tmp_path / "x.txt").write_text("abc")
+    with pytest.raises(ValueError, match="inputs of a plain step in .npy, .npz or .csv, got"):
+        gradient_flow.inspect(net, tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_another_dtype(dtype):
+    """Norms are measured in single precision or double: a file in another is cast, and says so."""
+    params = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), CELL.init(jax.random.key(0)))
+    arrays = lstm_jax.weights.to_pytorch(CELL, jax.tree.map(lambda p: p.astype("f"), params))
+    cast = {name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in arrays.items()}
+    found = gradient_flow.inspect(cast, lag=3, samples=1, quick=True)
+    assert f"The weights of {dtype} were cast to float32" in found.results["says"][-1]
+    (own,) = found.network.params.layers
+    np.testing.assert_allclose(own.w_x, np.asarray(params.w_x, "f"), rtol=1e-3)
+    assert own.w_x.dtype == np.float32
+    if dtype == "bfloat16":
+        given = gradient_flow.inspect((CELL, params), lag=3, samples=1, quick=True)
+        assert given.network.params.w_h.dtype == np.float32
+
+
+def test_a_state_that_overflows():
+    """It is looked at before, as far as the verdict is."""
+    cell = lstm_jax.rnn(3, 4, activation="relu")
+    params = cell.init(jax.random.key(0))
+    params = params._replace(w_h=1e18 * jnp.eye(4))
+    found = gradient_flow.inspect((cell, params), lag=8, samples=2, quick=True)
+    assert found.diagnosis.verdict == "exploding" and "overflows" in str(found)
+    lag, curve = found.results["lag"], found.arrays["loaded/layer_0/curve.hh"]
+    assert 0 < lag == found.diagnosis.lag < 8
+    assert curve.shape == (2, len(found.results["lags"])) and found.results["lags"][-1] == lag
+    assert found.arrays["loaded/layer_0/gate.slope"].shape == (lag, 4)
+    at_once = params._replace(w_x=jnp.full((3, 4), 3e38), b=jnp.full(4, 3e38))
+    found = gradient_flow.inspect((cell, at_once), np.ones((3, 3), "f"), quick=True)
+    assert found.diagnosis.verdict == "exploding" and found.arrays == {}
+
+
+def test_parameters_that_are_none():
+    with pytest.raises(TypeError, match="expected rnn_tanh params"):
+        gradient_flow.inspect((CELL, None), lag=3)
 
 
 def test_the_command(file, found, xs, tmp_path, capsys):
