@@ -179,7 +179,7 @@ def inspect(
         "source": network.source,
         "layers": [_as_data(one) for one in network.found],
         "chosen": list(network.chosen),
-        "says": _says(network, inputs),
+        "says": _says(network, inputs, layer is None),
         "inputs": {
             "says": inputs.says,
             "from": inputs.origin,
@@ -348,8 +348,8 @@ def _exponent(diagnosis: Diagnosis, name: str) -> dict[str, float | None]:
     return {"lambda_1": None, "lambda_1_error": None}
 
 
-def _says(network: Network, inputs: Inputs) -> list[str]:
-    """What drove the network, what is in the source, and what was assumed."""
+def _says(network: Network, inputs: Inputs, stacked: bool) -> list[str]:
+    """What drove the network, what is in the source, and what was assumed, as that layers are stacked."""
     lines = [inputs.says]
     if network.found:
         names = {one.name for one in network.found} - set(network.chosen)
@@ -358,9 +358,18 @@ def _says(network: Network, inputs: Inputs) -> list[str]:
             lines.append(f"Looked at: {', '.join(map(repr, network.chosen))}.")
         chosen = [one for one in network.found if one.name in network.chosen]
         assumed = dict.fromkeys(sentence for one in chosen for sentence in one.assumed)
+        if stacked and len(network.chosen) > 1:
+            order = ", ".join(network.chosen)
+            assumed[
+                f"One layer takes what the one before gives: {order}. layer= chooses others."
+            ] = None
         lines += [f"Assumed: {sentence}" for sentence in assumed]
     else:
         lines.append(f"Looked at: {network.source}.")
+    if isinstance(network.net, Stack) and has_zoneout(network.net):
+        lines.append(
+            "A stack with zoneout has a verdict alone: its layers are not measured one by one."
+        )
     return [*lines, network.cast] if network.cast else lines
 
 

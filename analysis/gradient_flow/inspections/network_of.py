@@ -113,8 +113,9 @@ def _chosen(
         return [chosen_layer(found, name) for name in names]
     if len(found) < 2:
         return [chosen_layer(found, None)]
-    if _plainly_a_stack(found):
-        return list(found)
+    numbered = sorted(found, key=_numbers)  # files may have layer 10 before layer 9
+    if _plainly_a_stack(numbered):
+        return numbered
     raise ValueError(
         f"Layer needed: expected layer= as the name of one of {len(found)} recurrent layers, or several in "
         f"their order, got none. They are {listed_layers(found)}."
@@ -131,7 +132,7 @@ def listed_layers(found: Sequence[RecurrentLayer]) -> str:
 def _plainly_a_stack(found: Sequence[RecurrentLayer]) -> bool:
     """Whether layers of one kind are numbered, and each takes what the one before gives."""
     stems = {re.sub(r"[._/]?\d+", "", one.name) for one in found}
-    numbers = [[int(n) for n in re.findall(r"\d+", one.name)] for one in found]
+    numbers = [_numbers(one) for one in found]
     fits = all(
         after.input_size == before.hidden_size * before.directions
         for before, after in zip(found, found[1:], strict=False)
@@ -139,6 +140,10 @@ def _plainly_a_stack(found: Sequence[RecurrentLayer]) -> bool:
     kinds = {one.kind for one in found}
     rising = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
     return len(stems) == len(kinds) == 1 and rising and fits
+
+
+def _numbers(layer: RecurrentLayer) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", layer.name)]
 
 
 def _stacked(names: Sequence[str], loaded: list[tuple[Stack, StackParams]]) -> tuple[Stack, Any]:

@@ -13,7 +13,9 @@ import gradient_flow
 import lstm_jax
 from gradient_flow.command_line.cli import main
 from gradient_flow.inspections.cell_in_steps import cell_in_steps
-from gradient_flow.inspections.inspection import stages_of
+from gradient_flow.inspections.inputs import Inputs
+from gradient_flow.inspections.inspection import _says, stages_of
+from gradient_flow.inspections.network_of import network_of
 from gradient_flow.pages.figure_numbers import figures
 from gradient_flow.pages.run_numbers import from_results
 from gradient_flow.pages.run_page import page_of
@@ -186,9 +188,7 @@ def test_what_cannot_be_looked_at(source, options, error, message):
         gradient_flow.inspect(source, **options)
 
 
-def test_numbered_layers_that_fit_are_a_stack():
-    from gradient_flow.inspections.network_of import network_of
-
+def test_numbered_layers_that_fit_are_a_stack(xs):
     params = NET.init(jax.random.key(0))
     parts = [
         lstm_jax.weights.to_pytorch(*pair) for pair in zip(NET.layers, params.layers, strict=True)
@@ -197,6 +197,23 @@ def test_numbered_layers_that_fit_are_a_stack():
     network = network_of(arrays)
     assert network.net == NET and network.chosen == ("lstm_1", "lstm_2")
     assert_array_equal(network.params.layers[1].w_h, params.layers[1].w_h)
+    # It is an assumption: layers beside each other may fit too.
+    says = gradient_flow.inspect(arrays, xs, quick=True).results["says"]
+    assert any(
+        "Assumed: One layer takes what the one before gives: lstm_1, lstm_2" in s for s in says
+    )
+    # In the order of numbers, not of texts.
+    later = {k.replace("lstm_1", "lstm_9").replace("lstm_2", "lstm_10"): arrays[k] for k in arrays}
+    network = network_of(dict(sorted(later.items())))
+    assert network.net == NET and network.chosen == ("lstm_9", "lstm_10")
+
+
+def test_a_stack_with_zoneout_says_what_is_missing():
+    net = lstm_jax.stack(lstm_jax.lstm(3, 4), zoneout=0.1)
+    network = network_of((net, net.init(jax.random.key(0))))
+    assert (
+        "its layers are not measured one by one" in _says(network, Inputs(None, "", ""), True)[-1]
+    )
 
 
 def test_a_module_of_ones_own(tmp_path):
