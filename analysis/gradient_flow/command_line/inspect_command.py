@@ -96,13 +96,13 @@ def run_inspect(config: Inspect, words: list[str]) -> int:
     try:
         found = _look(config, config.model)
         other = None if config.compare is None else _look(config, config.compare)
+        looks = [found] if other is None else [found, other]
+        results, arrays = stages_of(looks)
     except BaseException as stop:
         _give_back(folder, made=config.out is None)
         if isinstance(stop, (ValueError, TypeError, ImportError, OSError)):
             raise ConfigError(_sentence(stop)) from None
         raise
-    looks = [found] if other is None else [found, other]
-    results, arrays = stages_of(looks)
     results["command"] = ["gradient-flow", "inspect", *words]
     lines = [_wrapped(line) for line in found.results["says"]]
     for look in looks:

@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 
 import gradient_flow
 import lstm_jax
+from gradient_flow.command_line import inspect_command
 from gradient_flow.command_line.cli import main
 from gradient_flow.inspections.cell_in_steps import cell_in_steps
 from gradient_flow.inspections.inputs import Inputs
@@ -334,4 +335,14 @@ def test_the_command_refuses_in_a_sentence_and_leaves_nothing(
     assert main(["inspect", *[word.format(file=file) for word in words]]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") <= 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_two_networks_are_not_compared(found, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    looks = iter([found, found._replace(results=found.results | {"lag": 5})])
+    monkeypatch.setattr(inspect_command, "_look", lambda config, model: next(looks))
+    assert main(["inspect", "a.pt", "--compare", "b.pt"]) == 2
+    error = capsys.readouterr().err
+    assert "error: Network mismatch: expected two states of one network" in error
     assert not list(tmp_path.glob("runs/*"))
