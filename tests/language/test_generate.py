@@ -59,6 +59,26 @@ def test_the_padding_of_a_prompt_is_not_read():
     assert int(generate(NET, PARAMS, PROMPT, 1).tokens[0]) == int(jnp.argmax(logits))
 
 
+def test_tokens_that_the_dtype_of_the_prompt_does_not_hold():
+    model = language_model(lstm_jax.stack(lstm_jax.lstm(4, 5)), 300)
+    params = model.init(jax.random.key(0))
+    params = params._replace(b_y=params.b_y.at[290].set(50.0))
+    prompt = np.array([3], np.int8)
+    assert generate(model, params, prompt, 3).tokens.tolist() == [290] * 3
+    assert np.concatenate(list(stream(model, params, prompt, 3))).tolist() == [290] * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "temperature"), [("f", 1e-38), ("f", 1e-60), ("bfloat16", 1e-38)]
+)
+def test_the_coldest_draw_is_the_most_probable_token(dtype, temperature):
+    """Two large logits and a wide gap: divided by the temperature alone both are infinite."""
+    params = PARAMS._replace(w_y=0 * PARAMS.w_y, b_y=jnp.arange(9.0))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    cold = generate(NET, params, PROMPT, 3, temperature=temperature, key=KEY)
+    assert cold.tokens.tolist() == [8] * 3
+
+
 def test_limits():
     logits = jnp.log(jnp.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 

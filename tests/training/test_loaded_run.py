@@ -21,11 +21,12 @@ def loss(params, carry, batch, key):
 
 PROBLEM = training.Problem(init=NET.init, loss=loss, batch=lambda data, step, key: data)
 VALUES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 5.0}
+MEASURED = (9.0, *VALUES.values())  # at the start too
 
 
-def run(folder, seed=0, best="error"):
+def run(folder, seed=0, best="error", values=MEASURED):
     """Four evaluations, of which the second is the lowest; only the last checkpoint and the best are kept."""
-    values = iter([9.0, *VALUES.values()])  # at the start too
+    values = iter(values)
 
     def evaluate(params):
         value = next(values)
@@ -104,6 +105,15 @@ def test_without_a_best_one(tmp_path):
     assert run(tmp_path, best=None).best is None
     with pytest.raises(training.CheckpointError, match="No best checkpoint"):
         training.load(tmp_path, "best")
+
+
+def test_nothing_finite_is_the_best_one(without_type_checker, tmp_path):
+    assert run(tmp_path, values=[9.0, *4 * [np.nan]]).best is None
+    with pytest.raises(training.CheckpointError, match="expected one with a finite number"):
+        training.load(tmp_path, "best")
+    assert training.load(tmp_path, np.int64(8)).step == 8
+    with pytest.raises(training.CheckpointError, match="expected that of step 7 in"):
+        training.load(tmp_path, np.int64(7))
 
 
 @pytest.mark.slow

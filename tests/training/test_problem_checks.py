@@ -1,5 +1,7 @@
 """What a problem gives that no step can use is refused in one sentence, from `fit` and from the step."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +164,31 @@ def numbers_of_python():
     return lambda data, step, key: data * random.random()
 
 
-@pytest.mark.parametrize("make", [numbers_of_an_iterator, numbers_of_python])
+def a_place_of_an_iterator():
+    places = itertools.count()
+    return lambda data, step, key: data[next(places) % 2 :][:1]
+
+
+def numbers_inside_of_a_program():
+    scales = itertools.count(1.0)
+    return lambda data, step, key: jax.jit(lambda: data * next(scales))()
+
+
+def numbers_of_a_branch():
+    scales = itertools.count(1.0)
+    return lambda data, step, key: jax.lax.cond(step > 1, lambda: data * next(scales), lambda: data)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        numbers_of_an_iterator,
+        numbers_of_python,
+        a_place_of_an_iterator,
+        numbers_inside_of_a_program,
+        numbers_of_a_branch,
+    ],
+)
 def test_a_batch_of_other_numbers_each_time_it_is_traced(make):
     """The step is traced once: without a word it would train on the first batch for ever."""
     problem = line._replace(batch=make())

@@ -71,6 +71,23 @@ def test_parts_of_a_batch_add_up_to_the_whole(x64, parts):
     assert int(state.carry["seen"]) == parts * int(whole.carry["seen"]) == parts * 3 * T
 
 
+def test_means_of_whole_numbers():
+    """Without double precision they divide in single, with no warning of what JAX cannot hold."""
+    counts = Mean(jnp.int32(3), jnp.int32(2))
+    problem = Problem(
+        init=lambda key: jnp.ones(2),
+        loss=lambda params, carry, batch, key: (
+            jnp.sum(params**2),
+            (carry, {"share": counts, "count": jnp.int32(4)}),
+        ),
+        batch=lambda data, step, key: jnp.ones((2, 2)),
+        batch_axes=0,
+    )
+    for parts in (1, 2):
+        _, came = steps(problem, optax.sgd(0.1), accumulate=parts)
+        assert float(came[0].more["share"]) == 1.5 and float(came[0].more["count"]) == 4
+
+
 def masked(as_mean):
     """A mean over the steps that count, few of them in some samples."""
     counts = jnp.arange(T)[:, None] < jnp.array([5, 1, 1, 4, 5, 1, 2, 1])[None]

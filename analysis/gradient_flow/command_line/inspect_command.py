@@ -58,7 +58,8 @@ class Inspect:
     samples: int = 4
     """Sequences that are looked at, at most."""
     lag: int | None = None
-    """How far back the network has to learn, in steps; the length of the input if left out."""
+    """How far back the network has to learn, in steps; if left out the length of the input, at most 200
+    without samples."""
     gate_order: str | None = None
     """The order of the gates in the file, such as iofg, where it is not the usual one."""
     reset_after: bool | None = None
@@ -93,17 +94,22 @@ def run_inspect(config: Inspect, words: list[str]) -> int:
         ConfigError: what cannot be read or does not fit, in one sentence.
     """
     wanted = _fail_on(config.fail_on)
+    for name in (config.model, *filter(None, [config.compare])):
+        if not Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name).exists():
+            raise ConfigError(
+                f"Unreadable file: expected a file or folder, got {name} (No such file or directory)."
+            )
     folder = claim_folder(config.out, "inspect", overwrite=config.overwrite)
     try:
         found = _look(config, config.model)
         other = None if config.compare is None else _look(config, config.compare)
+        looks = [found] if other is None else [found, other]
+        results, arrays = stages_of(looks)
     except BaseException as stop:
         _give_back(folder, made=config.out is None)
         if isinstance(stop, (ValueError, TypeError, ImportError, OSError)):
             raise ConfigError(_sentence(stop)) from None
         raise
-    looks = [found] if other is None else [found, other]
-    results, arrays = stages_of(looks)
     results["command"] = ["gradient-flow", "inspect", *words]
     lines = [_wrapped(line) for line in found.results["says"]]
     for look in looks:

@@ -6,6 +6,7 @@ Axes: xs[T, B, D]; codes[T, B], the rows of an embedding.
 import csv
 import io
 import json
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,10 +192,10 @@ def inputs_of(
         ValueError, ShapeError: what cannot be read, does not fit, or needs an embedding or a vocabulary.
         OSError: a file that does not exist.
     """
-    origin, text = "an array", None
+    origin, text, unknown = "an array", None, ""
     if isinstance(xs, (str, os.PathLike)):
         origin = os.fspath(xs)
-        array, text = _read(origin, vocabulary)
+        array, text, unknown = _read(origin, vocabulary)
         if text is not None and vocabulary is None and embedding is not None:
             raise ValueError(
                 f"Vocabulary needed: expected vocabulary= to say which row of {embedding.name} each token "
@@ -202,6 +203,10 @@ def inputs_of(
             )
     else:
         array = np.asarray(xs)
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"Dtype mismatch: expected real numbers as inputs, got {array.dtype} from {origin}."
+        )
     array = _time_first(array, time_axis, batch_axis)
     whole = np.issubdtype(array.dtype, np.integer)
     tokens = text is not None or (whole and (array.ndim < 2 or array.shape[-1] != size))
@@ -225,10 +230,34 @@ def inputs_of(
         if text is not None:
             shown = "".join(text[starts[0] : starts[0] + len(array)])
         array = _looked_up(array, size, embedding)
-    what = f"{array.shape[1]} sample{'s' * (array.shape[1] > 1)} of {array.shape[0]} steps"
+    what = (
+        f"{array.shape[1]} sample{'s' * (array.shape[1] > 1)} of {array.shape[0]} "
+        f"step{'s' * (len(array) > 1)}"
+    )
     through = f", looked up in {embedding.name}" if tokens and embedding is not None else ""
-    says = f"Inputs: {what} from {origin}{through}."
+    says = f"Inputs: {what} from {origin}{through}.{unknown}"
     return Inputs(jnp.asarray(array, dtype), says, origin, shown)
+
+
+def inputs_of_step(xs: Any, time_axis: int | None, batch_axis: int | None) -> Inputs:
+    """The inputs of a plain step: any pytree with time first, or an array of any axes, perhaps in a file.
+
+    Raises:
+        ValueError: a file of something else than numbers, or an axis that is not there.
+        OSError: a file that does not exist.
+    """
+    origin = "an array"
+    if isinstance(xs, (str, os.PathLike)):
+        origin = os.fspath(xs)
+        xs, text, _ = _read(origin, None)
+        if text is not None:
+            raise ValueError(
+                f"File mismatch: expected inputs of a plain step in .npy, .npz or .csv, got {origin}."
+            )
+        xs = np.asarray(xs, jax.dtypes.canonicalize_dtype(xs.dtype))
+    if time_axis is not None or batch_axis is not None:
+        xs = jnp.asarray(_time_first(np.asarray(xs), time_axis, batch_axis))
+    return Inputs(xs, f"Inputs: as they were given, from {origin}.", origin)
 
 
 def _time_first(array: np.ndarray, time_axis: int | None, batch_axis: int | None) -> np.ndarray:
@@ -277,8 +306,8 @@ def _looked_up(codes: np.ndarray, size: int, embedding: Embedding | None) -> np.
     return table[codes]
 
 
-def _read(origin: str, vocabulary: Any) -> tuple[np.ndarray, list[str] | None]:
-    """An array from a file, and its tokens where it is a text."""
+def _read(origin: str, vocabulary: Any) -> tuple[np.ndarray, list[str] | None, str]:
+    """An array from a file, its tokens where it is a text, and a sentence on those that are left out."""
     name, _, part = origin.rpartition(":")
     path, part = (Path(name), part) if name.endswith(".npz") else (Path(origin), "")
     ending = path.suffix.lower()
@@ -287,14 +316,14 @@ def _read(origin: str, vocabulary: Any) -> tuple[np.ndarray, list[str] | None]:
     content = path.read_bytes()
     try:
         if ending == ".csv":
-            return _csv(content.decode("utf-8-sig")), None
+            return _csv(content.decode("utf-8-sig")), None, ""
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         if ending == ".npy":
-            return loaded, None
+            return loaded, None, ""
         if not part and len(loaded.files) == 1:
             part = loaded.files[0]
         if part in loaded.files:
-            return loaded[part], None
+            return loaded[part], None, ""
     except (ValueError, OSError, EOFError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())[:160].rstrip(".")
         raise ValueError(f"File mismatch: expected numbers in {path}, got: {words}.") from None
@@ -333,7 +362,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _tokens(text: str, vocabulary: Any) -> tuple[np.ndarray, list[str]]:
+def _tokens(text: str, vocabulary: Any) -> tuple[np.ndarray, list[str], str]:
     """Each character, or each word where the vocabulary has words, as its number."""
     numbers = _numbers_of(text, vocabulary)
     characters = all(len(token) <= 1 for token in numbers) or not set(text.split()) & set(numbers)
@@ -344,7 +373,13 @@ def _tokens(text: str, vocabulary: Any) -> tuple[np.ndarray, list[str]]:
             "Vocabulary mismatch: expected a text of tokens in the vocabulary, got none of them."
         )
     shown = known if characters else [f"{token} " for token in known]
-    return np.asarray([numbers[token] for token in known], np.int32), shown
+    missing = len(tokens) - len(known)
+    says = f" {missing} of {len(tokens)} tokens of the text are not in the vocabulary, and were left out."
+    return (
+        np.asarray([numbers[token] for token in known], np.int32),
+        shown,
+        says if missing else "",
+    )
 
 
 def _numbers_of(text: str, vocabulary: Any) -> dict[str, int]:
@@ -356,6 +391,12 @@ def _numbers_of(text: str, vocabulary: Any) -> dict[str, int]:
             vocabulary = json.loads(content)
         except ValueError:
             vocabulary = content.splitlines()
-    if not isinstance(vocabulary, dict):
+    if isinstance(vocabulary, (list, tuple, str)):
         vocabulary = {token: number for number, token in enumerate(vocabulary)}
-    return {str(token): int(number) for token, number in vocabulary.items()}
+    try:
+        return {str(token): operator.index(number) for token, number in vocabulary.items()}
+    except (AttributeError, TypeError):
+        raise ValueError(
+            "Vocabulary mismatch: expected a list of tokens, or tokens with their numbers, got "
+            f"{' '.join(repr(vocabulary).split())[:60]}."
+        ) from None

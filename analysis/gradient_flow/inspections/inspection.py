@@ -13,6 +13,7 @@ from gradient_flow.inspections.inputs import (
     Inputs,
     embedding_of,
     inputs_of,
+    inputs_of_step,
     noise,
     scaled,
     scaling_of,
@@ -102,7 +103,8 @@ def inspect(
         scaling: the names of two arrays of the source, a mean and a scale, that inputs are normalised by.
         time_axis: where time is in ``xs``, if not first.
         batch_axis: where samples are in ``xs``, if not second.
-        lag: how far back it has to learn, in steps; the length of the inputs if None.
+        lag: how far back it has to learn, in steps; if None the length of the inputs, of noise and of a long
+            sequence without samples 200.
         samples: sequences that are looked at, at most.
         seed: of the noise.
         config: of a Keras model whose weights are in a file of their own.
@@ -161,12 +163,14 @@ def inspect(
     reading = time.perf_counter() - begun
     say(f"This takes some {_seconds(network.net, inputs.xs, quick):.0f} s.")
     diagnosis = _diagnosed(network, inputs, lag)
+    # What a state that overflows does is measured over the steps before, as the verdict is.
+    inputs, lag = _before_overflow(diagnosis, inputs), diagnosis.lag
     arrays: dict[str, np.ndarray] = {}
     table: dict[str, Any] = {}
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}
     left_out: dict[str, list[str]] = {}
-    for name, case, params in _parts(network, inputs, lag):
+    for name, case, params in _parts(network, inputs, lag) if diagnosis.readings else ():
         key = name.replace(", ", "_").replace(" ", "_")
         names[key], kinds[key] = _label(network, name), case.cell.kind
         curves = diagnosis.readings.get(name, diagnosis.readings.get(""))
@@ -186,7 +190,7 @@ def inspect(
         "source": network.source,
         "layers": [_as_data(one) for one in network.found],
         "chosen": list(network.chosen),
-        "says": _says(network, inputs),
+        "says": _says(network, inputs, layer is None),
         "inputs": {
             "says": inputs.says,
             "from": inputs.origin,
@@ -254,10 +258,10 @@ def _inputs(
         given = network.xs if xs is None else xs
         if given is None:
             raise ValueError("Inputs needed: expected inputs for a plain step, got none.")
-        if isinstance(given, str):
-            given = np.load(given, allow_pickle=False)
-        return Inputs(given, "Inputs: as they were given.", "an array")
-    size, dtype = net.input_size, jax.tree.leaves(network.params)[0].dtype
+        return inputs_of_step(given, *axes)
+    # What is wrong with parameters that are none is said where they are checked.
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(network.params) if hasattr(leaf, "dtype")]
+    size, dtype = net.input_size, dtypes[0] if dtypes else np.dtype(np.float32)
     table: Embedding | None = None
     if network.found:
         table = embedding_of(source, embedding, size, network.chosen[0])
@@ -308,6 +312,15 @@ def _diagnosed(network: Network, inputs: Inputs, lag: int) -> Diagnosis:
     )
 
 
+def _before_overflow(diagnosis: Diagnosis, inputs: Inputs) -> Inputs:
+    """The inputs of the steps before a state overflows."""
+    found = [one.numbers["step"] for one in diagnosis.findings if one.name == "overflow"]
+    if not found:
+        return inputs
+    steps = max(found[0] - 1, 1)
+    return inputs._replace(xs=jax.tree.map(lambda leaf: leaf[:steps], inputs.xs))
+
+
 def _parts(network: Network, inputs: Inputs, lag: int) -> Iterator[tuple[str, Case, PyTree]]:
     """Each cell by itself: its name, the cell with what drives it, its parameters."""
     net, batched = network.net, jnp.ndim(inputs.xs) == 3
@@ -346,8 +359,8 @@ def _exponent(diagnosis: Diagnosis, name: str) -> dict[str, float | None]:
     return {"lambda_1": None, "lambda_1_error": None}
 
 
-def _says(network: Network, inputs: Inputs) -> list[str]:
-    """What drove the network, what is in the source, and what was assumed."""
+def _says(network: Network, inputs: Inputs, stacked: bool) -> list[str]:
+    """What drove the network, what is in the source, and what was assumed, as that layers are stacked."""
     lines = [inputs.says]
     if network.found:
         names = {one.name for one in network.found} - set(network.chosen)
@@ -356,10 +369,19 @@ def _says(network: Network, inputs: Inputs) -> list[str]:
             lines.append(f"Looked at: {', '.join(map(repr, network.chosen))}.")
         chosen = [one for one in network.found if one.name in network.chosen]
         assumed = dict.fromkeys(sentence for one in chosen for sentence in one.assumed)
+        if stacked and len(network.chosen) > 1:
+            order = ", ".join(network.chosen)
+            assumed[
+                f"One layer takes what the one before gives: {order}. layer= chooses others."
+            ] = None
         lines += [f"Assumed: {sentence}" for sentence in assumed]
     else:
         lines.append(f"Looked at: {network.source}.")
-    return lines
+    if isinstance(network.net, Stack) and has_zoneout(network.net):
+        lines.append(
+            "A stack with zoneout has a verdict alone: its layers are not measured one by one."
+        )
+    return [*lines, network.cast] if network.cast else lines
 
 
 def _as_data(layer: RecurrentLayer) -> dict[str, Any]:

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.layers.stack import Stack, StackParams, stack
@@ -31,6 +35,7 @@ class Network(NamedTuple):
         params: its parameters.
         state0: a starting state; None for zeros.
         xs: inputs that came with it; None where none did.
+        cast: in a sentence, from which dtype its numbers were cast; empty if they were not.
     """
 
     source: str
@@ -40,6 +45,7 @@ class Network(NamedTuple):
     params: PyTree
     state0: PyTree | None = None
     xs: Any = None
+    cast: str = ""
 
 
 def network_of(
@@ -60,7 +66,8 @@ def network_of(
         **choices: ``gate_order``, ``reset_after`` and ``activation`` as for `lstm_jax.weights.load`.
 
     Raises:
-        ValueError: no layer; several, with their names; layers that do not fit each other.
+        ValueError: no layer; several, with their names; layers that do not fit each other; a Python file
+            without a name.
         OSError, ImportError, TypeError: as `recurrent_layers`.
     """
     if is_given(source):
@@ -73,16 +80,21 @@ def network_of(
             return _given(source, "a network in Python")
         path, _, name = os.fspath(source).rpartition(":")
         return _of_module(Path(path), name)
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".py"):
+        raise ValueError(
+            f"Name needed: expected {os.fspath(source)}:NAME, the network in that file, got no name."
+        )
     found = source
     if not isinstance(source, RecurrentLayers):
         found = recurrent_layers(source, config=config)
     chosen = _chosen(found, layer)
-    loaded = [one.load(**choices) for one in chosen]
+    with jax.enable_x64(True):  # weights in double precision are read, and cast afterwards
+        loaded = [one.load(**choices) for one in chosen]
     names = tuple(one.name for one in chosen)
     net, params = loaded[0] if len(loaded) == 1 else _stacked(names, loaded)
     known = isinstance(source, (str, os.PathLike))
     what = os.fspath(source) if known else f"a {type(source).__name__}"
-    return Network(what, tuple(found), names, net, params)
+    return _measurable(Network(what, tuple(found), names, net, params))
 
 
 def is_given(source: Any) -> bool:
@@ -101,8 +113,9 @@ def _chosen(
         return [chosen_layer(found, name) for name in names]
     if len(found) < 2:
         return [chosen_layer(found, None)]
-    if _plainly_a_stack(found):
-        return list(found)
+    numbered = sorted(found, key=_numbers)  # files may have layer 10 before layer 9
+    if _plainly_a_stack(numbered):
+        return numbered
     raise ValueError(
         f"Layer needed: expected layer= as the name of one of {len(found)} recurrent layers, or several in "
         f"their order, got none. They are {listed_layers(found)}."
@@ -119,7 +132,7 @@ def listed_layers(found: Sequence[RecurrentLayer]) -> str:
 def _plainly_a_stack(found: Sequence[RecurrentLayer]) -> bool:
     """Whether layers of one kind are numbered, and each takes what the one before gives."""
     stems = {re.sub(r"[._/]?\d+", "", one.name) for one in found}
-    numbers = [[int(n) for n in re.findall(r"\d+", one.name)] for one in found]
+    numbers = [_numbers(one) for one in found]
     fits = all(
         after.input_size == before.hidden_size * before.directions
         for before, after in zip(found, found[1:], strict=False)
@@ -127,6 +140,10 @@ def _plainly_a_stack(found: Sequence[RecurrentLayer]) -> bool:
     kinds = {one.kind for one in found}
     rising = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
     return len(stems) == len(kinds) == 1 and rising and fits
+
+
+def _numbers(layer: RecurrentLayer) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", layer.name)]
 
 
 def _stacked(names: Sequence[str], loaded: list[tuple[Stack, StackParams]]) -> tuple[Stack, Any]:
@@ -167,7 +184,7 @@ def _of_module(path: Path, name: str) -> Network:
             value = value()
     except (ValueError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         words = " ".join(str(error).split())[:200]
         raise ValueError(
             f"Module mismatch: expected {path} to run, got {type(error).__name__}: {words}."
@@ -185,4 +202,25 @@ def _given(value: Any, where: str) -> Network:
             f"Network mismatch: expected {where} as a tuple of a cell, stack or step, its parameters and "
             f"perhaps a starting state and inputs, got ({kinds})."
         )
-    return Network(where, (), (), *value)
+    return _measurable(Network(where, (), (), *value))
+
+
+def _measurable(network: Network) -> Network:
+    """In single precision, where the dtype is one in which no norm is measured."""
+    dtypes = {getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(network.params)}
+    if len(dtypes) != 1 or not isinstance(network.net, (Cell, Stack)):
+        return network
+    dtype: Any = dtypes.pop()
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return network
+    if dtype in (np.float32, jax.dtypes.canonicalize_dtype(np.float64)):
+        return network
+
+    def convert(leaf: Any) -> Any:
+        same = getattr(leaf, "dtype", None) == dtype
+        return jnp.asarray(np.asarray(leaf).astype(np.float32)) if same else leaf
+
+    params, state0 = jax.tree.map(convert, (network.params, network.state0))
+    more = "; with JAX_ENABLE_X64=1 they stay as they are" if dtype == np.float64 else ""
+    says = f"The weights of {np.dtype(dtype).name} were cast to float32{more}."
+    return network._replace(params=params, state0=state0, cast=says)

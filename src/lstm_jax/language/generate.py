@@ -31,6 +31,9 @@ SHORTEST = 16
 LONGEST_PIECE = 64
 """Tokens that `stream` computes at once, at most."""
 
+COLDEST = float(np.finfo(np.float32).tiny)
+"""The lowest temperature that is not 0 in single precision."""
+
 
 class Generated(NamedTuple):
     """The generated tokens and the states of the model.
@@ -143,6 +146,8 @@ def stream(
     """
     if length is not None:
         require_positive_int("length", length)
+    if unknown := sorted(set(options) - {"states", "temperature", "top_k", "top_p", "key"}):
+        raise TypeError(f"Option mismatch: expected the options of generate, got {unknown[0]!r}.")
     defaults: dict[str, Any] = dict(states=None, temperature=0.0, top_k=None, top_p=None, key=None)
     begun = _begun(model, params, prompt, **{**defaults, **options})
     return _pieces(model, params, begun, length)
@@ -184,6 +189,8 @@ def _begun(
 ) -> _Begun:
     require_model_params(model, params)
     prompt = checked_codes("prompt", prompt, model.vocabulary_size, axes="tokens", least=1)
+    if prompt.dtype.itemsize < 4:
+        prompt = prompt.astype(np.int32)  # it holds every token, not those of the prompt alone
     require_number("temperature", temperature, least=0)
     if top_k is not None:
         require_positive_int("top_k", top_k)
@@ -208,7 +215,7 @@ def _begun(
         states = starting_states(model.stack, params.stack, None, dtype)
     require_states(model, states, dtype)
     limits = Limits(
-        np.float32(temperature or 1.0),
+        np.float32(max(temperature, COLDEST) if temperature else 1.0),
         np.int32(min(top_k or model.vocabulary_size, model.vocabulary_size)),
         np.float32(1.0 if top_p is None else top_p),
     )
@@ -277,7 +284,9 @@ def _generate(
         states, token, tokens = carry
         states, logits = model.step(params, states, token)
         if drawn:
-            logits = logits / limits.temperature.astype(logits.dtype)
+            # In single precision at least, and of the largest: others overflow to −∞, which is their limit.
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            logits = (logits - jnp.max(logits)) / limits.temperature.astype(logits.dtype)
             if limited:
                 logits = _within(limits, logits)
             token = jax.random.categorical(jax.random.fold_in(key, first + n), logits)

@@ -88,9 +88,9 @@ def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> 
 
 
 def _step(path: Path, which: Any, steps: list[int]) -> int:
-    if isinstance(which, int) and not isinstance(which, bool):
+    if isinstance(which, (int, np.integer)) and not isinstance(which, bool):
         if which in steps:
-            return which
+            return int(which)
         wanted = f"that of step {which}"
     elif which not in ("last", "best"):
         raise ValueError(
@@ -98,7 +98,7 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         )
     else:
         wanted = "a whole one"
-    if not steps or isinstance(which, int):
+    if not steps or which not in ("last", "best"):
         raise CheckpointError(
             f"No checkpoint: expected {wanted} in {path}, got {', '.join(map(str, steps)) or 'none'}."
         )
@@ -107,12 +107,14 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
     measured: dict[int, float] = {}
     for one in steps:
         about = about_of(path, one, steps)
-        if about.get("best") in about.get("measured", {}):
-            measured[one] = about["measured"][about["best"]]
+        # What was not finite was stored as infinite, and is never the best.
+        found = about.get("measured", {}).get(about.get("best"), np.inf)
+        if np.isfinite(found):
+            measured[one] = found
     if not measured:
         raise CheckpointError(
-            f"No best checkpoint: expected one that says what was measured in {path}, got none. Name "
-            "best= and evaluate= in the run's options."
+            f"No best checkpoint: expected one with a finite number that was measured in {path}, got none. "
+            "Name best= and evaluate= in the run's options."
         )
     return min(measured, key=lambda one: (measured[one], -one))
 

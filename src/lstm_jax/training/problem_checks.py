@@ -171,9 +171,18 @@ def require_pure_batch(batch: Callable[..., Any], data: PyTree) -> None:
 
 
 def _constants(traced: Any) -> list[Any]:
-    """The numbers that a traced function has from outside of its arguments."""
-    atoms = [*traced.jaxpr.outvars, *(atom for eqn in traced.jaxpr.eqns for atom in eqn.invars)]
-    return [*traced.consts, *(atom.val for atom in atoms if hasattr(atom, "val"))]
+    """The numbers that a traced function has from outside of its arguments, and those inside of it."""
+    jaxpr = getattr(traced, "jaxpr", traced)
+    atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    found = [*getattr(traced, "consts", ()), *(atom.val for atom in atoms if hasattr(atom, "val"))]
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(part, "eqns"):
+                    found += _constants(part)
+                elif isinstance(part, (int, float)):
+                    found.append(part)  # where a slice begins
+    return found
 
 
 def _same_constant(one: Any, other: Any) -> bool:

@@ -368,7 +368,7 @@ def _divided(total: Any, weight: Any, parts: int) -> Any:
     if weight is None:
         return total if parts == 1 else total / parts
     dtype = jnp.result_type(total)
-    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.dtype(float)
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
     return jnp.asarray(total, dtype) / weight.astype(dtype)
 
 

@@ -62,10 +62,12 @@ def test_text_through_a_vocabulary(tmp_path):
         found = inputs_of(path, D, embedding=ROWS, vocabulary=vocabulary)
         assert_array_equal(found.xs[:, 0], ROWS.rows[[1, 2, 2, 1, 3]])
         assert found.text == "abbac"
+        assert "1 of 6 tokens of the text are not in the vocabulary" in found.says
     (tmp_path / "v.json").write_text(json.dumps({"ab": 0, "c": 1}))
     path.write_text("ab c\nc")
     words = inputs_of(path, D, embedding=ROWS, vocabulary=tmp_path / "v.json")
     assert_array_equal(words.xs[:, 0], ROWS.rows[[0, 1, 1]])
+    assert "left out" not in words.says
     # Without an embedding the characters in their order are one-hot.
     path.write_text("cab")
     assert_array_equal(inputs_of(path, D).xs[:, 0], np.eye(3)[[2, 0, 1]])
@@ -95,6 +97,7 @@ def test_the_embedding_of_a_source():
         (np.ones((0, 3)), {}, "at least one step"),
         (np.ones((4, 3)), {"lag": 5}, "a lag of at most 4 steps"),
         (np.array([0, 6]), {"embedding": ROWS}, "tokens from 0 to 5, rows of embed, got 0 to 6"),
+        (np.ones((4, 3), complex), {}, "expected real numbers as inputs, got complex128"),
         (np.array([0, 3]), {}, "tokens from 0 to 2, one-hot inputs, got 0 to 3"),
     ],
 )
@@ -113,6 +116,13 @@ def test_what_does_not_fit(xs, options, message):
         ("x.txt", b"abc", {"embedding": ROWS}, "Vocabulary needed: .* which row of embed"),
         ("x.txt", b"xyz", {"vocabulary": ["a"]}, "tokens in the vocabulary, got none"),
         ("x.txt", b"abcd", {}, "one-hot inputs, got 0 to 3"),
+        (
+            "x.txt",
+            b"a",
+            {"vocabulary": 5},
+            "expected a list of tokens, or tokens with their numbers",
+        ),
+        ("x.txt", b"a", {"vocabulary": {"a": "b"}}, "expected a list of tokens, .* got {'a': 'b'}"),
     ],
 )
 def test_files_that_cannot_be_read(name, content, options, message, tmp_path):

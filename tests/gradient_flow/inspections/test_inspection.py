@@ -11,9 +11,12 @@ from numpy.testing import assert_array_equal
 
 import gradient_flow
 import lstm_jax
+from gradient_flow.command_line import inspect_command
 from gradient_flow.command_line.cli import main
 from gradient_flow.inspections.cell_in_steps import cell_in_steps
-from gradient_flow.inspections.inspection import stages_of
+from gradient_flow.inspections.inputs import Inputs
+from gradient_flow.inspections.inspection import _says, stages_of
+from gradient_flow.inspections.network_of import network_of
 from gradient_flow.pages.figure_numbers import figures
 from gradient_flow.pages.run_numbers import from_results
 from gradient_flow.pages.run_page import page_of
@@ -186,6 +189,7 @@ FILES = {
         ({"a": np.ones(3)}, {}, ValueError, "expected a recurrent layer in the source, got none"),
         ("none.pt", {}, FileNotFoundError, "none.pt"),
         ("none.py:net", {}, FileNotFoundError, "none.py"),
+        ("some.py", {}, ValueError, "expected some.py:NAME, the network in that file"),
         ((CELL,), {}, ValueError, "expected a network in Python as a tuple"),
         ((CELL, CELL.init(jax.random.key(0))), {"layer": "a"}, ValueError, "expected no layer"),
         ((lambda p, s, x: (s, s), 1.0), {}, ValueError, "Inputs needed"),
@@ -204,9 +208,7 @@ def test_what_cannot_be_looked_at(source, options, error, message):
         gradient_flow.inspect(source, **options)
 
 
-def test_numbered_layers_that_fit_are_a_stack():
-    from gradient_flow.inspections.network_of import network_of
-
+def test_numbered_layers_that_fit_are_a_stack(xs):
     params = NET.init(jax.random.key(0))
     parts = [
         lstm_jax.weights.to_pytorch(*pair) for pair in zip(NET.layers, params.layers, strict=True)
@@ -215,6 +217,23 @@ def test_numbered_layers_that_fit_are_a_stack():
     network = network_of(arrays)
     assert network.net == NET and network.chosen == ("lstm_1", "lstm_2")
     assert_array_equal(network.params.layers[1].w_h, params.layers[1].w_h)
+    # It is an assumption: layers beside each other may fit too.
+    says = gradient_flow.inspect(arrays, xs, quick=True).results["says"]
+    assert any(
+        "Assumed: One layer takes what the one before gives: lstm_1, lstm_2" in s for s in says
+    )
+    # In the order of numbers, not of texts.
+    later = {k.replace("lstm_1", "lstm_9").replace("lstm_2", "lstm_10"): arrays[k] for k in arrays}
+    network = network_of(dict(sorted(later.items())))
+    assert network.net == NET and network.chosen == ("lstm_9", "lstm_10")
+
+
+def test_a_stack_with_zoneout_says_what_is_missing():
+    net = lstm_jax.stack(lstm_jax.lstm(3, 4), zoneout=0.1)
+    network = network_of((net, net.init(jax.random.key(0))))
+    assert (
+        "its layers are not measured one by one" in _says(network, Inputs(None, "", ""), True)[-1]
+    )
 
 
 def test_a_module_of_ones_own(tmp_path):
@@ -233,6 +252,66 @@ def test_a_module_of_ones_own(tmp_path):
     path.write_text("1 / 0\n")
     with pytest.raises(ValueError, match="got ZeroDivisionError"):
         gradient_flow.inspect(f"{path}:net")
+
+
+def step(params, state, x):
+    h = jnp.tanh(params * state + x)
+    return h, h
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv", None])
+def test_inputs_of_a_step(name, tmp_path):
+    """From each kind of file, and of any axes."""
+    xs = np.linspace(-1, 1, 10).reshape(5, 2).astype("f")
+    given, options = xs.T, {"time_axis": 1}
+    if name is not None:
+        write = {"x.npy": np.save, "x.npz": np.savez}.get(name)
+        given, options = tmp_path / name, {}
+        write(given, xs) if write else np.savetxt(given, xs, delimiter=",")
+    net = (step, jnp.full(2, 0.5), jnp.zeros(2))
+    found = gradient_flow.inspect(net, given, **options)
+    direct = gradient_flow.diagnose(*net, jnp.asarray(xs))
+    assert str(found.diagnosis) == str(direct)
+    (tmp_path / "x.txt").write_text("abc")
+    with pytest.raises(ValueError, match="inputs of a plain step in .npy, .npz or .csv, got"):
+        gradient_flow.inspect(net, tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_another_dtype(dtype):
+    """Norms are measured in single precision or double: a file in another is cast, and says so."""
+    params = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), CELL.init(jax.random.key(0)))
+    arrays = lstm_jax.weights.to_pytorch(CELL, jax.tree.map(lambda p: p.astype("f"), params))
+    cast = {name: np.asarray(value).astype(jnp.dtype(dtype)) for name, value in arrays.items()}
+    found = gradient_flow.inspect(cast, lag=3, samples=1, quick=True)
+    assert f"The weights of {dtype} were cast to float32" in found.results["says"][-1]
+    (own,) = found.network.params.layers
+    np.testing.assert_allclose(own.w_x, np.asarray(params.w_x, "f"), rtol=1e-3)
+    assert own.w_x.dtype == np.float32
+    if dtype == "bfloat16":
+        given = gradient_flow.inspect((CELL, params), lag=3, samples=1, quick=True)
+        assert given.network.params.w_h.dtype == np.float32
+
+
+def test_a_state_that_overflows():
+    """It is looked at before, as far as the verdict is."""
+    cell = lstm_jax.rnn(3, 4, activation="relu")
+    params = cell.init(jax.random.key(0))
+    params = params._replace(w_h=1e18 * jnp.eye(4))
+    found = gradient_flow.inspect((cell, params), lag=8, samples=2, quick=True)
+    assert found.diagnosis.verdict == "exploding" and "overflows" in str(found)
+    lag, curve = found.results["lag"], found.arrays["loaded/layer_0/curve.hh"]
+    assert 0 < lag == found.diagnosis.lag < 8
+    assert curve.shape == (2, len(found.results["lags"])) and found.results["lags"][-1] == lag
+    assert found.arrays["loaded/layer_0/gate.slope"].shape == (lag, 4)
+    at_once = params._replace(w_x=jnp.full((3, 4), 3e38), b=jnp.full(4, 3e38))
+    found = gradient_flow.inspect((cell, at_once), np.ones((3, 3), "f"), quick=True)
+    assert found.diagnosis.verdict == "exploding" and found.arrays == {}
+
+
+def test_parameters_that_are_none():
+    with pytest.raises(TypeError, match="expected rnn_tanh params"):
+        gradient_flow.inspect((CELL, None), lag=3)
 
 
 def test_the_command(file, found, xs, tmp_path, capsys):
@@ -275,4 +354,14 @@ def test_the_command_refuses_in_a_sentence_and_leaves_nothing(
     assert main(["inspect", *[word.format(file=file) for word in words]]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") <= 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_two_networks_are_not_compared(found, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    looks = iter([found, found._replace(results=found.results | {"lag": 5})])
+    monkeypatch.setattr(inspect_command, "_look", lambda config, model: next(looks))
+    assert main(["inspect", "a.pt", "--compare", "b.pt"]) == 2
+    error = capsys.readouterr().err
+    assert "error: Network mismatch: expected two states of one network" in error
     assert not list(tmp_path.glob("runs/*"))
