@@ -361,6 +361,11 @@ def test_two_networks_are_not_compared(found, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     looks = iter([found, found._replace(results=found.results | {"lag": 5})])
     monkeypatch.setattr(inspect_command, "_look", lambda config, model: next(looks))
+    (tmp_path / "a.pt").touch()
+    # A file that is missing is said before anything is measured.
+    assert main(["inspect", "a.pt", "--compare", "b.pt"]) == 2
+    assert "got b.pt (No such file" in capsys.readouterr().err
+    (tmp_path / "b.pt").touch()
     assert main(["inspect", "a.pt", "--compare", "b.pt"]) == 2
     error = capsys.readouterr().err
     assert "error: Network mismatch: expected two states of one network" in error
