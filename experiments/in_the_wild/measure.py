@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gradient_flow
@@ -64,9 +65,8 @@ def _curves(case: Case, params: PyTree) -> dict[str, Any]:
 
 def _numbers(case: Case, params: PyTree) -> dict[str, Any]:
     """Horizon, λ_1 ± error, time constants, and shares."""
-    cell, length = case.cell, len(case.xs)
+    cell = case.cell
     arguments = (cell, params, case.state0, case.xs)
-    exponent = gradient_flow.lyapunov_spectrum(*arguments, k=1, skip=length // 4)
     tau = np.median(np.asarray(gradient_flow.gate_time_constants(*arguments).effective), axis=0)
     gates = gate_activations(*arguments)
     ends = [np.asarray(gates[name]) for name in gates if name in "iforu"]
@@ -78,14 +78,35 @@ def _numbers(case: Case, params: PyTree) -> dict[str, Any]:
         "kind": cell.kind,
         "input_size": cell.input_size,
         "hidden_size": cell.hidden_size,
-        "lambda_1": float(exponent.exponents[0]),
-        "lambda_1_error": float(exponent.standard_error[0]),
+        **_exponent(case, params),
         "tau_median": float(np.median(tau)),
         "tau_best": float(np.max(tau)),
         "saturated_gates": float(np.mean([(g > OPEN) | (g < CLOSED) for g in ends])),
         "saturated_memories": memories,
         "dead_units": float(len(dead_units(case, params)) / cell.hidden_size),
     }
+
+
+def exponents(net: Any, params: PyTree, xs: Any) -> list[dict[str, float]]:
+    """λ_1 of each cell of a stack and its standard error, in the order of `measured`."""
+    whole = Case(net, None, jnp.asarray(xs), LAG, True)
+    return [_exponent(case, own) for _, _, case, own in layers_of(whole, params)]
+
+
+def _exponent(case: Case, params: PyTree) -> dict[str, float]:
+    arguments = (case.cell, params, case.state0, case.xs)
+    found = gradient_flow.lyapunov_spectrum(*arguments, k=1, skip=len(case.xs) // 4)
+    return {
+        "lambda_1": float(found.exponents[0]),
+        "lambda_1_error": float(found.standard_error[0]),
+    }
+
+
+def noise_like(xs: Any, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise with the mean and the deviation of each channel."""
+    flat = np.asarray(xs).reshape(-1, np.shape(xs)[-1])
+    drawn = rng.standard_normal(np.shape(xs)) * flat.std(axis=0) + flat.mean(axis=0)
+    return drawn.astype(flat.dtype)
 
 
 def horizon_of(cell: Mapping[str, Any]) -> float:

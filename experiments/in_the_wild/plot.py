@@ -52,12 +52,13 @@ def _exponents(ax: Axes, rows: list[Any], found: Found, colour: Mapping[str, str
         ax.errorbar(cell["lambda_1"], at, xerr=error, fmt="o", ms=4, color=own, lw=1.2)
         start = at_start(found[name], number, lambda one: one["lambda_1"])
         ax.plot(start, at, "|", ms=8, color="0.55")
+        ax.plot(found[name]["noise"][number]["lambda_1"], at, "x", ms=4, color="0.35", mew=0.8)
     ax.axvline(0, color="k", lw=0.8)
     ax.set_yticks(range(len(rows)), [text for _, text, _ in rows], fontsize=7)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xscale("symlog", linthresh=0.05)
     ax.set_xticks([-1, -0.1, 0, 0.1], ["−1", "−0.1", "0", "0.1"])
-    ax.set(title="λ₁ ± 2 errors; bar: initialisation", xlabel="nats a step")
+    ax.set(title="λ₁ ± 2 errors; bar: initialisation, ×: noise", xlabel="nats a step")
 
 
 def _constants(ax: Axes, rows: list[Any], found: Found, colour: Mapping[str, str]) -> None:

@@ -127,7 +127,23 @@ def _together(found: Found) -> str:
     quarters = ("quarter", "median", "three quarters")
     header = ("cells", "count", *signs, *quarters, "median horizon", f"beyond {LAG}")
     whole = table(f"λ_1 by more than {ERRORS} errors, and horizons", header, rows)
-    return "\n\n".join((whole, _upper(found), _windows(found)))
+    return "\n\n".join((whole, _driven(found), _upper(found), _windows(found)))
+
+
+def _driven(found: Found) -> str:
+    """λ_1 by what drives the trained network: its inputs, their steps in random order, noise like them."""
+    rows, counts = [], dict.fromkeys(("its own", "shuffled", "noise"), 0)
+    for name, looked in found.items():
+        for number, cell in enumerate(looked["trained"]):
+            by = (cell, looked["shuffled"][number], looked["noise"][number])
+            for what, one in zip(counts, by, strict=True):
+                counts[what] += one["lambda_1"] > ERRORS * one["lambda_1_error"]
+            shown = (f"{o['lambda_1']:+.3f} ± {o['lambda_1_error']:.3f}" for o in by)
+            rows.append((label(name, cell, looked["trained"]), *shown))
+    says = ", ".join(f"{count} with {what}" for what, count in counts.items())
+    header = ("network", "its own inputs", "the same, shuffled", "noise like them")
+    title = "λ_1 by what drives a trained network"
+    return table(title, header, rows) + f"\nAbove 0 by more than {ERRORS} errors: {says}."
 
 
 def _upper(found: Found) -> str:

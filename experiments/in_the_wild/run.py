@@ -17,7 +17,7 @@ import numpy as np
 from experiments.in_the_wild.answers import ANSWERS
 from experiments.in_the_wild.initial import initial
 from experiments.in_the_wild.inputs import INPUTS, Wanted
-from experiments.in_the_wild.measure import GRID, LAG, measured
+from experiments.in_the_wild.measure import GRID, LAG, exponents, measured, noise_like
 from experiments.in_the_wild.packages import (
     NETWORKS,
     PACKAGES,
@@ -33,7 +33,6 @@ from experiments.running import Refusal, exit_code, keep, require_seed
 from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.inspections.network_of import network_of
 from gradient_flow.results_folder import FINISHED, claim_folder, read_json, write_json
-from lstm_jax.layers.unroll_stack import unroll_stack
 from lstm_jax.validation import require_positive_int
 from lstm_jax.weights import named_arrays
 
@@ -80,11 +79,12 @@ def looked_at(network: Network, config: Config, cache: Path) -> dict[str, Any]:
     }
     answer = ""
     if network.package in ANSWERS:
-        _, ys = unroll_stack(found.net, found.params, xs)
-        answer = ANSWERS[network.package](want, np.asarray(ys))
+        answer = ANSWERS[network.package](want, found.net, found.params, np.asarray(xs))
     return {
         "trained": measured(found.net, found.params, xs),
         "initial": [measured(found.net, params, xs) for params in begun],
+        "shuffled": exponents(found.net, found.params, rng.permutation(np.asarray(xs))),
+        "noise": exponents(found.net, found.params, noise_like(xs, rng)),
         "assumed": sorted(assumed),
         "answer": answer,
     }
@@ -118,8 +118,11 @@ def _numbers_of(data: Any) -> Any:
 def run(config: Config) -> None:
     """Fetch, measure, print, keep and draw."""
     require_seed(config.seed)
-    for name in ("samples", "starts"):
-        require_positive_int(f"--{name}", getattr(config, name))
+    try:
+        for name in ("samples", "starts"):
+            require_positive_int(f"--{name}", getattr(config, name))
+    except ValueError as error:
+        raise Refusal(str(error)) from None
     if config.steps <= LAG:
         raise Refusal(f"Range mismatch: expected --steps of more than {LAG}, got {config.steps}.")
     if config.resume and (config.out / FINISHED).exists() and not config.overwrite:
@@ -154,7 +157,7 @@ def _without_curves(looked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "trained": plain(looked["trained"]),
         "initial": [plain(cells) for cells in looked["initial"]],
-        "assumed": looked["assumed"],
+        **{name: looked[name] for name in ("shuffled", "noise", "assumed")},
         "answer": looked["answer"],
     }
 
