@@ -127,7 +127,16 @@ def _together(found: Found) -> str:
     quarters = ("quarter", "median", "three quarters")
     header = ("cells", "count", *signs, *quarters, "median horizon", f"beyond {LAG}")
     whole = table(f"λ_1 by more than {ERRORS} errors, and horizons", header, rows)
-    return "\n\n".join((whole, _driven(found), _upper(found), _windows(found)))
+    says = (
+        f"−1/(best τ), the exponent of the slowest gate alone, is within a factor of 2 of λ_1 in "
+        f"{sum(map(_by_slowest, cells))} of {len(cells)} trained cells and "
+        f"{sum(map(_by_slowest, starts))} of {len(starts)} initial ones."
+    )
+    return "\n\n".join((f"{whole}\n{says}", _driven(found), _upper(found), _windows(found)))
+
+
+def _by_slowest(cell: Mapping[str, Any]) -> bool:
+    return 0.5 <= -cell["lambda_1"] * cell["tau_best"] <= 2
 
 
 def _driven(found: Found) -> str:

@@ -250,6 +250,14 @@ def test_speech_goes_through_sileros_convolutions():
 # Measurements and tables
 
 
+def test_noise_has_the_mean_and_the_deviation_of_each_channel():
+    xs = RNG(0).standard_normal((500, 4, 2)) * [1, 5] + [3, 0]
+    found = measure.noise_like(xs.astype("f"), RNG(1))
+    assert found.shape == xs.shape and found.dtype == np.float32
+    np.testing.assert_allclose(found.mean((0, 1)), [3, 0], atol=0.3)
+    np.testing.assert_allclose(found.std((0, 1)), [1, 5], rtol=0.05)
+
+
 @pytest.mark.slow
 def test_a_cell_without_recurrence_keeps_by_its_forget_gate_alone():
     cell = lstm_jax.lstm(2, 3)
@@ -292,13 +300,20 @@ def made_up(decay, error=0.01, layer=0, gru=False):
         "lambda_1": -decay,
         "lambda_1_error": error,
         "tau_median": 1 / decay if decay > 0 else np.inf,
-        "tau_best": np.inf,
+        "tau_best": 1 / decay if gru else np.inf,
     }
 
 
 def looked(*trained):
     begun = [[made_up(d, layer=n) for n in range(len(trained))] for d in (0.1, 0.2, 0.4)]
-    return {"trained": list(trained), "initial": begun, "assumed": ["So."], "answer": "says so"}
+    noise = [{"lambda_1": 0.3, "lambda_1_error": 0.2}, {"lambda_1": 0.5, "lambda_1_error": 0.2}]
+    driven = {"shuffled": list(trained), "noise": noise[: len(trained)]}
+    return driven | {
+        "trained": list(trained),
+        "initial": begun,
+        "assumed": ["So."],
+        "answer": "says so",
+    }
 
 
 FOUND = {
@@ -314,7 +329,7 @@ def test_tables_have_the_right_numbers():
         "lstm 3 0.0 0.4 2.2 6.9 0.0 0.4 2.2 6.9 >160 +0.100 0.010 inf inf 25% 50% 0%".split()
     )
     assert rows["g2p_en"][1:] == (
-        "gru 3 -0.1 -1.0 -5.0 -16.0 - - - - 30 -0.230 0.010 4.34 inf 25% - 0%".split()
+        "gru 3 -0.1 -1.0 -5.0 -16.0 - - - - 30 -0.230 0.010 4.34 4.34 25% - 0%".split()
     )
     # At the initialisation, the median of three.
     assert any(
@@ -328,6 +343,13 @@ def test_tables_have_the_right_numbers():
     ]
     assert "The top layer has the larger τ in 0 of 1 networks, the larger λ_1 in 1." in tables
     assert "textgenrnn says so." in tables and "Assumed: So." in tables
+    assert "Above 0 by more than 2 errors: 1 with its own, 1 with shuffled, 1 with noise." in tables
+    assert any(
+        line.endswith("+0.100 ± 0.010      +0.100 ± 0.010   +0.500 ± 0.200") for line in tables
+    )
+    assert any(
+        "is within a factor of 2 of λ_1 in 1 of 3 trained cells and 0 of 9" in t for t in tables
+    )
     assert any(line.split() == ["textgenrnn", "40", ">160", ">160", "inf"] for line in tables)
 
 
