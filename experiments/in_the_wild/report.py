@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.in_the_wild.measure import LAG, LAGS, decades, horizon_of
+from experiments.in_the_wild.measure import LAG, LAGS, LN10, decades, horizon_of
 from experiments.in_the_wild.packages import NETWORKS, PACKAGES
 from experiments.running import table
 
@@ -25,6 +25,8 @@ NUMBERS = {
 """Columns of a cell, and how they are shown."""
 ERRORS = 2
 """Standard errors by which λ_1 has to differ from 0 to be told from it."""
+NEAR = 0.01
+"""An exponent of this size forgets, or doubles, in a hundred steps or more."""
 
 
 def report(found: Found) -> str:
@@ -118,21 +120,54 @@ def _together(found: Found) -> str:
                 str(int((size > ERRORS * error).sum())),
                 str(int((np.abs(size) <= ERRORS * error).sum())),
                 str(int((size < -ERRORS * error).sum())),
+                str(int((np.abs(size) <= NEAR).sum())),
                 *(f"{value:+.3f}" for value in np.quantile(size, (0.25, 0.5, 0.75))),
                 lag_shown(float(np.median(far))),
                 str(int(np.isinf(far).sum())),
             )
         )
-    signs = ("λ_1 > 0", "neither", "λ_1 < 0")
+    signs = ("λ_1 > 0", "neither", "λ_1 < 0", f"within {NEAR}")
     quarters = ("quarter", "median", "three quarters")
     header = ("cells", "count", *signs, *quarters, "median horizon", f"beyond {LAG}")
     whole = table(f"λ_1 by more than {ERRORS} errors, and horizons", header, rows)
-    says = (
-        f"−1/(best τ), the exponent of the slowest gate alone, is within a factor of 2 of λ_1 in "
-        f"{sum(map(_by_slowest, cells))} of {len(cells)} trained cells and "
-        f"{sum(map(_by_slowest, starts))} of {len(starts)} initial ones."
+    return "\n\n".join(
+        ("\n".join((whole, *_says(found))), _driven(found), _upper(found), _windows(found))
     )
-    return "\n\n".join((f"{whole}\n{says}", _driven(found), _upper(found), _windows(found)))
+
+
+def _says(found: Found) -> list[str]:
+    """Sentences on the slowest gate, on trained cells beside their beginnings, and on saturation."""
+    pairs = [
+        (cell, [one[number] for one in looked["initial"]])
+        for looked in found.values()
+        for number, cell in enumerate(looked["trained"])
+    ]
+    trained = [cell for cell, _ in pairs]
+    begun = [cell for _, cells in pairs for cell in cells]
+
+    def more(value: Callable[[Any], float]) -> int:
+        return sum(value(cell) > np.median([value(one) for one in cells]) for cell, cells in pairs)
+
+    def median(key: str) -> str:
+        values = [cell[key] for cell in trained if cell[key] is not None]
+        return format(float(np.median(values)), ".0%")
+
+    def far(cell: Mapping[str, Any]) -> float:
+        return float(np.median(np.asarray(cell["hh"])[:, -1]) / LN10)
+
+    gained = [far(cell) - float(np.median([far(one) for one in cells])) for cell, cells in pairs]
+    return [
+        f"Of {len(pairs)} cells training made the horizon longer in {more(horizon_of)}, λ_1 larger in "
+        f"{more(itemgetter('lambda_1'))}, τ of the best unit longer in {more(itemgetter('tau_best'))}, "
+        f"τ of the median unit longer in {more(itemgetter('tau_median'))}; ‖∂h_T/∂h_k‖ at lag {LAG} gained "
+        f"{np.median(gained):.1f} decades in the median cell.",
+        f"−1/(best τ), the exponent of the slowest gate alone, is within a factor of 2 of λ_1 in "
+        f"{sum(map(_by_slowest, trained))} of {len(trained)} trained cells and "
+        f"{sum(map(_by_slowest, begun))} of {len(begun)} initial ones.",
+        f"In the median trained cell {median('saturated_gates')} of the gates and "
+        f"{median('saturated_memories')} of the memories are saturated; "
+        f"{sum(cell['dead_units'] > 0 for cell in trained)} cells have dead units.",
+    ]
 
 
 def _by_slowest(cell: Mapping[str, Any]) -> bool:
@@ -140,17 +175,21 @@ def _by_slowest(cell: Mapping[str, Any]) -> bool:
 
 
 def _driven(found: Found) -> str:
-    """λ_1 by what drives the trained network: its inputs, their steps in random order, noise like them."""
-    rows, counts = [], dict.fromkeys(("its own", "shuffled", "noise"), 0)
+    """λ_1 by what drives a trained network.
+
+    Its inputs, their steps in random order, noise like them, or what `gradient_flow.inspect` takes where no
+    data are given.
+    """
+    rows, counts = [], dict.fromkeys(("its own", "shuffled", "noise", "no data"), 0)
     for name, looked in found.items():
         for number, cell in enumerate(looked["trained"]):
-            by = (cell, looked["shuffled"][number], looked["noise"][number])
+            by = (cell, *(looked[what][number] for what in ("shuffled", "noise", "blind")))
             for what, one in zip(counts, by, strict=True):
                 counts[what] += one["lambda_1"] > ERRORS * one["lambda_1_error"]
             shown = (f"{o['lambda_1']:+.3f} ± {o['lambda_1_error']:.3f}" for o in by)
             rows.append((label(name, cell, looked["trained"]), *shown))
     says = ", ".join(f"{count} with {what}" for what, count in counts.items())
-    header = ("network", "its own inputs", "the same, shuffled", "noise like them")
+    header = ("network", "its own inputs", "the same, shuffled", "noise like them", "without data")
     title = "λ_1 by what drives a trained network"
     return table(title, header, rows) + f"\nAbove 0 by more than {ERRORS} errors: {says}."
 

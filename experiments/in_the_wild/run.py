@@ -31,8 +31,10 @@ from experiments.in_the_wild.plot import draw
 from experiments.in_the_wild.report import report
 from experiments.running import Refusal, exit_code, keep, require_seed
 from gradient_flow.command_line.tyro_options import parse
+from gradient_flow.inspections.inputs import embedding_of, noise
 from gradient_flow.inspections.network_of import network_of
 from gradient_flow.results_folder import FINISHED, claim_folder, read_json, write_json
+from lstm_jax.array_types import Array
 from lstm_jax.validation import require_positive_int
 from lstm_jax.weights import named_arrays
 
@@ -54,7 +56,9 @@ class Config:
     """Two networks, one initialisation."""
     cache: Path | None = None
     """Folder of unpacked packages; in_the_wild in the cache of lstm_jax unless named."""
-    steps: int = 400
+    only: tuple[str, ...] = ()
+    """Networks to look at, by their names in the table; all unless named."""
+    steps: int = 1600
     """Length of a sample."""
     samples: int = 8
     """Sequences that each network is fed."""
@@ -85,9 +89,18 @@ def looked_at(network: Network, config: Config, cache: Path) -> dict[str, Any]:
         "initial": [measured(found.net, params, xs) for params in begun],
         "shuffled": exponents(found.net, found.params, rng.permutation(np.asarray(xs))),
         "noise": exponents(found.net, found.params, noise_like(xs, rng)),
+        "blind": exponents(found.net, found.params, _without_data(path, found, config)),
         "assumed": sorted(assumed),
         "answer": answer,
     }
+
+
+def _without_data(path: Path, found: Any, config: Config) -> Array:
+    """What `gradient_flow.inspect` takes where it is given no data: random rows of an embedding, or noise."""
+    size = found.net.input_size
+    embedding = embedding_of(path, None, size, found.chosen[0])
+    drawn = noise(size, embedding, config.steps, config.samples, config.seed, np.float32)
+    return drawn.xs
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -127,9 +140,13 @@ def run(config: Config) -> None:
         raise Refusal(f"Range mismatch: expected --steps of more than {LAG}, got {config.steps}.")
     if config.resume and (config.out / FINISHED).exists() and not config.overwrite:
         raise Refusal(f"Finished run: expected one to resume in {config.out}, got a finished one.")
+    named = config.only or (QUICK if config.quick else tuple(one.name for one in NETWORKS))
+    if unknown := set(named) - {one.name for one in NETWORKS}:
+        known = ", ".join(one.name for one in NETWORKS)
+        raise Refusal(f"Name mismatch: expected --only among {known}, got {sorted(unknown)[0]}.")
     claim_folder(config.out, "in_the_wild", overwrite=config.overwrite or config.resume)
     cache = config.cache or default_cache()
-    chosen = [one for one in NETWORKS if not config.quick or one.name in QUICK]
+    chosen = [one for one in NETWORKS if one.name in named]
     found: dict[str, Any] = {}
     for number, network in enumerate(chosen, start=1):
         looked = kept(config.out, network, config) if config.resume else None
@@ -157,7 +174,7 @@ def _without_curves(looked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "trained": plain(looked["trained"]),
         "initial": [plain(cells) for cells in looked["initial"]],
-        **{name: looked[name] for name in ("shuffled", "noise", "assumed")},
+        **{name: looked[name] for name in ("shuffled", "noise", "blind", "assumed")},
         "answer": looked["answer"],
     }
 

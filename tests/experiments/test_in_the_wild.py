@@ -307,7 +307,8 @@ def made_up(decay, error=0.01, layer=0, gru=False):
 def looked(*trained):
     begun = [[made_up(d, layer=n) for n in range(len(trained))] for d in (0.1, 0.2, 0.4)]
     noise = [{"lambda_1": 0.3, "lambda_1_error": 0.2}, {"lambda_1": 0.5, "lambda_1_error": 0.2}]
-    driven = {"shuffled": list(trained), "noise": noise[: len(trained)]}
+    noise = noise[: len(trained)]
+    driven = {"shuffled": list(trained), "noise": noise, "blind": noise}
     return driven | {
         "trained": list(trained),
         "initial": begun,
@@ -343,9 +344,13 @@ def test_tables_have_the_right_numbers():
     ]
     assert "The top layer has the larger τ in 0 of 1 networks, the larger λ_1 in 1." in tables
     assert "textgenrnn says so." in tables and "Assumed: So." in tables
-    assert "Above 0 by more than 2 errors: 1 with its own, 1 with shuffled, 1 with noise." in tables
+    assert (
+        "Above 0 by more than 2 errors: 1 with its own, 1 with shuffled, 1 with noise, 1 with no data."
+        in tables
+    )
     assert any(
-        line.endswith("+0.100 ± 0.010      +0.100 ± 0.010   +0.500 ± 0.200") for line in tables
+        line.endswith("+0.100 ± 0.010      +0.100 ± 0.010   +0.500 ± 0.200  +0.500 ± 0.200")
+        for line in tables
     )
     assert any(
         "is within a factor of 2 of λ_1 in 1 of 3 trained cells and 0 of 9" in t for t in tables
@@ -391,6 +396,7 @@ def test_a_stopped_run_goes_on_with_what_it_has_not_measured(tmp_path, monkeypat
     [
         (["--steps", "160"], "expected --steps of more than 160, got 160"),
         (["--starts", "0"], "expected --starts to be a positive integer, got 0"),
+        (["--only", "silero"], "expected --only among resemblyzer, g2p_en, textgenrnn"),
         (["--seed", "-1"], "expected --seed from 0 to 2^32 − 1, got -1"),
     ],
 )
