@@ -145,7 +145,7 @@ NETWORKS = (
     ),
     *(
         Network(f"chars2vec {n}", "chars2vec", _C2V.format(n), (f"lstm_{k}", f"lstm_{k + 1}"), None)
-        for n, k in ((50, 1), (100, 3), (150, 5), (200, 1), (300, 1))
+        for n, k in ((50, 1), (100, 3), (150, 5), (200, 1))
     ),
     Network(
         "silero_vad",
