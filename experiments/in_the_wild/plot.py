@@ -33,7 +33,7 @@ def draw(out: Path, found: Found) -> None:
     ]
     packages = dict.fromkeys(PACKAGE_OF[name] for name in found)
     colour = dict(zip(packages, COLOURS, strict=False))
-    figure = Figure(figsize=(13, 2 + max(0.19 * len(rows), 5)), layout="constrained")
+    figure = Figure(figsize=(14, 2 + max(0.19 * len(rows), 5)), layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.25))
     exponents = figure.add_subplot(grid[:, 0])
     constants = figure.add_subplot(grid[:, 1], sharey=exponents)
@@ -47,8 +47,8 @@ def draw(out: Path, found: Found) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=75)
-    # Some sixty colours are enough, and a third of the bytes.
-    few = Image.open(drawn).convert("RGB").quantize(64)
+    # A palette is a third of the bytes; the median cut would merge the colours of thin lines.
+    few = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     write_file(out / "in_the_wild.png", lambda path: few.save(path, format="png", optimize=True))
 
 
@@ -65,7 +65,7 @@ def _exponents(ax: Axes, rows: list[Any], found: Found, colour: Mapping[str, str
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xscale("symlog", linthresh=0.05)
     ax.set_xticks([-1, -0.1, 0, 0.1], ["−1", "−0.1", "0", "0.1"])
-    ax.set(title="λ₁ ± 2 errors; bar: initialisation, ×: without data", xlabel="nats a step")
+    ax.set(title="λ₁ (bar: initially, ×: without data)", xlabel="nats a step")
 
 
 def _constants(ax: Axes, rows: list[Any], found: Found, colour: Mapping[str, str]) -> None:

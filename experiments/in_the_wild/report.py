@@ -14,8 +14,8 @@ from experiments.running import table
 Found = Mapping[str, Mapping[str, Any]]
 """By network, what `run.looked_at` gives."""
 NUMBERS = {
-    "lambda_1": "+.3f",
-    "lambda_1_error": ".3f",
+    "lambda_1": "+.4f",
+    "lambda_1_error": ".4f",
     "tau_median": ".3g",
     "tau_best": ".3g",
     "saturated_gates": ".0%",

@@ -327,10 +327,10 @@ def test_tables_have_the_right_numbers():
     tables = report.report(FOUND).splitlines()
     rows = {line.split("  ")[0]: line.split() for line in reversed(tables) if line}
     assert rows["textgenrnn, layer 2"][3:] == (
-        "lstm 3 0.0 0.4 2.2 6.9 0.0 0.4 2.2 6.9 >160 +0.100 0.010 inf inf 25% 50% 0%".split()
+        "lstm 3 0.0 0.4 2.2 6.9 0.0 0.4 2.2 6.9 >160 +0.1000 0.0100 inf inf 25% 50% 0%".split()
     )
     assert rows["g2p_en"][1:] == (
-        "gru 3 -0.1 -1.0 -5.0 -16.0 - - - - 30 -0.230 0.010 4.34 4.34 25% - 0%".split()
+        "gru 3 -0.1 -1.0 -5.0 -16.0 - - - - 30 -0.2303 0.0100 4.34 4.34 25% - 0%".split()
     )
     # At the initialisation, the median of three.
     assert any(
