@@ -1,6 +1,7 @@
 """The door against the frameworks themselves: their files and models, loaded, compute what theirs compute."""
 
 import os
+import pickle
 import warnings
 
 import jax
@@ -67,8 +68,16 @@ def test_pytorch_models_and_their_files(torch, tmp_path):
 def test_pytorch_files_that_are_refused(torch, tmp_path):
     lstm = torch.nn.LSTM(D, H)
     torch.save(lstm, tmp_path / "whole.pt")
-    with pytest.raises(ValueError, match="no pickle runs code here.*weights_only=False"):
-        weights.load(tmp_path / "whole.pt")
+    torch.save(lstm, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("whole.pt", "old.pt"):
+        with pytest.raises(ValueError, match="no pickle runs code here.*weights_only=False"):
+            weights.load(tmp_path / name)
+    # A pickle that is not PyTorch's, which torch.load would not open in any way.
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"rnn.weight_hh": np.ones((8, 2))}))
+    with pytest.raises(
+        ValueError, match=r"load it by pickle.load and pass the arrays\. PyTorch says"
+    ):
+        weights.load(tmp_path / "plain.pkl")
     (tmp_path / "code.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(ValueError, match="File mismatch"):
         weights.load(tmp_path / "code.pt")

@@ -189,6 +189,25 @@ def test_operators_of_others_are_the_nearest():
         weights.load(model)
 
 
+def test_a_cell_that_the_graph_writes_out_is_the_nearest():
+    """An exporter that has no node for a cell leaves PyTorch's names on its weights."""
+    rng = np.random.default_rng(0)
+    shapes = {"weight_ih": (4 * H, D), "weight_hh": (4 * H, H), "bias_ih": 4 * H, "bias_hh": 4 * H}
+    arrays = {f"rnn.{k}": rng.standard_normal(s).astype("f") for k, s in shapes.items()}
+    graph = Graph()
+    graph.constants |= arrays
+    gates = graph.add("Gemm", graph.input("x", "B", D), *list(arrays)[::2], transB=1)
+    model = graph.model(graph.add("Sigmoid", gates))
+    found = weights.recurrent_layers(model)
+    assert found == () and found.misses[0].startswith(
+        "rnn: weights named like those of PyTorch's lstm"
+    )
+    with pytest.raises(ValueError, match=r"Nearest: rnn: .* give named_arrays\(model\)"):
+        weights.load(model)
+    _, params = weights.load(weights.named_arrays(model))
+    np.testing.assert_array_equal(params.layers[0].w_h, arrays["rnn.weight_hh"].T)
+
+
 def test_zeros_of_a_size_that_is_not_known():
     """The shape behind an operator of others is not known, but zeros are zeros."""
     for what in ("zeros", "others"):

@@ -32,6 +32,8 @@ from lstm_jax.weights.open_hdf5 import read_hdf5
 
 ALWAYS, RATIO = 2**26, 100
 """The bytes to which a file may unpack: so many, and so many times its own size."""
+BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""What PyTorch's files before 1.6 begin with: a number as a pickle of its own."""
 KNOWN = "PyTorch, Keras (HDF5 or .keras), NumPy (.npz), safetensors, ONNX or Flax (MessagePack)"
 
 
@@ -214,10 +216,13 @@ def _open_pytorch(path: Path, *, script: bool = False) -> Content:
                 "weights are packed. Load the model that it was made from."
             ) from error
         if "weights_only" in str(error) or type(error).__name__ == "UnpicklingError":
+            advice = "torch.load(path, weights_only=False) and pass its state dict"
+            if not _is_pytorchs(path):
+                advice = "pickle.load and pass the arrays"
             raise ValueError(
                 f"File mismatch: expected tensors and plain values in {path}, got a pickle that needs more, "
-                "and no pickle runs code here. Where you trust it, load it by torch.load(path, "
-                f"weights_only=False) and pass its state dict. PyTorch says: {_reason(error)}."
+                f"and no pickle runs code here. Where you trust it, load it by {advice}. PyTorch says: "
+                f"{_reason(error)}."
             ) from error
         raise _damaged(path, "PyTorch", error) from error
     if not isinstance(loaded, (Mapping, list, tuple)):
@@ -225,6 +230,12 @@ def _open_pytorch(path: Path, *, script: bool = False) -> Content:
     return Content(
         "arrays", flat_arrays({"": loaded} if not isinstance(loaded, Mapping) else loaded)
     )
+
+
+def _is_pytorchs(path: Path) -> bool:
+    """Whether PyTorch wrote a file, as an archive or, before 1.6, behind a number of its own."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(len(BEFORE_1_6)) == BEFORE_1_6
 
 
 def _is_quantised(path: Path) -> bool:

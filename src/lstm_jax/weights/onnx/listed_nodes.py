@@ -1,7 +1,9 @@
 """The recurrent nodes of an ONNX model, each as a `RecurrentLayer`, for `recurrent_layers`."""
 
+import re
 from typing import Any
 
+from lstm_jax.weights.find_layers import find_layers
 from lstm_jax.weights.onnx.convert import opened_model
 from lstm_jax.weights.onnx.recurrent_nodes import (
     NodeLayer,
@@ -16,6 +18,9 @@ from lstm_jax.weights.recurrent_layer import (
     RecurrentLayers,
     require_no_choices,
 )
+
+OF_PYTORCH = re.compile(r"(^|[._/])(weight|bias)_(ih|hh)")
+"""Part of the name of every array of a recurrent module of PyTorch."""
 
 
 def layers_of_onnx(model: Any) -> RecurrentLayers:
@@ -32,7 +37,24 @@ def layers_of_onnx(model: Any) -> RecurrentLayers:
     """
     onnx, opened = opened_model(model)
     found, _ = recurrent_nodes(onnx, opened)
-    return RecurrentLayers(map(_layer, found), nearest(opened))
+    misses = nearest(opened)
+    if not found and not misses:
+        misses = _written_out(onnx, opened)
+    return RecurrentLayers(map(_layer, found), misses)
+
+
+def _written_out(onnx: Any, model: Any) -> list[str]:
+    """Cells that a graph writes out in other operators, told by the names that PyTorch gives to weights."""
+    arrays = {
+        one.name: onnx.numpy_helper.to_array(one)
+        for one in model.graph.initializer
+        if OF_PYTORCH.search(one.name)
+    }
+    return [
+        f"{layer.name}: weights named like those of PyTorch's {layer.kind}, and no recurrent node. Where the "
+        "graph computes that cell in other operators, give named_arrays(model) instead of the model"
+        for layer in find_layers(arrays)
+    ]
 
 
 def _layer(one: NodeLayer) -> RecurrentLayer:

@@ -1,0 +1,1 @@
+"""What the gradient does in trained recurrent networks that people have installed."""
