@@ -171,7 +171,7 @@ def _parts_of(cell: Any) -> Any:
         return _lstm_parts
     if closed_form is gru_jacobian:
         return _gru_parts
-    if getattr(closed_form, "func", None) is rnn_jacobian and cell.activation == "tanh":
+    if getattr(closed_form, "function", None) is rnn_jacobian and cell.activation == "tanh":
         return _rnn_parts
     return None
 
