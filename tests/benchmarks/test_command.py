@@ -7,6 +7,7 @@ from benchmarks import __main__ as command
 from benchmarks import device_and_precision
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path, capsys):
     out = tmp_path / "run"
     words = "unroll --quick --cell lstm --shape 3,2,2,2 --pass gradient --rounds 2 --threads 1"

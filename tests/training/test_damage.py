@@ -32,7 +32,7 @@ def flip(path):
 @pytest.mark.parametrize(
     "damage",
     [
-        flip,
+        slow(flip),
         slow(lambda path: path.write_bytes(path.read_bytes()[: -1 - path.stat().st_size // 2])),
         slow(lambda path: path.unlink()),
     ],

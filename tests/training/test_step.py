@@ -141,7 +141,7 @@ def test_samples_that_do_not_divide_are_refused():
         train_step(recurrent(), optax.sgd(0.1), accumulate=0)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, slow(2)])
 def test_optimizers_that_ask_for_the_value(x64, accumulate):
     """A line search finds the minimum of a square at once; a rate falls when the loss does not."""
     target = jnp.arange(8.0).reshape(1, 8)
@@ -196,6 +196,7 @@ def test_bfloat16_computes_the_loss_and_leaves_the_parameters_in_float32():
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_is_its_seeds_one_by_one():
     problem, optimizer = recurrent(dropout=0.3), optax.adam(0.01)
     alone = jax.jit(train_step(problem, optimizer))

@@ -88,7 +88,7 @@ def test_a_stack_computes_the_same_in_linen(x64, name):
     ("name", "lstm_cell"),
     [
         slow("three kinds", nnx.OptimizedLSTMCell),
-        ("bidirectional", nnx.LSTMCell),
+        slow("bidirectional", nnx.LSTMCell),
         slow("backward", nnx.OptimizedLSTMCell),
         slow("bidirectional", nnx.OptimizedLSTMCell),
         slow("dropout", nnx.OptimizedLSTMCell),
@@ -126,6 +126,7 @@ class Tagger(linen.Module):
         return linen.Dense(2)(both(xs))
 
 
+@pytest.mark.slow
 def test_where_several_readings_fit_all_are_named_and_the_caller_chooses():
     xs = jax.random.normal(jax.random.key(1), (B, T, D))
     variables = Tagger().init(jax.random.key(0), xs)

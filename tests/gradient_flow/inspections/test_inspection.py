@@ -60,6 +60,7 @@ def cells_of(file, xs):
     return [(f"loaded/layer_{n}", case, own) for n, (_, _, case, own) in enumerate(parts)]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_measurements(file, found, xs):
     net, params = lstm_jax.weights.load(file)
     assert net == NET and found.network.chosen == ("rnn",)
@@ -110,6 +111,7 @@ def test_its_page_has_every_figure(whole):
     assert found.diagnosis.headline[1:] in page
 
 
+@pytest.mark.slow
 def test_what_is_told(found):
     says = found.results["says"]
     assert says[0].startswith("Inputs: 2 samples of 16 steps")
@@ -163,6 +165,7 @@ def steps_all(cell, params, states, xs, t):
     return o * (1 - jnp.tanh(states[t].c) ** 2)
 
 
+@pytest.mark.slow
 def test_two_states_of_one_network(found):
     results, arrays = stages_of([found, found])
     assert results["stages"] == ["before", "after"]
@@ -259,6 +262,7 @@ def step(params, state, x):
     return h, h
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv", None])
 def test_inputs_of_a_step(name, tmp_path):
     """From each kind of file, and of any axes."""
@@ -277,6 +281,7 @@ def test_inputs_of_a_step(name, tmp_path):
         gradient_flow.inspect(net, tmp_path / "x.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_another_dtype(dtype):
     """Norms are measured in single precision or double: a file in another is cast, and says so."""
@@ -293,6 +298,7 @@ def test_weights_of_another_dtype(dtype):
         assert given.network.params.w_h.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_a_state_that_overflows():
     """It is looked at before, as far as the verdict is."""
     cell = lstm_jax.rnn(3, 4, activation="relu")
@@ -314,6 +320,7 @@ def test_parameters_that_are_none():
         gradient_flow.inspect((CELL, None), lag=3)
 
 
+@pytest.mark.slow
 def test_the_command(file, found, xs, tmp_path, capsys):
     np.save(tmp_path / "xs.npy", xs)
     words = [str(file), "--input", str(tmp_path / "xs.npy"), "--quick"]
@@ -357,6 +364,7 @@ def test_the_command_refuses_in_a_sentence_and_leaves_nothing(
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_two_networks_are_not_compared(found, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     looks = iter([found, found._replace(results=found.results | {"lag": 5})])
