@@ -25,8 +25,8 @@ def of_pytorch(path):
 
 
 def of_keras(path):
-    pytest.importorskip("keras")
-    import keras
+    os.environ["KERAS_BACKEND"] = "jax"
+    keras = pytest.importorskip("keras")
 
     layers = [keras.Input((None, D)), keras.layers.GRU(H), keras.layers.Dense(2)]
     keras.Sequential(layers).save(path)
