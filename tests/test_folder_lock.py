@@ -57,8 +57,8 @@ def test_a_killed_process_leaves_no_lock_even_if_a_child_of_it_lives_on(tmp_path
         "import os, sys, time, warnings; warnings.simplefilter('ignore')\n"
         "from lstm_jax.folder_lock import FolderLock\n"
         "lock = FolderLock(sys.argv[1])\n"
-        "child = os.fork()\n"
-        "if child: print(child, flush=True)\n"
+        # The child says that it is there, so it has forgotten the lock by then.
+        "if not os.fork(): print(os.getpid(), flush=True)\n"
         "time.sleep(60)"
     )
     holder = subprocess.Popen(
