@@ -9,8 +9,9 @@ Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the s
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +23,21 @@ from jax.sharding import Mesh
 from lstm_jax.array_types import PyTree, shapes_of
 from lstm_jax.training.checkpoints import Checkpoints, checksums
 from lstm_jax.training.devices import placed
+from lstm_jax.training.hyperparameters import (
+    checked_hyperparameters,
+    labels_of,
+    numbers_of_run,
+    require_same_constants,
+    start_of_sweep,
+    update_constants,
+)
 from lstm_jax.training.interruption import signals
+from lstm_jax.training.log import Entries, Log
 from lstm_jax.training.log_entries import (
-    Progress,
     asked_to_end,
-    lowest,
+    found_with,
     numbers_of,
-    progress_of,
+    selected,
     warn_if_incomplete,
 )
 from lstm_jax.training.options import (
@@ -37,11 +46,14 @@ from lstm_jax.training.options import (
     RunError,
     RunOptions,
     checked_folder,
+    checked_mesh,
     checked_seeds,
     checked_settings,
 )
 from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
+from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.several_steps import several_steps, sweep_steps
 from lstm_jax.training.step import (
     Problem,
     SamplesError,
@@ -53,9 +65,19 @@ from lstm_jax.training.step import (
     spread,
     train_step,
 )
-from lstm_jax.training.train_loop import RunParts, train
+from lstm_jax.training.train_loop import RunParts, out_of_patience, train
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
+
+ONE_STEP = (np.int32(0), np.int32(1))
+"""Arguments of a call of several steps: the steps before it, and how many."""
+
+
+class Sweep(NamedTuple):
+    """The runs of a sweep: a seed for each, and numbers for each by name."""
+
+    seeds: tuple[int, ...]
+    numbers: dict[str, tuple[float, ...]]
 
 
 class Fitted(NamedTuple):
@@ -68,17 +90,21 @@ class Fitted(NamedTuple):
             and watches.
         compile_seconds: to compile the step.
         watch_seconds: in the watches of this process.
-        stopped_early: whether ``until`` ended it.
+        stopped_early: whether something ended it before its last step.
+        ended: what ended it: ``"steps"``, ``"until"`` or ``"patience"``.
         best: the step of the best checkpoint, where ``best`` of the options selects one.
+        diverged: runs of a sweep that took no more steps, ``"seed 3"``, and their step that was not finite.
     """
 
     state: TrainState
-    log: list[dict[str, Any]]
+    log: Entries
     seconds: float
     compile_seconds: float
     watch_seconds: float
     stopped_early: bool
+    ended: str = "steps"
     best: int | None = None
+    diverged: Mapping[str, int] = {}
 
 
 def fit(
@@ -87,6 +113,7 @@ def fit(
     steps: int,
     *,
     seed: int | Sequence[int] | np.ndarray = 0,
+    hyperparameters: Mapping[str, Sequence[float]] | None = None,
     data: PyTree = None,
     folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
@@ -98,8 +125,12 @@ def fit(
         problem: the `Problem` to train.
         optimizer: from optax.
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
-            be resumed with more of them, one that ``until`` ended with another ``until`` or none.
-        seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
+            be resumed with more of them, one that ``until`` or ``patience`` ended with others or none.
+        seed: of everything random. Several make a sweep, in one program: side by side, or one after the
+            other on a CPU. One that diverges stays as it was before, and the others go on.
+        hyperparameters: a number for each run of a sweep, by name, as ``{"learning_rate": [0.1, 0.01]}``, in
+            place of those that the optimizer was made with; it is made by `optax.inject_hyperparams`. With
+            one seed, it is that of all runs.
         data: arrays for ``problem.batch``; they go to the device once.
         folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
         options: `RunOptions`: log, checkpoints, progress bar, evaluation, watches.
@@ -115,7 +146,7 @@ def fit(
         CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
         ProblemError: a loss that is no number, a carry that changes its structure, data of no arrays.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and
-            the last checkpoint.
+            the last checkpoint; in a sweep, where no run is left that is finite.
         InterruptedRun: after an interrupt or a termination signal, once a checkpoint is written.
 
     Example:
@@ -134,7 +165,17 @@ def fit(
     require_type("options", options, RunOptions)
     require_type("computation", computation, Computation)
     seeds = checked_seeds(steps, seed, options, computation, folder)
-    sweep = seeds if not isinstance(seed, (int, np.integer)) else None
+    alone = isinstance(seed, (int, np.integer))
+    sweep = None
+    if not alone or hyperparameters is not None:
+        seeds, numbers = checked_hyperparameters(
+            hyperparameters,
+            seeds,
+            alone,
+            lambda: shapes_of(partial(init_state, problem, optimizer), np.uint32(0)).optimizer,
+        )
+        sweep = Sweep(seeds, numbers)
+        checked_mesh(len(seeds), computation)
     settings = checked_settings(options)
     require_leaves("Data", "data", data)
     run_folder = RunFolder(checked_folder(folder), options)
@@ -160,7 +201,7 @@ def _fit(
     optimizer: optax.GradientTransformation,
     steps: int,
     seeds: tuple[int, ...],
-    sweep: tuple[int, ...] | None,
+    sweep: Sweep | None,
     data: PyTree,
     settings: dict[str, Any],
     run_folder: RunFolder,
@@ -170,18 +211,30 @@ def _fit(
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
     folder, begun = run_folder.path, time.perf_counter()
-    state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
+    state, data, compiled = _made(problem, optimizer, seeds, sweep, data, computation)
     compile_seconds = time.perf_counter() - begun
     dtype = computation.compute_dtype
+    labels = None if sweep is None else labels_of(*sweep)
     settings = {
         **settings,
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "data": list(checksums(data).values()),
+        "hyperparameters": numbers_of_run(
+            state.optimizer, None if sweep is None else sweep.numbers
+        ),
     }
-    open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=options.best)
-    checkpoints, progress, more = None, Progress(), None
+    constants = update_constants(optimizer, state.params) if folder is not None else []
+    open_checkpoints = partial(
+        Checkpoints,
+        settings=settings,
+        last=options.keep,
+        best=options.best,
+        best_mode=options.best_mode,
+    )
+    checkpoints: Checkpoints | None = None
+    progress, more, extent = Progress(), None, None
     recorder, log = Recorder(options.watches, steps), None
     try:
         with signals() as asked:
@@ -189,27 +242,41 @@ def _fit(
                 checkpoints = open_checkpoints(folder / CHECKPOINTS)
                 found = checkpoints.restore(state)
                 state, more = found.state, found.more
-                progress = progress_of(more, checkpoints.folder / str(found.step))
-                _require_steps_left(progress.done, steps, checkpoints)
-            seen = {}
+                where = checkpoints.folder / str(found.step)
+                progress, extent = found_with(more, where)
+                require_same_constants(where, list(map(float, more["optimizer"])), constants)
+                _require_steps_left(progress.done, steps, where)
+            seen, first = {}, {}
             if not progress.done:
                 seen = recorder.see(0, state.params)
                 if options.evaluate is not None:
-                    lowest(numbers_of(options.evaluate(state.params)), options.best)
+                    first = numbers_of(options.evaluate(state.params))
+                    selected(first, options)
             upto = progress.done or None
-            log = run_folder.open_log(upto)
+            log = run_folder.open_log(upto, extent, labels or ())
             if folder is not None and checkpoints is None:
                 checkpoints = open_checkpoints(folder / CHECKPOINTS)
             recorder.open(folder if jax.process_index() == 0 else None, upto)
             if folder is not None and more is not None and jax.process_index() == 0:
                 warn_if_incomplete(more, log, recorder, folder)
             recorder.keep(0, seen)
-            if progress.stopped_early:
-                # It stays ended only where what ended it still says so.
-                ends = options.until is not None and asked_to_end(options.until(log.entries[-1]))
-                progress = progress._replace(stopped_early=ends)
+            if first:
+                log.write({"step": 0, **first, "seconds": 0.0})
+            progress = _going_on(progress, options, log)
             names = parameter_names(state.params)
-            run = RunParts(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
+            run = RunParts(
+                compiled,
+                data,
+                steps,
+                labels,
+                names,
+                computation.on_nonfinite == "skip",
+                constants,
+                checkpoints,
+                log,
+                recorder,
+                options,
+            )
             state, progress = train(run, state, progress, asked)
     finally:
         if log is not None:
@@ -222,41 +289,60 @@ def _fit(
         progress.seconds,
         compile_seconds,
         recorder.seconds,
-        progress.stopped_early,
-        _best_step(log.entries, options.best),
+        progress.ended is not None,
+        progress.ended or "steps",
+        progress.selection.step,
+        dict(progress.diverged),
     )
 
 
-def _best_step(entries: list[dict[str, Any]], best: str | None) -> int | None:
-    """The step at which the selecting number was lowest; in a sweep its mean."""
-    measured = {
-        entry["step"]: np.mean(np.asarray(entry[best], float)) for entry in entries if best in entry
-    }
-    finite = {step: value for step, value in measured.items() if np.isfinite(value)}
-    return min(finite, key=lambda step: (finite[step], -step)) if finite else None
+def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
+    """The progress of a run that begins or goes on: it stays ended only where what ended it still says so."""
+    by = "" if options.best is None else f"{options.best_mode} {options.best}"
+    if progress.selection.by != by:
+        # Numbers of another measure say nothing of this one.
+        progress = progress._replace(selection=Selection(by))
+    ended = progress.ended
+    if ended == "until":
+        until = options.until
+        stays = until is not None and asked_to_end(until(log.entries[-1]))
+    else:
+        stays = ended == "patience" and out_of_patience(progress, options)
+    return progress._replace(ended=ended if stays else None)
 
 
 def _made(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     seeds: tuple[int, ...],
-    sweep: bool,
+    sweep: Sweep | None,
     data: PyTree,
     computation: Computation,
 ) -> tuple[TrainState, PyTree, Any]:
-    """The first state and the data on their devices, and the compiled step."""
-    start = partial(init_state, problem, optimizer)
-    mesh = computation.mesh
-    step = train_step(
-        problem, optimizer, **computation._replace(mesh=None if sweep else mesh)._asdict()
-    )
-    if sweep:
-        start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
-    argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
+    """The first state and the data on their devices, and the compiled call of several steps."""
+    start: Any = partial(init_state, problem, optimizer)
+    mesh, stops = computation.mesh, computation.on_nonfinite == "stop"
+    arguments: tuple[Any, ...] = (np.uint32(seeds[0]),)
+    if sweep is None:
+        steps = several_steps(
+            train_step(problem, optimizer, **computation._asdict()),
+            "stop" if stops else "skip",
+        )
+    else:
+        # A step that is undone must not reach the optimizer's state.
+        step = train_step(
+            problem, optimizer, **computation._replace(mesh=None, on_nonfinite="skip")._asdict()
+        )
+        # Measured on a CPU at H = 64: one after the other in 0.4 of the time.
+        one_by_one = mesh is None and jax.default_backend() == "cpu"
+        steps = sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
+        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
+        numbers = {name: np.asarray(value) for name, value in sweep.numbers.items()}
+        arguments = (np.asarray(seeds, np.uint32), numbers)
     require_pure_batch(problem.batch, data)
     try:
-        shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
-        state = jax.jit(start, out_shardings=shardings)(argument)
+        shardings = _shardings(shapes_of(start, *arguments), problem, mesh, sweep is not None)
+        state = jax.jit(start, out_shardings=shardings)(*arguments)
         outputs = None
         if mesh is None:
             data = jax.tree.map(jnp.asarray, data)
@@ -264,17 +350,17 @@ def _made(
             data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
             # Every process logs the numbers of all processes.
             outputs = (shardings, spread(mesh, None))
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-        return state, data, jitted.lower(state, data).compile()
+        jitted = jax.jit(steps, donate_argnums=0, out_shardings=outputs)
+        return state, data, jitted.lower(state, data, *ONE_STEP).compile()
     except SamplesError as error:
         raise RunError(str(error)) from None
 
 
-def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None:
+def _require_steps_left(done: int, steps: int, where: Path) -> None:
     if done > steps:
         raise RunError(
-            f"Length mismatch: expected steps of at least {done}, those of the checkpoint in "
-            f"{checkpoints.folder / str(done)}, got {steps}."
+            f"Length mismatch: expected steps of at least {done}, those of the checkpoint in {where}, got "
+            f"{steps}."
         )
 
 

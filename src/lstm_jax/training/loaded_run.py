@@ -44,7 +44,7 @@ def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> 
 
     Args:
         folder: of the run, as it was given to `fit`; or of its checkpoints.
-        which: ``"last"``, ``"best"`` (the lowest of the number that ``best`` named) or a step.
+        which: ``"last"``, ``"best"`` (by the number that ``best`` and ``best_mode`` named) or a step.
         like: parameters of the structure that is wanted, or their shapes (``jax.eval_shape(problem.init,
             key)``). If None they come as a dict of dicts, by the names of their parts.
 
@@ -110,7 +110,7 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         # What was not finite was stored as infinite, and is never the best.
         found = about.get("measured", {}).get(about.get("best"), np.inf)
         if np.isfinite(found):
-            measured[one] = found
+            measured[one] = -found if about["best_mode"] == "max" else found
     if not measured:
         raise CheckpointError(
             f"No best checkpoint: expected one with a finite number that was measured in {path}, got none. "
