@@ -102,7 +102,7 @@ class Checkpoints:
         if best is not None:
             policies.append(
                 BestN(
-                    get_metric_fn=lambda measured: measured[best],
+                    get_metric_fn=self._value,
                     # Orbax keeps the last of the sorted ones.
                     reverse=best_mode == "min",
                     n=1,
@@ -116,7 +116,7 @@ class Checkpoints:
                     options=ocp.CheckpointManagerOptions(
                         preservation_policy=AnyPreservationPolicy(policies),
                         # Without it orbax stores no measured numbers, and forgets the best one.
-                        best_fn=None if best is None else lambda measured: measured[best],
+                        best_fn=None if best is None else self._value,
                         best_mode=best_mode,
                         cleanup_tmp_directories=True,
                         enable_async_checkpointing=True,
@@ -271,6 +271,11 @@ class Checkpoints:
         """The path of the last whole checkpoint, or ``none``."""
         steps = whole_steps(self.folder)
         return str(self.folder / str(steps[-1])) if steps else "none"
+
+    def _value(self, measured: Mapping[str, float]) -> float:
+        """The number that selects the best; of a checkpoint with another one, the worst."""
+        worst = float("-inf" if self._best_mode == "max" else "inf")
+        return worst if self._best is None else measured.get(self._best, worst)
 
     def _require_measured(self, measured: Any) -> None:
         """Refuse numbers that cannot select the best checkpoint."""

@@ -99,13 +99,13 @@ def train(
     with ProgressBar(run.steps, issued, run.options.progress) as bar:
         mark = time.perf_counter()
         while issued < run.steps and progress.ended is None:
-            count = min(count, _next_due(issued, run) - issued)
+            # Several processes have to ask each other, which they can only do after the same step.
+            alone = jax.process_count() == 1
+            count = 1 if asked and alone else min(count, _next_due(issued, run) - issued)
             state, rows = run.call(state, run.data, np.int32(issued), np.int32(count))
             waiting.append(_Call(issued, count, rows))
             issued += count
             due = _due(issued, run)
-            # Several processes have to ask each other, which they can only do after the same step.
-            alone = jax.process_count() == 1
             stop = any_process(asked) if due or (asked and alone) else False
             if not due and not stop and len(waiting) < 2:
                 continue
