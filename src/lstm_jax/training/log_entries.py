@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.hyperparameters import injected
 from lstm_jax.training.log import NAME as LOG
 from lstm_jax.training.log import Extent, Log
 from lstm_jax.training.options import RunError, RunOptions
@@ -68,11 +68,11 @@ def entry_of(
 
 
 def learning_rate_of(optimizer: PyTree) -> dict[str, Any]:
-    """The learning rate, where an optimizer's state has one, as that of `optax.inject_hyperparams`."""
-    found = optax.tree_utils.tree_get_all_with_path(optimizer, "learning_rate")
-    if len(found) != 1:
+    """The learning rate, where an optimizer's state has one: that of `optax.inject_hyperparams`."""
+    found = injected(optimizer)
+    if "learning_rate" not in found:
         return {}
-    return {"learning_rate": np.asarray(found[0][1]).astype(np.float64).tolist()}
+    return {"learning_rate": np.asarray(found["learning_rate"]).astype(np.float64).tolist()}
 
 
 def numbers_of(measured: Any) -> dict[str, Any]:
