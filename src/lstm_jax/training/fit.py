@@ -53,7 +53,7 @@ from lstm_jax.training.options import (
 from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.several_steps import several_steps, sweep_steps
+from lstm_jax.training.several_steps import faster_one_by_one, several_steps, sweep_steps
 from lstm_jax.training.step import (
     Problem,
     SamplesError,
@@ -126,8 +126,8 @@ def fit(
         optimizer: from optax.
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
             be resumed with more of them, one that ``until`` or ``patience`` ended with others or none.
-        seed: of everything random. Several make a sweep, in one program: side by side, or one after the
-            other on a CPU. One that diverges stays as it was before, and the others go on.
+        seed: of everything random. Several make a sweep, in one program: side by side, or large
+            ones on a CPU one after the other. One that diverges stays as it was before, and the others go on.
         hyperparameters: a number for each run of a sweep, by name, as ``{"learning_rate": [0.1, 0.01]}``, in
             place of those that the optimizer was made with; it is made by `optax.inject_hyperparams`. With
             one seed, it is that of all runs.
@@ -333,12 +333,12 @@ def _made(
         step = train_step(
             problem, optimizer, **computation._replace(mesh=None, on_nonfinite="skip")._asdict()
         )
-        # Measured on a CPU at H = 64: one after the other in 0.4 of the time.
-        one_by_one = mesh is None and jax.default_backend() == "cpu"
-        steps = sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
-        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
         numbers = {name: np.asarray(value) for name, value in sweep.numbers.items()}
         arguments = (np.asarray(seeds, np.uint32), numbers)
+        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
+        # Spread over devices they are side by side.
+        one_by_one = mesh is None and faster_one_by_one(shapes_of(start, *arguments).params)
+        steps = sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
     require_pure_batch(problem.batch, data)
     try:
         shardings = _shardings(shapes_of(start, *arguments), problem, mesh, sweep is not None)
