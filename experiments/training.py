@@ -20,6 +20,7 @@ from lstm_jax.training import (
     IncompleteRunWarning,
     InterruptedRun,
     LogError,
+    ProcessError,
     RunError,
     RunOptions,
     SamplesError,
@@ -153,7 +154,7 @@ def training_exit_code(action: Callable[[], None]) -> int:
     return exit_code(
         guarded,
         refused=(RunError, TextError, SamplesError),
-        failed=(DivergedError, CheckpointError, LogError),
+        failed=(DivergedError, CheckpointError, LogError, ProcessError),
     )
 
 

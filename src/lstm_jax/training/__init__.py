@@ -19,6 +19,7 @@ from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
 from lstm_jax.training.problem_checks import Mean, ProblemError
+from lstm_jax.training.processes import ProcessError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -46,6 +47,7 @@ __all__ = [
     "Mean",
     "Metrics",
     "Problem",
+    "ProcessError",
     "ProblemError",
     "Restored",
     "RunError",

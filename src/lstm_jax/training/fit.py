@@ -34,9 +34,7 @@ from lstm_jax.training.hyperparameters import (
 from lstm_jax.training.interruption import signals
 from lstm_jax.training.log import Entries, Log
 from lstm_jax.training.log_entries import (
-    asked_to_end,
     found_with,
-    numbers_of,
     selected,
     warn_if_incomplete,
 )
@@ -51,6 +49,7 @@ from lstm_jax.training.options import (
     checked_settings,
 )
 from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
+from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.several_steps import faster_one_by_one, several_steps, sweep_steps
@@ -65,7 +64,13 @@ from lstm_jax.training.step import (
     spread,
     train_step,
 )
-from lstm_jax.training.train_loop import RunParts, out_of_patience, train
+from lstm_jax.training.train_loop import (
+    RunParts,
+    asked_by_until,
+    evaluated,
+    out_of_patience,
+    train,
+)
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
 
@@ -178,8 +183,8 @@ def fit(
         checked_mesh(len(seeds), computation)
     settings = checked_settings(options)
     require_leaves("Data", "data", data)
-    run_folder = RunFolder(checked_folder(folder), options)
-    try:
+    processes = Processes()
+    with processes.watched(), RunFolder(checked_folder(folder), options, processes) as run_folder:
         return _fit(
             problem,
             optimizer,
@@ -191,9 +196,8 @@ def fit(
             run_folder,
             options,
             computation,
+            processes,
         )
-    finally:
-        run_folder.release()
 
 
 def _fit(
@@ -207,6 +211,7 @@ def _fit(
     run_folder: RunFolder,
     options: RunOptions,
     computation: Computation,
+    processes: Processes,
 ) -> Fitted:
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
@@ -248,9 +253,9 @@ def _fit(
                 _require_steps_left(progress.done, steps, where)
             seen, first = {}, {}
             if not progress.done:
-                seen = recorder.see(0, state.params)
+                seen = processes.each(partial(recorder.see, 0, state.params))
                 if options.evaluate is not None:
-                    first = numbers_of(options.evaluate(state.params))
+                    first = evaluated(processes, options, state)
                     selected(first, options)
             upto = progress.done or None
             log = run_folder.open_log(upto, extent, labels or ())
@@ -262,7 +267,7 @@ def _fit(
             recorder.keep(0, seen)
             if first:
                 log.write({"step": 0, **first, "seconds": 0.0})
-            progress = _going_on(progress, options, log)
+            progress = _going_on(progress, options, log, processes)
             names = parameter_names(state.params)
             run = RunParts(
                 compiled,
@@ -276,6 +281,7 @@ def _fit(
                 log,
                 recorder,
                 options,
+                processes,
             )
             state, progress = train(run, state, progress, asked)
     finally:
@@ -296,7 +302,7 @@ def _fit(
     )
 
 
-def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
+def _going_on(progress: Progress, options: RunOptions, log: Log, processes: Processes) -> Progress:
     """The progress of a run that begins or goes on: it stays ended only where what ended it still says so."""
     by = "" if options.best is None else f"{options.best_mode} {options.best}"
     if progress.selection.by != by:
@@ -304,8 +310,7 @@ def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
         progress = progress._replace(selection=Selection(by))
     ended = progress.ended
     if ended == "until":
-        until = options.until
-        stays = until is not None and asked_to_end(until(log.entries[-1]))
+        stays = asked_by_until(processes, options, log.entries[-1])
     else:
         stays = ended == "patience" and out_of_patience(progress, options)
     return progress._replace(ended=ended if stays else None)
