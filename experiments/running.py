@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gradient_flow.command_line import exit_codes
 from gradient_flow.command_line.memory import TooLargeError
 from gradient_flow.results_folder import (
     FINISHED,
@@ -20,6 +19,7 @@ from gradient_flow.results_folder import (
     write_json,
 )
 from lstm_jax.atomic_write import write_file
+from lstm_jax.command_line import exit_codes
 
 NO_TORCH = "PyTorch is not installed: the comparison with it is left out."
 

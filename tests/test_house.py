@@ -36,6 +36,8 @@ LSTM_JAX = {
     "tasks": set(),
     "training": {"jax_extensions", "cells", "time_loop", "gradients"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
+    "models_on_disk": {"cells", "layers", "weights", "training", "language"},
+    "command_line": set(),
     "nnx": {"backends", "interfaces", "weights"},
     "linen": {"backends", "interfaces", "weights"},
 }

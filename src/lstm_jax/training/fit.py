@@ -196,7 +196,13 @@ def _fit(
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "data": list(checksums(data).values()),
     }
-    open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=options.best)
+    open_checkpoints = partial(
+        Checkpoints,
+        settings=settings,
+        description=problem.description,
+        last=options.keep,
+        best=options.best,
+    )
     checkpoints, progress, more = None, Progress(), None
     recorder, log = Recorder(options.watches, steps), None
     try:

@@ -28,6 +28,7 @@ class Loaded(NamedTuple):
         measured: what was measured there and selects the best, by name.
         settings: of the run, as they were stored.
         carry: what the run carried from step to step, such as states of the network.
+        description: of the problem, as its ``description`` said; None where it said nothing.
     """
 
     params: PyTree
@@ -35,6 +36,7 @@ class Loaded(NamedTuple):
     measured: dict[str, float]
     settings: dict[str, Any]
     carry: PyTree
+    description: Any = None
 
 
 def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> Loaded:
@@ -83,8 +85,15 @@ def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> 
     _require_whole(path, step, steps, about, state)
     params = state.get(PARAMS)
     if like is not None:
-        params = _like(path / str(step), about, params, like)
-    return Loaded(params, step, about.get("measured", {}), about["settings"], state.get("carry"))
+        params = in_structure(path / str(step), params, like)
+    return Loaded(
+        params,
+        step,
+        about.get("measured", {}),
+        about["settings"],
+        state.get("carry"),
+        about.get("description"),
+    )
 
 
 def _step(path: Path, which: Any, steps: list[int]) -> int:
@@ -157,8 +166,17 @@ def _require_whole(
             raise damaged(path, step, steps, f"the checksum of {name} is another one")
 
 
-def _like(where: Path, about: dict[str, Any], params: Any, like: PyTree) -> PyTree:
-    """The parameters in a structure of which the names, shapes and dtypes agree."""
+def in_structure(where: Path, params: Any, like: PyTree) -> PyTree:
+    """Parameters by their names in a structure of which the names, shapes and dtypes agree.
+
+    Args:
+        where: they were found, for the message.
+        params: as `load` gives them.
+        like: of the structure that is wanted.
+
+    Raises:
+        CheckpointError: naming the first that differs.
+    """
     found = _flat(params)
     pairs, tree = jax.tree_util.tree_flatten_with_path(like)
     names = [leaf_name(path) if path else "" for path, _ in pairs]
