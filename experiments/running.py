@@ -36,6 +36,11 @@ class Stopped(RuntimeError):
     """A run that stopped early, in one sentence; the exit code is 1."""
 
 
+REFUSED: exit_codes.Errors = (OutputError, Refusal, TooLargeError)
+FAILED: exit_codes.Errors = (Mismatch, Stopped)
+"""What ends an experiment with one sentence, and exit code 2 or 1."""
+
+
 def keep(
     out: Path, arrays: Mapping[str, np.ndarray], results: Mapping[str, Any], tables: str
 ) -> None:
@@ -131,6 +136,6 @@ def exit_code(
     """The exit code: 0; or, after one sentence, 2 for a refusal, 1 for a failure, 130 for Ctrl-C."""
     return exit_codes.exit_code(
         action,
-        refused=(OutputError, Refusal, TooLargeError, *refused),
-        failed=(Mismatch, Stopped, *failed),
+        refused=(*REFUSED, *refused),
+        failed=(*FAILED, *failed),
     )

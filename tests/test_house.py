@@ -37,7 +37,8 @@ LSTM_JAX = {
     "training": {"jax_extensions", "cells", "time_loop", "gradients"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
     "models_on_disk": {"cells", "layers", "weights", "training", "language"},
-    "command_line": set(),
+    "command_line": {"cells", "layers", "training", "language", "models_on_disk"},
+    "__main__": {"command_line"},
     "nnx": {"backends", "interfaces", "weights"},
     "linen": {"backends", "interfaces", "weights"},
 }

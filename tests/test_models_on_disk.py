@@ -188,11 +188,12 @@ def test_a_run_becomes_a_model(tmp_path):
         problem_of(MODEL, VOCABULARY), optax.adam(0.1), 6, data=codes, folder=tmp_path / "run",
         options=options,
     )  # fmt: skip
-    model = lstm_jax.load(tmp_path / "run")
+    model = lstm_jax.load(tmp_path / "run", "last")
     assert (model.net, model.vocabulary) == (MODEL, VOCABULARY)
     assert_close(model.params, run.state.params, 0)
     best = lstm_jax.load(tmp_path / "run", "best").params
-    assert_close(lstm_jax.load(tmp_path / "run", run.best).params, best, 0)
+    for which in (run.best, None):
+        assert_close(lstm_jax.load(tmp_path / "run", which).params, best, 0)
     found = training.load(tmp_path / "run").description
     assert lstm_jax.from_description(found["net"]) == MODEL
     # As one file, it is the same model.

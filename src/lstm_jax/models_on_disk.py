@@ -166,13 +166,14 @@ def save(
     write_stored(path, metadata, tensors)
 
 
-def load(path: AnyPath, which: str | int = "last") -> Model:
+def load(path: AnyPath, which: str | int | None = None) -> Model:
     """Read a network with its parameters: a file of `save`, or the folder of a run.
 
     Args:
         path: of a file of `save` or `lstm_jax.weights.save_safetensors`, or of a run whose problem described
             its network, as `language_problem` does.
-        which: of a run's checkpoints: ``"last"``, ``"best"`` or a step.
+        which: of a run's checkpoints: ``"last"``, ``"best"`` or a step; None for the best where the run
+            selects one, else for the last.
 
     Returns:
         `Model`, as a tuple ``net, params, vocabulary, arrays``.
@@ -187,7 +188,7 @@ def load(path: AnyPath, which: str | int = "last") -> Model:
     place = require_path("path", path)
     if place.is_dir():
         return _of_run(path, which)
-    if which != "last":
+    if which is not None:
         raise ValueError(
             f"Option mismatch: expected which={which!r} beside the folder of a run, got the file {path}."
         )
@@ -246,7 +247,7 @@ def _vocabulary(path: AnyPath, description: Any, net: Any) -> Any:
     return vocabulary
 
 
-def _of_run(path: AnyPath, which: str | int) -> Model:
+def _of_run(path: AnyPath, which: str | int | None) -> Model:
     from lstm_jax.training.loaded_run import in_structure
     from lstm_jax.training.loaded_run import load as load_run
 

@@ -39,14 +39,15 @@ class Loaded(NamedTuple):
     description: Any = None
 
 
-def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> Loaded:
+def load(folder: AnyPath, which: str | int | None = "last", *, like: PyTree = None) -> Loaded:
     """The parameters of a run, from its last checkpoint, its best one, or that of a step.
 
     Neither the problem nor the optimizer is needed. Every array is checked by its checksum.
 
     Args:
         folder: of the run, as it was given to `fit`; or of its checkpoints.
-        which: ``"last"``, ``"best"`` (the lowest of the number that ``best`` named) or a step.
+        which: ``"last"``, ``"best"`` (the lowest of the number that ``best`` named) or a step; None for the
+            best where the run selects one, else for the last.
         like: parameters of the structure that is wanted, or their shapes (``jax.eval_shape(problem.init,
             key)``). If None they come as a dict of dicts, by the names of their parts.
 
@@ -101,13 +102,13 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         if which in steps:
             return int(which)
         wanted = f"that of step {which}"
-    elif which not in ("last", "best"):
+    elif which not in ("last", "best", None):
         raise ValueError(
             f"Unknown checkpoint: expected which as 'last', 'best' or a step, got {which!r}."
         )
     else:
         wanted = "a whole one"
-    if not steps or which not in ("last", "best"):
+    if not steps or which not in ("last", "best", None):
         raise CheckpointError(
             f"No checkpoint: expected {wanted} in {path}, got {', '.join(map(str, steps)) or 'none'}."
         )
@@ -120,6 +121,8 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         found = about.get("measured", {}).get(about.get("best"), np.inf)
         if np.isfinite(found):
             measured[one] = found
+    if not measured and which is None:
+        return steps[-1]
     if not measured:
         raise CheckpointError(
             f"No best checkpoint: expected one with a finite number that was measured in {path}, got none. "
