@@ -11,7 +11,8 @@ May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at
 from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
-from lstm_jax.training.fit import Fitted, InterruptedRun, fit
+from lstm_jax.training.fit import Fitted, fit
+from lstm_jax.training.interruption import InterruptedRun
 from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
