@@ -66,6 +66,7 @@ GRADIENT_FLOW = {
 
 HEAVY = {
     "flax",
+    "grain",
     "matplotlib",
     "onnx",
     "optax",

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree, shapes_of
-from lstm_jax.training.checkpoints import Checkpoints, checksums
-from lstm_jax.training.devices import placed
+from lstm_jax.training.batch_sources import BatchSource, batch_source
+from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.interruption import any_process, signals
 from lstm_jax.training.log import Log
 from lstm_jax.training.log_entries import (
@@ -49,7 +49,7 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
+from lstm_jax.training.problem_checks import require_axes, require_pure_batch
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Metrics,
@@ -63,6 +63,7 @@ from lstm_jax.training.step import (
     spread,
     train_step,
 )
+from lstm_jax.training.step_programs import StepPrograms
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
 
@@ -103,7 +104,7 @@ def fit(
     steps: int,
     *,
     seed: int | Sequence[int] | np.ndarray = 0,
-    data: PyTree = None,
+    data: Any = None,
     folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
     computation: Computation = Computation(),  # noqa: B008  a tuple
@@ -116,7 +117,9 @@ def fit(
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
             be resumed with more of them, one that ``until`` ended with another ``until`` or none.
         seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
-        data: arrays for ``problem.batch``; they go to the device once.
+        data: arrays for ``problem.batch``; they go to the device once. Or a stream: a grain dataset or
+            loader, an iterable of batches, a function that gives one; ``problem.batch`` then gets the next
+            batch. Of memory-mapped arrays ``problem.batch`` picks rows on the host, ``data[rows]``.
         folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
         options: `RunOptions`: log, checkpoints, progress bar, evaluation, watches.
         computation: `Computation`: accumulation, the dtype of the loss, the devices.
@@ -152,7 +155,6 @@ def fit(
     seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
     settings = checked_settings(options)
-    require_leaves("Data", "data", data)
     run_folder = RunFolder(checked_folder(folder), options)
     try:
         return _fit(
@@ -177,7 +179,7 @@ def _fit(
     steps: int,
     seeds: tuple[int, ...],
     sweep: tuple[int, ...] | None,
-    data: PyTree,
+    data: Any,
     settings: dict[str, Any],
     run_folder: RunFolder,
     options: RunOptions,
@@ -185,16 +187,15 @@ def _fit(
 ) -> Fitted:
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
-    folder, begun = run_folder.path, time.perf_counter()
-    state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
-    compile_seconds = time.perf_counter() - begun
+    folder = run_folder.path
+    state, source, programs = _made(problem, optimizer, seeds, sweep is not None, data, computation)
     dtype = computation.compute_dtype
     settings = {
         **settings,
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
-        "data": list(checksums(data).values()),
+        "data": source.described(),
     }
     open_checkpoints = partial(Checkpoints, settings=settings, last=options.keep, best=options.best)
     checkpoints, progress, more = None, Progress(), None
@@ -207,6 +208,7 @@ def _fit(
                 state, more = found.state, found.more
                 progress = progress_of(more, checkpoints.folder / str(found.step))
                 _require_steps_left(progress.done, steps, checkpoints)
+                source.begin(state, more.get("data"))
             seen = {}
             if not progress.done:
                 seen = recorder.see(0, state.params)
@@ -225,9 +227,10 @@ def _fit(
                 ends = options.until is not None and asked_to_end(options.until(log.entries[-1]))
                 progress = progress._replace(stopped_early=ends)
             names = parameter_names(state.params)
-            run = _Going(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
+            run = _Going(programs, source, steps, sweep, names, checkpoints, log, recorder, options)
             state, progress = _train(run, state, progress, asked)
     finally:
+        source.close()
         if log is not None:
             log.close()
         if checkpoints is not None:
@@ -236,7 +239,7 @@ def _fit(
         state,
         log.entries,
         progress.seconds,
-        compile_seconds,
+        programs.seconds,
         recorder.seconds,
         progress.stopped_early,
         _best_step(log.entries, options.best),
@@ -255,8 +258,8 @@ def _best_step(entries: list[dict[str, Any]], best: str | None) -> int | None:
 class _Going(NamedTuple):
     """The constants of a run; ``seeds`` are those of a sweep, else None."""
 
-    compiled: Any
-    data: PyTree
+    programs: StepPrograms
+    source: BatchSource
     steps: int
     seeds: tuple[int, ...] | None
     names: list[str]
@@ -289,7 +292,9 @@ def _train(
     with bar:
         mark = time.perf_counter()
         while done < run.steps and not early:
-            state, metrics = run.compiled(state, run.data)
+            compiling = run.programs.seconds
+            state, metrics = run.programs(state, run.source.take())
+            mark += run.programs.seconds - compiling
             queue.append(metrics)
             done += 1
             bar.update()
@@ -337,7 +342,8 @@ def _train(
                     done,
                     state,
                     measured=lowest(measured, run.options.best),
-                    more=kept_with(progress, run.log, run.recorder),
+                    more=kept_with(progress, run.log, run.recorder)
+                    | {"data": run.source.position()},
                 )
             if stop:
                 raise _interrupted(run, asked, done)
@@ -360,33 +366,39 @@ def _made(
     optimizer: optax.GradientTransformation,
     seeds: tuple[int, ...],
     sweep: bool,
-    data: PyTree,
+    data: Any,
     computation: Computation,
-) -> tuple[TrainState, PyTree, Any]:
-    """The first state and the data on their devices, and the compiled step."""
+) -> tuple[TrainState, BatchSource, StepPrograms]:
+    """The first state on its devices, where the batches come from, and the compiled step."""
     start = partial(init_state, problem, optimizer)
     mesh = computation.mesh
-    step = train_step(
-        problem, optimizer, **computation._replace(mesh=None if sweep else mesh)._asdict()
-    )
     if sweep:
-        start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
+        start = jax.vmap(start)
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
-    require_pure_batch(problem.batch, data)
+    source = None
     try:
         shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
         state = jax.jit(start, out_shardings=shardings)(argument)
-        outputs = None
-        if mesh is None:
-            data = jax.tree.map(jnp.asarray, data)
-        else:
-            data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
-            # Every process logs the numbers of all processes.
-            outputs = (shardings, spread(mesh, None))
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-        return state, data, jitted.lower(state, data).compile()
-    except SamplesError as error:
-        raise RunError(str(error)) from None
+        source = batch_source(problem, data, state, mesh, sweep)
+        require_pure_batch(source.problem.batch, source.first)
+        step = train_step(
+            source.problem,
+            optimizer,
+            **computation._replace(mesh=None if sweep else mesh)._asdict(),
+        )
+        if sweep:
+            step = jax.vmap(step, in_axes=(0, None))
+        # Every process logs the numbers of all processes.
+        outputs = None if mesh is None else (shardings, spread(mesh, None))
+        programs = StepPrograms(jax.jit(step, donate_argnums=0, out_shardings=outputs))
+        programs.compiled(state, source.first)
+        return state, source, programs
+    except BaseException as error:
+        if source is not None:
+            source.close()
+        if isinstance(error, SamplesError):
+            raise RunError(str(error)) from None
+        raise
 
 
 def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None:
