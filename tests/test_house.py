@@ -69,6 +69,7 @@ GRADIENT_FLOW = {
 
 HEAVY = {
     "flax",
+    "grain",
     "matplotlib",
     "onnx",
     "optax",

@@ -1,9 +1,9 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
-Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `run_folder` is
-where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records measurements
-of the parameters during the run, `devices` makes the mesh. `gradient_penalty` is a penalty on vanishing
-gradients (Pascanu et al. 2013).
+Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient step as a pure function of a
+`Problem`. `batch_sources` is where batches come from. `run_folder` is where a run writes, alone; `checkpoints`
+are for resuming it, `log` is its log, `watch` records measurements of the parameters during the run, `devices`
+makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
 """
@@ -28,6 +28,7 @@ from lstm_jax.training.step import (
     parameter_names,
     train_step,
 )
+from lstm_jax.training.step_programs import ManyShapesWarning
 from lstm_jax.training.watch import Watch
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "InterruptedRun",
     "Loaded",
     "LogError",
+    "ManyShapesWarning",
     "Mean",
     "Metrics",
     "Problem",

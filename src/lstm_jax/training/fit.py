@@ -8,7 +8,6 @@ Numbers are fetched from the device only where the log is written. All that a ru
 Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the state and of the metrics.
 """
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +19,8 @@ import optax
 from jax.sharding import Mesh
 
 from lstm_jax.array_types import PyTree, shapes_of
-from lstm_jax.training.checkpoints import Checkpoints, checksums
-from lstm_jax.training.devices import placed
+from lstm_jax.training.batch_sources import BatchSource, batch_source
+from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.interruption import signals
 from lstm_jax.training.log_entries import (
     Progress,
@@ -40,7 +39,7 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
+from lstm_jax.training.problem_checks import require_axes, require_pure_batch
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
     Problem,
@@ -53,6 +52,7 @@ from lstm_jax.training.step import (
     spread,
     train_step,
 )
+from lstm_jax.training.step_programs import StepPrograms
 from lstm_jax.training.train_loop import RunParts, train
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
@@ -87,7 +87,7 @@ def fit(
     steps: int,
     *,
     seed: int | Sequence[int] | np.ndarray = 0,
-    data: PyTree = None,
+    data: Any = None,
     folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
     computation: Computation = Computation(),  # noqa: B008  a tuple
@@ -100,7 +100,9 @@ def fit(
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
             be resumed with more of them, one that ``until`` ended with another ``until`` or none.
         seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
-        data: arrays for ``problem.batch``; they go to the device once.
+        data: arrays for ``problem.batch``; they go to the device once. Or a stream: a grain dataset or
+            loader, an iterable of batches, a function that gives one; ``problem.batch`` then gets the next
+            batch. Of memory-mapped arrays ``problem.batch`` picks rows on the host, ``data[rows]``.
         folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
         options: `RunOptions`: log, checkpoints, progress bar, evaluation, watches.
         computation: `Computation`: accumulation, the dtype of the loss, the devices.
@@ -136,7 +138,6 @@ def fit(
     seeds = checked_seeds(steps, seed, options, computation, folder)
     sweep = seeds if not isinstance(seed, (int, np.integer)) else None
     settings = checked_settings(options)
-    require_leaves("Data", "data", data)
     run_folder = RunFolder(checked_folder(folder), options)
     try:
         return _fit(
@@ -161,7 +162,7 @@ def _fit(
     steps: int,
     seeds: tuple[int, ...],
     sweep: tuple[int, ...] | None,
-    data: PyTree,
+    data: Any,
     settings: dict[str, Any],
     run_folder: RunFolder,
     options: RunOptions,
@@ -169,16 +170,15 @@ def _fit(
 ) -> Fitted:
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
-    folder, begun = run_folder.path, time.perf_counter()
-    state, data, compiled = _made(problem, optimizer, seeds, sweep is not None, data, computation)
-    compile_seconds = time.perf_counter() - begun
+    folder = run_folder.path
+    state, source, programs = _made(problem, optimizer, seeds, sweep is not None, data, computation)
     dtype = computation.compute_dtype
     settings = {
         **settings,
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
-        "data": list(checksums(data).values()),
+        "data": source.described(),
     }
     open_checkpoints = partial(
         Checkpoints,
@@ -197,6 +197,7 @@ def _fit(
                 state, more = found.state, found.more
                 progress = progress_of(more, checkpoints.folder / str(found.step))
                 _require_steps_left(progress.done, steps, checkpoints)
+                source.begin(state, more.get("data"))
             seen = {}
             if not progress.done:
                 seen = recorder.see(0, state.params)
@@ -215,9 +216,12 @@ def _fit(
                 ends = options.until is not None and asked_to_end(options.until(log.entries[-1]))
                 progress = progress._replace(stopped_early=ends)
             names = parameter_names(state.params)
-            run = RunParts(compiled, data, steps, sweep, names, checkpoints, log, recorder, options)
+            run = RunParts(
+                programs, source, steps, sweep, names, checkpoints, log, recorder, options
+            )
             state, progress = train(run, state, progress, asked)
     finally:
+        source.close()
         if log is not None:
             log.close()
         if checkpoints is not None:
@@ -226,7 +230,7 @@ def _fit(
         state,
         log.entries,
         progress.seconds,
-        compile_seconds,
+        programs.seconds,
         recorder.seconds,
         progress.stopped_early,
         _best_step(log.entries, options.best),
@@ -247,33 +251,39 @@ def _made(
     optimizer: optax.GradientTransformation,
     seeds: tuple[int, ...],
     sweep: bool,
-    data: PyTree,
+    data: Any,
     computation: Computation,
-) -> tuple[TrainState, PyTree, Any]:
-    """The first state and the data on their devices, and the compiled step."""
+) -> tuple[TrainState, BatchSource, StepPrograms]:
+    """The first state on its devices, where the batches come from, and the compiled step."""
     start = partial(init_state, problem, optimizer)
     mesh = computation.mesh
-    step = train_step(
-        problem, optimizer, **computation._replace(mesh=None if sweep else mesh)._asdict()
-    )
     if sweep:
-        start, step = jax.vmap(start), jax.vmap(step, in_axes=(0, None))
+        start = jax.vmap(start)
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
-    require_pure_batch(problem.batch, data)
+    source = None
     try:
         shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
         state = jax.jit(start, out_shardings=shardings)(argument)
-        outputs = None
-        if mesh is None:
-            data = jax.tree.map(jnp.asarray, data)
-        else:
-            data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
-            # Every process logs the numbers of all processes.
-            outputs = (shardings, spread(mesh, None))
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-        return state, data, jitted.lower(state, data).compile()
-    except SamplesError as error:
-        raise RunError(str(error)) from None
+        source = batch_source(problem, data, state, mesh, sweep)
+        require_pure_batch(source.problem.batch, source.first)
+        step = train_step(
+            source.problem,
+            optimizer,
+            **computation._replace(mesh=None if sweep else mesh)._asdict(),
+        )
+        if sweep:
+            step = jax.vmap(step, in_axes=(0, None))
+        # Every process logs the numbers of all processes.
+        outputs = None if mesh is None else (shardings, spread(mesh, None))
+        programs = StepPrograms(jax.jit(step, donate_argnums=0, out_shardings=outputs))
+        programs.compiled(state, source.first)
+        return state, source, programs
+    except BaseException as error:
+        if source is not None:
+            source.close()
+        if isinstance(error, SamplesError):
+            raise RunError(str(error)) from None
+        raise
 
 
 def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None:

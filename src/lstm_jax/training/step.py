@@ -53,6 +53,11 @@ def _nothing() -> None:
     return None
 
 
+def as_given(data: PyTree, step: Array, key: Array) -> PyTree:
+    """The batch that a stream gave."""
+    return data
+
+
 class Problem(NamedTuple):
     """A training problem as pure functions.
 
@@ -62,7 +67,8 @@ class Problem(NamedTuple):
             batch, the carry for the next batch, and a dict of numbers for the log. Where samples or steps
             weigh differently, because some are masked, the value and the numbers are a `Mean`.
         batch: ``batch(data, step, key) -> batch``, steps from 0, under `jax.jit`; the key is the same at
-            every step (`jax.random.fold_in` it with the step).
+            every step (`jax.random.fold_in` it with the step). By default the data themselves: the batch
+            that a stream gave.
         carry: ``carry() -> carry``, for the first batch; returns None by default.
         batch_axes: the axis of the samples in a batch, as ``in_axes`` of `jax.vmap`; by default 1, after
             time.
@@ -74,7 +80,7 @@ class Problem(NamedTuple):
 
     init: Callable[[Array], PyTree]
     loss: Callable[[PyTree, PyTree, PyTree, Array], tuple[Array, tuple[PyTree, dict[str, Array]]]]
-    batch: Callable[[PyTree, Array, Array], PyTree]
+    batch: Callable[[PyTree, Array, Array], PyTree] = as_given
     carry: Callable[[], PyTree] = _nothing
     batch_axes: Any = 1
     carry_axes: Any = 0
@@ -159,6 +165,16 @@ def init_state(
         carry=_strong(carry),
         key=jax.random.key_data(key_run),
     )
+
+
+def _keys(key: Array) -> tuple[Array, Array]:
+    key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(key))
+    return key_batch, key_loss
+
+
+def batch_key(key: Array) -> Array:
+    """The key that ``batch`` is given, from that of a `TrainState`."""
+    return _keys(key)[0]
 
 
 def require_problem(problem: Any, optimizer: Any) -> None:
@@ -298,7 +314,7 @@ def train_step(
     def step(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
         _require_state(state, optimizer)
         require_leaves("Data", "data", data)
-        key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(state.key))
+        key_batch, key_loss = _keys(state.key)
         batch = problem.batch(data, state.step, key_batch)
         require_leaves("Batch", "batch(data, step, key)", batch)
         if accumulate > 1 or mesh is not None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.training.batch_sources import BatchSource
 from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.interruption import InterruptedRun, any_process
 from lstm_jax.training.log import Log
@@ -31,6 +31,7 @@ from lstm_jax.training.log_entries import (
 )
 from lstm_jax.training.options import RunOptions
 from lstm_jax.training.step import Metrics, TrainState
+from lstm_jax.training.step_programs import StepPrograms
 from lstm_jax.training.watch import Recorder
 
 LONGEST_QUEUE = 20
@@ -40,8 +41,8 @@ LONGEST_QUEUE = 20
 class RunParts(NamedTuple):
     """The constants of a run; ``seeds`` are those of a sweep, else None."""
 
-    compiled: Any
-    data: PyTree
+    programs: StepPrograms
+    source: BatchSource
     steps: int
     seeds: tuple[int, ...] | None
     names: list[str]
@@ -75,7 +76,9 @@ def train(
     with bar:
         mark = time.perf_counter()
         while done < run.steps and not early:
-            state, metrics = run.compiled(state, run.data)
+            compiling = run.programs.seconds
+            state, metrics = run.programs(state, run.source.take())
+            mark += run.programs.seconds - compiling
             queue.append(metrics)
             done += 1
             bar.update()
@@ -123,7 +126,8 @@ def train(
                     done,
                     state,
                     measured=lowest(measured, run.options.best),
-                    more=kept_with(progress, run.log, run.recorder),
+                    more=kept_with(progress, run.log, run.recorder)
+                    | {"data": run.source.position()},
                 )
             if stop:
                 raise _interrupted(run, asked, done)
