@@ -34,7 +34,7 @@ LSTM_JAX = {
     "weights": {"cells", "layers"},
     "interfaces": {"cells", "time_loop", "backends", "unrolling", "layers", "weights"},
     "tasks": set(),
-    "training": {"jax_extensions", "cells", "time_loop", "gradients"},
+    "training": {"jax_extensions", "cells", "time_loop", "gradients", "backends"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
     "models_on_disk": {"cells", "layers", "weights", "training", "language"},
     "command_line": {"cells", "layers", "training", "language", "models_on_disk"},

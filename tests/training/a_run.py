@@ -22,6 +22,7 @@ def main(words):
     if words.get("processes"):
         training.start_processes(words["coordinator"], words["processes"], words["process"])
     mesh = training.data_mesh() if words.get("mesh") else None
+    mesh = training.device_mesh(words["model"]) if words.get("model") else mesh
     seed = words.get("seed", 0)
     options = training.RunOptions(
         resume=words.get("resume", False),
@@ -44,11 +45,16 @@ def main(words):
             resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
         return False
 
-    watches = [] if words.get("mesh") else [training.Watch("norms", 4, look)]
+    watches = [] if mesh else [training.Watch("norms", 4, look)]
     options = dataclasses.replace(options, settings={"rate": 0.01}, watches=watches, until=until)
+    problem = recurrent(dropout=words.get("dropout", 0.3))
+    if words.get("model"):
+        problem = problem._replace(
+            init=lambda key, drawn=problem.init: training.split_units(drawn(key))
+        )
     try:
         fitted = training.fit(
-            recurrent(dropout=words.get("dropout", 0.3)),
+            problem,
             optax.adam(0.01),
             words["steps"],
             seed=tuple(seed) if isinstance(seed, list) else seed,
@@ -65,7 +71,14 @@ def main(words):
         for leaf in leaves(fitted.state):
             digest.update(leaf.tobytes())
     placed = {
-        str(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(fitted.state.carry) if mesh
+        name: sorted(
+            {
+                str(tuple(leaf.sharding.spec))
+                for leaf in jax.tree.leaves(getattr(fitted.state, name))
+                if mesh
+            }
+        )
+        for name in ("carry", "params", "optimizer")
     }
     print(
         json.dumps(
@@ -73,7 +86,7 @@ def main(words):
                 "digest": digest.hexdigest(),
                 "log": numbers(fitted.log),
                 "devices": jax.device_count(),
-                "carry": sorted(placed),
+                "placed": placed,
             }
         )
     )

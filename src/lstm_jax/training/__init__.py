@@ -1,16 +1,18 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
 Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient step as a pure function of a
-`Problem`. `batch_sources` is where batches come from. `run_folder` is where a run writes, alone; `checkpoints`
-are for resuming it, `log` is its log, `watch` records measurements of the parameters during the run, `devices`
-makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
+`Problem`. `batch_sources` is where batches come from. `run_folder` is where a run writes, alone;
+`checkpoints` are for resuming it, `log` is its log, `watch` records measurements of the parameters during
+the run, `devices` makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al.
+2013).
 
-May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
+May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `backends` and the files at the root.
 """
 
+from lstm_jax.backends.unit_blocks import split_units
 from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
-from lstm_jax.training.devices import data_mesh, start_processes
+from lstm_jax.training.devices import data_mesh, device_mesh, start_processes
 from lstm_jax.training.fit import Fitted, fit
 from lstm_jax.training.interruption import InterruptedRun
 from lstm_jax.training.loaded_run import Loaded, load
@@ -54,11 +56,13 @@ __all__ = [
     "TrainState",
     "Watch",
     "data_mesh",
+    "device_mesh",
     "fit",
     "init_state",
     "load",
     "parameter_names",
     "read_log",
+    "split_units",
     "start_processes",
     "step_decay",
     "train_step",

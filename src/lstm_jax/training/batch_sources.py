@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import checksums
-from lstm_jax.training.devices import placed
+from lstm_jax.training.devices import parts_here, placed
 from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
@@ -298,14 +298,14 @@ class _Streamed(BatchSource):
         if self._mesh is None:
             return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else _copied(x), host)
         mesh = self._mesh
-        local = len(mesh.local_devices)
+        parts = parts_here(mesh)
 
         def place(axis: int | None, leaf: Any) -> jax.Array:
             if _lies_on(mesh, leaf):
                 return leaf
-            if axis is not None and leaf.shape[axis] % local:
+            if axis is not None and leaf.shape[axis] % parts:
                 raise SamplesError(
-                    f"Size mismatch: expected samples that the {local} devices of a process divide, got "
+                    f"Size mismatch: expected samples that the {parts} devices of a process divide, got "
                     f"{leaf.shape[axis]}."
                 )
             sharding = spread(mesh, axis)

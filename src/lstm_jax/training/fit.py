@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax.array_types import PyTree, shapes_of
+from lstm_jax.array_types import shapes_of
 from lstm_jax.training.batch_sources import BatchSource, batch_source
 from lstm_jax.training.checkpoints import Checkpoints
+from lstm_jax.training.devices import in_context
 from lstm_jax.training.interruption import signals
 from lstm_jax.training.log_entries import (
     Progress,
@@ -42,6 +43,7 @@ from lstm_jax.training.options import (
 from lstm_jax.training.problem_checks import require_axes, require_pure_batch
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import (
+    DATA,
     Problem,
     SamplesError,
     TrainState,
@@ -140,18 +142,19 @@ def fit(
     settings = checked_settings(options)
     run_folder = RunFolder(checked_folder(folder), options)
     try:
-        return _fit(
-            problem,
-            optimizer,
-            steps,
-            seeds,
-            sweep,
-            data,
-            settings,
-            run_folder,
-            options,
-            computation,
-        )
+        with in_context(computation.mesh):
+            return _fit(
+                problem,
+                optimizer,
+                steps,
+                seeds,
+                sweep,
+                data,
+                settings,
+                run_folder,
+                options,
+                computation,
+            )
     finally:
         run_folder.release()
 
@@ -262,7 +265,7 @@ def _made(
     argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
     source = None
     try:
-        shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
+        shardings = _shardings(start, argument, problem, optimizer, mesh, sweep)
         state = jax.jit(start, out_shardings=shardings)(argument)
         source = batch_source(problem, data, state, mesh, sweep)
         require_pure_batch(source.problem.batch, source.first)
@@ -294,14 +297,40 @@ def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None
         )
 
 
-def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -> Any:
-    """The sharding of each leaf of the state: replicated except for the carry; in a sweep, by seeds."""
+def _shardings(
+    start: Any,
+    argument: Any,
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None,
+    sweep: bool,
+) -> Any:
+    """The sharding of each leaf of the first state; in a sweep, by seeds.
+
+    The carry is spread by its samples. Parameters are where ``init`` puts them, the optimizer's state of each
+    with it. All else is the same on every device.
+    """
     if mesh is None:
         return None
+    like = shapes_of(start, argument)
     if sweep:
         return jax.tree.map(lambda _: spread(mesh, 0), like)
     require_axes("carry", problem.carry_axes, like.carry)
     everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
-    return everywhere._replace(
-        carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
+    carry = by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
+    if mesh.axis_names == (DATA,):
+        return everywhere._replace(carry=carry)
+    drawn = jax.jit(lambda seed: start(seed).params).lower(argument).compile().output_shardings
+
+    def own(found: Any, replicated: NamedSharding) -> NamedSharding:
+        return found if isinstance(found, NamedSharding) else replicated
+
+    params = jax.tree.map(own, drawn, everywhere.params)
+    state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        like.optimizer,
+        params,
+        transform_non_params=lambda _: spread(mesh, None),
     )
+    return everywhere._replace(params=params, optimizer=state, carry=carry)

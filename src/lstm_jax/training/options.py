@@ -73,7 +73,7 @@ class Computation(NamedTuple):
     Attributes:
         accumulate: parts of a batch, one after the other.
         compute_dtype: that of the loss and its gradient; the parameters' dtype if None.
-        mesh: from `data_mesh`: the samples are spread over it; in a sweep, the seeds.
+        mesh: from `data_mesh` or `device_mesh`: the samples are spread over it; in a sweep, the seeds.
     """
 
     accumulate: int = 1

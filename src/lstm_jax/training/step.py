@@ -193,12 +193,12 @@ def require_mesh(mesh: Any) -> None:
 
     Raises:
         TypeError: no mesh.
-        ValueError: a mesh of other axes.
+        ValueError: a mesh without that axis.
     """
     if mesh is None:
         return
     require_type("mesh", mesh, Mesh)
-    if mesh.axis_names != (DATA,):
+    if DATA not in mesh.axis_names:
         raise ValueError(
             f"Mesh mismatch: expected a mesh with the axis {DATA!r}, from data_mesh(), got one with "
             f"{', '.join(map(repr, mesh.axis_names)) or 'none'}."
@@ -463,11 +463,12 @@ def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
     """The sharding of an array whose samples lie along ``axis``; replicated if None.
 
     Raises:
-        SamplesError: the number of devices does not divide the number of samples of ``leaf``.
+        SamplesError: the data axis of the mesh does not divide the number of samples of ``leaf``.
     """
-    if axis is not None and leaf is not None and leaf.shape[axis] % mesh.size:
+    parts = mesh.shape[DATA]
+    if axis is not None and leaf is not None and leaf.shape[axis] % parts:
         raise SamplesError(
-            f"Size mismatch: expected samples that {mesh.size} devices divide, got {leaf.shape[axis]}."
+            f"Size mismatch: expected samples that {parts} devices divide, got {leaf.shape[axis]}."
         )
     spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
     return NamedSharding(mesh, spec)
