@@ -13,11 +13,12 @@ from lstm_jax.backends.unit_blocks import split_units
 from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, device_mesh, start_processes
+from lstm_jax.training.divergence import DivergedError, DivergedWarning
 from lstm_jax.training.fit import Fitted, fit
 from lstm_jax.training.interruption import InterruptedRun
 from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
-from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
+from lstm_jax.training.log_entries import IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
 from lstm_jax.training.problem_checks import Mean, ProblemError
 from lstm_jax.training.schedules import step_decay
@@ -39,6 +40,7 @@ __all__ = [
     "Checkpoints",
     "Computation",
     "DivergedError",
+    "DivergedWarning",
     "Fitted",
     "IncompleteRunWarning",
     "InterruptedRun",
