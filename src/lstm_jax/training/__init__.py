@@ -2,8 +2,8 @@
 
 Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `run_folder` is
 where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records measurements
-of the parameters during the run, `devices` makes the mesh, `batch_sources` is where batches come from. `gradient_penalty` is a penalty on vanishing
-gradients (Pascanu et al. 2013).
+of the parameters during the run, `devices` makes the mesh, `batch_sources` is where batches come from.
+`gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
 """

@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree, shapes_of
-from lstm_jax.training.batch_sources import BatchSource, batch_source
+from lstm_jax.training.batch_source import BatchSource
+from lstm_jax.training.batch_sources import batch_source
 from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.interruption import any_process, signals
 from lstm_jax.training.log import Log
