@@ -5,7 +5,7 @@ where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, 
 of the parameters during the run, `devices` makes the mesh, `batch_sources` is where batches come from.
 `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
 
-May import: `jax_extensions`, `cells`, `time_loop`, `gradients` and the files at the root.
+May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `datasets` and the files at the root.
 """
 
 from lstm_jax.training.checkpoint_contents import CheckpointError
@@ -16,6 +16,7 @@ from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
+from lstm_jax.training.predict import predict
 from lstm_jax.training.problem_checks import Mean, ProblemError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
@@ -57,6 +58,7 @@ __all__ = [
     "init_state",
     "load",
     "parameter_names",
+    "predict",
     "read_log",
     "start_processes",
     "step_decay",
