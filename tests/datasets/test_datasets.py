@@ -253,6 +253,10 @@ def test_grain_reads_windows_and_pads_with_them(tmp_path):
         (lambda: batches(sequences([2, 3]), batch_size=0), "batch_size to be a positive integer"),
         (lambda: padded(sequences([2, 3]), length=2), "at most 2 steps, got 3"),
         (
+            lambda: batches([np.ones((2, 1)), np.ones((2, 3))], batch_size=1),
+            r"the same columns, got float64\[T, 1\] and float64\[T, 3\]",
+        ),
+        (
             lambda: padded([np.ones((2, 1)), np.ones((2, 3))]),
             r"xs as float64\[T, 1\] in each sequence, got float64\[2, 3\]",
         ),

@@ -46,7 +46,8 @@ def test_a_program_is_compiled_for_each_bucket_and_no_more():
         return batch.lengths
 
     xs = [np.ones((length, 1)) for length in LENGTHS * 5]
-    assert predict(counted, None, xs, batch_size=4, buckets=3).tolist() == LENGTHS * 5
+    for _ in range(2):
+        assert predict(counted, None, xs, batch_size=4, buckets=3).tolist() == LENGTHS * 5
     assert len(traced) == 3 and {shape[1] for shape in traced} == {4}
 
 
@@ -54,8 +55,11 @@ def test_a_program_is_compiled_for_each_bucket_and_no_more():
     ("call", "message"),
     [
         (lambda: predict(lambda p, b: 0.5, None, [np.ones((2, 1))]), "axes from 0 to -1, or None"),
-        (lambda: predict(lambda p, b: "a", None, [np.ones((2, 1))]), "not a valid JAX type"),
-        (lambda: predict(lambda p, b: jnp.ones(1), None, []), "at least one sequence, got none"),
+        (
+            lambda: predict(lambda p, b: "a", None, [np.ones((2, 1))]),
+            "arrays or numbers, got a str",
+        ),
+        (lambda: predict(lambda p, b: jnp.ones(1), None, []), "at least one of xs, got none"),
         (
             lambda: predict(lambda p, b: b.xs, None, [np.ones((2, 1))], output_axes=None),
             "output_axes as 0 or 1 for each output, got None",

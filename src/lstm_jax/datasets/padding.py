@@ -3,13 +3,22 @@
 Axes: T steps, B sequences, time first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_jax.datasets.standardization import Standardization
-from lstm_jax.validation import ShapeError, require_array, require_type, show_shape
+from lstm_jax.validation import (
+    ShapeError,
+    as_array,
+    in_one_line,
+    require_array,
+    require_bool,
+    require_positive_int,
+    require_type,
+    show_shape,
+)
 
 
 class SequenceBatch(NamedTuple):
@@ -66,6 +75,10 @@ def padded(
     """
     if standardization is not None:
         require_type("standardization", standardization, Standardization)
+    require_list("xs", "sequences", xs)
+    require_bool("per_step", per_step)
+    if length is not None:
+        require_positive_int("length", length)
     arrays = [as_sequence(x) for x in xs]
     lengths = np.array([len(x) for x in arrays], np.int32)
     steps = int(lengths.max(initial=0)) if length is None else length
@@ -78,6 +91,7 @@ def padded(
     inputs, observed = _side_by_side("xs", arrays, steps)
     if targets is None:
         return SequenceBatch(inputs, lengths, observed)
+    require_list("targets", "numbers or arrays", targets)
     if len(targets) != len(arrays):
         raise ShapeError(
             f"Size mismatch: expected targets for {len(arrays)} sequences, got {len(targets)}."
@@ -92,19 +106,37 @@ def padded(
                 )
         found, counted = _side_by_side("targets", each, steps)
     else:
-        found = np.stack([np.asarray(target) for target in targets])
-        require_array("targets", found)
+        found = np.asarray(as_array("targets", list(targets)))
         found, counted = _filled(found)
     return SequenceBatch(inputs, lengths, observed, found, counted)
 
 
-def as_sequence(x: Any) -> Any:
+def as_sequence(x: Any) -> np.ndarray:
     """A sequence as an array of at least one axis, of NumPy; what lies in a file stays there."""
-    array = x if isinstance(x, np.ndarray) else np.asarray(x)
+    array = x if isinstance(x, np.ndarray) else np.asarray(as_array("a sequence", x))
     require_array("a sequence", array)
     if not array.ndim:
         raise ShapeError("Shape mismatch: expected a sequence [T, ...], got [].")
     return array
+
+
+def require_list(name: str, what: str, values: Any) -> None:
+    """Refuse anything but a list, an array or the like of at least one element.
+
+    Raises:
+        TypeError, ValueError: with what came.
+    """
+    listed = hasattr(values, "__len__") and hasattr(values, "__getitem__")
+    if (
+        not listed
+        or isinstance(values, (str, bytes, Mapping))
+        or (hasattr(values, "ndim") and not values.ndim)
+    ):
+        raise TypeError(
+            f"Type mismatch: expected {name} as a list of {what}, got {in_one_line(values)}."
+        )
+    if not len(values):
+        raise ValueError(f"Size mismatch: expected at least one of {name}, got none.")
 
 
 def _side_by_side(name: str, arrays: list[Any], steps: int) -> tuple[np.ndarray, np.ndarray]:

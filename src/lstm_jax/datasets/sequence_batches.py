@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.datasets.length_buckets import bucket_lengths
-from lstm_jax.datasets.padding import SequenceBatch, as_sequence, padded
+from lstm_jax.datasets.padding import SequenceBatch, as_sequence, padded, require_list
 from lstm_jax.datasets.standardization import Standardization
 from lstm_jax.datasets.windows import Windows
 from lstm_jax.validation import (
     ShapeError,
+    in_one_line,
     require_bool,
     require_int,
     require_positive_int,
+    require_type,
+    show_shape,
 )
 
 
@@ -188,6 +191,11 @@ def batches(
         >>> sorted(batch.xs.shape for batch in made(0)), round(made.padding, 3)
         ([(3, 2, 2), (10, 2, 2)], 0.038)
     """
+    require_list("xs", "sequences", xs)
+    if targets is not None:
+        require_list("targets", "numbers or arrays", targets)
+    if standardization is not None:
+        require_type("standardization", standardization, Standardization)
     require_positive_int("batch_size", batch_size)
     require_positive_int("buckets", buckets)
     require_int("seed", seed, most=2**63 - 1)
@@ -200,6 +208,10 @@ def batches(
     if targets is not None and len(targets) != len(xs):
         raise ShapeError(
             f"Size mismatch: expected targets for {len(xs)} sequences, got {len(targets)}."
+        )
+    if not isinstance(part, tuple) or len(part) != 2:
+        raise TypeError(
+            f"Type mismatch: expected part as (process, processes), got {in_one_line(part)}."
         )
     here, parts = part
     require_positive_int("processes", parts)
@@ -215,7 +227,15 @@ def lengths_of(xs: Sequence[Any]) -> np.ndarray:
     """The number of steps of each sequence, which is at least 1."""
     if isinstance(xs, Windows):
         return np.full(len(xs), xs.length)
-    found = np.array([len(as_sequence(x)) for x in xs])
+    require_list("xs", "sequences", xs)
+    arrays = [as_sequence(x) for x in xs]
+    kinds = {(array.dtype.name, array.shape[1:]) for array in arrays}
+    if len(kinds) > 1:
+        one, other = (f"{name}{show_shape(('T', *columns))}" for name, columns in sorted(kinds)[:2])
+        raise ShapeError(
+            f"Shape mismatch: expected sequences of one dtype and of the same columns, got {one} and {other}."
+        )
+    found = np.array([len(array) for array in arrays])
     if not found.all():
         raise ShapeError(
             f"Length mismatch: expected at least one step in each sequence, got none in sequence "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_jax.validation import require_array, show_shape
+from lstm_jax.validation import as_array, in_one_line, show_shape
 
 PART = 2**20
 """Numbers that are read at once."""
@@ -133,12 +133,17 @@ def _joined(a: _Measured, b: _Measured) -> _Measured:
 
 
 def _parts(xs: Any) -> Iterator[np.ndarray]:
-    one = hasattr(xs, "shape")
-    for whole in [xs] if one else xs:
-        array = whole if hasattr(whole, "shape") else np.asarray(whole)
-        require_array("xs", array)
-        if not array.ndim:
-            raise ValueError("Shape mismatch: expected xs [N, D], got [].")
+    if not hasattr(xs, "shape") and (isinstance(xs, str) or not hasattr(xs, "__iter__")):
+        raise TypeError(
+            f"Type mismatch: expected xs as an array or a list of arrays, got {in_one_line(xs)}."
+        )
+    for whole in [xs] if hasattr(xs, "shape") else xs:
+        array = as_array("xs", whole)
+        if not array.ndim or np.iscomplexobj(array):
+            raise ValueError(
+                "Shape mismatch: expected xs as real numbers [N, D], got "
+                f"{array.dtype.name}{show_shape(array.shape)}."
+            )
         rows = max(1, PART // max(1, int(np.prod(array.shape[1:]))))
         for start in range(0, array.shape[0], rows):
             yield np.asarray(array[start : start + rows])

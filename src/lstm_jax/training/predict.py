@@ -1,6 +1,7 @@
 """Outputs of a network for a whole data set, in the order of its sequences."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,8 +65,6 @@ def predict(
         raise ProblemError(
             "Axis mismatch: expected output_axes as 0 or 1 for each output, got None."
         )
-    if not len(xs):
-        raise ValueError("Size mismatch: expected at least one sequence, got none.")
     lengths = lengths_of(xs)
     batch_size = min(batch_size, len(lengths))
     # Shortest first, so that the rows that fill up the last batch are copies of the longest.
@@ -73,7 +72,6 @@ def predict(
     missing = -len(order) % batch_size
     order = np.concatenate([order, np.full(missing, order[-1])])
     plan = bucketed(order, lengths, bucket_lengths(lengths, buckets), batch_size)
-    jitted = jax.jit(function)
     found: list[PyTree] = [None] * len(lengths)
 
     def one(axis: int, leaf: np.ndarray, column: int, row: int) -> Any:
@@ -82,8 +80,7 @@ def predict(
 
     for rows, length in zip(plan.rows.tolist(), plan.lengths.tolist(), strict=True):
         batch = padded([xs[row] for row in rows], length=length, standardization=standardization)
-        outputs = jitted(params, batch)
-        require_leaves("Output", "function(params, batch)", outputs)
+        outputs = _outputs(function, params, batch)
         require_axes("output", output_axes, outputs)
         host = jax.tree.map(np.asarray, outputs)
         for column, row in enumerate(rows):
@@ -92,3 +89,11 @@ def predict(
             )
     axes = by_axis(lambda axis, leaf: axis, output_axes, found[0])
     return jax.tree.map(lambda axis, *each: list(each) if axis else np.stack(each), axes, *found)
+
+
+@partial(jax.jit, static_argnums=0)
+def _outputs(function: Callable[..., PyTree], params: PyTree, batch: SequenceBatch) -> PyTree:
+    # By the function, so that another call for it compiles nothing.
+    outputs = function(params, batch)
+    require_leaves("Output", "function(params, batch)", outputs)
+    return outputs
