@@ -37,6 +37,9 @@ LSTM_JAX = {
     "datasets": set(),
     "training": {"jax_extensions", "cells", "time_loop", "gradients", "datasets"},
     "language": {"cells", "time_loop", "backends", "layers", "training"},
+    "models_on_disk": {"cells", "layers", "weights", "training", "language"},
+    "command_line": {"cells", "layers", "training", "language", "models_on_disk"},
+    "__main__": {"command_line"},
     "nnx": {"backends", "interfaces", "weights"},
     "linen": {"backends", "interfaces", "weights"},
 }

@@ -1,9 +1,9 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
-Start with `fit`: a whole run. `step` is one gradient step as a pure function of a `Problem`. `run_folder` is
-where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records measurements
-of the parameters during the run, `devices` makes the mesh, `batch_sources` is where batches come from.
-`gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
+Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient step as a pure function of a
+`Problem`. `batch_sources` is where batches come from. `run_folder` is where a run writes, alone; `checkpoints`
+are for resuming it, `log` is its log, `watch` records measurements of the parameters during the run, `devices`
+makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `datasets` and the files at the root.
 """
@@ -11,7 +11,8 @@ May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `datasets` and 
 from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
 from lstm_jax.training.devices import data_mesh, start_processes
-from lstm_jax.training.fit import Fitted, InterruptedRun, fit
+from lstm_jax.training.fit import Fitted, fit
+from lstm_jax.training.interruption import InterruptedRun
 from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning

@@ -67,6 +67,7 @@ class Checkpoints:
     Args:
         folder: made where it does not exist.
         settings: of the run, stored by value; checkpoints of another run are refused.
+        description: of the problem, as JSON; stored for `lstm_jax.training.load`.
         last: how many of the latest to keep.
         best: name of the measured number whose lowest checkpoint is kept as well; none if None.
 
@@ -80,6 +81,7 @@ class Checkpoints:
         folder: AnyPath,
         settings: Mapping[str, Any],
         *,
+        description: Any = None,
         last: int = 3,
         best: str | None = None,
     ) -> None:
@@ -89,6 +91,8 @@ class Checkpoints:
         self._best = best
         self.folder = require_path("folder", folder).resolve()
         self._settings = settings_by_value(settings)
+        require_json("description", description)
+        self._description = description
         policies: list[Any] = [LatestN(last)]
         if best is not None:
             policies.append(
@@ -157,6 +161,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "settings": self._settings,
+            "description": self._description,
             "arrays": described(state),
             "optimizer": optimizer_parts(state),
             "best": self._best,

@@ -11,6 +11,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
+class InterruptedRun(RuntimeError):
+    """A run that was stopped by a signal and can be resumed."""
+
+
 def any_process(asked: list[str]) -> bool:
     """Whether any process was asked to stop, so that all stop after the same step."""
     if jax.process_count() == 1:

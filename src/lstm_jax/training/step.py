@@ -74,6 +74,8 @@ class Problem(NamedTuple):
             time.
         carry_axes: the axis of the samples in the carry; by default 0. None for a leaf that is the same for
             all samples.
+        description: what the parameters are of, as JSON; kept in every checkpoint for whoever loads it. None
+            says nothing. `language_problem` describes its model.
     """
 
     init: Callable[[Array], PyTree]
@@ -82,6 +84,7 @@ class Problem(NamedTuple):
     carry: Callable[[], PyTree] = _nothing
     batch_axes: Any = 1
     carry_axes: Any = 0
+    description: Any = None
 
 
 class TrainState(NamedTuple):
