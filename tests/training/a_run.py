@@ -15,7 +15,7 @@ def main(words):
     import jax
     import numpy as np
     import optax
-    from training.problems import DATA, leaves, numbers, recurrent
+    from training.problems import DATA, leaves, numbers, parts, recurrent
 
     from lstm_jax import training
 
@@ -47,18 +47,21 @@ def main(words):
 
     watches = [] if mesh else [training.Watch("norms", 4, look)]
     options = dataclasses.replace(options, settings={"rate": 0.01}, watches=watches, until=until)
-    problem = recurrent(dropout=words.get("dropout", 0.3))
+    problem, data = recurrent(dropout=words.get("dropout", 0.3)), DATA
     if words.get("model"):
         problem = problem._replace(
             init=lambda key, drawn=problem.init: training.split_units(drawn(key))
         )
+    if words.get("stream"):
+        problem = problem._replace(batch=training.Problem._field_defaults["batch"])
+        data = parts(words.get("process", 0), words.get("processes", 1))
     try:
         fitted = training.fit(
             problem,
             optax.adam(0.01),
             words["steps"],
             seed=tuple(seed) if isinstance(seed, list) else seed,
-            data=DATA,
+            data=data,
             folder=Path(words["folder"]) if words.get("folder") else None,
             options=options,
             computation=training.Computation(mesh=mesh),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import slow
 from training.problems import leaves, numbers, run
 
 from lstm_jax.training import ManyShapesWarning, Problem, ProblemError, RunError, data_mesh
@@ -112,7 +113,9 @@ def only(kind):
         pytest.importorskip("grain")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [slow(kind) if kind in ("factory", "grain.IterDataset") else kind for kind in KINDS]
+)
 def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, kind):
     only(kind)
     problem = picked if kind == "memmap" else streamed

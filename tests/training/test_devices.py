@@ -103,6 +103,17 @@ def test_two_processes_give_the_curve_of_one_and_go_on_to_it(one_device, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_stream_is_read_by_each_process_in_part_and_goes_on_in_another_number_of_them(tmp_path):
+    one = ended(start(steps=30, stream=True))
+    for process in both(tmp_path, steps=10, stream=True):
+        ended(process)
+    first, second = map(ended, both(tmp_path, steps=20, stream=True, resume=True))
+    assert first["log"] == second["log"]
+    alone = ended(start(4, steps=30, stream=True, resume=True, mesh=True, folder=str(tmp_path)))
+    same_curves(alone["log"], one["log"])
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
     running = both(tmp_path, steps=10**6, checkpoint_every=10**6)
     begun = time.monotonic()

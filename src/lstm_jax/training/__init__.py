@@ -6,7 +6,8 @@ Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient ste
 the run, `devices` makes the mesh. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al.
 2013).
 
-May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `backends` and the files at the root.
+May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `backends`, `datasets` and the files at
+the root.
 """
 
 from lstm_jax.backends.unit_blocks import split_units
@@ -20,6 +21,7 @@ from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
 from lstm_jax.training.log_entries import IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
+from lstm_jax.training.predict import predict
 from lstm_jax.training.problem_checks import Mean, ProblemError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
@@ -63,6 +65,7 @@ __all__ = [
     "init_state",
     "load",
     "parameter_names",
+    "predict",
     "read_log",
     "split_units",
     "start_processes",

@@ -20,7 +20,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import shapes_of
-from lstm_jax.training.batch_sources import BatchSource, batch_source
+from lstm_jax.training.batch_source import BatchSource
+from lstm_jax.training.batch_sources import batch_source
 from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.devices import in_context
 from lstm_jax.training.hyperparameters import (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.training.batch_sources import BatchSource
+from lstm_jax.training.batch_source import BatchSource
 from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.divergence import (
     DivergedError,
