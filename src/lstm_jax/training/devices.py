@@ -17,8 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.backends.unit_blocks import MODEL
-from lstm_jax.training.step import DATA
+from lstm_jax.jax_extensions.mesh_axes import DATA, MODEL
 from lstm_jax.validation import require_int, require_positive_int, require_text
 
 
@@ -115,9 +114,8 @@ def device_mesh(model: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def in_context(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a loop finds the axis over which it splits the units."""
-    splits = mesh is not None and MODEL in mesh.axis_names
-    return jax.set_mesh(mesh) if splits else contextlib.nullcontext()
+    """The context in which a loop finds the axes over which samples and units are spread."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def parts_here(mesh: Mesh) -> int:

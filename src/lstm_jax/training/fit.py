@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import shapes_of
 from lstm_jax.training.batch_source import BatchSource
@@ -51,16 +50,15 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_pure_batch
+from lstm_jax.training.placement import state_shardings
+from lstm_jax.training.problem_checks import require_pure_batch
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.several_steps import several_steps, sweep_steps
 from lstm_jax.training.step import (
-    DATA,
     Problem,
     SamplesError,
     TrainState,
-    by_axis,
     init_state,
     parameter_names,
     require_problem,
@@ -336,7 +334,7 @@ def _made(
         arguments = (np.asarray(seeds, np.uint32), numbers)
     source = None
     try:
-        shardings = _shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
+        shardings = state_shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
         state = jax.jit(start, out_shardings=shardings)(*arguments)
         source = batch_source(problem, data, state, mesh, sweep is not None)
         require_pure_batch(source.problem.batch, source.first)
@@ -379,42 +377,3 @@ def _require_steps_left(done: int, steps: int, where: Path) -> None:
             f"Length mismatch: expected steps of at least {done}, those of the checkpoint in {where}, got "
             f"{steps}."
         )
-
-
-def _shardings(
-    start: Any,
-    arguments: tuple[Any, ...],
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh | None,
-    sweep: bool,
-) -> Any:
-    """The sharding of each leaf of the first state; in a sweep, by seeds.
-
-    The carry is spread by its samples. Parameters are where ``init`` puts them, the optimizer's state of each
-    with it. All else is the same on every device.
-    """
-    if mesh is None:
-        return None
-    like = shapes_of(start, *arguments)
-    if sweep:
-        return jax.tree.map(lambda _: spread(mesh, 0), like)
-    require_axes("carry", problem.carry_axes, like.carry)
-    everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
-    carry = by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
-    if mesh.axis_names == (DATA,):
-        return everywhere._replace(carry=carry)
-    drawn = jax.jit(lambda *given: start(*given).params).lower(*arguments).compile()
-
-    def own(found: Any, replicated: NamedSharding) -> NamedSharding:
-        return found if isinstance(found, NamedSharding) else replicated
-
-    params = jax.tree.map(own, drawn.output_shardings, everywhere.params)
-    state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        like.optimizer,
-        params,
-        transform_non_params=lambda _: spread(mesh, None),
-    )
-    return everywhere._replace(params=params, optimizer=state, carry=carry)
