@@ -32,9 +32,9 @@ from benchmarks.config import (
 from benchmarks.interleaved_timing import Pace, race
 from benchmarks.machine import cores_allowed, environment
 from benchmarks.process import Entrant
-from gradient_flow.command_line.exit_codes import exit_code, leave
-from gradient_flow.command_line.tyro_options import VERSION, parse
 from gradient_flow.results_folder import OutputError, release_folder
+from lstm_jax.command_line.exit_codes import exit_code, leave
+from lstm_jax.command_line.tyro_options import VERSION, parse
 
 
 class Job(NamedTuple):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gradient_flow.command_line import exit_codes
 from gradient_flow.command_line.memory import TooLargeError
 from gradient_flow.results_folder import (
     FINISHED,
@@ -20,6 +19,7 @@ from gradient_flow.results_folder import (
     write_json,
 )
 from lstm_jax.atomic_write import write_file
+from lstm_jax.command_line import exit_codes
 
 NO_TORCH = "PyTorch is not installed: the comparison with it is left out."
 
@@ -34,6 +34,11 @@ class Mismatch(RuntimeError):
 
 class Stopped(RuntimeError):
     """A run that stopped early, in one sentence; the exit code is 1."""
+
+
+REFUSED: exit_codes.Errors = (OutputError, Refusal, TooLargeError)
+FAILED: exit_codes.Errors = (Mismatch, Stopped)
+"""What ends an experiment with one sentence, and exit code 2 or 1."""
 
 
 def keep(
@@ -131,6 +136,6 @@ def exit_code(
     """The exit code: 0; or, after one sentence, 2 for a refusal, 1 for a failure, 130 for Ctrl-C."""
     return exit_codes.exit_code(
         action,
-        refused=(OutputError, Refusal, TooLargeError, *refused),
-        failed=(Mismatch, Stopped, *failed),
+        refused=(*REFUSED, *refused),
+        failed=(*FAILED, *failed),
     )

@@ -1,29 +1,18 @@
 """What the experiments that train share: options, the run's folder and exit codes."""
 
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from experiments.running import Refusal, exit_code, require_seed
+from experiments.running import FAILED, REFUSED, Refusal, require_seed
 from gradient_flow.results_folder import FINISHED, OutputError, claim_folder
-from lstm_jax.language import TextError
+from lstm_jax.command_line import training_ends
 from lstm_jax.training import (
     CHECKPOINTS,
-    CheckpointError,
-    DivergedError,
-    IncompleteRunWarning,
-    InterruptedRun,
-    LogError,
-    ProcessError,
-    RunError,
     RunOptions,
-    SamplesError,
     data_mesh,
     start_processes,
 )
@@ -137,29 +126,15 @@ def begin_run(out: Path) -> None:
 
 
 def training_exit_code(action: Callable[[], None]) -> int:
-    """`exit_code`, also for the errors of training: 2 for refusals, 1 for stops, 130 after Ctrl-C."""
+    """How an experiment that trains ends: as every command that trains, with refusals of its own."""
 
     def guarded() -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("always", IncompleteRunWarning)
-                warnings.showwarning = _in_one_line
-                action()
+            action()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("finished parts are kept") from None
-        except InterruptedRun as stop:
-            told = str(stop).removeprefix("Interrupted: ").replace("resume=True", "--resume")
-            raise KeyboardInterrupt(told) from None
 
-    return exit_code(
-        guarded,
-        refused=(RunError, TextError, SamplesError),
-        failed=(DivergedError, CheckpointError, LogError, ProcessError),
-    )
-
-
-def _in_one_line(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    return training_ends.training_exit_code(guarded, refused=REFUSED, failed=FAILED)
 
 
 def say(text: str) -> None:

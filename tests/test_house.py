@@ -34,8 +34,19 @@ LSTM_JAX = {
     "weights": {"cells", "layers"},
     "interfaces": {"cells", "time_loop", "backends", "unrolling", "layers", "weights"},
     "tasks": set(),
-    "training": {"jax_extensions", "cells", "time_loop", "gradients"},
+    "datasets": set(),
+    "training": {
+        "jax_extensions",
+        "cells",
+        "time_loop",
+        "gradients",
+        "backends",
+        "datasets",
+    },
     "language": {"cells", "time_loop", "backends", "layers", "training"},
+    "models_on_disk": {"cells", "layers", "weights", "training", "language"},
+    "command_line": {"cells", "layers", "training", "language", "models_on_disk"},
+    "__main__": {"command_line"},
     "nnx": {"backends", "interfaces", "weights"},
     "linen": {"backends", "interfaces", "weights"},
 }
@@ -66,6 +77,7 @@ GRADIENT_FLOW = {
 
 HEAVY = {
     "flax",
+    "grain",
     "matplotlib",
     "onnx",
     "optax",

@@ -1,7 +1,7 @@
 """``python -m gradient_flow`` is the command ``gradient-flow``."""
 
 from gradient_flow.command_line.cli import main
-from gradient_flow.command_line.exit_codes import leave
+from lstm_jax.command_line.exit_codes import leave
 
 
 def command() -> None:

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from experiments.char_lm.settings import SETTINGS, Parts, Ready, Setting, cut, ready
 from experiments.running import Mismatch, Refusal, keep, table
 from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch
 from gradient_flow.pictures.watch_figures import draw_watch
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.language import Corpus, LanguageParams, generate, load_corpus, nats_per_token
 from lstm_jax.training import Computation, Fitted, Watch, fit, read_log
 

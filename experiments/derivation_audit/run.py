@@ -23,8 +23,8 @@ from experiments.derivation_audit.plot import draw
 from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report
 from experiments.running import Mismatch, exit_code, keep, require_seed
 from gradient_flow import Audit
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
+from lstm_jax.command_line.tyro_options import parse
 
 SPREADS = (1.0, 2.0, 3.0)
 NETWORKS = 30

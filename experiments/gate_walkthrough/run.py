@@ -29,10 +29,10 @@ from experiments.running import (
     table,
     torch_if_installed,
 )
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import LSTMParams, LSTMState
 from lstm_jax.array_types import Array
+from lstm_jax.command_line.tyro_options import parse
 
 INPUTS = (
     (1, 0, 0, 1),

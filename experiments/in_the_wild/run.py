@@ -30,11 +30,11 @@ from experiments.in_the_wild.packages import (
 from experiments.in_the_wild.plot import draw
 from experiments.in_the_wild.report import report
 from experiments.running import Refusal, exit_code, keep, require_seed
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.inspections.inputs import embedding_of, noise
 from gradient_flow.inspections.network_of import network_of
 from gradient_flow.results_folder import FINISHED, claim_folder, read_json, write_json
 from lstm_jax.array_types import Array
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.validation import require_positive_int
 from lstm_jax.weights import named_arrays
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from experiments.japanese_vowels.data import NAMES, find, read, standardized
 from experiments.running import Mismatch, Refusal, exit_code, keep, parts_kept, table
 from gradient_flow.command_line.memory import lstm_bytes, require_memory
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import Sequences, Stack, StackParams, bidirectional, lstm, stack, unroll_stack
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.dropout import dropout, require_rate
 from lstm_jax.initializers import uniform
 from lstm_jax.validation import require_number, require_positive_int

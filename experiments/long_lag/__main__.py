@@ -1,6 +1,6 @@
 """``python -m experiments.long_lag``."""
 
 from experiments.long_lag.run import main
-from gradient_flow.command_line.exit_codes import leave
+from lstm_jax.command_line.exit_codes import leave
 
 leave(main())

@@ -31,9 +31,9 @@ from experiments.long_lag.report import report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
 from experiments.training import TrainingConfig, begin_run, claim_run, training_exit_code
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.training_watch import flow_watch, read_watch
 from gradient_flow.results_folder import FINISHED, OutputError, read_json, write_json
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.tasks import adding_floor, copy_floor
 from lstm_jax.training import DivergedError, Fitted, fit
 

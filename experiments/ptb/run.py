@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 
 from experiments.running import Mismatch, Refusal, keep, table
 from experiments.training import TrainingConfig, begin_run, claim_run, say, training_exit_code
-from gradient_flow.command_line.tyro_options import parse
 from lstm_jax import lstm, stack
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.initializers import uniform
 from lstm_jax.language import (
     LanguageModel,

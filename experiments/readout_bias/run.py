@@ -18,11 +18,11 @@ from experiments.running import Refusal, exit_code, keep, parts_kept, require_se
 from gradient_flow import gate_activations
 from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.command_line.short_training import BATCH_SIZE, WINDOW, Trained, split, train
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import lstm, unroll
 from lstm_jax.array_types import Array
 from lstm_jax.cells import Cell
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.language import embedded_text, encode, log_frequency, one_hot, windows
 
 EARLY = 50

@@ -37,9 +37,9 @@ from experiments.running import (
     table,
     torch_if_installed,
 )
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import Cell, Gradients, RNNParams, RNNState
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.gradients.bptt import rule_of
 
 TOLERANCE = 1e-12

@@ -1,6 +1,6 @@
 """``python -m experiments.where_it_goes``."""
 
 from experiments.where_it_goes.run import main
-from gradient_flow.command_line.exit_codes import leave
+from lstm_jax.command_line.exit_codes import leave
 
 leave(main())

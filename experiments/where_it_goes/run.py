@@ -34,9 +34,9 @@ from experiments.running import exit_code, keep, parts_kept, require_seed
 from experiments.where_it_goes import attention
 from experiments.where_it_goes.plot import draw
 from experiments.where_it_goes.report import report
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.results_folder import claim_folder
 from lstm_jax.array_types import Array
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.initializers import uniform
 
 MOST = 6

@@ -37,6 +37,7 @@ from lstm_jax.layers.stack import (
     stack,
 )
 from lstm_jax.layers.unroll_stack import unroll_stack
+from lstm_jax.models_on_disk import Model, describe, from_description, load, save
 from lstm_jax.time_loop.step_masks import Noise, Sequences
 from lstm_jax.unrolling.unroll import unroll
 from lstm_jax.validation import DtypeError, NonFiniteError, ShapeError
@@ -60,6 +61,7 @@ __all__ = [
     "LSTMVariantParams",
     "LeafErrors",
     "Loop",
+    "Model",
     "Noise",
     "NonFiniteError",
     "RNNParams",
@@ -73,15 +75,19 @@ __all__ = [
     "bptt",
     "check_gradients",
     "chrono",
+    "describe",
+    "from_description",
     "gru",
     "influence_gradient",
     "influence_start",
     "influence_step",
     "interfaces",
+    "load",
     "lstm",
     "orthogonal",
     "rnn",
     "rtrl",
+    "save",
     "scaled_identity",
     "stack",
     "uniform",

@@ -45,6 +45,19 @@ def recurrent(dropout=0.0, state_dtype=float):
 DATA = np.float32(1)
 
 
+def parts(process=0, processes=1):
+    """Batches for `recurrent` as a function of the epoch: those samples that are a process's own."""
+
+    def batches(epoch):
+        drawn = np.random.default_rng(epoch)
+        for _ in range(7):
+            xs = drawn.standard_normal((T, B, D)).astype(np.float32)
+            own = np.split(xs, processes, axis=1)[process]
+            yield {"xs": own, "ys": own.sum(-1, keepdims=True).cumsum(0)}
+
+    return batches
+
+
 def numbers(log):
     """A log's entries without what depends on the clock."""
     timed = ("seconds", "per_second")

@@ -16,11 +16,9 @@ from tqdm import tqdm
 
 from gradient_flow.command_line import comparison, short_training
 from gradient_flow.command_line.comparison import Compare, ConfigError
-from gradient_flow.command_line.exit_codes import exit_code, leave
 from gradient_flow.command_line.inspect_command import Inspect, run_inspect
 from gradient_flow.command_line.memory import TooLargeError, lstm_bytes, require_memory
 from gradient_flow.command_line.report_command import Report, page_of_run, run_report
-from gradient_flow.command_line.tyro_options import parse
 from gradient_flow.measurements.curve_summary import lag_grid
 from gradient_flow.measurements.training_watch import records_folder
 from gradient_flow.pages.run_page import PAGE
@@ -39,6 +37,8 @@ from gradient_flow.results_folder import (
 )
 from lstm_jax import Cell, check_gradients, gru, lstm, rnn, unroll
 from lstm_jax.atomic_write import write_whole
+from lstm_jax.command_line.exit_codes import exit_code, leave
+from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.language import Corpus
 from lstm_jax.language.text import TextError
 from lstm_jax.validation import NonFiniteError, require_positive_int

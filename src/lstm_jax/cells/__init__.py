@@ -3,7 +3,7 @@
 Start with `cell`: the type `Cell`, a named tuple of pure functions. Then `lstm`, which opens with its
 equations; `gru` and `rnn` have the same form. `lstm_variants` adds peepholes, coupled gates, layer
 normalisation and a projection, `gru_reset_before` the older GRU. They share
-`affine`, `activation_slopes` and `layer_norm`.
+`affine`, `activation_slopes` and `layer_norm`. `specification` is a cell's kind, sizes and options.
 
 May import: `jax_extensions` and the files at the root.
 """

@@ -19,7 +19,15 @@ from lstm_jax.language.model import (
     nats_per_token,
     token_loss,
 )
-from lstm_jax.language.text import Corpus, embedded_text, encode, one_hot, read_text, windows
+from lstm_jax.language.text import (
+    Corpus,
+    embedded_text,
+    encode,
+    one_hot,
+    read_text,
+    split_text,
+    windows,
+)
 from lstm_jax.language.training_problem import language_problem
 from lstm_jax.language.vocabulary import (
     TextError,
@@ -51,6 +59,7 @@ __all__ = [
     "nats_per_token",
     "one_hot",
     "read_text",
+    "split_text",
     "steps_per_epoch",
     "stream",
     "token_loss",

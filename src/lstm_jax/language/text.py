@@ -11,11 +11,20 @@ import numpy as np
 
 from lstm_jax.array_types import Array, Float, Int
 from lstm_jax.language.token_codes import checked_codes
-from lstm_jax.language.vocabulary import TextError, Vocabulary, character_vocabulary
+from lstm_jax.language.vocabulary import (
+    Kind,
+    TextError,
+    Vocabulary,
+    character_vocabulary,
+    frequency_vocabulary,
+    words,
+)
 from lstm_jax.validation import (
     AnyPath,
     require_floating_dtype,
     require_key,
+    require_number,
+    require_one_of,
     require_path,
     require_positive_int,
     require_text,
@@ -100,6 +109,63 @@ def encode(text: str, name: str) -> Corpus:
             f"got {vocabulary.size}."
         )
     return Corpus(name, vocabulary, vocabulary.encode(text))
+
+
+def split_text(
+    text: str,
+    name: str,
+    *,
+    kind: Kind = "characters",
+    min_count: int = 1,
+    valid: float = 0.05,
+    test: float = 0.05,
+) -> Corpus:
+    """A text in numbers, its end held out: a part to train on, one for validation, one for the test.
+
+    The vocabulary is that of the part to train on, by falling frequency after ``<unk>``, which stands for
+    every other token.
+
+    Args:
+        text: of characters, or of words with blanks between them.
+        name: of the text.
+        kind: ``"characters"`` or ``"words"``.
+        min_count: rarer tokens become ``<unk>``.
+        valid: share of the tokens for validation, from 0 to below 1.
+        test: share of the tokens for the test, the last ones.
+
+    Returns:
+        `Corpus`; a part of share 0 is None.
+
+    Raises:
+        ValueError: an unknown kind, a count that is not positive, or shares that leave nothing to train on.
+        TextError: a text with fewer than two different tokens to train on.
+
+    Example:
+        >>> from lstm_jax.language import split_text
+        >>> corpus = split_text("the cat the dog the cat " * 10, "cats", kind="words", valid=0.1, test=0.1)
+        >>> corpus.vocabulary.tokens, corpus.codes.shape, corpus.valid.tolist()
+        (('<unk>', 'the', 'cat', 'dog'), (48,), [1, 2, 1, 3, 1, 2])
+    """
+    require_text("text", text)
+    require_text("name", name)
+    require_one_of("kind", kind, ("characters", "words"))
+    for option, share in (("valid", valid), ("test", test)):
+        require_number(option, share, least=0)
+    if not valid + test < 1:
+        raise ValueError(
+            f"Range mismatch: expected valid and test of less than 1 together, got {valid:g} and {test:g}."
+        )
+    tokens: Any = words(text) if kind == "words" else text
+    ends = len(tokens) - np.cumsum([int(len(tokens) * test), int(len(tokens) * valid)])[::-1]
+    train = tokens[: ends[0]]
+    vocabulary = frequency_vocabulary(train, kind, min_count=min_count)
+    if vocabulary.size < 3:
+        raise TextError(
+            f"Uniform text: expected at least two different {kind} in {name}, got {vocabulary.size - 1}."
+        )
+    parts = (tokens[ends[0] : ends[1]], tokens[ends[1] :])
+    held = [vocabulary.encode(part) if len(part) else None for part in parts]
+    return Corpus(name, vocabulary, vocabulary.encode(train), *held)
 
 
 def windows(

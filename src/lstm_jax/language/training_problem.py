@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.language.batches import Batch
+from lstm_jax.language.description import described_model, described_vocabulary
 from lstm_jax.language.model import LanguageModel, LanguageParams, token_loss
+from lstm_jax.language.vocabulary import Vocabulary, require_vocabulary
 from lstm_jax.time_loop.scan import checked_unroll
 from lstm_jax.training.step import Problem
 from lstm_jax.validation import (
@@ -30,6 +32,7 @@ def language_problem(
     batch: Callable[[PyTree, Array, Array], Batch],
     batch_size: int,
     *,
+    vocabulary: Vocabulary | None = None,
     init: Callable[[Array], LanguageParams] | None = None,
     loss: str = "mean",
     compute_dtype: Any = float,
@@ -41,6 +44,8 @@ def language_problem(
         model: from `language_model`, without a learned starting state.
         batch: ``batch(codes, step, key)`` -> `Batch`, with ``first`` true where the states start anew.
         batch_size: rows of a batch.
+        vocabulary: of the text, kept in every checkpoint with the model's description, so that
+            `lstm_jax.load` of the run's folder gives a whole model.
         init: ``init(key) -> params``; the model's ``init`` if None.
         loss: ``"mean"``, over all tokens, or ``"time_sum"``, summed over time and averaged over the rows,
             which makes every gradient T times as large: the clipping norms and learning rates of Zaremba et
@@ -56,6 +61,8 @@ def language_problem(
         DtypeError: a ``compute_dtype`` that is not a floating one.
     """
     require_type("model", model, LanguageModel)
+    if vocabulary is not None:
+        require_vocabulary(vocabulary, model.vocabulary_size)
     require_parameters("batch", batch, "codes, step, key")
     require_positive_int("batch_size", batch_size)
     if init is not None:
@@ -89,4 +96,14 @@ def language_problem(
         carry=lambda: model.stack.initial_state(batch_size, compute_dtype),
         batch_axes=Batch._make((1, 1, None)),
         carry_axes=0,
+        description=_description(model, vocabulary),
     )
+
+
+def _description(model: LanguageModel, vocabulary: Vocabulary | None) -> dict[str, Any] | None:
+    """The model and its vocabulary; None for a stack with a step of one's own."""
+    try:
+        net = described_model(model)
+    except TypeError:
+        return None
+    return {"net": net} | ({"vocabulary": described_vocabulary(vocabulary)} if vocabulary else {})

@@ -17,6 +17,7 @@ from lstm_jax.validation import (
     require_one_of,
     require_positive_int,
     require_text,
+    require_type,
 )
 
 UNKNOWN = "<unk>"
@@ -69,7 +70,7 @@ class Vocabulary(NamedTuple):
             TextError: a token that the vocabulary does not have, if it has no ``<unk>`` either.
             TypeError: neither a text nor a list of texts, or a vocabulary of other tokens.
         """
-        _require_vocabulary(self)
+        require_vocabulary(self)
         _require_tokens(text)
         if isinstance(text, str) and self.kind == "characters":
             return self._encode_characters(text)
@@ -94,7 +95,7 @@ class Vocabulary(NamedTuple):
             TextError: numbers without a token, or none that are whole.
             TypeError: no array.
         """
-        _require_vocabulary(self)
+        require_vocabulary(self)
         codes = np.asarray(as_array("codes", codes))
         if codes.ndim != 1 or (codes.size and not np.issubdtype(codes.dtype, np.integer)):
             raise TextError(
@@ -200,8 +201,14 @@ def frequency_vocabulary(
     return Vocabulary((UNKNOWN, *(token for _, token in sorted(frequent))), 0, kind)
 
 
-def _require_vocabulary(vocabulary: Vocabulary) -> None:
-    """Refuse a vocabulary that somebody made of anything but different texts."""
+def require_vocabulary(vocabulary: Vocabulary, size: int | None = None) -> None:
+    """Refuse a vocabulary that somebody made of anything but different texts, or of another size.
+
+    Raises:
+        TypeError: no vocabulary, or one of other tokens.
+        TextError: a token that is there twice, or another number of tokens.
+    """
+    require_type("vocabulary", vocabulary, Vocabulary)
     require_one_of("kind", vocabulary.kind, ("characters", "words"))
     tokens = vocabulary.tokens
     if not isinstance(tokens, (tuple, list)) or not all(isinstance(token, str) for token in tokens):
@@ -213,6 +220,10 @@ def _require_vocabulary(vocabulary: Vocabulary) -> None:
         raise TextError(f"Token mismatch: expected different tokens, got {twice!r} twice.")
     if vocabulary.unknown is not None:
         require_int("unknown", vocabulary.unknown, most=len(tokens) - 1)
+    if size not in (None, len(tokens)):
+        raise TextError(
+            f"Size mismatch: expected a vocabulary of {size} tokens, as the model has, got {len(tokens)}."
+        )
 
 
 def _require_tokens(text: Any) -> None:

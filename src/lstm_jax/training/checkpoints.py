@@ -71,6 +71,7 @@ class Checkpoints:
     Args:
         folder: made where it does not exist.
         settings: of the run, stored by value; checkpoints of another run are refused.
+        description: of the problem, as JSON; stored for `lstm_jax.training.load`.
         last: how many of the latest to keep.
         best: name of the measured number whose best checkpoint is kept as well; none if None.
         best_mode: ``"min"`` or ``"max"``: whether its lowest or its highest value is the best.
@@ -85,6 +86,7 @@ class Checkpoints:
         folder: AnyPath,
         settings: Mapping[str, Any],
         *,
+        description: Any = None,
         last: int = 3,
         best: str | None = None,
         best_mode: str = "min",
@@ -98,6 +100,8 @@ class Checkpoints:
         self._quiet = contextlib.ExitStack()
         self.folder = require_path("folder", folder).resolve()
         self._settings = settings_by_value(settings)
+        require_json("description", description)
+        self._description = description
         policies: list[Any] = [LatestN(last)]
         if best is not None:
             policies.append(
@@ -173,6 +177,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "settings": self._settings,
+            "description": self._description,
             "arrays": described(state),
             "optimizer": optimizer_parts(state),
             "best": self._best,

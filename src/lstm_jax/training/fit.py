@@ -8,7 +8,6 @@ Numbers are fetched from the device only where the log is written. All that a ru
 Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the state and of the metrics.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
-from lstm_jax.array_types import PyTree, shapes_of
-from lstm_jax.training.checkpoints import Checkpoints, checksums
-from lstm_jax.training.devices import placed
+from lstm_jax.array_types import shapes_of
+from lstm_jax.training.batch_source import BatchSource
+from lstm_jax.training.batch_sources import batch_source
+from lstm_jax.training.checkpoints import Checkpoints
+from lstm_jax.training.devices import in_context
 from lstm_jax.training.hyperparameters import (
     checked_hyperparameters,
     labels_of,
@@ -48,7 +48,8 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_leaves, require_pure_batch
+from lstm_jax.training.placement import state_shardings
+from lstm_jax.training.problem_checks import require_pure_batch
 from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
@@ -57,13 +58,13 @@ from lstm_jax.training.step import (
     Problem,
     SamplesError,
     TrainState,
-    by_axis,
     init_state,
     parameter_names,
     require_problem,
     spread,
     train_step,
 )
+from lstm_jax.training.step_programs import StepPrograms
 from lstm_jax.training.train_loop import (
     RunParts,
     asked_by_until,
@@ -119,7 +120,7 @@ def fit(
     *,
     seed: int | Sequence[int] | np.ndarray = 0,
     hyperparameters: Mapping[str, Sequence[float]] | None = None,
-    data: PyTree = None,
+    data: Any = None,
     folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
     computation: Computation = Computation(),  # noqa: B008  a tuple
@@ -136,7 +137,9 @@ def fit(
         hyperparameters: a number for each run of a sweep, by name, as ``{"learning_rate": [0.1, 0.01]}``, in
             place of those that the optimizer was made with; it is made by `optax.inject_hyperparams`. With
             one seed, it is that of all runs.
-        data: arrays for ``problem.batch``; they go to the device once.
+        data: arrays for ``problem.batch``; they go to the device once. Or a stream: a grain dataset or
+            loader, an iterable of batches, a function that gives one; ``problem.batch`` then gets the next
+            batch. Of memory-mapped arrays ``problem.batch`` picks rows on the host, ``data[rows]``.
         folder: for the log, the checkpoints and the records of the watches; nothing is written if None.
         options: `RunOptions`: log, checkpoints, progress bar, evaluation, watches.
         computation: `Computation`: accumulation, the dtype of the loss, the devices.
@@ -182,9 +185,12 @@ def fit(
         sweep = Sweep(seeds, numbers)
         checked_mesh(len(seeds), computation)
     settings = checked_settings(options)
-    require_leaves("Data", "data", data)
     processes = Processes()
-    with processes.watched(), RunFolder(checked_folder(folder), options, processes) as run_folder:
+    with (
+        processes.watched(),
+        RunFolder(checked_folder(folder), options, processes) as run_folder,
+        in_context(computation.mesh),
+    ):
         return _fit(
             problem,
             optimizer,
@@ -206,7 +212,7 @@ def _fit(
     steps: int,
     seeds: tuple[int, ...],
     sweep: Sweep | None,
-    data: PyTree,
+    data: Any,
     settings: dict[str, Any],
     run_folder: RunFolder,
     options: RunOptions,
@@ -215,9 +221,8 @@ def _fit(
 ) -> Fitted:
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
-    folder, begun = run_folder.path, time.perf_counter()
-    state, data, compiled = _made(problem, optimizer, seeds, sweep, data, computation)
-    compile_seconds = time.perf_counter() - begun
+    folder = run_folder.path
+    state, source, programs = _made(problem, optimizer, seeds, sweep, data, computation)
     dtype = computation.compute_dtype
     labels = None if sweep is None else labels_of(*sweep)
     settings = {
@@ -225,7 +230,7 @@ def _fit(
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
-        "data": list(checksums(data).values()),
+        "data": source.described(),
         "hyperparameters": numbers_of_run(
             state.optimizer, None if sweep is None else sweep.numbers
         ),
@@ -234,6 +239,7 @@ def _fit(
     open_checkpoints = partial(
         Checkpoints,
         settings=settings,
+        description=problem.description,
         last=options.keep,
         best=options.best,
         best_mode=options.best_mode,
@@ -251,6 +257,7 @@ def _fit(
                 progress, extent = found_with(more, where)
                 require_same_constants(where, list(map(float, more["optimizer"])), constants)
                 _require_steps_left(progress.done, steps, where)
+                source.begin(state, more.get("data"))
             seen, first = {}, {}
             if not progress.done:
                 seen = processes.each(partial(recorder.see, 0, state.params))
@@ -270,8 +277,8 @@ def _fit(
             progress = _going_on(progress, options, log, processes)
             names = parameter_names(state.params)
             run = RunParts(
-                compiled,
-                data,
+                programs,
+                source,
                 steps,
                 labels,
                 names,
@@ -285,6 +292,7 @@ def _fit(
             )
             state, progress = train(run, state, progress, asked)
     finally:
+        source.close()
         if log is not None:
             log.close()
         if checkpoints is not None:
@@ -293,7 +301,7 @@ def _fit(
         state,
         log.entries,
         progress.seconds,
-        compile_seconds,
+        programs.seconds,
         recorder.seconds,
         progress.ended is not None,
         progress.ended or "steps",
@@ -321,44 +329,55 @@ def _made(
     optimizer: optax.GradientTransformation,
     seeds: tuple[int, ...],
     sweep: Sweep | None,
-    data: PyTree,
+    data: Any,
     computation: Computation,
-) -> tuple[TrainState, PyTree, Any]:
-    """The first state and the data on their devices, and the compiled call of several steps."""
+) -> tuple[TrainState, BatchSource, StepPrograms]:
+    """The first state on its devices, where the batches come from, and the compiled call of several steps."""
     start: Any = partial(init_state, problem, optimizer)
-    mesh, stops = computation.mesh, computation.on_nonfinite == "stop"
+    mesh = computation.mesh
     arguments: tuple[Any, ...] = (np.uint32(seeds[0]),)
-    if sweep is None:
-        steps = several_steps(
-            train_step(problem, optimizer, **computation._asdict()),
-            "stop" if stops else "skip",
-        )
-    else:
-        # A step that is undone must not reach the optimizer's state.
-        step = train_step(
-            problem, optimizer, **computation._replace(mesh=None, on_nonfinite="skip")._asdict()
-        )
+    if sweep is not None:
+        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
         numbers = {name: np.asarray(value) for name, value in sweep.numbers.items()}
         arguments = (np.asarray(seeds, np.uint32), numbers)
-        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
-        # Spread over devices they are side by side.
-        one_by_one = mesh is None and faster_one_by_one(shapes_of(start, *arguments).params)
-        steps = sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
-    require_pure_batch(problem.batch, data)
+    source = None
     try:
-        shardings = _shardings(shapes_of(start, *arguments), problem, mesh, sweep is not None)
+        shardings = state_shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
         state = jax.jit(start, out_shardings=shardings)(*arguments)
-        outputs = None
-        if mesh is None:
-            data = jax.tree.map(jnp.asarray, data)
-        else:
-            data = placed(data, jax.tree.map(lambda _: spread(mesh, None), data))
-            # Every process logs the numbers of all processes.
-            outputs = (shardings, spread(mesh, None))
-        jitted = jax.jit(steps, donate_argnums=0, out_shardings=outputs)
-        return state, data, jitted.lower(state, data, *ONE_STEP).compile()
-    except SamplesError as error:
-        raise RunError(str(error)) from None
+        source = batch_source(problem, data, state, mesh, sweep is not None)
+        require_pure_batch(source.problem.batch, source.first)
+        # Spread over devices they are side by side.
+        one_by_one = sweep is not None and mesh is None and faster_one_by_one(state.params)
+        call = partial(_several_steps, source.problem, optimizer, computation)
+        steps = call(one_by_one if sweep is not None else None)
+        # Every process logs the numbers of all processes.
+        outputs = None if mesh is None else (shardings, spread(mesh, None))
+        programs = StepPrograms(jax.jit(steps, donate_argnums=0, out_shardings=outputs))
+        programs.compiled(state, source.first, *ONE_STEP)
+        return state, source, programs
+    except BaseException as error:
+        if source is not None:
+            source.close()
+        if isinstance(error, SamplesError):
+            raise RunError(str(error)) from None
+        raise
+
+
+def _several_steps(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    computation: Computation,
+    one_by_one: bool | None,
+) -> Any:
+    """The call of several steps, of one run, or of all runs of a sweep in their order."""
+    stops = computation.on_nonfinite == "stop"
+    if one_by_one is None:
+        step = train_step(problem, optimizer, **computation._asdict())
+        return several_steps(step, "stop" if stops else "skip")
+    # A step that is undone must not reach the optimizer's state.
+    alone = computation._replace(mesh=None, on_nonfinite="skip")
+    step = train_step(problem, optimizer, **alone._asdict())
+    return sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
 
 
 def _require_steps_left(done: int, steps: int, where: Path) -> None:
@@ -367,16 +386,3 @@ def _require_steps_left(done: int, steps: int, where: Path) -> None:
             f"Length mismatch: expected steps of at least {done}, those of the checkpoint in {where}, got "
             f"{steps}."
         )
-
-
-def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -> Any:
-    """The sharding of each leaf of the state: replicated except for the carry; in a sweep, by seeds."""
-    if mesh is None:
-        return None
-    if sweep:
-        return jax.tree.map(lambda _: spread(mesh, 0), like)
-    require_axes("carry", problem.carry_axes, like.carry)
-    everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
-    return everywhere._replace(
-        carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
-    )

@@ -28,6 +28,7 @@ class Loaded(NamedTuple):
         measured: what was measured there and selects the best, by name.
         settings: of the run, as they were stored.
         carry: what the run carried from step to step, such as states of the network.
+        description: of the problem, as its ``description`` said; None where it said nothing.
     """
 
     params: PyTree
@@ -35,16 +36,18 @@ class Loaded(NamedTuple):
     measured: dict[str, float]
     settings: dict[str, Any]
     carry: PyTree
+    description: Any = None
 
 
-def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> Loaded:
+def load(folder: AnyPath, which: str | int | None = "last", *, like: PyTree = None) -> Loaded:
     """The parameters of a run, from its last checkpoint, its best one, or that of a step.
 
     Neither the problem nor the optimizer is needed. Every array is checked by its checksum.
 
     Args:
         folder: of the run, as it was given to `fit`; or of its checkpoints.
-        which: ``"last"``, ``"best"`` (by the number that ``best`` and ``best_mode`` named) or a step.
+        which: ``"last"``, ``"best"`` (by the number that ``best`` and ``best_mode`` named) or a step; None
+            for the best where the run selects one, else for the last.
         like: parameters of the structure that is wanted, or their shapes (``jax.eval_shape(problem.init,
             key)``). If None they come as a dict of dicts, by the names of their parts.
 
@@ -83,8 +86,15 @@ def load(folder: AnyPath, which: str | int = "last", *, like: PyTree = None) -> 
     _require_whole(path, step, steps, about, state)
     params = state.get(PARAMS)
     if like is not None:
-        params = _like(path / str(step), about, params, like)
-    return Loaded(params, step, about.get("measured", {}), about["settings"], state.get("carry"))
+        params = in_structure(path / str(step), params, like)
+    return Loaded(
+        params,
+        step,
+        about.get("measured", {}),
+        about["settings"],
+        state.get("carry"),
+        about.get("description"),
+    )
 
 
 def _step(path: Path, which: Any, steps: list[int]) -> int:
@@ -92,13 +102,13 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         if which in steps:
             return int(which)
         wanted = f"that of step {which}"
-    elif which not in ("last", "best"):
+    elif which not in ("last", "best", None):
         raise ValueError(
             f"Unknown checkpoint: expected which as 'last', 'best' or a step, got {which!r}."
         )
     else:
         wanted = "a whole one"
-    if not steps or which not in ("last", "best"):
+    if not steps or which not in ("last", "best", None):
         raise CheckpointError(
             f"No checkpoint: expected {wanted} in {path}, got {', '.join(map(str, steps)) or 'none'}."
         )
@@ -111,6 +121,8 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         found = about.get("measured", {}).get(about.get("best"), np.inf)
         if np.isfinite(found):
             measured[one] = -found if about["best_mode"] == "max" else found
+    if not measured and which is None:
+        return steps[-1]
     if not measured:
         raise CheckpointError(
             f"No best checkpoint: expected one with a finite number that was measured in {path}, got none. "
@@ -157,8 +169,17 @@ def _require_whole(
             raise damaged(path, step, steps, f"the checksum of {name} is another one")
 
 
-def _like(where: Path, about: dict[str, Any], params: Any, like: PyTree) -> PyTree:
-    """The parameters in a structure of which the names, shapes and dtypes agree."""
+def in_structure(where: Path, params: Any, like: PyTree) -> PyTree:
+    """Parameters by their names in a structure of which the names, shapes and dtypes agree.
+
+    Args:
+        where: they were found, for the message.
+        params: as `load` gives them.
+        like: of the structure that is wanted.
+
+    Raises:
+        CheckpointError: naming the first that differs.
+    """
     found = _flat(params)
     pairs, tree = jax.tree_util.tree_flatten_with_path(like)
     names = [leaf_name(path) if path else "" for path, _ in pairs]

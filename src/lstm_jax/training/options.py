@@ -82,7 +82,7 @@ class Computation(NamedTuple):
     Attributes:
         accumulate: parts of a batch, one after the other.
         compute_dtype: that of the loss and its gradient; the parameters' dtype if None.
-        mesh: from `data_mesh`: the samples are spread over it; in a sweep, the seeds.
+        mesh: from `data_mesh` or `device_mesh`: the samples are spread over it; in a sweep, the seeds.
         on_nonfinite: a step whose loss or gradient is not finite ends the run, ``"stop"``, in a sweep that of
             its seed; or its update is left out and counted in the log, ``"skip"``.
     """

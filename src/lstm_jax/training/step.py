@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
+from lstm_jax.jax_extensions.mesh_axes import DATA
 from lstm_jax.training.problem_checks import (
     Mean,
     require_axes,
@@ -43,8 +44,6 @@ from lstm_jax.validation import (
 )
 
 ON_NONFINITE = ("stop", "skip")
-DATA = "data"
-"""The mesh axis over which the samples of a batch are spread."""
 
 
 class SamplesError(ValueError):
@@ -53,6 +52,11 @@ class SamplesError(ValueError):
 
 def _nothing() -> None:
     return None
+
+
+def as_given(data: PyTree, step: Array, key: Array) -> PyTree:
+    """The batch that a stream gave."""
+    return data
 
 
 class Problem(NamedTuple):
@@ -64,20 +68,24 @@ class Problem(NamedTuple):
             batch, the carry for the next batch, and a dict of numbers for the log. Where samples or steps
             weigh differently, because some are masked, the value and the numbers are a `Mean`.
         batch: ``batch(data, step, key) -> batch``, steps from 0, under `jax.jit`; the key is the same at
-            every step (`jax.random.fold_in` it with the step).
+            every step (`jax.random.fold_in` it with the step). By default the data themselves: the batch
+            that a stream gave.
         carry: ``carry() -> carry``, for the first batch; returns None by default.
         batch_axes: the axis of the samples in a batch, as ``in_axes`` of `jax.vmap`; by default 1, after
             time.
         carry_axes: the axis of the samples in the carry; by default 0. None for a leaf that is the same for
             all samples.
+        description: what the parameters are of, as JSON; kept in every checkpoint for whoever loads it. None
+            says nothing. `language_problem` describes its model.
     """
 
     init: Callable[[Array], PyTree]
     loss: Callable[[PyTree, PyTree, PyTree, Array], tuple[Array, tuple[PyTree, dict[str, Array]]]]
-    batch: Callable[[PyTree, Array, Array], PyTree]
+    batch: Callable[[PyTree, Array, Array], PyTree] = as_given
     carry: Callable[[], PyTree] = _nothing
     batch_axes: Any = 1
     carry_axes: Any = 0
+    description: Any = None
 
 
 class TrainState(NamedTuple):
@@ -162,6 +170,16 @@ def init_state(
     )
 
 
+def _keys(key: Array) -> tuple[Array, Array]:
+    key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(key))
+    return key_batch, key_loss
+
+
+def batch_key(key: Array) -> Array:
+    """The key that ``batch`` is given, from that of a `TrainState`."""
+    return _keys(key)[0]
+
+
 def require_problem(problem: Any, optimizer: Any) -> None:
     """Refuse anything but a problem of functions, and an optimizer.
 
@@ -178,12 +196,12 @@ def require_mesh(mesh: Any) -> None:
 
     Raises:
         TypeError: no mesh.
-        ValueError: a mesh of other axes.
+        ValueError: a mesh without that axis.
     """
     if mesh is None:
         return
     require_type("mesh", mesh, Mesh)
-    if mesh.axis_names != (DATA,):
+    if DATA not in mesh.axis_names:
         raise ValueError(
             f"Mesh mismatch: expected a mesh with the axis {DATA!r}, from data_mesh(), got one with "
             f"{', '.join(map(repr, mesh.axis_names)) or 'none'}."
@@ -308,7 +326,7 @@ def train_step(
     def step(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
         _require_state(state, optimizer)
         require_leaves("Data", "data", data)
-        key_batch, key_loss = jax.random.split(jax.random.wrap_key_data(state.key))
+        key_batch, key_loss = _keys(state.key)
         batch = problem.batch(data, state.step, key_batch)
         require_leaves("Batch", "batch(data, step, key)", batch)
         if accumulate > 1 or mesh is not None:
@@ -475,11 +493,12 @@ def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
     """The sharding of an array whose samples lie along ``axis``; replicated if None.
 
     Raises:
-        SamplesError: the number of devices does not divide the number of samples of ``leaf``.
+        SamplesError: the data axis of the mesh does not divide the number of samples of ``leaf``.
     """
-    if axis is not None and leaf is not None and leaf.shape[axis] % mesh.size:
+    parts = mesh.shape[DATA]
+    if axis is not None and leaf is not None and leaf.shape[axis] % parts:
         raise SamplesError(
-            f"Size mismatch: expected samples that {mesh.size} devices divide, got {leaf.shape[axis]}."
+            f"Size mismatch: expected samples that {parts} devices divide, got {leaf.shape[axis]}."
         )
     spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
     return NamedSharding(mesh, spec)

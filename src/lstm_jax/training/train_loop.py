@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.training.batch_source import BatchSource
 from lstm_jax.training.checkpoints import Checkpoints
 from lstm_jax.training.divergence import (
     DivergedError,
@@ -44,6 +44,7 @@ from lstm_jax.training.progress import Progress
 from lstm_jax.training.progress_bar import ProgressBar
 from lstm_jax.training.several_steps import MOST_STEPS, Rows
 from lstm_jax.training.step import Metrics, TrainState
+from lstm_jax.training.step_programs import StepPrograms
 from lstm_jax.training.watch import Recorder
 
 CALL_SECONDS = 0.1
@@ -54,8 +55,8 @@ class RunParts(NamedTuple):
     """The constants of a run.
 
     Attributes:
-        call: the compiled `SeveralSteps`.
-        data: its argument.
+        programs: the compiled `SeveralSteps`, for each shape of the data.
+        source: of the data.
         steps: in all.
         labels: of the runs of a sweep, ``"seed 3"``, else None.
         names: of the parameters.
@@ -68,8 +69,8 @@ class RunParts(NamedTuple):
         processes: of the run.
     """
 
-    call: Any
-    data: PyTree
+    programs: StepPrograms
+    source: BatchSource
     steps: int
     labels: list[str] | None
     names: list[str]
@@ -107,7 +108,10 @@ def train(
             # Several processes have to ask each other, which they can only do after the same step.
             alone = jax.process_count() == 1
             count = 1 if asked and alone else min(most, _next_due(issued, run) - issued)
-            state, rows = run.call(state, run.data, np.int32(issued), np.int32(count))
+            compiling = run.programs.seconds
+            steps = np.int32(issued), np.int32(count)
+            state, rows = run.programs(state, run.source.take(), *steps)
+            mark += run.programs.seconds - compiling
             waiting.append(_Call(issued, count, rows))
             issued += count
             due = _due(issued, run)
@@ -119,7 +123,7 @@ def train(
                 progress, before = _counted(run, progress, before, call)
                 now = time.perf_counter()
                 progress = progress._replace(seconds=progress.seconds + now - mark)
-                if alone or due:
+                if run.source.resident and (alone or due):
                     fits = partial(_fitting, call.steps, now - mark)
                     most = run.processes.decided(fits)
                 mark = now
@@ -244,6 +248,7 @@ def _between(
         run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
         if run.checkpoints is not None and ("checkpoint" in due or stop or early):
             more = kept_with(progress, run.log, run.recorder, run.constants)
+            more |= {"data": run.source.position()}
             run.checkpoints.save(done, state, measured=number, more=more)
 
     run.processes.each(keep)

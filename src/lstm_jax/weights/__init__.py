@@ -14,7 +14,7 @@
 | `save_safetensors`, `load_safetensors` | a file with the cell or stack and its parameters |
 
 Start with `gate_order`, the order of the gates and the biases of every framework in one table, and with
-`cell_specification`, the kind, sizes and options of a cell. No framework is imported but where a file
+`cell_specification`, which options of a cell a framework has. No framework is imported but where a file
 needs it.
 
 May import: `cells`, `layers` and the files at the root.

@@ -16,16 +16,15 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
+from lstm_jax.cells.specification import Specification, make_cell
 from lstm_jax.layers.stack import Backward, Bidirectional, Layer
 from lstm_jax.validation import ShapeError, require_bool, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_jax, to_numpy
 from lstm_jax.weights.cell_specification import (
     KINDS,
-    Specification,
     checked_params,
     directions,
     joined,
-    make_cell,
     require_options,
 )
 from lstm_jax.weights.keras_configuration import Settings, layer_settings

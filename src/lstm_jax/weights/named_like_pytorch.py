@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax.cells.specification import Specification, make_cell
 from lstm_jax.validation import show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_numpy
-from lstm_jax.weights.cell_specification import KINDS, Specification, make_cell
+from lstm_jax.weights.cell_specification import KINDS
 from lstm_jax.weights.gate_order import gates_of, reorder
 from lstm_jax.weights.pytorch import from_pytorch
 from lstm_jax.weights.recurrent_layer import Choices, RecurrentLayer

@@ -18,6 +18,7 @@ import numpy as np
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell
 from lstm_jax.cells.lstm_variants import LSTMVariantParams
+from lstm_jax.cells.specification import Specification, make_cell, specify
 from lstm_jax.layers.stack import Backward, Stack, StackParams, stack
 from lstm_jax.validation import (
     ShapeError,
@@ -35,13 +36,10 @@ from lstm_jax.weights.arrays import (
 )
 from lstm_jax.weights.cell_specification import (
     KINDS,
-    Specification,
     checked_params,
     directions,
     joined,
-    make_cell,
     require_options,
-    specify,
 )
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from lstm_jax.cells import Cell, LSTMParams
 from lstm_jax.cells.lstm_variants import LSTMVariantParams
+from lstm_jax.cells.specification import Specification, make_cell
 from lstm_jax.weights.arrays import require_shape
-from lstm_jax.weights.cell_specification import Specification, make_cell, require_options
+from lstm_jax.weights.cell_specification import require_options
 from lstm_jax.weights.gate_order import PEEPHOLES, reorder
 from lstm_jax.weights.two_biases import TwoBiases, merge, split
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.cells import Cell
+from lstm_jax.cells.specification import Specification
 from lstm_jax.validation import ShapeError, require_one_of, show_shape
 from lstm_jax.weights.arrays import require_one_dtype, require_shape, to_numpy
-from lstm_jax.weights.cell_specification import Specification
 from lstm_jax.weights.onnx.one_direction import (
     ACTIVATIONS,
     GATES,

@@ -18,9 +18,10 @@ import numpy as np
 
 from lstm_jax.array_types import shapes_of
 from lstm_jax.cells import Cell
+from lstm_jax.cells.specification import specify
 from lstm_jax.layers.stack import Backward, Stack, StackParams
 from lstm_jax.validation import leaf_name
-from lstm_jax.weights.cell_specification import directions, specify
+from lstm_jax.weights.cell_specification import directions
 from lstm_jax.weights.onnx.evaluate import LONGEST
 from lstm_jax.weights.onnx.one_direction import ACTIVATIONS, OPERATORS, write_direction
 

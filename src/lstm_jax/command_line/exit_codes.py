@@ -34,7 +34,7 @@ def exit_code(
         The exit code. Nothing else is raised than errors of the program itself.
 
     Example:
-        >>> from gradient_flow.command_line.exit_codes import exit_code
+        >>> from lstm_jax.command_line.exit_codes import exit_code
         >>> exit_code(lambda: None, refused=(ValueError,))
         0
     """

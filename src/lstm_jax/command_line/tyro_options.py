@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 import lstm_jax
-from gradient_flow.command_line.exit_codes import UNREAD, leave_pipes, print_all_characters
+from lstm_jax.command_line.exit_codes import UNREAD, leave_pipes, print_all_characters
 
 VERSION = "--version"
 
