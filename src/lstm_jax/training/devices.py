@@ -22,7 +22,11 @@ from lstm_jax.validation import require_int, require_positive_int, require_text
 
 
 def start_processes(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    heartbeat_seconds: int = 100,
 ) -> None:
     """Join the processes of a run, on one host or several: `jax.distributed.initialize`, checked.
 
@@ -33,6 +37,7 @@ def start_processes(
         coordinator: ``host:port`` of the first process, reachable from all.
         processes: the number of processes.
         process: the number of this one, from 0.
+        heartbeat_seconds: after which a process that is not heard of is lost, and the others end.
 
     Raises:
         ValueError: one of the three without the others, or a number out of range.
@@ -54,7 +59,10 @@ def start_processes(
             raise ValueError(
                 f"Process mismatch: expected coordinator as host:port, got {coordinator!r}."
             )
-    jax.distributed.initialize(coordinator, processes, process)
+    require_positive_int("heartbeat_seconds", heartbeat_seconds)
+    jax.distributed.initialize(
+        coordinator, processes, process, heartbeat_timeout_seconds=heartbeat_seconds
+    )
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
