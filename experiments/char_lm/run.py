@@ -210,8 +210,10 @@ def run(config: Config) -> None:
         )
         for prompt, text in write(config, corpus, made[name], params):
             texts.append(f"  {setting.label}: {prompt}|{text}")
-        arrays[f"{name}/step"] = np.array([entry["step"] for entry in fitted.log])
-        arrays[f"{name}/nats"] = np.array([entry["nats"] for entry in fitted.log])
+        # Before the first step there is an evaluation alone.
+        log = [entry for entry in fitted.log if "nats" in entry]
+        arrays[f"{name}/step"] = np.array([entry["step"] for entry in log])
+        arrays[f"{name}/nats"] = np.array([entry["nats"] for entry in log])
         results[name] = {"perplexity": perplexity, "tokens_per_second": rate}
         if setting.expected is not None and not perplexity <= setting.expected:
             late.append(f"{setting.label} {perplexity:.3f} instead of {setting.expected:g}")

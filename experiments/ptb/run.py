@@ -215,12 +215,14 @@ def run(config: Config) -> None:
     test = float(np.exp(nats))
     if jax.process_index():
         return
-    epochs = [entry for entry in fitted.log if "valid_perplexity" in entry]
+    # Before the first step there is an evaluation alone.
+    log = [entry for entry in fitted.log if "nats" in entry]
+    epochs = [entry for entry in log if "valid_perplexity" in entry]
     per_epoch = steps_per_epoch(len(corpus.train), config.batch_size, size.length)
     rows = [
         (
             str(entry["step"] // per_epoch),
-            f"{math.exp(_mean(fitted.log, entry['step'] - per_epoch, entry['step'])):.2f}",
+            f"{math.exp(_mean(log, entry['step'] - per_epoch, entry['step'])):.2f}",
             f"{entry['valid_perplexity']:.2f}",
         )
         for entry in epochs
@@ -235,8 +237,8 @@ def run(config: Config) -> None:
         )
     )
     print(tables)
-    arrays = {"step": np.array([entry["step"] for entry in fitted.log])}
-    arrays["nats"] = np.array([entry["nats"] for entry in fitted.log])
+    arrays = {"step": np.array([entry["step"] for entry in log])}
+    arrays["nats"] = np.array([entry["nats"] for entry in log])
     keep(
         out,
         arrays,

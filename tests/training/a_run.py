@@ -22,6 +22,7 @@ def main(words):
     if words.get("processes"):
         training.start_processes(words["coordinator"], words["processes"], words["process"])
     mesh = training.data_mesh() if words.get("mesh") else None
+    mesh = training.device_mesh(words["model"]) if words.get("model") else mesh
     seed = words.get("seed", 0)
     options = training.RunOptions(
         resume=words.get("resume", False),
@@ -44,9 +45,13 @@ def main(words):
             resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
         return False
 
-    watches = [] if words.get("mesh") else [training.Watch("norms", 4, look)]
+    watches = [] if mesh else [training.Watch("norms", 4, look)]
     options = dataclasses.replace(options, settings={"rate": 0.01}, watches=watches, until=until)
     problem, data = recurrent(dropout=words.get("dropout", 0.3)), DATA
+    if words.get("model"):
+        problem = problem._replace(
+            init=lambda key, drawn=problem.init: training.split_units(drawn(key))
+        )
     if words.get("stream"):
         problem = problem._replace(batch=training.Problem._field_defaults["batch"])
         data = parts(words.get("process", 0), words.get("processes", 1))
@@ -69,7 +74,14 @@ def main(words):
         for leaf in leaves(fitted.state):
             digest.update(leaf.tobytes())
     placed = {
-        str(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(fitted.state.carry) if mesh
+        name: sorted(
+            {
+                str(tuple(leaf.sharding.spec))
+                for leaf in jax.tree.leaves(getattr(fitted.state, name))
+                if mesh
+            }
+        )
+        for name in ("carry", "params", "optimizer")
     }
     print(
         json.dumps(
@@ -77,7 +89,7 @@ def main(words):
                 "digest": digest.hexdigest(),
                 "log": numbers(fitted.log),
                 "devices": jax.device_count(),
-                "carry": sorted(placed),
+                "placed": placed,
             }
         )
     )

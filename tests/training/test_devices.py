@@ -55,8 +55,22 @@ def test_four_devices_give_the_curve_of_one(one_device):
     four = ended(start(4, steps=40, mesh=True))
     assert four["devices"] == 4
     # What is carried stays where its samples are.
-    assert "('data',)" in four["carry"]
+    assert "('data',)" in four["placed"]["carry"]
     same_curves(four["log"], one_device["log"])
+
+
+@pytest.mark.slow
+def test_units_over_four_devices_and_samples_over_two_give_the_curve_of_one(one_device, tmp_path):
+    """Parameters and Adam's moments are split; a run goes on where they are split otherwise, or not."""
+    folder = str(tmp_path / "run")
+    split = ended(start(8, steps=20, model=4, folder=folder))
+    for name in ("params", "optimizer"):
+        # Weights and biases of the cells; the readout and counts are on every device.
+        assert split["placed"][name] == ["('model',)", "()", "(None, 'model')"]
+    assert "('data',)" in split["placed"]["carry"]
+    ended(start(8, steps=30, model=2, folder=folder, resume=True))
+    ended(start(1, steps=40, folder=folder, resume=True))
+    same_curves(read_log(folder), one_device["log"])
 
 
 @pytest.mark.slow

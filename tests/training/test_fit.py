@@ -26,28 +26,36 @@ from training.problems import (
 )
 
 from lstm_jax import training
-from lstm_jax.training import DivergedError, RunOptions, Watch, init_state, read_log, train_step
+from lstm_jax.training import (
+    DivergedError,
+    DivergedWarning,
+    RunOptions,
+    Watch,
+    init_state,
+    read_log,
+    train_step,
+)
 from lstm_jax.training.watch import Recorder
 
 
-def test_the_log_has_the_means_of_every_step_in_between(tmp_path):
-    problem, optimizer = recurrent(), optax.adam(0.01)
+def test_the_log_has_the_means_of_every_step_in_between(tmp_path, x64):
+    problem, optimizer, data = recurrent(), optax.adam(0.01), np.float64(1)
     fitted = fit_flat(
-        problem, optimizer, 10, data=DATA, options=OPTIONS, folder=tmp_path, unit=("samples", B)
+        problem, optimizer, 10, data=data, options=OPTIONS, folder=tmp_path, unit=("samples", B)
     )
     step, state = jax.jit(train_step(problem, optimizer)), init_state(problem, optimizer, 0)
     losses = []
     for _ in range(10):
-        state, metrics = step(state, DATA)
+        state, metrics = step(state, data)
         losses.append(float(metrics.loss))
     # Every 4 steps, whatever else is due in between, and at the end.
     assert [entry["step"] for entry in fitted.log] == [4, 8, 10]
     expected = [np.mean(losses[a:b]) for a, b in ((0, 4), (4, 8), (8, 10))]
-    np.testing.assert_allclose([entry["loss"] for entry in fitted.log], expected, rtol=1e-6)
+    np.testing.assert_allclose([entry["loss"] for entry in fitted.log], expected, rtol=1e-12)
     assert {"gradient_norm", "worst", "samples_per_second", "seconds"} <= set(fitted.log[0])
     assert read_log(tmp_path) == fitted.log
     for came, wanted in zip(leaves(fitted.state), leaves(state), strict=True):
-        np.testing.assert_allclose(came, wanted, rtol=1e-6)
+        np.testing.assert_allclose(came, wanted, rtol=1e-11)
 
 
 @pytest.mark.parametrize("asked", [slow(signal.SIGINT), signal.SIGTERM])
@@ -136,7 +144,8 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     )
     held = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir())
     assert held == [4, 10, 12]
-    assert [entry["error"] for entry in fitted.log] == [5, 1, 4, 3, 2, 6]
+    assert [entry["step"] for entry in fitted.log] == [0, 2, 4, 6, 8, 10, 12]
+    assert [entry["error"] for entry in fitted.log] == [9, 5, 1, 4, 3, 2, 6]
 
 
 def test_the_best_checkpoint_stays_through_a_stop_and_whatever_is_measured(tmp_path):
@@ -204,21 +213,59 @@ def test_parameters_that_are_not_finite_are_never_kept(tmp_path):
         run(5, steep, wild, options=OPTIONS, watches=[watch])
 
 
-def test_a_diverging_seed_of_a_sweep_is_named():
-    def init(key):
-        seed = jax.random.key_data(key)
-        return {
-            "w": jnp.where(
-                seed[0] == jax.random.key_data(jax.random.split(jax.random.key(7))[0])[0],
-                jnp.nan,
-                1.0,
-            )
-        }
+def with_seed_that_diverges(steps_before=0):
+    """`line`, whose seed 7 has a loss of NaN after some steps."""
+    marked = jax.random.key_data(jax.random.split(jax.random.key(7))[0])[0]
 
-    with pytest.raises(
-        training.DivergedError, match="gradient of seed 7, got a loss of nan at step 1"
-    ):
-        run(3, line._replace(init=init), seed=(3, 7))
+    def init(key):
+        return line.init(key) | {"bad": jnp.where(jax.random.key_data(key)[0] == marked, 1.0, 0.0)}
+
+    def loss(params, carry, batch, key):
+        value = line.loss(params, None, batch, key)[0]
+        bad = (params["bad"] > 0.5) & (carry >= steps_before)
+        return value + jnp.where(bad, jnp.nan, 0.0), (carry + 1, {})
+
+    return line._replace(
+        init=init, loss=loss, carry=lambda: jnp.zeros((), jnp.int32), carry_axes=None
+    )
+
+
+def test_a_diverging_seed_of_a_sweep_is_told_and_the_others_go_on(tmp_path):
+    words = {"problem": with_seed_that_diverges(5), "seed": (3, 7), "folder": tmp_path}
+    told = r"gradient of seed 7, got a loss of nan at step 6; .*before it: .* The others go on"
+    with pytest.warns(DivergedWarning, match=told) as found:
+        swept = run(8, **words)
+    assert len(found) == 1 and swept.diverged == {"seed 7": 6}
+    alone = run(8, words["problem"], seed=3)
+    found, wanted = [e["loss"][0] for e in swept.log], [e["loss"] for e in alone.log]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    np.testing.assert_allclose(swept.state.params["w"][0], alone.state.params["w"], rtol=1e-6)
+    # The seed is left where it was before the step, and its steps that were finite are counted.
+    before = run(5, words["problem"], seed=7)
+    np.testing.assert_allclose(swept.state.params["w"][1], before.state.params["w"], rtol=1e-6)
+    assert swept.state.step.tolist() == [8, 5]
+    assert np.isfinite(swept.log[0]["loss"]).all() and swept.log[-1]["diverged"] == {"seed 7": 6}
+    # It is told once, and stays so when the run goes on.
+    further = run(12, **words, options=RunOptions(log_every=4, resume=True))
+    assert further.diverged == {"seed 7": 6} and np.isnan(further.log[-1]["loss"][1])
+    assert np.isfinite(further.log[-1]["loss"][0])
+    assert read_log(tmp_path)[:2] == list(swept.log)[:2]
+
+
+def test_a_sweep_of_which_all_seeds_diverge_ends():
+    with pytest.warns(DivergedWarning), pytest.raises(DivergedError, match="of seed 7.* step 6"):
+        both = with_seed_that_diverges(5)
+        first = jax.random.key_data(jax.random.split(jax.random.key(3))[0])[0]
+
+        def loss(params, carry, batch, key):
+            value, rest = both.loss(params, carry, batch, key)
+            return value + jnp.where((params["other"] > 0) & (carry >= 2), jnp.nan, 0.0), rest
+
+        def init(key):
+            other = jnp.where(jax.random.key_data(key)[0] == first, 1.0, 0.0)
+            return both.init(key) | {"other": other}
+
+        run(8, both._replace(init=init, loss=loss), seed=(3, 7), log_every=1)
 
 
 def test_a_sweep_logs_a_number_for_each_seed():
@@ -353,7 +400,7 @@ def test_options_that_no_run_can_use_are_refused(change, message):
         run(**({"steps": 5} | change))
 
 
-def test_a_loss_that_is_not_finite_is_seen_within_twenty_steps(tmp_path):
+def test_a_loss_that_is_not_finite_is_seen_at_its_step(tmp_path):
     """However seldom the log is written, and the numbers of the steps do not gather on the device."""
     seen = []
 
@@ -366,4 +413,5 @@ def test_a_loss_that_is_not_finite_is_seen_within_twenty_steps(tmp_path):
     options = RunOptions(log_every=1000, checkpoint_every=None, progress=False)
     with pytest.raises(DivergedError, match="step 31"):
         fit_flat(problem, optax.sgd(0.1), 500, data=TARGETS, options=options)
-    assert max(seen) < 30 + 20
+    # No step is taken behind it.
+    assert max(seen) == 30

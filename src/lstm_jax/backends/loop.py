@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.unit_blocks import blocked_cell, blocks_of, in_blocks, out_of_blocks
 from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
@@ -55,7 +56,12 @@ def run_loop(
     xs, state0, masks = prepared[:3]
     if by_hand:
         steps = segment_length(loop.segments, cell, params, xs.shape[0], state0)
-        return unroll_by_hand(cell, settings, steps, params, xs, state0, masks)
+        blocks = blocks_of(cell, params, state0)
+        if blocks == 1:
+            return unroll_by_hand(cell, settings, steps, params, xs, state0, masks)
+        params, state0, masks = in_blocks(params, state0, masks, blocks)
+        found = unroll_by_hand(blocked_cell(cell), settings, steps, params, xs, state0, masks)
+        return out_of_blocks(*found)
     require_no_segments(loop)
     return _scan_cell(cell, settings, params, xs, state0, masks)
 

@@ -6,17 +6,20 @@ Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient ste
 run, `devices` makes the mesh, `predict` applies a network to a data set. `gradient_penalty` is a penalty on
 vanishing gradients (Pascanu et al. 2013).
 
-May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `datasets` and the files at the root.
+May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `backends`, `datasets` and the files at the
+root.
 """
 
+from lstm_jax.backends.unit_blocks import split_units
 from lstm_jax.training.checkpoint_contents import CheckpointError
 from lstm_jax.training.checkpoints import Checkpoints, Restored
-from lstm_jax.training.devices import data_mesh, start_processes
+from lstm_jax.training.devices import data_mesh, device_mesh, start_processes
+from lstm_jax.training.divergence import DivergedError, DivergedWarning
 from lstm_jax.training.fit import Fitted, fit
 from lstm_jax.training.interruption import InterruptedRun
 from lstm_jax.training.loaded_run import Loaded, load
 from lstm_jax.training.log import LogError, read_log
-from lstm_jax.training.log_entries import DivergedError, IncompleteRunWarning
+from lstm_jax.training.log_entries import IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
 from lstm_jax.training.predict import predict
 from lstm_jax.training.problem_checks import Mean, ProblemError
@@ -39,6 +42,7 @@ __all__ = [
     "Checkpoints",
     "Computation",
     "DivergedError",
+    "DivergedWarning",
     "Fitted",
     "IncompleteRunWarning",
     "InterruptedRun",
@@ -56,12 +60,14 @@ __all__ = [
     "TrainState",
     "Watch",
     "data_mesh",
+    "device_mesh",
     "fit",
     "init_state",
     "load",
     "parameter_names",
     "predict",
     "read_log",
+    "split_units",
     "start_processes",
     "step_decay",
     "train_step",

@@ -14,7 +14,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.training.system_errors import reason
 from lstm_jax.validation import leaf_name, require_array, show_shape
 
-FORMAT = 2
+FORMAT = 3
 """The format of ``about``; a checkpoint of another format is refused."""
 ABOUT = Path("about", "metadata")
 """Where in its folder a checkpoint says what it is."""

@@ -8,7 +8,9 @@ Orbax writes into a temporary folder and renames it, so a killed process never l
 looks complete. The checksums find a checkpoint that was damaged later, and the step one that was renamed.
 """
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,18 +33,20 @@ from lstm_jax.training.checkpoint_contents import (
     require_same,
     require_same_state,
 )
-from lstm_jax.training.orbax_noise import without_noise
+from lstm_jax.training.orbax_noise import quiet_after_failure, without_noise
 from lstm_jax.training.run_settings import settings_by_value
 from lstm_jax.training.system_errors import reason
 from lstm_jax.validation import (
     AnyPath,
     require_int,
     require_number,
+    require_one_of,
     require_path,
     require_positive_int,
     require_text,
 )
 
+BEST_MODES = ("min", "max")
 TEMPORARY = "orbax-checkpoint-tmp"
 """In the names of folders that a killed process leaves; orbax removes them."""
 
@@ -69,7 +73,8 @@ class Checkpoints:
         settings: of the run, stored by value; checkpoints of another run are refused.
         description: of the problem, as JSON; stored for `lstm_jax.training.load`.
         last: how many of the latest to keep.
-        best: name of the measured number whose lowest checkpoint is kept as well; none if None.
+        best: name of the measured number whose best checkpoint is kept as well; none if None.
+        best_mode: ``"min"`` or ``"max"``: whether its lowest or its highest value is the best.
 
     Raises:
         CheckpointError: a folder that cannot be made, or whose checkpoints cannot be listed.
@@ -84,11 +89,15 @@ class Checkpoints:
         description: Any = None,
         last: int = 3,
         best: str | None = None,
+        best_mode: str = "min",
     ) -> None:
         require_positive_int("last", last)
         if best is not None:
             require_text("best", best)
-        self._best = best
+        require_one_of("best_mode", best_mode, BEST_MODES)
+        self._best, self._best_mode = best, best_mode
+        self._writing: int | None = None
+        self._quiet = contextlib.ExitStack()
         self.folder = require_path("folder", folder).resolve()
         self._settings = settings_by_value(settings)
         require_json("description", description)
@@ -97,9 +106,9 @@ class Checkpoints:
         if best is not None:
             policies.append(
                 BestN(
-                    get_metric_fn=lambda measured: measured[best],
-                    # Orbax keeps the last of the sorted ones, and the best is the lowest.
-                    reverse=True,
+                    get_metric_fn=self._value,
+                    # Orbax keeps the last of the sorted ones.
+                    reverse=best_mode == "min",
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -111,10 +120,10 @@ class Checkpoints:
                     options=ocp.CheckpointManagerOptions(
                         preservation_policy=AnyPreservationPolicy(policies),
                         # Without it orbax stores no measured numbers, and forgets the best one.
-                        best_fn=None if best is None else lambda measured: measured[best],
-                        best_mode="min",
+                        best_fn=None if best is None else self._value,
+                        best_mode=best_mode,
                         cleanup_tmp_directories=True,
-                        enable_async_checkpointing=False,
+                        enable_async_checkpointing=True,
                     ),
                     item_names=("state", "about"),
                 )
@@ -129,7 +138,12 @@ class Checkpoints:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, in order."""
+        """The steps of the whole checkpoints, in order, once the last is written.
+
+        Raises:
+            CheckpointError: as `wait`.
+        """
+        self.wait()
         return sorted(self._manager.all_steps())
 
     def save(
@@ -140,7 +154,7 @@ class Checkpoints:
         measured: Mapping[str, float] | None = None,
         more: Any = None,
     ) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint: the arrays are copied, and the files are written while the caller goes on.
 
         Args:
             step: steps done.
@@ -149,7 +163,8 @@ class Checkpoints:
             more: further data for `restore`, as JSON.
 
         Raises:
-            CheckpointError: a full or unwritable disk. Earlier checkpoints stay.
+            CheckpointError: a full or unwritable disk, met by this checkpoint or by the one before it.
+                Earlier checkpoints stay.
             ValueError: a step below 0; a number that is none, or is missing; data that JSON cannot hold.
             TypeError: a state of anything but arrays.
         """
@@ -157,6 +172,7 @@ class Checkpoints:
         require_arrays_only("state", state)
         self._require_measured(measured)
         require_json("more", more)
+        self.wait()
         about = {
             "format": FORMAT,
             "step": step,
@@ -165,27 +181,51 @@ class Checkpoints:
             "arrays": described(state),
             "optimizer": optimizer_parts(state),
             "best": self._best,
+            "best_mode": self._best_mode,
             "measured": dict(measured or {}),
             "checksums": checksums(state),
             "more": more,
         }
         about["checksum"] = checksum_of(about)
+        self._writing = step
+        self._quiet.enter_context(without_noise())
         try:
-            with without_noise():
-                self._manager.save(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
-                    ),
-                    metrics=dict(measured) if measured else None,
-                    force=True,
-                )
-                self._manager.wait_until_finished()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_copied(state)), about=ocp.args.JsonSave(about)
+                ),
+                metrics=dict(measured) if measured else None,
+                force=True,
+            )
         except Exception as error:  # Orbax and tensorstore raise a dozen types.
-            raise CheckpointError(
-                f"Unwritten checkpoint: expected to write step {step} into {self.folder}, got: "
-                f"{reason(error)}. The last whole one is {self.named_last()}."
-            ) from error
+            raise self._unwritten(error) from error
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            CheckpointError: it cannot be written. Earlier checkpoints stay.
+        """
+        if self._writing is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+        self._writing = None
+        self._quiet.close()
+
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        step, self._writing = self._writing, None
+        with contextlib.suppress(Exception):  # The first error is told.
+            self._manager.wait_until_finished()
+        quiet_after_failure()
+        self._quiet.close()
+        return CheckpointError(
+            f"Unwritten checkpoint: expected to write step {step} into {self.folder}, got: "
+            f"{reason(error)}. The last whole one is {self.named_last()}."
+        )
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored:
         """Read a checkpoint.
@@ -227,16 +267,20 @@ class Checkpoints:
         return Restored(state, step, about["more"])
 
     def close(self) -> None:
-        """Close orbax's manager."""
+        """Close orbax's manager, once the last checkpoint is written or has failed, which `wait` tells."""
+        with self._quiet, contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
         self._manager.close()
 
     def named_last(self) -> str:
         """The path of the last whole checkpoint, or ``none``."""
-        try:
-            steps = self.steps()
-        except OSError:
-            steps = []
+        steps = whole_steps(self.folder)
         return str(self.folder / str(steps[-1])) if steps else "none"
+
+    def _value(self, measured: Mapping[str, float]) -> float:
+        """The number that selects the best; of a checkpoint with another one, the worst."""
+        worst = float("-inf" if self._best_mode == "max" else "inf")
+        return worst if self._best is None else measured.get(self._best, worst)
 
     def _require_measured(self, measured: Any) -> None:
         """Refuse numbers that cannot select the best checkpoint."""
@@ -248,9 +292,8 @@ class Checkpoints:
             )
         for name, value in measured.items():
             require_text("a name in measured", name)
-            if value != float(
-                "inf"
-            ):  # what was not finite comes so from `fit`, and is never the best
+            # What was not finite comes from `fit` as an infinite number, and is never the best.
+            if value not in (float("inf"), float("-inf")):
                 require_number(f"measured.{name}", value)
         if self._best is not None and self._best not in measured:
             raise ValueError(
@@ -269,3 +312,21 @@ class Checkpoints:
 
     def _damaged(self, step: int, what: str) -> CheckpointError:
         return damaged(self.folder, step, self.steps(), what)
+
+
+def whole_steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints in a folder, which orbax names by the step when they are whole."""
+    try:
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    except OSError:
+        return []
+
+
+def _copied(state: PyTree) -> PyTree:
+    """Arrays that stay while the next step takes the memory of the state.
+
+    To write them, orbax copies them from the device first; on a CPU it reads them where they are.
+    """
+    if jax.default_backend() != "cpu":
+        return state
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, state)

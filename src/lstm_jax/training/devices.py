@@ -1,12 +1,14 @@
 r"""Training on many devices, processes and hosts: the mesh, and the start of the processes.
 
-    mesh     one axis, "data": the samples of a batch, or the seeds of a sweep, are spread over it;
-             parameters are the same on every device, and XLA adds the gradients.
+    data     the axis over which the samples of a batch, or the seeds of a sweep, are spread: parameters
+             are the same on every device, and XLA adds the gradients
+    model    an axis over which hidden units may be split, where a network is too large for one device
 
 The same program runs on one device, on all devices of a machine, and on those of several hosts. Each process
 calls `start_processes` first and then sees all devices.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.backends.unit_blocks import MODEL
 from lstm_jax.training.step import DATA
 from lstm_jax.validation import require_int, require_positive_int, require_text
 
@@ -81,6 +84,47 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     if len(set(devices)) < len(devices):
         raise ValueError(f"Device mismatch: expected different devices, got {devices!r}.")
     return Mesh(np.array(devices), (DATA,))
+
+
+def device_mesh(model: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the axes ``"data"`` and ``"model"``: samples are spread over one, units over the other.
+
+    `split_units` in the ``init`` of a problem splits the units. Devices that are next to each other in the
+    list have parts of the same samples, and exchange h at every step of the loop: let them be of one host.
+
+    Args:
+        model: devices over which the hidden units are split; they must divide the number of devices.
+        devices: the devices of the mesh; those of all processes if None.
+
+    Raises:
+        TypeError: anything but a list of devices.
+        ValueError: no devices, one twice, or a number of them that ``model`` does not divide.
+
+    Example:
+        >>> from lstm_jax.training import device_mesh
+        >>> device_mesh(1).axis_names
+        ('data', 'model')
+    """
+    require_positive_int("model", model)
+    flat = data_mesh(devices).devices
+    if flat.size % model:
+        raise ValueError(
+            f"Device mismatch: expected a number of devices that model={model} divides, got {flat.size}."
+        )
+    return Mesh(flat.reshape(-1, model), (DATA, MODEL))
+
+
+def in_context(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a loop finds the axis over which it splits the units."""
+    splits = mesh is not None and MODEL in mesh.axis_names
+    return jax.set_mesh(mesh) if splits else contextlib.nullcontext()
+
+
+def parts_here(mesh: Mesh) -> int:
+    """Into how many parts the samples of this process are cut."""
+    mine = np.isin([device.id for device in mesh.devices.flat], [d.id for d in mesh.local_devices])
+    axis = mesh.axis_names.index(DATA)
+    return len(set(np.argwhere(mine.reshape(mesh.devices.shape))[:, axis].tolist()))
 
 
 def placed(tree: PyTree, shardings: PyTree) -> PyTree:

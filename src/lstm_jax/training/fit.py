@@ -8,27 +8,37 @@ Numbers are fetched from the device only where the log is written. All that a ru
 Axes: in a sweep over seeds, the seeds are the first axis of every leaf of the state and of the metrics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax.array_types import PyTree, shapes_of
+from lstm_jax.array_types import shapes_of
 from lstm_jax.training.batch_source import BatchSource
 from lstm_jax.training.batch_sources import batch_source
 from lstm_jax.training.checkpoints import Checkpoints
+from lstm_jax.training.devices import in_context
+from lstm_jax.training.hyperparameters import (
+    checked_hyperparameters,
+    labels_of,
+    numbers_of_run,
+    require_same_constants,
+    start_of_sweep,
+    update_constants,
+)
 from lstm_jax.training.interruption import signals
+from lstm_jax.training.log import Entries, Log
 from lstm_jax.training.log_entries import (
-    Progress,
     asked_to_end,
-    lowest,
+    found_with,
     numbers_of,
-    progress_of,
+    selected,
     warn_if_incomplete,
 )
 from lstm_jax.training.options import (
@@ -37,12 +47,16 @@ from lstm_jax.training.options import (
     RunError,
     RunOptions,
     checked_folder,
+    checked_mesh,
     checked_seeds,
     checked_settings,
 )
 from lstm_jax.training.problem_checks import require_axes, require_pure_batch
+from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.several_steps import several_steps, sweep_steps
 from lstm_jax.training.step import (
+    DATA,
     Problem,
     SamplesError,
     TrainState,
@@ -54,9 +68,19 @@ from lstm_jax.training.step import (
     train_step,
 )
 from lstm_jax.training.step_programs import StepPrograms
-from lstm_jax.training.train_loop import RunParts, train
+from lstm_jax.training.train_loop import RunParts, out_of_patience, train
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
+
+ONE_STEP = (np.int32(0), np.int32(1))
+"""Arguments of a call of several steps: the steps before it, and how many."""
+
+
+class Sweep(NamedTuple):
+    """The runs of a sweep: a seed for each, and numbers for each by name."""
+
+    seeds: tuple[int, ...]
+    numbers: dict[str, tuple[float, ...]]
 
 
 class Fitted(NamedTuple):
@@ -69,17 +93,21 @@ class Fitted(NamedTuple):
             and watches.
         compile_seconds: to compile the step.
         watch_seconds: in the watches of this process.
-        stopped_early: whether ``until`` ended it.
+        stopped_early: whether something ended it before its last step.
+        ended: what ended it: ``"steps"``, ``"until"`` or ``"patience"``.
         best: the step of the best checkpoint, where ``best`` of the options selects one.
+        diverged: runs of a sweep that took no more steps, ``"seed 3"``, and their step that was not finite.
     """
 
     state: TrainState
-    log: list[dict[str, Any]]
+    log: Entries
     seconds: float
     compile_seconds: float
     watch_seconds: float
     stopped_early: bool
+    ended: str = "steps"
     best: int | None = None
+    diverged: Mapping[str, int] = {}
 
 
 def fit(
@@ -88,6 +116,7 @@ def fit(
     steps: int,
     *,
     seed: int | Sequence[int] | np.ndarray = 0,
+    hyperparameters: Mapping[str, Sequence[float]] | None = None,
     data: Any = None,
     folder: AnyPath | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008  frozen
@@ -99,8 +128,12 @@ def fit(
         problem: the `Problem` to train.
         optimizer: from optax.
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
-            be resumed with more of them, one that ``until`` ended with another ``until`` or none.
-        seed: of everything random. Several make a sweep: one program for all of them, by `jax.vmap`.
+            be resumed with more of them, one that ``until`` or ``patience`` ended with others or none.
+        seed: of everything random. Several make a sweep, in one program: side by side, or one after the
+            other on a CPU. One that diverges stays as it was before, and the others go on.
+        hyperparameters: a number for each run of a sweep, by name, as ``{"learning_rate": [0.1, 0.01]}``, in
+            place of those that the optimizer was made with; it is made by `optax.inject_hyperparams`. With
+            one seed, it is that of all runs.
         data: arrays for ``problem.batch``; they go to the device once. Or a stream: a grain dataset or
             loader, an iterable of batches, a function that gives one; ``problem.batch`` then gets the next
             batch. Of memory-mapped arrays ``problem.batch`` picks rows on the host, ``data[rows]``.
@@ -118,7 +151,7 @@ def fit(
         CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
         ProblemError: a loss that is no number, a carry that changes its structure, data of no arrays.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and
-            the last checkpoint.
+            the last checkpoint; in a sweep, where no run is left that is finite.
         InterruptedRun: after an interrupt or a termination signal, once a checkpoint is written.
 
     Example:
@@ -137,22 +170,33 @@ def fit(
     require_type("options", options, RunOptions)
     require_type("computation", computation, Computation)
     seeds = checked_seeds(steps, seed, options, computation, folder)
-    sweep = seeds if not isinstance(seed, (int, np.integer)) else None
+    alone = isinstance(seed, (int, np.integer))
+    sweep = None
+    if not alone or hyperparameters is not None:
+        seeds, numbers = checked_hyperparameters(
+            hyperparameters,
+            seeds,
+            alone,
+            lambda: shapes_of(partial(init_state, problem, optimizer), np.uint32(0)).optimizer,
+        )
+        sweep = Sweep(seeds, numbers)
+        checked_mesh(len(seeds), computation)
     settings = checked_settings(options)
     run_folder = RunFolder(checked_folder(folder), options)
     try:
-        return _fit(
-            problem,
-            optimizer,
-            steps,
-            seeds,
-            sweep,
-            data,
-            settings,
-            run_folder,
-            options,
-            computation,
-        )
+        with in_context(computation.mesh):
+            return _fit(
+                problem,
+                optimizer,
+                steps,
+                seeds,
+                sweep,
+                data,
+                settings,
+                run_folder,
+                options,
+                computation,
+            )
     finally:
         run_folder.release()
 
@@ -162,7 +206,7 @@ def _fit(
     optimizer: optax.GradientTransformation,
     steps: int,
     seeds: tuple[int, ...],
-    sweep: tuple[int, ...] | None,
+    sweep: Sweep | None,
     data: Any,
     settings: dict[str, Any],
     run_folder: RunFolder,
@@ -172,23 +216,30 @@ def _fit(
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
     folder = run_folder.path
-    state, source, programs = _made(problem, optimizer, seeds, sweep is not None, data, computation)
+    state, source, programs = _made(problem, optimizer, seeds, sweep, data, computation)
     dtype = computation.compute_dtype
+    labels = None if sweep is None else labels_of(*sweep)
     settings = {
         **settings,
         "seed": list(seeds),
         "accumulate": computation.accumulate,
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "data": source.described(),
+        "hyperparameters": numbers_of_run(
+            state.optimizer, None if sweep is None else sweep.numbers
+        ),
     }
+    constants = update_constants(optimizer, state.params) if folder is not None else []
     open_checkpoints = partial(
         Checkpoints,
         settings=settings,
         description=problem.description,
         last=options.keep,
         best=options.best,
+        best_mode=options.best_mode,
     )
-    checkpoints, progress, more = None, Progress(), None
+    checkpoints: Checkpoints | None = None
+    progress, more, extent = Progress(), None, None
     recorder, log = Recorder(options.watches, steps), None
     try:
         with signals() as asked:
@@ -196,29 +247,41 @@ def _fit(
                 checkpoints = open_checkpoints(folder / CHECKPOINTS)
                 found = checkpoints.restore(state)
                 state, more = found.state, found.more
-                progress = progress_of(more, checkpoints.folder / str(found.step))
-                _require_steps_left(progress.done, steps, checkpoints)
+                where = checkpoints.folder / str(found.step)
+                progress, extent = found_with(more, where)
+                require_same_constants(where, list(map(float, more["optimizer"])), constants)
+                _require_steps_left(progress.done, steps, where)
                 source.begin(state, more.get("data"))
-            seen = {}
+            seen, first = {}, {}
             if not progress.done:
                 seen = recorder.see(0, state.params)
                 if options.evaluate is not None:
-                    lowest(numbers_of(options.evaluate(state.params)), options.best)
+                    first = numbers_of(options.evaluate(state.params))
+                    selected(first, options)
             upto = progress.done or None
-            log = run_folder.open_log(upto)
+            log = run_folder.open_log(upto, extent, labels or ())
             if folder is not None and checkpoints is None:
                 checkpoints = open_checkpoints(folder / CHECKPOINTS)
             recorder.open(folder if jax.process_index() == 0 else None, upto)
             if folder is not None and more is not None and jax.process_index() == 0:
                 warn_if_incomplete(more, log, recorder, folder)
             recorder.keep(0, seen)
-            if progress.stopped_early:
-                # It stays ended only where what ended it still says so.
-                ends = options.until is not None and asked_to_end(options.until(log.entries[-1]))
-                progress = progress._replace(stopped_early=ends)
+            if first:
+                log.write({"step": 0, **first, "seconds": 0.0})
+            progress = _going_on(progress, options, log)
             names = parameter_names(state.params)
             run = RunParts(
-                programs, source, steps, sweep, names, checkpoints, log, recorder, options
+                programs,
+                source,
+                steps,
+                labels,
+                names,
+                computation.on_nonfinite == "skip",
+                constants,
+                checkpoints,
+                log,
+                recorder,
+                options,
             )
             state, progress = train(run, state, progress, asked)
     finally:
@@ -233,51 +296,55 @@ def _fit(
         progress.seconds,
         programs.seconds,
         recorder.seconds,
-        progress.stopped_early,
-        _best_step(log.entries, options.best),
+        progress.ended is not None,
+        progress.ended or "steps",
+        progress.selection.step,
+        dict(progress.diverged),
     )
 
 
-def _best_step(entries: list[dict[str, Any]], best: str | None) -> int | None:
-    """The step at which the selecting number was lowest; in a sweep its mean."""
-    measured = {
-        entry["step"]: np.mean(np.asarray(entry[best], float)) for entry in entries if best in entry
-    }
-    finite = {step: value for step, value in measured.items() if np.isfinite(value)}
-    return min(finite, key=lambda step: (finite[step], -step)) if finite else None
+def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
+    """The progress of a run that begins or goes on: it stays ended only where what ended it still says so."""
+    by = "" if options.best is None else f"{options.best_mode} {options.best}"
+    if progress.selection.by != by:
+        # Numbers of another measure say nothing of this one.
+        progress = progress._replace(selection=Selection(by))
+    ended = progress.ended
+    if ended == "until":
+        until = options.until
+        stays = until is not None and asked_to_end(until(log.entries[-1]))
+    else:
+        stays = ended == "patience" and out_of_patience(progress, options)
+    return progress._replace(ended=ended if stays else None)
 
 
 def _made(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     seeds: tuple[int, ...],
-    sweep: bool,
+    sweep: Sweep | None,
     data: Any,
     computation: Computation,
 ) -> tuple[TrainState, BatchSource, StepPrograms]:
-    """The first state on its devices, where the batches come from, and the compiled step."""
-    start = partial(init_state, problem, optimizer)
+    """The first state on its devices, where the batches come from, and the compiled call of several steps."""
+    start: Any = partial(init_state, problem, optimizer)
     mesh = computation.mesh
-    if sweep:
-        start = jax.vmap(start)
-    argument = np.asarray(seeds, np.uint32) if sweep else np.uint32(seeds[0])
+    arguments: tuple[Any, ...] = (np.uint32(seeds[0]),)
+    if sweep is not None:
+        start = jax.vmap(partial(start_of_sweep, problem, optimizer))
+        numbers = {name: np.asarray(value) for name, value in sweep.numbers.items()}
+        arguments = (np.asarray(seeds, np.uint32), numbers)
     source = None
     try:
-        shardings = _shardings(shapes_of(start, argument), problem, mesh, sweep)
-        state = jax.jit(start, out_shardings=shardings)(argument)
-        source = batch_source(problem, data, state, mesh, sweep)
+        shardings = _shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
+        state = jax.jit(start, out_shardings=shardings)(*arguments)
+        source = batch_source(problem, data, state, mesh, sweep is not None)
         require_pure_batch(source.problem.batch, source.first)
-        step = train_step(
-            source.problem,
-            optimizer,
-            **computation._replace(mesh=None if sweep else mesh)._asdict(),
-        )
-        if sweep:
-            step = jax.vmap(step, in_axes=(0, None))
+        steps = _several_steps(source.problem, optimizer, computation, sweep is not None)
         # Every process logs the numbers of all processes.
         outputs = None if mesh is None else (shardings, spread(mesh, None))
-        programs = StepPrograms(jax.jit(step, donate_argnums=0, out_shardings=outputs))
-        programs.compiled(state, source.first)
+        programs = StepPrograms(jax.jit(steps, donate_argnums=0, out_shardings=outputs))
+        programs.compiled(state, source.first, *ONE_STEP)
         return state, source, programs
     except BaseException as error:
         if source is not None:
@@ -287,22 +354,67 @@ def _made(
         raise
 
 
-def _require_steps_left(done: int, steps: int, checkpoints: Checkpoints) -> None:
+def _several_steps(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    computation: Computation,
+    sweep: bool,
+) -> Any:
+    """The call of several steps, of one run or of all runs of a sweep."""
+    stops = computation.on_nonfinite == "stop"
+    if not sweep:
+        step = train_step(problem, optimizer, **computation._asdict())
+        return several_steps(step, "stop" if stops else "skip")
+    # A step that is undone must not reach the optimizer's state.
+    alone = computation._replace(mesh=None, on_nonfinite="skip")
+    step = train_step(problem, optimizer, **alone._asdict())
+    # Measured on a CPU at H = 64: one after the other in 0.4 of the time.
+    one_by_one = computation.mesh is None and jax.default_backend() == "cpu"
+    return sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
+
+
+def _require_steps_left(done: int, steps: int, where: Path) -> None:
     if done > steps:
         raise RunError(
-            f"Length mismatch: expected steps of at least {done}, those of the checkpoint in "
-            f"{checkpoints.folder / str(done)}, got {steps}."
+            f"Length mismatch: expected steps of at least {done}, those of the checkpoint in {where}, got "
+            f"{steps}."
         )
 
 
-def _shardings(like: PyTree, problem: Problem, mesh: Mesh | None, sweep: bool) -> Any:
-    """The sharding of each leaf of the state: replicated except for the carry; in a sweep, by seeds."""
+def _shardings(
+    start: Any,
+    arguments: tuple[Any, ...],
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None,
+    sweep: bool,
+) -> Any:
+    """The sharding of each leaf of the first state; in a sweep, by seeds.
+
+    The carry is spread by its samples. Parameters are where ``init`` puts them, the optimizer's state of each
+    with it. All else is the same on every device.
+    """
     if mesh is None:
         return None
+    like = shapes_of(start, *arguments)
     if sweep:
         return jax.tree.map(lambda _: spread(mesh, 0), like)
     require_axes("carry", problem.carry_axes, like.carry)
     everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
-    return everywhere._replace(
-        carry=by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
+    carry = by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
+    if mesh.axis_names == (DATA,):
+        return everywhere._replace(carry=carry)
+    drawn = jax.jit(lambda *given: start(*given).params).lower(*arguments).compile()
+
+    def own(found: Any, replicated: NamedSharding) -> NamedSharding:
+        return found if isinstance(found, NamedSharding) else replicated
+
+    params = jax.tree.map(own, drawn.output_shardings, everywhere.params)
+    state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        like.optimizer,
+        params,
+        transform_non_params=lambda _: spread(mesh, None),
     )
+    return everywhere._replace(params=params, optimizer=state, carry=carry)

@@ -46,8 +46,8 @@ def load(folder: AnyPath, which: str | int | None = "last", *, like: PyTree = No
 
     Args:
         folder: of the run, as it was given to `fit`; or of its checkpoints.
-        which: ``"last"``, ``"best"`` (the lowest of the number that ``best`` named) or a step; None for the
-            best where the run selects one, else for the last.
+        which: ``"last"``, ``"best"`` (by the number that ``best`` and ``best_mode`` named) or a step; None
+            for the best where the run selects one, else for the last.
         like: parameters of the structure that is wanted, or their shapes (``jax.eval_shape(problem.init,
             key)``). If None they come as a dict of dicts, by the names of their parts.
 
@@ -120,7 +120,7 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         # What was not finite was stored as infinite, and is never the best.
         found = about.get("measured", {}).get(about.get("best"), np.inf)
         if np.isfinite(found):
-            measured[one] = found
+            measured[one] = -found if about["best_mode"] == "max" else found
     if not measured and which is None:
         return steps[-1]
     if not measured:

@@ -1,82 +1,78 @@
-"""Make the log's entries from the metrics of steps, and refuse metrics that are not finite."""
+"""The entries of the log, made from the metrics of steps and from what was evaluated."""
 
 import warnings
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.hyperparameters import injected
 from lstm_jax.training.log import NAME as LOG
-from lstm_jax.training.log import Log
-from lstm_jax.training.options import RunError
+from lstm_jax.training.log import Extent, Log
+from lstm_jax.training.options import RunError, RunOptions
+from lstm_jax.training.progress import Progress, progress_of
 from lstm_jax.training.step import Metrics
 from lstm_jax.training.watch import Recorder
-from lstm_jax.validation import NonFiniteError
 
-TAKEN = ("step", "seconds", "diverged")
+TAKEN = ("step", "seconds", "diverged", "skipped")
 """Names that the log uses."""
-
-
-class DivergedError(NonFiniteError):
-    """A loss, a gradient or parameters that are not finite; the run is stopped."""
 
 
 class IncompleteRunWarning(UserWarning):
     """A resumed run whose log or records lack something that its checkpoint names."""
 
 
-class Progress(NamedTuple):
-    """The progress of a run.
+def rows_of(metrics: Metrics) -> dict[str, Any]:
+    """The numbers of steps that are logged, by name.
 
-    Attributes:
-        done: steps done.
-        pending: rows of the steps since the last entry of the log.
-        seconds: of training.
-        stopped_early: whether ``until`` ended the run before its last step.
+    Raises:
+        RunError: metrics with names that the log uses.
     """
-
-    done: int = 0
-    pending: Any = ()
-    seconds: float = 0.0
-    stopped_early: bool = False
-
-
-def row_of(metrics: Metrics) -> dict[str, Any]:
-    """One step for the log: plain numbers; in a sweep, lists of them."""
-    row = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm}
-    _require_other_names(metrics.more, (*TAKEN, *row))
-    return {name: np.asarray(value).tolist() for name, value in {**row, **metrics.more}.items()}
+    rows = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm}
+    _require_other_names(metrics.more, (*TAKEN, *rows))
+    return {**rows, **metrics.more}
 
 
 def entry_of(
-    done: int,
-    rows: list[dict[str, Any]],
-    unit: tuple[str, int],
-    seconds: float,
-    log: Log,
-    count: int,
+    progress: Progress, options: RunOptions, log: Log, runs: int, skips: bool
 ) -> dict[str, Any]:
-    """An entry of the log: the means of the steps since the last one, and the speed."""
-    means = {
-        name: np.mean([row[name] for row in rows], axis=0, dtype=np.float64).tolist()
-        for name in rows[0]
-    }
-    before = log.entries[-1] if log.entries else {"step": 0, "seconds": 0.0}
+    """An entry of the log: the means of the steps since the last one, and the speed.
+
+    Args:
+        progress: of the run.
+        options: of it.
+        log: up to the last entry.
+        runs: of a sweep, else 1.
+        skips: whether steps that are not finite are left out, and counted.
+    """
+    done, unit, seconds = progress.done, options.unit, progress.seconds
+    before = log.entries[-1] if log.entries else {"step": 0}
     passed = max(seconds - before.get("seconds", 0.0), 1e-9)
-    rate = (done - before["step"]) * unit[1] * count / passed
-    return {
+    steps = done - before["step"]
+    entry = {
         "step": done,
-        **means,
-        f"{unit[0]}_per_second": round(rate, 1),
+        **progress.means(),
+        f"{unit[0]}_per_second": round(steps * unit[1] * runs / passed, 1),
         "seconds": round(seconds, 3),
     }
+    if skips:
+        entry["skipped"] = (steps - np.asarray(progress.counts)).tolist()
+    if progress.diverged:
+        entry["diverged"] = dict(progress.diverged)
+    return entry
+
+
+def learning_rate_of(optimizer: PyTree) -> dict[str, Any]:
+    """The learning rate, where an optimizer's state has one: that of `optax.inject_hyperparams`."""
+    found = injected(optimizer)
+    if "learning_rate" not in found:
+        return {}
+    return {"learning_rate": np.asarray(found["learning_rate"]).astype(np.float64).tolist()}
 
 
 def numbers_of(measured: Any) -> dict[str, Any]:
@@ -120,46 +116,60 @@ def asked_to_end(answer: Any) -> bool:
     return bool(answer)
 
 
-def lowest(measured: Mapping[str, Any], best: str | None) -> dict[str, float] | None:
-    """The number that selects the best checkpoint, in a sweep the mean; not finite counts as infinite.
+def selected(
+    measured: Mapping[str, Any], options: RunOptions, runs: np.ndarray | None = None
+) -> dict[str, float] | None:
+    """The number that selects the best checkpoint, in a sweep the mean; not finite counts as the worst.
+
+    Args:
+        measured: what was evaluated.
+        options: of the run.
+        runs: of a sweep, those that have not diverged.
 
     Raises:
         RunError: a name that was not measured, or one that the log uses.
     """
     _require_other_names(measured, (*TAKEN, "loss", "gradient_norm"))
+    best = options.best
     if best is None or not measured:
         return None
     if best not in measured:
         raise RunError(f"Name mismatch: expected best among {sorted(measured)}, got {best!r}.")
-    value = float(np.mean(measured[best]))
-    return {best: value if np.isfinite(value) else float("inf")}
+    values = np.asarray(measured[best], np.float64)
+    value = float(np.mean(values if runs is None or values.shape != runs.shape else values[runs]))
+    worst = float("-inf" if options.best_mode == "max" else "inf")
+    return {best: value if np.isfinite(value) else worst}
 
 
-def kept_with(progress: Progress, log: Log, recorder: Recorder) -> dict[str, Any]:
+def kept_with(
+    progress: Progress, log: Log, recorder: Recorder, constants: Sequence[float] = ()
+) -> dict[str, Any]:
     """What a checkpoint holds beside the state: the progress, and which entries and records there are."""
     return {
-        "progress": progress._asdict(),
-        "log": log.extent(),
+        "progress": progress.as_json(),
+        "log": log.extent._asdict(),
         "records": {name: list(steps) for name, steps in recorder.records.items()},
+        "optimizer": list(map(str, constants)),
     }
 
 
-def progress_of(more: Any, where: Path) -> Progress:
-    """The progress in a checkpoint.
+def found_with(more: Any, where: Path) -> tuple[Progress, Extent]:
+    """The progress in a checkpoint, and how far the log went.
 
     Raises:
         CheckpointError: a checkpoint that `fit` has not written.
     """
-    if not isinstance(more, dict) or set(more.get("progress", ())) != set(Progress._fields):
+    progress = progress_of(more.get("progress")) if isinstance(more, dict) else None
+    if progress is None:
         raise CheckpointError(
             f"Checkpoint mismatch: expected one that fit has written in {where}, got another."
         )
-    return Progress(**more["progress"])
+    return progress, Extent(**more["log"])
 
 
 def warn_if_incomplete(more: Mapping[str, Any], log: Log, recorder: Recorder, folder: Path) -> None:
     """Say which entries of the log and which records a checkpoint names and the folder does not have."""
-    named, found = more["log"], log.extent()
+    named, found = more["log"], log.extent._asdict()
     said = []
     if named != found:
         got = f"{found['entries']} of them" if named["entries"] != found["entries"] else "others"
@@ -182,81 +192,15 @@ def warn_if_incomplete(more: Mapping[str, Any], log: Log, recorder: Recorder, fo
         )
 
 
-def shown(entry: Mapping[str, Any], unit: tuple[str, int]) -> str:
-    """The text behind the progress bar."""
+def shown(entry: Mapping[str, Any], unit: tuple[str, int], measured: Sequence[str]) -> str:
+    """The text behind the progress bar: loss, speed, and what was evaluated last."""
     rate = tqdm.format_sizeof(entry[f"{unit[0]}_per_second"])
-    return f"loss {np.mean(entry['loss']):.4f}, {rate} {unit[0]}/s"
-
-
-def require_finite_rows(
-    rows: list[Metrics],
-    before: Metrics | None,
-    done: int,
-    names: list[str],
-    seeds: tuple[int, ...] | None,
-) -> None:
-    """Refuse a loss or a gradient that is not finite.
-
-    Args:
-        rows: of the latest steps.
-        before: of the step before them, if there was one.
-        done: steps, the latest included.
-        names: of the parameters.
-        seeds: of a sweep, else None.
-
-    Raises:
-        DivergedError: naming the step, the seed, and the norm of every parameter's gradient.
-    """
-    for n, row in enumerate(rows):
-        bad = np.asarray(~(np.isfinite(row.loss) & np.isfinite(row.gradient_norm)))
-        if not bad.any():
-            continue
-        which, whose = _first(bad, seeds)
-        earlier = rows[n - 1] if n else before
-        then = f" (before it: {_named(names, earlier.gradient_norms[which])})" if earlier else ""
-        raise DivergedError(
-            f"Diverged: expected a finite loss and gradient{whose}, got a loss of {row.loss[which]:g} at "
-            f"step {done - len(rows) + n + 1}; norms of the gradient: "
-            f"{_named(names, row.gradient_norms[which])}{then}"
-        )
-
-
-def require_finite_params(
-    params: PyTree, row: Metrics, done: int, names: list[str], seeds: tuple[int, ...] | None
-) -> None:
-    """Refuse parameters that are not finite, before they are saved, watched or evaluated.
-
-    Raises:
-        DivergedError: naming the parameters, the step, and the norm of every parameter's gradient.
-    """
-    finite = np.asarray(_finite(params, seeds is not None))
-    if finite.all():
-        return
-    bad = np.asarray(~finite.all(-1))
-    which, whose = _first(bad, seeds)
-    wrong = ", ".join(name for name, fine in zip(names, finite[which], strict=True) if not fine)
-    raise DivergedError(
-        f"Diverged: expected finite parameters{whose}, got some that are not in {wrong} after step {done}; "
-        f"norms of the gradient: {_named(names, row.gradient_norms[which])}"
-    )
-
-
-@partial(jax.jit, static_argnums=1)
-def _finite(params: PyTree, sweep: bool) -> Any:
-    axes = (lambda leaf: tuple(range(1, leaf.ndim))) if sweep else (lambda leaf: None)
-    return jnp.stack([jnp.isfinite(p).all(axes(p)) for p in jax.tree.leaves(params)], axis=-1)
-
-
-def _first(bad: np.ndarray, seeds: tuple[int, ...] | None) -> tuple[Any, str]:
-    """In a sweep, the first seed that is not finite."""
-    if seeds is None:
-        return (), ""
-    which = int(np.argmax(bad))
-    return which, f" of seed {seeds[which]}"
-
-
-def _named(names: list[str], norms: Any) -> str:
-    return ", ".join(f"{name} {norm:.3g}" for name, norm in zip(names, norms, strict=True))
+    numbers = {name: np.asarray(entry[name]) for name in ("loss", *measured)}
+    means = [
+        f"{name} {np.nanmean(value) if np.isfinite(value).any() else np.nan:.4g}"
+        for name, value in numbers.items()
+    ]
+    return f"{', '.join(means)}, {rate} {unit[0]}/s"
 
 
 def _require_other_names(found: Mapping[str, Any], taken: tuple[str, ...]) -> None:

@@ -9,15 +9,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lstm_jax.array_types import PyTree
+from lstm_jax.training.checkpoints import BEST_MODES
 from lstm_jax.training.log import EVENTS, NAME, require_tensorboard
 from lstm_jax.training.run_settings import SettingsError, settings_by_value
-from lstm_jax.training.step import require_mesh
+from lstm_jax.training.step import ON_NONFINITE, TrainState, require_mesh
 from lstm_jax.training.watch import Watch
 from lstm_jax.validation import (
     AnyPath,
     in_one_line,
     require_bool,
     require_floating_dtype,
+    require_one_of,
     require_parameters,
     require_path,
     require_positive_int,
@@ -33,7 +35,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Log, checkpoints and display of a run. They change no number, but ``until`` may end the run."""
+    """Log, checkpoints and display of a run: no number depends on them, but when it ends may."""
 
     resume: bool = False
     """Go on from the last checkpoint in the folder."""
@@ -57,12 +59,19 @@ class RunOptions:
     unit: tuple[str, int] = ("steps", 1)
     """The unit of the speed, and its number in a step: ``("tokens", 1120)``."""
     evaluate: Callable[[PyTree], Mapping[str, Any]] | None = None
-    """``evaluate(params) -> {name: number}``, logged; in a sweep, with the seeds as the first axis of the
-    parameters and of the numbers."""
+    """``evaluate(params) -> {name: number}``, logged, before the first step as well; in a sweep, with the
+    seeds as the first axis of the parameters and of the numbers."""
     best: str | None = None
-    """Which of those numbers selects the best checkpoint, by its lowest value."""
+    """Which of those numbers selects the best checkpoint, among those after the first step."""
+    best_mode: str = "min"
+    """Whether its lowest value is the best, ``"min"``, or its highest, ``"max"``."""
+    patience: int | None = None
+    """Evaluations without a better value of ``best`` after which the run ends."""
     until: Callable[[Mapping[str, Any]], bool] | None = None
-    """``until(entry)`` on each entry of the log; true ends the run."""
+    """``until(entry)`` on each entry of the log from the first step on; true ends the run."""
+    callback: Callable[[int, Mapping[str, Any], TrainState], object] | None = None
+    """``callback(step, entry, state)`` on each entry of the log. The next step takes the memory of the state:
+    copy what is to stay."""
     watches: Sequence[Watch] = ()
     """Measurements of the parameters during the run."""
 
@@ -73,12 +82,15 @@ class Computation(NamedTuple):
     Attributes:
         accumulate: parts of a batch, one after the other.
         compute_dtype: that of the loss and its gradient; the parameters' dtype if None.
-        mesh: from `data_mesh`: the samples are spread over it; in a sweep, the seeds.
+        mesh: from `data_mesh` or `device_mesh`: the samples are spread over it; in a sweep, the seeds.
+        on_nonfinite: a step whose loss or gradient is not finite ends the run, ``"stop"``, in a sweep that of
+            its seed; or its update is left out and counted in the log, ``"skip"``.
     """
 
     accumulate: int = 1
     compute_dtype: Any = None
     mesh: Mesh | None = None
+    on_nonfinite: str = "stop"
 
 
 def checked_seeds(
@@ -99,7 +111,7 @@ def checked_seeds(
     try:
         require_positive_int("steps", steps)
         require_positive_int("log_every", options.log_every)
-        for name in ("checkpoint_every", "evaluate_every"):
+        for name in ("checkpoint_every", "evaluate_every", "patience"):
             if getattr(options, name) is not None:
                 require_positive_int(name, getattr(options, name))
         require_positive_int("keep", options.keep)
@@ -108,7 +120,10 @@ def checked_seeds(
             require_bool(name, getattr(options, name))
         _require_unit(options.unit)
         _require_watches(options.watches)
-        for name, argument in (("evaluate", "params"), ("until", "entry")):
+        require_one_of("best_mode", options.best_mode, BEST_MODES)
+        require_one_of("on_nonfinite", computation.on_nonfinite, ON_NONFINITE)
+        functions = {"evaluate": "params", "until": "entry", "callback": "step, entry, state"}
+        for name, argument in functions.items():
             if getattr(options, name) is not None:
                 require_parameters(name, getattr(options, name), argument)
         if options.best is not None:
@@ -119,10 +134,7 @@ def checked_seeds(
         require_tensorboard(options.tensorboard)
     except (ValueError, TypeError) as error:
         raise RunError(str(error)) from None
-    if options.best is not None and options.evaluate is None:
-        raise RunError(
-            f"Option mismatch: expected evaluate, which measures best={options.best!r}, got none."
-        )
+    _require_together(options)
     if isinstance(seed, np.ndarray) and seed.ndim == 1:
         seed = seed.tolist()
     one = not isinstance(seed, Sequence) or isinstance(seed, (str, bytes))
@@ -144,16 +156,37 @@ def checked_seeds(
         raise RunError(
             f"Seed mismatch: expected one seed or different ones, got {in_one_line(seed)}."
         )
-    mesh = computation.mesh
-    if not one and mesh is not None and len(seeds) % mesh.size:
-        raise RunError(
-            f"Seed mismatch: expected a number of seeds that {mesh.size} devices divide, got {len(seeds)}."
-        )
     if options.resume and options.overwrite:
         raise RunError("Option mismatch: expected resume or overwrite, got both.")
     if options.resume and folder is None:
         raise RunError("Option mismatch: expected a folder to resume from, got none.")
     return tuple(int(value) for value in seeds)
+
+
+def checked_mesh(runs: int, computation: Computation) -> None:
+    """Refuse a sweep whose runs cannot be spread over the devices alike.
+
+    Raises:
+        RunError: with their number.
+    """
+    mesh = computation.mesh
+    if mesh is not None and runs % mesh.size:
+        raise RunError(
+            f"Seed mismatch: expected a number of seeds that {mesh.size} devices divide, got {runs}."
+        )
+
+
+def _require_together(options: RunOptions) -> None:
+    """Refuse options that need others."""
+    for name, other, why in (
+        ("best", "evaluate", "which measures"),
+        ("evaluate_every", "evaluate", "which is called by"),
+        ("patience", "best", "which is waited for by"),
+        ("patience", "evaluate_every", "by which is counted"),
+    ):
+        value = getattr(options, name)
+        if value is not None and getattr(options, other) is None:
+            raise RunError(f"Option mismatch: expected {other}, {why} {name}={value!r}, got none.")
 
 
 def _require_unit(unit: Any) -> None:
@@ -197,7 +230,7 @@ def checked_folder(folder: AnyPath | None) -> Path | None:
         raise RunError(str(error)) from None
 
 
-OWN_SETTINGS = ("seed", "accumulate", "compute_dtype", "data")
+OWN_SETTINGS = ("seed", "accumulate", "compute_dtype", "data", "hyperparameters")
 """The names under which `fit` itself stores what defines a run."""
 
 

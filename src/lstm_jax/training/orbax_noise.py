@@ -36,9 +36,14 @@ def without_noise() -> Iterator[None]:
     try:
         yield
     except Exception:
-        time.sleep(LINGER)
-        gc.collect()
+        quiet_after_failure()
         raise
     finally:
         sys.unraisablehook = before
         logger.removeFilter(silent)
+
+
+def quiet_after_failure() -> None:
+    """Let the threads of a failure end while their reports are silent."""
+    time.sleep(LINGER)
+    gc.collect()

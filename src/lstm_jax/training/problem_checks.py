@@ -156,7 +156,7 @@ def require_pure_batch(batch: Callable[..., Any], data: PyTree) -> None:
     def traced() -> list[Any]:
         # A function of its own, because JAX keeps what it traced.
         again = lambda data, step, key: batch(data, step, key)  # noqa: E731
-        return _constants(jax.make_jaxpr(again)(data, jnp.zeros((), jnp.int32), key))
+        return traced_constants(jax.make_jaxpr(again)(data, jnp.zeros((), jnp.int32), key))
 
     try:
         ones, others = traced(), traced()
@@ -170,7 +170,7 @@ def require_pure_batch(batch: Callable[..., Any], data: PyTree) -> None:
         )
 
 
-def _constants(traced: Any) -> list[Any]:
+def traced_constants(traced: Any) -> list[Any]:
     """The numbers that a traced function has from outside of its arguments, and those inside of it."""
     jaxpr = getattr(traced, "jaxpr", traced)
     atoms = [*jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
@@ -179,7 +179,7 @@ def _constants(traced: Any) -> list[Any]:
         for value in eqn.params.values():
             for part in value if isinstance(value, (tuple, list)) else (value,):
                 if hasattr(part, "eqns"):
-                    found += _constants(part)
+                    found += traced_constants(part)
                 elif isinstance(part, (int, float)):
                     found.append(part)  # where a slice begins
     return found

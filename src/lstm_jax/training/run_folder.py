@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, what is in it, and one writer at a time."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lstm_jax.folder_lock import FolderInUseError, FolderLock
-from lstm_jax.training.log import EVENTS, NAME, Log, LogError, entries_upto
+from lstm_jax.training.log import EVENTS, NAME, Extent, Log, LogError
 from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
 
 LOCK = ".lock"
@@ -38,11 +38,15 @@ class RunFolder:
         """Whether there is a complete checkpoint to resume from."""
         return self.path is not None and self._options.resume and holds_checkpoints(self.path)
 
-    def open_log(self, upto: int | None) -> Log:
+    def open_log(
+        self, upto: int | None, known: Extent | None = None, labels: Sequence[str] = ()
+    ) -> Log:
         """Make the folder, or clear it if it may be overwritten, and open its log.
 
         Args:
             upto: steps of the checkpoint of a resumed run; None for a new run.
+            known: how far the log went at this checkpoint.
+            labels: of the runs of a sweep.
 
         Raises:
             RunError, LogError: a folder that cannot be written; in every process.
@@ -62,11 +66,12 @@ class RunFolder:
                             shutil.rmtree(path)
             except OSError as error:
                 raise _unwritable(folder, error) from None
-            return Log(folder, upto=upto, tensorboard=self._options.tensorboard)
+            tensorboard = self._options.tensorboard
+            return Log(folder, upto=upto, known=known, tensorboard=tensorboard, labels=labels)
 
         log = together(prepare)
         # The other processes write nothing, but have the same entries.
-        return Log(None, entries=entries_upto(self.path, upto)) if log is None else log
+        return Log(self.path, upto=upto, known=known, writes=False) if log is None else log
 
     def release(self) -> None:
         """Let others write into the folder."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.array_types import Array, Float, Int, PyTree, shapes_of
+from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
 from lstm_jax.training.problem_checks import (
     Mean,
     require_axes,
@@ -35,12 +35,14 @@ from lstm_jax.validation import (
     require_array,
     require_floating_dtype,
     require_int,
+    require_one_of,
     require_positive_int,
     require_same_structure,
     require_type,
     show_shape,
 )
 
+ON_NONFINITE = ("stop", "skip")
 DATA = "data"
 """The mesh axis over which the samples of a batch are spread."""
 
@@ -114,12 +116,14 @@ class Metrics(NamedTuple):
         gradient_norms: the norm of each parameter's gradient, in the order of `parameter_names`.
         more: the metrics of the problem's loss, averaged over the parts of an accumulated batch; of a `Mean`
             by weight.
+        finite: whether loss and gradient are finite, and with ``on_nonfinite="skip"`` what the update led to.
     """
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     gradient_norms: Float[Array, "parameters"]
     more: dict[str, Array]
+    finite: Bool[Array, ""]
 
 
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -193,12 +197,12 @@ def require_mesh(mesh: Any) -> None:
 
     Raises:
         TypeError: no mesh.
-        ValueError: a mesh of other axes.
+        ValueError: a mesh without that axis.
     """
     if mesh is None:
         return
     require_type("mesh", mesh, Mesh)
-    if mesh.axis_names != (DATA,):
+    if DATA not in mesh.axis_names:
         raise ValueError(
             f"Mesh mismatch: expected a mesh with the axis {DATA!r}, from data_mesh(), got one with "
             f"{', '.join(map(repr, mesh.axis_names)) or 'none'}."
@@ -241,6 +245,7 @@ def train_step(
     accumulate: int = 1,
     compute_dtype: Any = None,
     mesh: Mesh | None = None,
+    on_nonfinite: str = "stop",
 ) -> Step:
     """One step as a pure function ``step(state, data) -> (state, Metrics)``, for `jax.jit` and `jax.vmap`.
 
@@ -251,15 +256,19 @@ def train_step(
         accumulate: the number of parts of a batch, computed one after the other to save memory; the gradient
             is the mean over the parts, by their weight where the loss is a `Mean`. It must divide the number
             of samples.
-        compute_dtype: that of the loss and its gradient, as bfloat16; parameters, optimizer and the sum of
-            the parts stay in the parameters' dtype. The parameters' dtype if None.
+        compute_dtype: that of the loss and its gradient, as bfloat16: the loss is given parameters, carry and
+            batch in it, integers as they are. Parameters, optimizer, carry and the sums of the parts stay in
+            their own dtypes. Nothing is cast if None.
         mesh: devices with an axis ``"data"``, over which the samples are spread; no constraint if None.
+        on_nonfinite: ``"skip"`` leaves out an update where loss, gradient or the parameters after it are not
+            finite: the state stays but for the number of the step.
 
     Returns:
         The step.
 
     Raises:
-        ValueError: ``accumulate`` is not a positive integer, or a mesh without the axis ``"data"``.
+        ValueError: ``accumulate`` is not a positive integer, a mesh without the axis ``"data"``, or another
+            ``on_nonfinite``.
         TypeError: no `Problem`, no optimizer, no mesh; in the step, no `TrainState` of theirs.
         DtypeError: a ``compute_dtype`` that is not a floating one.
         SamplesError: in the step, a number of samples that does not divide.
@@ -284,19 +293,23 @@ def train_step(
     if compute_dtype is not None:
         require_floating_dtype(compute_dtype, "compute_dtype")
     require_mesh(mesh)
+    require_one_of("on_nonfinite", on_nonfinite, ON_NONFINITE)
 
     def value(params: PyTree, carry: PyTree, batch: PyTree, key: Array) -> Any:
+        stored, wide = carry, jax.tree.leaves(params)[0].dtype
         if compute_dtype is not None:
-            params = cast(params, compute_dtype)
+            params, carry, batch = (cast(tree, compute_dtype) for tree in (params, carry, batch))
         found = problem.loss(params, carry, batch, key)
         require_loss(found, carry)
         value, (carry, metrics) = found
         total, weight = _as_mean(value)
-        return total, (
-            _strong(carry),
-            {name: _as_mean(one) for name, one in metrics.items()},
-            weight,
-        )
+        means = {name: _as_mean(one) for name, one in metrics.items()}
+        carry = _strong(carry)
+        if compute_dtype is not None:
+            carry = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), carry, stored)
+            # Sums of many parts would lose in it what they add.
+            total, means, weight = cast((total, means, weight), wide)
+        return total, (carry, means, weight)
 
     differentiated = jax.value_and_grad(value, has_aux=True)
 
@@ -337,8 +350,13 @@ def train_step(
             )
         params = optax.apply_updates(state.params, updates)
         norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)])
+        norm = jnp.linalg.norm(norms)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         after = TrainState(state.step + 1, params, optimizer_state, carry, state.key)
-        return after, Metrics(loss, jnp.linalg.norm(norms), norms, more)
+        if on_nonfinite == "skip":
+            finite &= finite_leaves(params).all()
+            after = where(finite, after, state)._replace(step=after.step)
+        return after, Metrics(loss, norm, norms, more, finite)
 
     return step
 
@@ -443,9 +461,22 @@ def _joined(tree: PyTree, axes: Any) -> PyTree:
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Floating-point leaves in another dtype, the others as they are."""
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
-    )
+
+    def one(leaf: Any) -> Any:
+        found = jnp.result_type(leaf)
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(found, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def finite_leaves(tree: PyTree) -> Bool[Array, "leaves"]:
+    """Whether each leaf of a tree is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+
+
+def where(condition: Bool[Array, ""], tree: PyTree, other: PyTree) -> PyTree:
+    """One tree or the other."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)
 
 
 def constrained(tree: PyTree, axes: Any, mesh: Mesh | None) -> PyTree:
@@ -463,11 +494,12 @@ def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
     """The sharding of an array whose samples lie along ``axis``; replicated if None.
 
     Raises:
-        SamplesError: the number of devices does not divide the number of samples of ``leaf``.
+        SamplesError: the data axis of the mesh does not divide the number of samples of ``leaf``.
     """
-    if axis is not None and leaf is not None and leaf.shape[axis] % mesh.size:
+    parts = mesh.shape[DATA]
+    if axis is not None and leaf is not None and leaf.shape[axis] % parts:
         raise SamplesError(
-            f"Size mismatch: expected samples that {mesh.size} devices divide, got {leaf.shape[axis]}."
+            f"Size mismatch: expected samples that {parts} devices divide, got {leaf.shape[axis]}."
         )
     spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
     return NamedSharding(mesh, spec)

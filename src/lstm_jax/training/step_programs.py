@@ -31,19 +31,19 @@ class StepPrograms:
         self._warned = False
         self.seconds = 0.0
 
-    def __call__(self, state: PyTree, data: PyTree) -> Any:
-        """``step(state, data)``."""
+    def __call__(self, state: PyTree, data: PyTree, *more: Any) -> Any:
+        """``step(state, data, *more)``."""
         if self._last[0] is not data:
-            self._last = data, self.compiled(state, data)
-        return self._last[1](state, data)
+            self._last = data, self.compiled(state, data, *more)
+        return self._last[1](state, data, *more)
 
-    def compiled(self, state: PyTree, data: PyTree) -> Any:
+    def compiled(self, state: PyTree, data: PyTree, *more: Any) -> Any:
         """The program for data of these shapes."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(data))
         program = self._programs.pop(shapes, None)
         if program is None:
             begun = time.perf_counter()
-            program = self._jitted.lower(state, data).compile()
+            program = self._jitted.lower(state, data, *more).compile()
             self.seconds += time.perf_counter() - begun
             if len(self._programs) >= MOST_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))

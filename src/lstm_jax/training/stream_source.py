@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.batch_source import BatchSource, lies_on
 from lstm_jax.training.checkpoint_contents import checksums
+from lstm_jax.training.devices import parts_here
 from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
@@ -134,14 +135,14 @@ class StreamSource(BatchSource):
         if self._mesh is None:
             return jax.tree.map(jnp.asarray, host)
         mesh = self._mesh
-        local = len(mesh.local_devices)
+        parts = parts_here(mesh)
 
         def place(axis: int | None, leaf: Any) -> jax.Array:
             if lies_on(mesh, leaf):
                 return leaf
-            if axis is not None and leaf.shape[axis] % local:
+            if axis is not None and leaf.shape[axis] % parts:
                 raise SamplesError(
-                    f"Size mismatch: expected samples that the {local} devices of a process divide, got "
+                    f"Size mismatch: expected samples that the {parts} devices of a process divide, got "
                     f"{leaf.shape[axis]}."
                 )
             sharding = spread(mesh, axis)
