@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 PRINTED = re.compile(r"# -> (.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
-PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku"}
+PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku", "grain"}
 
 
 def text_of(page):
