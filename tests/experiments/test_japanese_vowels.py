@@ -64,7 +64,7 @@ def test_a_short_run_learns_and_keeps_its_results(small, tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert len(results["accuracies"]) == 2 and results["median"] >= 60
     arrays = np.load(out / "arrays.npz")
-    assert arrays["losses"].shape == (2, 60) and arrays["confusion"].sum() == 90
+    assert arrays["losses"].shape == (2, 3) and arrays["confusion"].sum() == 90
     assert "Test accuracy" in capsys.readouterr().out
     # A second run into the folder, and an accuracy that was not reached.
     assert vowels.main([*words, "60"]) == 2
@@ -77,6 +77,7 @@ def test_a_short_run_learns_and_keeps_its_results(small, tmp_path, capsys):
     ("words", "message"),
     [
         (["--seeds", "0"], "expected seeds to be a positive integer, got 0"),
+        (["--buckets", "0"], "expected buckets to be a positive integer, got 0"),
         (["--dropout", "1"], "expected dropout from 0 to below 1, got 1"),
         (["--noise", "-1"], "expected noise of at least 0, got -1"),
         (["--learning-rate", "0"], "expected learning_rate as a finite number above 0"),
