@@ -5,6 +5,7 @@ from benchmarks import language_training
 from benchmarks.language_training import NNX, OURS, PASSIVE, PYTORCH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [OURS, NNX, PYTORCH, PASSIVE])
 def test_a_step(name, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "")
