@@ -21,6 +21,7 @@ PAGES = [
     "docs/gpu_and_tpu.md",
     "docs/layers_and_weights.md",
     "docs/training.md",
+    "docs/many_devices.md",
 ]
 if not all((CHECKOUT / page).is_file() for page in PAGES):
     pytest.skip("needs a checkout", allow_module_level=True)
@@ -32,7 +33,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 PRINTED = re.compile(r"# -> (.*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
-PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku"}
+PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku", "grain"}
 
 
 def text_of(page):

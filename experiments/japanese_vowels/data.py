@@ -3,7 +3,7 @@
 Nine speakers say /ae/: 270 utterances to train on and 370 to test on, each a sequence of 7 to 29 steps of 12
 linear-prediction cepstrum coefficients.
 
-Axes: xs[T, B, D], time first, zeros past ``lengths[B]``; ``labels[B]`` from 0.
+Axes: each of the xs[N] is an utterance [T, D]; ``labels[N]`` from 0.
 """
 
 from pathlib import Path
@@ -18,17 +18,15 @@ NAMES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 SOURCE = "aeon-toolkit/aeon on GitHub, aeon/datasets/data/JapaneseVowels"
 
 
-class Sequences(NamedTuple):
-    """Labelled sequences of different lengths, padded with zeros.
+class Utterances(NamedTuple):
+    """Labelled sequences of different lengths.
 
     Attributes:
-        xs: [T, B, D].
-        lengths: [B].
-        labels: [B], from 0.
+        xs: N arrays [T, D].
+        labels: [N], from 0.
     """
 
-    xs: np.ndarray
-    lengths: np.ndarray
+    xs: list[np.ndarray]
     labels: np.ndarray
 
 
@@ -49,7 +47,7 @@ def find(folder: Path | None) -> Path:
     return folder
 
 
-def read(path: Path) -> Sequences:
+def read(path: Path) -> Utterances:
     """Read one ``.ts`` file: channels separated by colons, values by commas, the label last.
 
     Raises:
@@ -80,17 +78,4 @@ def read(path: Path) -> Sequences:
                 )
     if not found:
         raise Refusal(f"Data mismatch: expected sequences after @data in {path}, got none.")
-    lengths = np.array([len(x) for x in found], np.int32)
-    xs = np.zeros((int(lengths.max()), len(found), found[0].shape[1]), np.float32)
-    for b, x in enumerate(found):
-        xs[: len(x), b] = x
-    return Sequences(xs, lengths, np.array(labels, np.int32) - 1)
-
-
-def standardized(sequences: Sequences, like: Sequences) -> Sequences:
-    """Each channel less its mean over ``like``, in units of its standard deviation; padding stays zero."""
-    own = np.arange(len(like.xs))[:, None] < like.lengths
-    steps = like.xs[own]
-    valid = (np.arange(len(sequences.xs))[:, None] < sequences.lengths)[..., None]
-    xs = np.where(valid, (sequences.xs - steps.mean(0)) / steps.std(0), np.float32(0))
-    return sequences._replace(xs=xs.astype(np.float32))
+    return Utterances(found, np.array(labels, np.int32) - 1)

@@ -3,7 +3,8 @@ r"""Which of nine speakers said /ae/: a bidirectional LSTM over padded sequences
     ys = [h→_t, h←_t]                      one bidirectional layer, by `lstm_jax.unroll_stack` with lengths
     logits = (Σ_t ys_t / length) W + b     the mean over the steps of each sequence
 
-Trained with Adam and decoupled weight decay, noise on the inputs, dropout on the mean, smoothed labels.
+Trained by `lstm_jax.training.fit` on batches of `lstm_jax.datasets`, with Adam and decoupled weight decay,
+noise on the inputs, dropout on the mean, smoothed labels.
 
 Axes: xs[T, B, D], lengths[B], labels[B]; W[2H, 9], b[9].
 """
@@ -19,21 +20,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
-from experiments.japanese_vowels.data import NAMES, find, read, standardized
+from experiments.japanese_vowels.data import NAMES, find, read
 from experiments.running import Mismatch, Refusal, exit_code, keep, parts_kept, table
 from gradient_flow.command_line.memory import lstm_bytes, require_memory
 from gradient_flow.results_folder import claim_folder
 from lstm_jax import Sequences, Stack, StackParams, bidirectional, lstm, stack, unroll_stack
 from lstm_jax.command_line.tyro_options import parse
+from lstm_jax.datasets import SequenceBatch, batches, standardization_of
 from lstm_jax.dropout import dropout, require_rate
 from lstm_jax.initializers import uniform
+from lstm_jax.training import Problem, RunOptions, fit, predict
 from lstm_jax.validation import require_number, require_positive_int
 
 Array = jax.Array
 
 SPEAKERS = 9
+LOGGED = 20
+"""Steps whose mean loss is kept."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Config:
     """Gradient steps."""
     batch_size: int = 32
     """Sequences in a batch."""
+    buckets: int = 1
+    """Lengths to which batches are padded."""
     learning_rate: float = 3e-3
     """Adam's learning rate at the first step; it falls to zero along half a cosine."""
     weight_decay: float = 1e-2
@@ -84,7 +90,7 @@ def check(config: Config) -> None:
         TooLargeError: a network that does not fit into memory.
     """
     try:
-        for name in ("seeds", "hidden_size", "steps", "batch_size"):
+        for name in ("seeds", "hidden_size", "steps", "batch_size", "buckets"):
             require_positive_int(name, getattr(config, name))
         require_number("learning_rate", config.learning_rate, above=0)
         for name in ("dropout", "smoothing"):
@@ -110,9 +116,10 @@ def init(net: Stack, classes: int, key: Array) -> Model:
 
 
 def logits(
-    net: Stack, config: Config, model: Model, xs: Array, lengths: Array, key: Array | None = None
+    net: Stack, config: Config, model: Model, batch: SequenceBatch, key: Array | None = None
 ) -> Array:
     """Unnormalised log-probabilities [B, classes]; with a key, under noise and dropout."""
+    xs, lengths = batch.xs, batch.lengths
     if key is not None:
         key_noise, key_drop = jax.random.split(key)
         xs = xs + config.noise * jax.random.normal(key_noise, xs.shape, xs.dtype)
@@ -132,34 +139,18 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     )
 
 
-def _loss(
-    net: Stack, config: Config, model: Model, xs: Array, lengths: Array, labels: Array, key: Array
-) -> Array:
-    scores = logits(net, config, model, xs, lengths, key)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), config.smoothing)
-    return optax.softmax_cross_entropy(scores, targets).mean()
+def recognition(net: Stack, config: Config) -> Problem:
+    """The training problem: the cross-entropy with smoothed labels."""
 
+    def loss(
+        model: Model, carry: None, batch: SequenceBatch, key: Array
+    ) -> tuple[Array, tuple[None, dict[str, Array]]]:
+        scores = logits(net, config, model, batch, key)
+        targets = jax.nn.one_hot(batch.targets, SPEAKERS)
+        smooth = optax.smooth_labels(targets, config.smoothing)
+        return optax.softmax_cross_entropy(scores, smooth).mean(), (carry, {})
 
-@partial(jax.jit, static_argnums=(0, 1))
-def train(net: Stack, config: Config, key: Array, data: Any) -> tuple[Model, Array]:
-    """Train one network: the model, and the loss of every step."""
-    xs, lengths, labels = data
-    key_init, key_steps = jax.random.split(key)
-    model = init(net, SPEAKERS, key_init)
-    optimizer = _optimizer(config)
-
-    def step(carry: tuple[Model, Any], key: Array) -> tuple[tuple[Model, Any], Array]:
-        model, state = carry
-        key_batch, key_loss = jax.random.split(key)
-        rows = jax.random.choice(key_batch, len(labels), (config.batch_size,), replace=False)
-        batch = (xs[:, rows], lengths[rows], labels[rows])
-        value, gradient = jax.value_and_grad(partial(_loss, net, config))(model, *batch, key_loss)
-        updates, state = optimizer.update(gradient, state, model)
-        return (optax.apply_updates(model, updates), state), value
-
-    start = (model, optimizer.init(model))
-    (model, _), losses = jax.lax.scan(step, start, jax.random.split(key_steps, config.steps))
-    return model, losses
+    return Problem(init=partial(init, net, SPEAKERS), loss=loss)
 
 
 def network(config: Config, channels: int) -> Stack:
@@ -188,36 +179,57 @@ def run(config: Config) -> None:
             f"Size mismatch: expected batch_size of at most {len(training.labels)}, the sequences to "
             f"train on, got {config.batch_size}."
         )
-    test, training = standardized(test, training), standardized(training, training)
+    scale = standardization_of(training.xs)
+    made = batches(
+        training.xs,
+        training.labels,
+        batch_size=config.batch_size,
+        buckets=config.buckets,
+        standardization=scale,
+    )
     out = claim_folder(config.out, "japanese_vowels", overwrite=config.overwrite)
-    net = network(config, training.xs.shape[-1])
+    net = network(config, training.xs[0].shape[-1])
+    lengths = [len(x) for x in (*training.xs, *test.xs)]
     print(
         f"{len(training.labels)} sequences to train on, {len(test.labels)} to test on, "
-        f"{test.xs.shape[-1]} channels, {min(training.lengths.min(), test.lengths.min())} to "
-        f"{max(training.lengths.max(), test.lengths.max())} steps, zeros behind them"
+        f"{training.xs[0].shape[-1]} channels, {min(lengths)} to {max(lengths)} steps; batches padded to "
+        f"{' and '.join(map(str, made.bucket_lengths))}, {made.padding:.0%} of them padding"
     )
     started = time.perf_counter()
     accuracies: list[float] = []
-    losses, confusions = [], []
-    score = jax.jit(partial(logits, net, config))
+    confusions = []
+    # Every seed with the same batches, in one program.
+    fitted = fit(
+        recognition(net, config),
+        _optimizer(config),
+        config.steps,
+        seed=tuple(range(config.seeds)),
+        data=made,
+        options=RunOptions(log_every=LOGGED),
+    )
+    losses = np.array([entry["loss"] for entry in fitted.log]).T
+    scores = partial(logits, net, config)
     with parts_kept(out, {"accuracies": accuracies}):
-        for seed in tqdm(range(config.seeds), desc="networks", unit="network", leave=False):
-            model, curve = train(net, config, jax.random.key(seed), tuple(training))
-            said = np.asarray(score(model, test.xs, test.lengths)).argmax(-1)
+        for seed in range(config.seeds):
+            model = jax.tree.map(lambda leaf, seed=seed: leaf[seed], fitted.state.params)
+            said = predict(
+                scores, model, test.xs, batch_size=len(test.xs), standardization=scale
+            ).argmax(-1)
             accuracies.append(100 * float(np.mean(said == test.labels)))
-            losses.append(np.asarray(curve))
             confusion = np.zeros((SPEAKERS, SPEAKERS), np.int64)
             np.add.at(confusion, (test.labels, said), 1)
             confusions.append(confusion)
     seconds = time.perf_counter() - started
     median = float(np.median(accuracies))
     rows = [
-        (str(seed), f"{accuracy:.2f}", f"{curve[-20:].mean():.3f}")
+        (str(seed), f"{accuracy:.2f}", f"{curve[-1]:.3f}")
         for seed, (accuracy, curve) in enumerate(zip(accuracies, losses, strict=True))
     ]
     tables = "\n\n".join(
         (
-            table("Test accuracy", ("seed", "accuracy %", "loss of the last 20 steps"), rows),
+            table(
+                "Test accuracy", ("seed", "accuracy %", f"loss of the last {LOGGED} steps"), rows
+            ),
             table(
                 "Who was taken for whom, all networks together (rows: who spoke)",
                 ("speaker", *map(str, range(1, SPEAKERS + 1))),
@@ -233,7 +245,7 @@ def run(config: Config) -> None:
     print(tables)
     keep(
         out,
-        {"losses": np.stack(losses), "confusion": np.stack(confusions)},
+        {"losses": losses, "confusion": np.stack(confusions)},
         {
             "accuracies": accuracies,
             "median": median,

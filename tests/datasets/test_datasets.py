@@ -132,6 +132,8 @@ def test_what_is_missing_is_zero_and_masked():
     scaled = padded(xs, standardization=scale)
     # A missing value becomes the mean of its column.
     assert not scaled.xs[~scaled.observed].any() and scaled.targets is None
+    of_run = padded(xs, standardization=jax.tree.map(jnp.asarray, scale))
+    assert isinstance(of_run.xs, np.ndarray) and (of_run.xs == scaled.xs).all()
     one = padded([[1.0, 2.0]], [np.nan])
     assert one.targets.tolist() == [0.0] and one.counted.tolist() == [False]
 

@@ -3,12 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax import DtypeError, ShapeError
-from lstm_jax.language import TextError, contiguous, contiguous_from_offset, steps_per_epoch
+import lstm_jax
+from lstm_jax import DtypeError, ShapeError, training
+from lstm_jax.language import (
+    TextError,
+    contiguous,
+    contiguous_from_offset,
+    language_model,
+    language_problem,
+    steps_per_epoch,
+)
+from lstm_jax.training.mapped_source import Rows
 
 KEY = jax.random.key(5)
 SIZES = [(50, 3, 4), (15, 3, 4), (16, 1, 15), (41, 8, 2), (23, 4, 1)]
@@ -167,3 +177,40 @@ def test_what_is_no_text_and_no_step(without_type_checker):
         steps_per_epoch(40, 2, 2.5)
     with pytest.raises(ValueError, match="expected offset as True or False, got 3"):
         steps_per_epoch(40, 2, 3, offset=3)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_a_text_in_a_file_gives_the_batches_of_the_text(tmp_path, offset):
+    codes = np.random.default_rng(0).integers(0, 60, 150).astype(np.int16)
+    np.save(tmp_path / "codes.npy", codes)
+    rows = Rows(np.load(tmp_path / "codes.npy", mmap_mode="r"))
+    more = (jax.random.key(1),) if offset else ()
+    cut = contiguous_from_offset if offset else contiguous
+    for step in (0, 3, 40):
+        found, wanted = (cut(x, jnp.int32(step), 4, 5, *more) for x in (rows, codes))
+        for came, expected in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(came, expected)
+            assert came.dtype == expected.dtype
+
+
+def test_a_file_of_no_text_is_refused():
+    with pytest.raises(ShapeError, match=r"codes \[tokens\], got \[20, 2\]"):
+        contiguous(Rows(np.zeros((20, 2), int)), 0, 2, 3)
+    with pytest.raises(DtypeError, match="codes as whole numbers, got float32"):
+        contiguous(Rows(np.zeros(20, np.float32)), 0, 2, 3)
+    with pytest.raises(TextError, match="at most 2147483647 tokens, got 2147483648"):
+        contiguous(Rows(np.broadcast_to(np.uint8(0), 2**31)), 0, 2, 3)
+
+
+@pytest.mark.slow
+def test_a_language_model_is_trained_on_a_text_in_a_file(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 5, 400).astype(np.int32)
+    np.save(tmp_path / "codes.npy", codes)
+    net = language_model(lstm_jax.stack(lstm_jax.rnn(3, 4)), 5)
+    problem = language_problem(net, lambda x, step, key: contiguous(x, step, 4, 8), batch_size=4)
+    with jax.numpy_dtype_promotion("standard"):
+        losses = [
+            training.fit(problem, optax.sgd(0.5), 30, data=data).log[-1]["loss"]
+            for data in (codes, np.load(tmp_path / "codes.npy", mmap_mode="r"))
+        ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)

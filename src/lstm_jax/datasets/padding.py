@@ -87,7 +87,9 @@ def padded(
             f"Length mismatch: expected sequences of at most {steps} steps, got {lengths.max()}."
         )
     if standardization is not None:
-        arrays = [standardization.apply(x) for x in arrays]
+        # It may come out of a run, as arrays of JAX.
+        scale = Standardization(*map(np.asarray, standardization))
+        arrays = [scale.apply(x) for x in arrays]
     inputs, observed = _side_by_side("xs", arrays, steps)
     if targets is None:
         return SequenceBatch(inputs, lengths, observed)

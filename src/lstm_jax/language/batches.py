@@ -24,7 +24,9 @@ import numpy as np
 from lstm_jax.array_types import Array, Bool, Int
 from lstm_jax.language.token_codes import checked_codes
 from lstm_jax.language.vocabulary import TextError
+from lstm_jax.training.mapped_source import Rows
 from lstm_jax.validation import (
+    LARGEST,
     DtypeError,
     ShapeError,
     as_array,
@@ -84,7 +86,7 @@ def steps_per_epoch(tokens: int, batch_size: int, length: int, *, offset: bool =
 
 
 def contiguous(
-    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"],
+    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"] | Rows,
     step: int | Int[Array, ""],
     batch_size: int,
     length: int,
@@ -94,7 +96,7 @@ def contiguous(
     The rest of the text after the last piece, and of a piece after its last whole batch, is not read.
 
     Args:
-        codes: the text [N].
+        codes: the text [N]; in `lstm_jax.training.fit` memory-mapped, too.
         step: the number of the step from 0, also traced; epochs follow one another.
         batch_size: B, static.
         length: T, static.
@@ -120,7 +122,7 @@ def contiguous(
 
 
 def contiguous_from_offset(
-    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"],
+    codes: Int[Array, "tokens"] | Int[np.ndarray, "tokens"] | Rows,
     step: int | Int[Array, ""],
     batch_size: int,
     length: int,
@@ -129,7 +131,7 @@ def contiguous_from_offset(
     """The batch of a step, as from `contiguous`, but each epoch starts at another of the first T + 1 tokens.
 
     Args:
-        codes: the text [N].
+        codes: the text [N]; in `lstm_jax.training.fit` memory-mapped, too.
         step: the number of the step from 0, also traced; epochs follow one another.
         batch_size: B, static.
         length: T, static.
@@ -164,17 +166,20 @@ def contiguous_from_offset(
 
 
 def _cut(
-    codes: Array, offset: int | Array, row: int | Array, step: Array, batch_size: int, length: int
+    codes: Any, offset: int | Array, row: int | Array, step: Array, batch_size: int, length: int
 ) -> Batch:
     """The batch of a step of an epoch, from rows of the same length after the offset."""
     starts = offset + jnp.arange(batch_size, dtype=jnp.int32) * row + step * length
     places = starts[None, :] + jnp.arange(length + 1, dtype=jnp.int32)[:, None]
-    read = codes[places]
+    read = jnp.asarray(codes[places])
     return Batch(read[:-1], read[1:], step == 0)
 
 
-def _require_text(codes: Any, step: Any) -> tuple[Array, Array]:
-    codes = jnp.asarray(checked_codes("codes", codes, axes="tokens"))
+def _require_text(codes: Any, step: Any) -> tuple[Any, Array]:
+    if isinstance(codes, Rows):
+        _require_file(codes)
+    else:
+        codes = jnp.asarray(checked_codes("codes", codes, axes="tokens"))
     step = as_array("step", step) if not isinstance(step, (bool, int, float)) else step
     if not jnp.issubdtype(jnp.result_type(step), jnp.integer):
         raise DtypeError(
@@ -184,3 +189,18 @@ def _require_text(codes: Any, step: Any) -> tuple[Array, Array]:
         raise ShapeError(f"Shape mismatch: expected step [], got {show_shape(jnp.shape(step))}.")
     require_int("step", step)
     return codes, jnp.asarray(step, jnp.int32)
+
+
+def _require_file(codes: Rows) -> None:
+    """Refuse a file of anything but tokens; its codes are not looked at, as those of a trace are not."""
+    if codes.ndim != 1:
+        raise ShapeError(f"Shape mismatch: expected codes [tokens], got {show_shape(codes.shape)}.")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise DtypeError(
+            f"Dtype mismatch: expected codes as whole numbers, got {codes.dtype.name}."
+        )
+    if len(codes) > LARGEST:
+        raise TextError(
+            f"Length mismatch: expected a file of at most {LARGEST} tokens, got {len(codes)}. Read it in "
+            "parts."
+        )

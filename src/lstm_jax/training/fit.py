@@ -346,10 +346,9 @@ def _made(
         state = jax.jit(start, out_shardings=shardings)(*arguments)
         source = batch_source(problem, data, state, mesh, sweep is not None)
         require_pure_batch(source.problem.batch, source.first)
-        # Spread over devices they are side by side.
-        one_by_one = sweep is not None and mesh is None and faster_one_by_one(state.params)
-        call = partial(_several_steps, source.problem, optimizer, computation)
-        steps = call(one_by_one if sweep is not None else None)
+        steps = _several_steps(
+            source.problem, optimizer, computation, state.params if sweep is not None else None
+        )
         # Every process logs the numbers of all processes.
         outputs = None if mesh is None else (shardings, spread(mesh, None))
         programs = StepPrograms(jax.jit(steps, donate_argnums=0, out_shardings=outputs))
@@ -367,16 +366,18 @@ def _several_steps(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     computation: Computation,
-    one_by_one: bool | None,
+    swept: Any,
 ) -> Any:
-    """The call of several steps, of one run, or of all runs of a sweep in their order."""
+    """The call of several steps, of one run or, with the parameters of all of them, of a sweep."""
     stops = computation.on_nonfinite == "stop"
-    if one_by_one is None:
+    if swept is None:
         step = train_step(problem, optimizer, **computation._asdict())
         return several_steps(step, "stop" if stops else "skip")
     # A step that is undone must not reach the optimizer's state.
     alone = computation._replace(mesh=None, on_nonfinite="skip")
     step = train_step(problem, optimizer, **alone._asdict())
+    # Spread over devices they are side by side.
+    one_by_one = computation.mesh is None and faster_one_by_one(swept)
     return sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
 
 
