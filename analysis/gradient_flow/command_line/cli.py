@@ -62,9 +62,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the figures of a finished comparison again, with its page, or of a training run: what was watched,
-    or its loss.
-    """
+    """Draw a finished comparison again, with its page, or a training run: what was watched, or the loss."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
