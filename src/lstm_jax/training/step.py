@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
 from lstm_jax.jax_extensions.mesh_axes import DATA
+from lstm_jax.training.optimizer_state import settled_state, updated
 from lstm_jax.training.problem_checks import (
     Mean,
     require_axes,
@@ -164,7 +165,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=optimizer.init(params),
+        optimizer=settled_state(optimizer, params),
         carry=_strong(carry),
         key=jax.random.key_data(key_run),
     )
@@ -336,17 +337,14 @@ def train_step(
         key = jax.random.fold_in(key_loss, state.step)
         loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
         carry = constrained(carry, problem.carry_axes, mesh)
-        # Optax mixes integers and floats, which strict promotion does not allow.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
-                d_params,
-                state.optimizer,
-                state.params,
-                # For those that ask for it: line searches, and rates that fall when the loss does not.
-                value=loss,
-                grad=d_params,
-                value_fn=lambda params: gradient(params, state.carry, batch, key)[0],
-            )
+        updates, optimizer_state = updated(
+            optimizer,
+            d_params,
+            state.optimizer,
+            state.params,
+            loss,
+            lambda params: gradient(params, state.carry, batch, key)[0],
+        )
         params = optax.apply_updates(state.params, updates)
         norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)])
         norm = jnp.linalg.norm(norms)
