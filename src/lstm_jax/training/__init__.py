@@ -24,11 +24,11 @@ from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOpt
 from lstm_jax.training.predict import predict
 from lstm_jax.training.problem_checks import Mean, ProblemError
 from lstm_jax.training.processes import ProcessError
+from lstm_jax.training.sample_axes import SamplesError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
     Problem,
-    SamplesError,
     TrainState,
     init_state,
     parameter_names,

@@ -50,7 +50,8 @@ def settled_state(optimizer: optax.GradientTransformation, params: PyTree) -> Py
     With parameters in half precision the states of some optimizers begin in it and go on in float32, and a
     step's state has to be like the one before it.
     """
-    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        state = optimizer.init(params)
     if all(leaf.dtype == jnp.result_type(float) for leaf in jax.tree.leaves(params)):
         return state
 
