@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks import jacobians, kernels, matmul, memory, report, results
+from benchmarks import jacobians, kernels, language_training, matmul, memory, report, results
 from benchmarks.cases import CaseError, select
 from benchmarks.competitors import NETWORKS, OURS
 from benchmarks.compile_without_device import NoCompiler
@@ -21,6 +21,7 @@ from benchmarks.config import (
     Memory,
     Report,
     Timing,
+    Training,
     Unroll,
     check,
     check_names,
@@ -84,6 +85,10 @@ def jobs(config: Timing) -> list[Job]:
                 for name in competitors(part.competitor, names_on(config.device))
             ]
             found.append(Job("unroll", case.title, OURS, arguments, case.flops, entrants, quickly))
+    if isinstance(config, All | Training) and config.device == "cpu":
+        models = language_training.cases(quick=config.quick)
+        pace_ = pace(config, long_calls=False)
+        found += [Job(flops=None, pace=pace_, **case) for case in models]
     slowly = pace(config, long_calls=True)
     if isinstance(config, All | Jacobians):
         curves = jacobians.cases(quick=config.quick)

@@ -74,6 +74,11 @@ class Memory(Timing):
 
 
 @dataclass(frozen=True)
+class Training(Timing):
+    """Time steps of training a character and a word model against Flax nnx and PyTorch."""
+
+
+@dataclass(frozen=True)
 class Kernels:
     """Count the kernels that unrolls launch on a GPU, by compiling for one; no GPU is needed."""
 
@@ -104,6 +109,7 @@ Command = (
     | Annotated[Unroll, tyro.conf.subcommand("unroll")]
     | Annotated[Jacobians, tyro.conf.subcommand("jacobians")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
+    | Annotated[Training, tyro.conf.subcommand("training")]
     | Annotated[Kernels, tyro.conf.subcommand("kernels")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )

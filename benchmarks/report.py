@@ -25,6 +25,8 @@ def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     unrolls = parts.get("unroll", [])
     if unrolls:
         blocks += _unroll_tables(unrolls, rates)
+    if parts.get("training"):
+        blocks += _training_tables(parts["training"])
     for name, title in (("jacobians", "Jacobian norms"), ("memory", "A very long unroll")):
         blocks += [f"## {title}"] * bool(parts.get(name))
         blocks += [_case_table(case) for case in parts.get(name, [])]
@@ -112,6 +114,22 @@ def _unroll_tables(cases: Sequence[Case], rates: Mapping[str, float]) -> list[st
         ),
     ]
     return blocks + _failures(cases)
+
+
+def _training_tables(cases: Sequence[Case]) -> list[str]:
+    rows = []
+    for case in cases:
+        found = ratios(case)
+        for name, entry in case["entries"].items():
+            if not entry["rounds"]:
+                rows.append([case["title"], name, short_status(entry["status"]), *[NOTHING] * 3])
+                continue
+            seconds = median_seconds(entry["rounds"])
+            rate = f"{case['case']['tokens'] / seconds:,.0f}"
+            shown = _show_ratio(found.get(name), entry)
+            rows.append([case["title"], name, rate, shown, _milliseconds(entry), _compile(entry)])
+    header = ["model", "", "tokens/s", f"time over {OURS}", "ms a step", "compile / first s"]
+    return ["## Steps of training", table(header, rows), *_failures(cases)]
 
 
 def _means(cases: Sequence[Case], others: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ PAGES = [
     "docs/gpu_and_tpu.md",
     "docs/layers_and_weights.md",
     "docs/training.md",
+    "docs/many_devices.md",
 ]
 if not all((CHECKOUT / page).is_file() for page in PAGES):
     pytest.skip("needs a checkout", allow_module_level=True)

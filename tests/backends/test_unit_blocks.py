@@ -36,7 +36,7 @@ def collectives(text):
     return sorted(counts.values())
 
 
-def compare(name, loss, params, xs, counted=None):
+def compare(name, loss, params, xs, counted=None, mesh=mesh):
     expected = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, xs)
     with jax.set_mesh(mesh):
         placed = jax.jit(split_units)(params)
@@ -52,6 +52,18 @@ def compare(name, loss, params, xs, counted=None):
     print(name, "agrees")
 
 
+# Samples over all devices: in the loops nothing moves, and each sums up its own samples. 2000 samples make
+# several chunks of the sums over time.
+wide = jax.random.normal(jax.random.key(1), (12, 2000, 5))
+for name, options in {"samples": {}, "in segments": dict(backend=lstm_jax.Loop(segments=3))}.items():
+    cell = lstm_jax.lstm(5, 8)
+
+    def loss(params, xs):
+        state, hs = lstm_jax.unroll(cell, params, xs, **options)
+        return (hs**2).mean() + state.h.mean()
+
+    only = Mesh(np.array(jax.devices()), ("data",))
+    compare(name, loss, cell.init(jax.random.key(0)), wide, [], only)
 xs = jax.random.normal(jax.random.key(1), (12, 4, 5))
 lengths = jnp.array([12, 3, 7, 1])
 key = jax.random.key(2)
@@ -99,7 +111,7 @@ print("vmap agrees")
 
 
 @pytest.mark.parametrize(
-    ("extent", "compared"), [("quick", 1), pytest.param("all", 17, marks=pytest.mark.slow)]
+    ("extent", "compared"), [("quick", 3), pytest.param("all", 19, marks=pytest.mark.slow)]
 )
 def test_the_numbers_of_one_device_and_one_collective_a_step(extent, compared):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -66,6 +66,7 @@ def test_every_part_has_its_cases():
     assert {part: parts.count(part) for part in parts} == {
         "matmul": 1,
         "unroll": 20,
+        "training": 2,
         "jacobians": 4,
         "memory": 1,
     }

@@ -81,13 +81,18 @@ def test_a_sweep_spread_over_devices_is_the_sweep_on_one():
     assert np.shape(four["log"][0]["loss"]) == (4,)
 
 
-def both(folder, **words):
-    """The same run in two processes of two devices each."""
+def both(folder, processes=2, devices=2, **words):
+    """The same run in two processes, or more, of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    words |= {"mesh": True, "folder": str(folder), "coordinator": coordinator, "processes": 2}
-    return [start(2, **words, process=n) for n in range(2)]
+    words |= {
+        "mesh": True,
+        "folder": str(folder),
+        "coordinator": coordinator,
+        "processes": processes,
+    }
+    return [start(devices, **words, process=n) for n in range(processes)]
 
 
 @pytest.mark.slow
@@ -100,6 +105,16 @@ def test_two_processes_give_the_curve_of_one_and_go_on_to_it(one_device, tmp_pat
     assert second["log"] == first["log"]
     # One of them writes.
     assert [entry["step"] for entry in read_log(tmp_path)] == list(range(5, 41, 5))
+
+
+@pytest.mark.slow
+def test_four_processes_two_of_them_and_one_make_one_run(one_device, tmp_path):
+    """It goes on with another number of processes, its units split over two devices."""
+    for processes, steps in ((4, 12), (2, 24)):
+        for process in both(tmp_path, processes, steps=steps, model=2, resume=steps > 12):
+            ended(process)
+    ended(start(1, steps=40, folder=str(tmp_path), resume=True))
+    same_curves(read_log(tmp_path), one_device["log"])
 
 
 @pytest.mark.slow

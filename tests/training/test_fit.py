@@ -268,7 +268,9 @@ def test_a_sweep_of_which_all_seeds_diverge_ends():
         run(8, both._replace(init=init, loss=loss), seed=(3, 7), log_every=1)
 
 
-def test_a_sweep_logs_a_number_for_each_seed():
+@pytest.mark.parametrize("large", [10_000, 1])
+def test_a_sweep_logs_a_number_for_each_seed(monkeypatch, large):
+    monkeypatch.setattr("lstm_jax.training.several_steps.LARGE_ON_A_CPU", large)
     swept = run(8, seed=(0, 4))
     for n, seed in enumerate((0, 4)):
         alone = run(8, seed=seed)

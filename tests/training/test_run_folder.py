@@ -1,16 +1,19 @@
 """The folder of a run: one writer, and nothing in it that is lost without a word."""
 
+import csv
 import json
 import threading
 import warnings
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from comparison import slow
 from training.problems import run
 
 from lstm_jax import training
 from lstm_jax.training import IncompleteRunWarning, RunOptions, Watch, read_log
+from lstm_jax.training.log import Log
 
 RESUME = RunOptions(log_every=4, resume=True)
 
@@ -184,3 +187,73 @@ def test_a_checkpoint_that_fit_has_not_written_is_refused(tmp_path):
         training.CheckpointError, match="one that fit has written in .*6, got another"
     ):
         run(8, folder=tmp_path, options=RESUME)
+
+
+def test_a_resumed_run_reads_the_log_and_parses_its_end_alone(tmp_path, monkeypatch):
+    whole = run(8, folder=tmp_path)
+    monkeypatch.setattr("lstm_jax.training.log.read_log", lambda folder: pytest.fail("parsed"))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 12, "loss": 1.0}\n{"step": 1')
+    again = run(12, folder=tmp_path, options=RESUME)
+    # It has all entries for whoever asks.
+    assert steps_of(again) == [4, 8, 12] and list(again.log[:2]) == list(whole.log)
+    assert len(again.log) == 3 and again.log[-1]["step"] == 12
+    monkeypatch.undo()
+    assert read_log(tmp_path) == list(again.log)
+
+
+def test_the_log_as_a_table(tmp_path):
+    run(8, folder=tmp_path, seed=(0, 1), evaluate=lambda params: {"error": params["w"][:, 0]})
+    log = run(8, folder=tmp_path, seed=(0, 1), options=RESUME).log
+    log.to_csv(tmp_path / "log.csv")
+    with (tmp_path / "log.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["step"] for row in table] == ["0", "4", "8"]
+    assert [float(row["loss.1"] or "nan") for row in table[1:]] == [e["loss"][1] for e in log[1:]]
+    errors = [row["error.0"] for row in table]
+    assert errors[1] == "" and [float(errors[n]) for n in (0, 2)] == [
+        log[n]["error"][0] for n in (0, 2)
+    ]
+
+
+def test_numbers_that_are_not_finite_come_back_from_the_file(tmp_path):
+    log = Log(tmp_path)
+    log.write({"step": 1, "loss": [1.0, float("nan")], "error": float("-inf")})
+    log.close()
+    (entry,) = read_log(tmp_path)
+    assert np.isnan(entry["loss"][1]) and entry["error"] == -np.inf
+    again = Log(tmp_path, upto=1, known=log.extent)
+    assert again.extent == log.extent and again.entries[-1]["error"] == -np.inf
+    again.close()
+
+
+def test_each_checkpoint_holds_the_state_of_its_step(tmp_path):
+    """It is written while the next steps take the memory of the state."""
+    seen = {}
+
+    def callback(step, entry, state):
+        seen[step] = np.array(state.params["w"])
+
+    options = RunOptions(log_every=1, checkpoint_every=1, keep=30, progress=False)
+    run(30, folder=tmp_path, callback=callback, options=options)
+    for step in range(1, 31):
+        np.testing.assert_array_equal(training.load(tmp_path, step).params["w"], seen[step])
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_checkpoint_that_fails_in_the_background_is_told(tmp_path, monkeypatch, last, capfd):
+    """By the next one, or at the end."""
+    write = ocp.CheckpointManager.wait_until_finished
+    step, failed = 8 if last else 4, []
+
+    def failing(manager):
+        write(manager)
+        if not failed and (tmp_path / "checkpoints" / str(step)).exists():
+            failed.append(step)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", failing)
+    told = f"write step {step} into .*checkpoints, got: No space left on device"
+    with pytest.raises(training.CheckpointError, match=told):
+        run(8, folder=tmp_path, options=RunOptions(log_every=4, checkpoint_every=4, progress=False))
+    assert capfd.readouterr() == ("", "")

@@ -174,17 +174,27 @@ def test_dropout_draws_anew_in_every_step_and_part():
 
 def test_bfloat16_computes_the_loss_and_leaves_the_parameters_in_float32():
     seen = []
-    problem = recurrent(state_dtype=jnp.bfloat16)
+    # Said once: the problem knows nothing of it, and its states and counts stay what they are.
+    problem = recurrent()
     inner = problem.loss
 
     def loss(params, carry, batch, key):
-        seen.extend(leaf.dtype for leaf in jax.tree.leaves(params))
+        seen.extend(leaf.dtype for leaf in jax.tree.leaves((params, carry["state"], batch)))
+        kept.append(carry["seen"].dtype)
         return inner(params, carry, batch, key)
+
+    kept = []
 
     optimizer = optax.adam(0.01)
     state, found = steps(problem._replace(loss=loss), optimizer, 20, compute_dtype=jnp.bfloat16)
     exact, expected = steps(recurrent(), optimizer, 20)
-    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)} and set(kept) == {jnp.dtype(jnp.int32)}
+    assert {leaf.dtype for leaf in leaves(state.carry["state"])} == {np.dtype(np.float32)}
+    assert {m.loss.dtype for m in found} == {np.dtype(np.float32)}
+    # A problem whose states are of this dtype is the same.
+    again, _ = steps(recurrent(state_dtype=jnp.bfloat16), optimizer, 20, compute_dtype="bfloat16")
+    for came, wanted in zip(leaves(again.params), leaves(state.params), strict=True):
+        np.testing.assert_array_equal(came, wanted)
     assert {leaf.dtype for leaf in leaves(state.params)} == {np.dtype(np.float32)}
     assert {leaf.dtype for leaf in leaves(state.optimizer)} <= {
         np.dtype(np.float32),

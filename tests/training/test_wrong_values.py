@@ -292,7 +292,7 @@ def test_checkpoints_of_wrong_options_are_refused(in_empty_folder, name, value):
     ],
 )
 def test_processes_that_cannot_be_are_refused(monkeypatch, name, value):
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **more: None)
     given = {"coordinator": "127.0.0.1:1", "processes": 2, "process": 0}
     training.start_processes(**given)
     require_refused(training.start_processes, given, name, value)

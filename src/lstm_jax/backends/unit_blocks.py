@@ -17,17 +17,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.cells.cell import CELLS_KEPT, Cell, HandDerived
 from lstm_jax.cells.gru import GRUParams
 from lstm_jax.cells.lstm import LSTMParams
 from lstm_jax.cells.rnn import RNNParams
+from lstm_jax.jax_extensions.mesh_axes import MODEL, devices_on
 from lstm_jax.time_loop.step_masks import StepMasks
 
-MODEL = "model"
-"""The mesh axis over which units are split."""
 SPLIT = (LSTMParams, GRUParams, RNNParams)
 """Parameters of the cells whose units meet in W_h alone."""
 
@@ -84,8 +83,7 @@ def split_units(params: PyTree) -> PyTree:
         >>> params["cell"].w_h.shape
         (4, 16)
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    count = mesh.shape[MODEL] if MODEL in mesh.axis_names else 1
+    count = devices_on(MODEL)
 
     def split(leaf: Array) -> Array:
         spec = PartitionSpec(*[None] * (leaf.ndim - 1), MODEL)
@@ -100,13 +98,10 @@ def split_units(params: PyTree) -> PyTree:
 
 def blocks_of(cell: Cell, params: PyTree, state0: PyTree) -> int:
     """The devices over which the units of a cell are split; 1 if they are not."""
-    mesh = jax.sharding.get_abstract_mesh()
+    count = devices_on(MODEL)
     # The biases of blocks need a batch axis.
-    if MODEL not in mesh.axis_names or type(params) not in SPLIT or state0.h.ndim < 2:
-        return 1
-    automatic = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[MODEL] == AxisType.Auto
-    count = mesh.shape[MODEL]
-    return count if automatic and cell.hidden_size % count == 0 else 1
+    splits = type(params) in SPLIT and state0.h.ndim > 1 and cell.hidden_size % count == 0
+    return count if splits else 1
 
 
 @lru_cache(maxsize=CELLS_KEPT)

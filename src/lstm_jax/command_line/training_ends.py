@@ -13,6 +13,7 @@ from lstm_jax.training import (
     IncompleteRunWarning,
     InterruptedRun,
     LogError,
+    ProcessError,
     RunError,
     SamplesError,
 )
@@ -36,7 +37,7 @@ def training_exit_code(
     return exit_code(
         guarded,
         refused=(RunError, TextError, SamplesError, *refused),
-        failed=(DivergedError, CheckpointError, LogError, *failed),
+        failed=(DivergedError, CheckpointError, LogError, ProcessError, *failed),
     )
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.cells.cell import Cell, HandDerived, check_cell_arguments
+from lstm_jax.gradients.sums_by_device import by_parts, in_parts, parts_of, summed
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 from lstm_jax.jax_extensions.weight_with_transpose import with_transposes
 from lstm_jax.time_loop.chunked_scan import add_to, chunk_starts, scan_chunks, zero_sums
@@ -147,6 +148,15 @@ def backward_pass(
     """The derivative backward in time: from cotangents of s_T and hs to cotangents of params, xs and s_0.
 
     None stands for a cotangent that is zero.
+    """
+    found = backward_sums(cell, settings, saved, cotangents)
+    return found._replace(params=summed(found.params, saved.params, saved.xs))
+
+
+def backward_sums(
+    cell: Cell, settings: ScanSettings, saved: Saved, cotangents: tuple[PyTree, Array | None]
+) -> Gradients:
+    """`backward_pass`, with the sums of the parameters as `lstm_jax.gradients.sums_by_device` carries them.
 
     For each chunk: the elementwise factors of all its steps, then the recursion, step by step, then the sums
     over the chunk's δz, each one product.
@@ -156,7 +166,8 @@ def backward_pass(
     d_state = zeros_for_none(d_state, state0)
     rule = rule_of(cell)
     weights = with_transposes(params, xs.shape[0])
-    zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
+    parts = parts_of(xs)
+    zeros = in_parts(xs, vary_over(varying_axes(saved, cotangents), zero_sums(params)))
 
     def step(
         d_state: PyTree, inputs: tuple[PyTree, Array | None, StepMasks]
@@ -174,11 +185,11 @@ def backward_pass(
         residuals = _with_outputs(residuals, h_start, hs, masks, settings.reverse)
         local = rule.local_derivatives(residuals)
         d_state, d_z = scan(settings.opposite, step, d_state, (local, d_hs, masks))
-        d_part, d_xs = rule.parameter_gradient(weights, xs, residuals, d_z)
+        d_part, d_xs = by_parts(rule.parameter_gradient, parts, weights, xs, residuals, d_z)
         d_params = add_to(d_params, d_part)
         return (d_state, d_params), d_xs
 
-    batch_size = xs.size // (xs.shape[0] * xs.shape[-1])
+    batch_size = xs.size // (xs.shape[0] * xs.shape[-1]) // parts
     steps = xs.shape[0]
     # Of symbolic sizes nobody knows how many rows fit: one chunk.
     if not is_symbolic(steps) and not is_symbolic(batch_size):
@@ -191,7 +202,6 @@ def backward_pass(
         steps,
         reverse=not settings.reverse,
     )
-    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
     return Gradients(d_params, d_xs, d_state0)
 
 

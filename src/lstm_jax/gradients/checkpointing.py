@@ -24,14 +24,15 @@ from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.bptt import (
     Gradients,
     Saved,
-    backward_pass,
+    backward_sums,
     forward_pass,
     rule_of,
     tangent_pass,
     without_outputs,
     zeros_for_none,
 )
-from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
+from lstm_jax.gradients.sums_by_device import in_parts, summed
+from lstm_jax.jax_extensions.mesh_axes import DATA, MODEL, devices_on, vary_over, varying_axes
 from lstm_jax.time_loop.chunked_scan import add_to, scan_chunks, zero_sums
 from lstm_jax.time_loop.scan import ScanSettings
 from lstm_jax.time_loop.step_masks import StepMasks
@@ -77,7 +78,9 @@ def segment_length(
     if segments is None:
         return length
     if isinstance(segments, str) and segments == "auto":
-        needed = residual_bytes(cell, params, length, state0)
+        # Of a mesh in context each device has its part.
+        devices = devices_on(DATA) * devices_on(MODEL)
+        needed = residual_bytes(cell, params, length, state0) // devices
         # Of symbolic sizes nobody knows how large they become.
         if is_symbolic(needed) or needed <= LARGE:
             return length
@@ -149,19 +152,18 @@ def backward_segments(
     params, xs, states, masks = saved
     d_state, d_hs = cotangents
     d_state = zeros_for_none(d_state, jax.tree.map(lambda s: s[0], states))
-    zeros = vary_over(varying_axes(saved, cotangents), zero_sums(params))
+    zeros = in_parts(xs, vary_over(varying_axes(saved, cotangents), zero_sums(params)))
 
     def segment(carry: PyTree, state: PyTree, inputs: PyTree) -> tuple[PyTree, Array]:
         d_state, d_params = carry
         xs, d_hs, masks = inputs
         (_, hs), residuals = forward_pass(cell, settings, params, xs, state, masks)
         in_segment = Saved(params, xs, state, hs, residuals, masks)
-        part = backward_pass(cell, settings, in_segment, (d_state, d_hs))
-        d_params = add_to(d_params, part.params)
-        return (part.state0, d_params), part.xs
+        part = backward_sums(cell, settings, in_segment, (d_state, d_hs))
+        d_xs: Any = part.xs
+        return (part.state0, add_to(d_params, part.params)), d_xs
 
     (d_state0, d_params), d_xs = scan_chunks(
         segment, (d_state, zeros), states, (xs, d_hs, masks), steps, reverse=not settings.reverse
     )
-    d_params = jax.tree.map(lambda d, p: d.astype(p.dtype), d_params, params)
-    return Gradients(d_params, d_xs, d_state0)
+    return Gradients(summed(d_params, params, xs), d_xs, d_state0)

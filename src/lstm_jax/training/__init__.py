@@ -23,6 +23,7 @@ from lstm_jax.training.log_entries import IncompleteRunWarning
 from lstm_jax.training.options import CHECKPOINTS, Computation, RunError, RunOptions
 from lstm_jax.training.predict import predict
 from lstm_jax.training.problem_checks import Mean, ProblemError
+from lstm_jax.training.processes import ProcessError
 from lstm_jax.training.schedules import step_decay
 from lstm_jax.training.step import (
     Metrics,
@@ -52,6 +53,7 @@ __all__ = [
     "Mean",
     "Metrics",
     "Problem",
+    "ProcessError",
     "ProblemError",
     "Restored",
     "RunError",

@@ -17,13 +17,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import PyTree
-from lstm_jax.backends.unit_blocks import MODEL
-from lstm_jax.training.step import DATA
+from lstm_jax.jax_extensions.mesh_axes import DATA, MODEL
 from lstm_jax.validation import require_int, require_positive_int, require_text
 
 
 def start_processes(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    heartbeat_seconds: int = 100,
 ) -> None:
     """Join the processes of a run, on one host or several: `jax.distributed.initialize`, checked.
 
@@ -34,6 +37,7 @@ def start_processes(
         coordinator: ``host:port`` of the first process, reachable from all.
         processes: the number of processes.
         process: the number of this one, from 0.
+        heartbeat_seconds: after which a process that is not heard of is lost, and the others end.
 
     Raises:
         ValueError: one of the three without the others, or a number out of range.
@@ -55,7 +59,10 @@ def start_processes(
             raise ValueError(
                 f"Process mismatch: expected coordinator as host:port, got {coordinator!r}."
             )
-    jax.distributed.initialize(coordinator, processes, process)
+    require_positive_int("heartbeat_seconds", heartbeat_seconds)
+    jax.distributed.initialize(
+        coordinator, processes, process, heartbeat_timeout_seconds=heartbeat_seconds
+    )
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -115,9 +122,8 @@ def device_mesh(model: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def in_context(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a loop finds the axis over which it splits the units."""
-    splits = mesh is not None and MODEL in mesh.axis_names
-    return jax.set_mesh(mesh) if splits else contextlib.nullcontext()
+    """The context in which a loop finds the axes over which samples and units are spread."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def parts_here(mesh: Mesh) -> int:

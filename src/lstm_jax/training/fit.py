@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax.array_types import shapes_of
 from lstm_jax.training.batch_source import BatchSource
@@ -35,9 +34,7 @@ from lstm_jax.training.hyperparameters import (
 from lstm_jax.training.interruption import signals
 from lstm_jax.training.log import Entries, Log
 from lstm_jax.training.log_entries import (
-    asked_to_end,
     found_with,
-    numbers_of,
     selected,
     warn_if_incomplete,
 )
@@ -51,16 +48,16 @@ from lstm_jax.training.options import (
     checked_seeds,
     checked_settings,
 )
-from lstm_jax.training.problem_checks import require_axes, require_pure_batch
+from lstm_jax.training.placement import state_shardings
+from lstm_jax.training.problem_checks import require_pure_batch
+from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.several_steps import several_steps, sweep_steps
+from lstm_jax.training.several_steps import faster_one_by_one, several_steps, sweep_steps
 from lstm_jax.training.step import (
-    DATA,
     Problem,
     SamplesError,
     TrainState,
-    by_axis,
     init_state,
     parameter_names,
     require_problem,
@@ -68,7 +65,13 @@ from lstm_jax.training.step import (
     train_step,
 )
 from lstm_jax.training.step_programs import StepPrograms
-from lstm_jax.training.train_loop import RunParts, out_of_patience, train
+from lstm_jax.training.train_loop import (
+    RunParts,
+    asked_by_until,
+    evaluated,
+    out_of_patience,
+    train,
+)
 from lstm_jax.training.watch import Recorder
 from lstm_jax.validation import AnyPath, require_type
 
@@ -129,8 +132,8 @@ def fit(
         optimizer: from optax.
         steps: gradient steps in all, those of an earlier part of the run included. A run that has ended can
             be resumed with more of them, one that ``until`` or ``patience`` ended with others or none.
-        seed: of everything random. Several make a sweep, in one program: side by side, or one after the
-            other on a CPU. One that diverges stays as it was before, and the others go on.
+        seed: of everything random. Several make a sweep, in one program: side by side, or large
+            ones on a CPU one after the other. One that diverges stays as it was before, and the others go on.
         hyperparameters: a number for each run of a sweep, by name, as ``{"learning_rate": [0.1, 0.01]}``, in
             place of those that the optimizer was made with; it is made by `optax.inject_hyperparams`. With
             one seed, it is that of all runs.
@@ -182,23 +185,25 @@ def fit(
         sweep = Sweep(seeds, numbers)
         checked_mesh(len(seeds), computation)
     settings = checked_settings(options)
-    run_folder = RunFolder(checked_folder(folder), options)
-    try:
-        with in_context(computation.mesh):
-            return _fit(
-                problem,
-                optimizer,
-                steps,
-                seeds,
-                sweep,
-                data,
-                settings,
-                run_folder,
-                options,
-                computation,
-            )
-    finally:
-        run_folder.release()
+    processes = Processes()
+    with (
+        processes.watched(),
+        RunFolder(checked_folder(folder), options, processes) as run_folder,
+        in_context(computation.mesh),
+    ):
+        return _fit(
+            problem,
+            optimizer,
+            steps,
+            seeds,
+            sweep,
+            data,
+            settings,
+            run_folder,
+            options,
+            computation,
+            processes,
+        )
 
 
 def _fit(
@@ -212,6 +217,7 @@ def _fit(
     run_folder: RunFolder,
     options: RunOptions,
     computation: Computation,
+    processes: Processes,
 ) -> Fitted:
     """`fit`, with arguments that were checked and a folder that is its own."""
     # Everything that can fail with these arguments comes before the folder is touched.
@@ -254,9 +260,9 @@ def _fit(
                 source.begin(state, more.get("data"))
             seen, first = {}, {}
             if not progress.done:
-                seen = recorder.see(0, state.params)
+                seen = processes.each(partial(recorder.see, 0, state.params))
                 if options.evaluate is not None:
-                    first = numbers_of(options.evaluate(state.params))
+                    first = evaluated(processes, options, state)
                     selected(first, options)
             upto = progress.done or None
             log = run_folder.open_log(upto, extent, labels or ())
@@ -268,7 +274,7 @@ def _fit(
             recorder.keep(0, seen)
             if first:
                 log.write({"step": 0, **first, "seconds": 0.0})
-            progress = _going_on(progress, options, log)
+            progress = _going_on(progress, options, log, processes)
             names = parameter_names(state.params)
             run = RunParts(
                 programs,
@@ -282,6 +288,7 @@ def _fit(
                 log,
                 recorder,
                 options,
+                processes,
             )
             state, progress = train(run, state, progress, asked)
     finally:
@@ -303,7 +310,7 @@ def _fit(
     )
 
 
-def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
+def _going_on(progress: Progress, options: RunOptions, log: Log, processes: Processes) -> Progress:
     """The progress of a run that begins or goes on: it stays ended only where what ended it still says so."""
     by = "" if options.best is None else f"{options.best_mode} {options.best}"
     if progress.selection.by != by:
@@ -311,8 +318,7 @@ def _going_on(progress: Progress, options: RunOptions, log: Log) -> Progress:
         progress = progress._replace(selection=Selection(by))
     ended = progress.ended
     if ended == "until":
-        until = options.until
-        stays = until is not None and asked_to_end(until(log.entries[-1]))
+        stays = asked_by_until(processes, options, log.entries[-1])
     else:
         stays = ended == "patience" and out_of_patience(progress, options)
     return progress._replace(ended=ended if stays else None)
@@ -336,11 +342,13 @@ def _made(
         arguments = (np.asarray(seeds, np.uint32), numbers)
     source = None
     try:
-        shardings = _shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
+        shardings = state_shardings(start, arguments, problem, optimizer, mesh, sweep is not None)
         state = jax.jit(start, out_shardings=shardings)(*arguments)
         source = batch_source(problem, data, state, mesh, sweep is not None)
         require_pure_batch(source.problem.batch, source.first)
-        steps = _several_steps(source.problem, optimizer, computation, sweep is not None)
+        steps = _several_steps(
+            source.problem, optimizer, computation, state.params if sweep is not None else None
+        )
         # Every process logs the numbers of all processes.
         outputs = None if mesh is None else (shardings, spread(mesh, None))
         programs = StepPrograms(jax.jit(steps, donate_argnums=0, out_shardings=outputs))
@@ -358,18 +366,18 @@ def _several_steps(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     computation: Computation,
-    sweep: bool,
+    swept: Any,
 ) -> Any:
-    """The call of several steps, of one run or of all runs of a sweep."""
+    """The call of several steps, of one run or, with the parameters of all of them, of a sweep."""
     stops = computation.on_nonfinite == "stop"
-    if not sweep:
+    if swept is None:
         step = train_step(problem, optimizer, **computation._asdict())
         return several_steps(step, "stop" if stops else "skip")
     # A step that is undone must not reach the optimizer's state.
     alone = computation._replace(mesh=None, on_nonfinite="skip")
     step = train_step(problem, optimizer, **alone._asdict())
-    # Measured on a CPU at H = 64: one after the other in 0.4 of the time.
-    one_by_one = computation.mesh is None and jax.default_backend() == "cpu"
+    # Spread over devices they are side by side.
+    one_by_one = computation.mesh is None and faster_one_by_one(swept)
     return sweep_steps(step, "freeze" if stops else "skip", one_by_one=one_by_one)
 
 
@@ -379,42 +387,3 @@ def _require_steps_left(done: int, steps: int, where: Path) -> None:
             f"Length mismatch: expected steps of at least {done}, those of the checkpoint in {where}, got "
             f"{steps}."
         )
-
-
-def _shardings(
-    start: Any,
-    arguments: tuple[Any, ...],
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh | None,
-    sweep: bool,
-) -> Any:
-    """The sharding of each leaf of the first state; in a sweep, by seeds.
-
-    The carry is spread by its samples. Parameters are where ``init`` puts them, the optimizer's state of each
-    with it. All else is the same on every device.
-    """
-    if mesh is None:
-        return None
-    like = shapes_of(start, *arguments)
-    if sweep:
-        return jax.tree.map(lambda _: spread(mesh, 0), like)
-    require_axes("carry", problem.carry_axes, like.carry)
-    everywhere = jax.tree.map(lambda _: spread(mesh, None), like)
-    carry = by_axis(lambda axis, leaf: spread(mesh, axis, leaf), problem.carry_axes, like.carry)
-    if mesh.axis_names == (DATA,):
-        return everywhere._replace(carry=carry)
-    drawn = jax.jit(lambda *given: start(*given).params).lower(*arguments).compile()
-
-    def own(found: Any, replicated: NamedSharding) -> NamedSharding:
-        return found if isinstance(found, NamedSharding) else replicated
-
-    params = jax.tree.map(own, drawn.output_shardings, everywhere.params)
-    state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        like.optimizer,
-        params,
-        transform_non_params=lambda _: spread(mesh, None),
-    )
-    return everywhere._replace(params=params, optimizer=state, carry=carry)

@@ -1,18 +1,24 @@
 """The folder of a run: whose it is, what is in it, and one writer at a time."""
 
+import contextlib
 import shutil
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from lstm_jax.folder_lock import FolderInUseError, FolderLock
-from lstm_jax.training.log import EVENTS, NAME, Extent, Log, LogError
+from lstm_jax.training.checkpoints import whole_steps
+from lstm_jax.training.log import EVENTS, NAME, Extent, Log
 from lstm_jax.training.options import CHECKPOINTS, RunError, RunOptions
+from lstm_jax.training.processes import Processes
 
+SHARED = ".shared"
+"""The file that the first process writes and the others look for."""
+SHARED_SECONDS = 5
+"""How long they look."""
 LOCK = ".lock"
 """The file that says that a run writes into the folder."""
 
@@ -23,16 +29,22 @@ class RunFolder:
     Args:
         folder: of the run; nothing is written if None.
         options: of the run.
+        processes: of the run.
 
     Raises:
         RunError: a folder that has a run, unless the options say to resume or overwrite it, one to resume
-            without a checkpoint, or one that another run writes into; in every process. Nothing is changed.
+            without a checkpoint, one that another run writes into, or one that is not the same for all
+            processes. Nothing is changed.
+        ProcessError: in the other processes, for one of these.
     """
 
-    def __init__(self, folder: Path | None, options: RunOptions) -> None:
-        self.path, self._options = folder, options
+    def __init__(self, folder: Path | None, options: RunOptions, processes: Processes) -> None:
+        self.path, self._options, self._processes = folder, options, processes
         self._lock: FolderLock | None = None
-        together(self._look)
+        self._processes.decided(self._look)
+        if folder is not None and processes.several:
+            held = processes.decided(lambda: whole_steps(folder / CHECKPOINTS))
+            processes.each(lambda: self._require(lambda: whole_steps(folder / CHECKPOINTS) == held))
 
     def holds_checkpoints(self) -> bool:
         """Whether there is a complete checkpoint to resume from."""
@@ -69,14 +81,49 @@ class RunFolder:
             tensorboard = self._options.tensorboard
             return Log(folder, upto=upto, known=known, tensorboard=tensorboard, labels=labels)
 
-        log = together(prepare)
+        logs: list[Log] = []
+        self._processes.decided(lambda: logs.append(prepare()))
+        if self.path is not None and self._processes.several:
+            self._require_shared(self.path / SHARED)
         # The other processes write nothing, but have the same entries.
-        return Log(self.path, upto=upto, known=known, writes=False) if log is None else log
+        return logs[0] if logs else Log(self.path, upto=upto, known=known, writes=False)
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let others write into the folder."""
         if self._lock is not None:
             self._lock.release()
+
+    def _require_shared(self, mark: Path) -> None:
+        """Refuse a folder in which the other processes do not find what the first one has written."""
+
+        def write() -> str:
+            token = uuid.uuid4().hex
+            mark.write_text(token)
+            return token
+
+        token = self._processes.decided(write)
+        self._processes.each(lambda: self._require(lambda: mark.read_text() == token))
+        self._processes.decided(mark.unlink)
+
+    def _require(self, same: Callable[[], bool]) -> None:
+        """Wait until this process sees what the first one does, which may take a while between hosts."""
+        ends = time.monotonic() + SHARED_SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                if same():
+                    return
+            if time.monotonic() > ends:
+                raise RunError(
+                    f"Folder mismatch: expected one that all processes see, got {self.path}, in which "
+                    f"process {jax.process_index()} does not find what the first one does."
+                )
+            time.sleep(0.1)
 
     def _look(self) -> None:
         """Lock a folder that is there, and refuse what is in it."""
@@ -129,26 +176,3 @@ def holds_checkpoints(folder: Path) -> bool:
     """Whether there is a complete checkpoint; orbax names its folder by the step when it is complete."""
     found = folder / CHECKPOINTS
     return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
-
-
-def together(action: Callable[[], Any]) -> Any:
-    """Run an action in the first process; if it fails there, it fails in all.
-
-    Returns:
-        The action's result; None in the other processes.
-    """
-    failure, result = None, None
-    if jax.process_index() == 0:
-        try:
-            result = action()
-        except (RunError, LogError) as error:
-            failure = error
-    if jax.process_count() > 1:
-        told = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
-        if told and failure is None:
-            failure = RunError(
-                "Refused: expected the first process to begin, got an error. See its message."
-            )
-    if failure is not None:
-        raise failure
-    return result

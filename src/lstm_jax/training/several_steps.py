@@ -23,6 +23,10 @@ from lstm_jax.training.step import Metrics, Step, TrainState, finite_leaves, whe
 MOST_STEPS = 128
 """Steps of one call at most: their metrics are held on the device."""
 
+LARGE_ON_A_CPU = 10_000
+"""Parameters from which on the runs of a sweep on a CPU go one after the other: four to eight LSTMs of H = 64
+took 0.6 to 0.9 of the time of `jax.vmap` in that way, and four of H = 8 1.6 times as long."""
+
 Nonfinite = Literal["stop", "skip", "freeze"]
 """What becomes of a step that is not finite: it ends the call; it counts, without its update, which the step
 has left out; or it is undone, and its seed takes no other."""
@@ -91,6 +95,13 @@ def sweep_steps(
         return state, Rows(metrics, jax.vmap(finite_leaves)(state.params))
 
     return call
+
+
+def faster_one_by_one(params: PyTree) -> bool:
+    """Whether the runs of a sweep are to go one after the other, from the shapes of all their parameters."""
+    leaves = jax.tree.leaves(params)
+    size = sum(leaf.size // leaf.shape[0] for leaf in leaves)
+    return jax.default_backend() == "cpu" and size >= LARGE_ON_A_CPU
 
 
 def _once(

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
+from lstm_jax.jax_extensions.mesh_axes import DATA
 from lstm_jax.training.problem_checks import (
     Mean,
     require_axes,
@@ -43,8 +44,6 @@ from lstm_jax.validation import (
 )
 
 ON_NONFINITE = ("stop", "skip")
-DATA = "data"
-"""The mesh axis over which the samples of a batch are spread."""
 
 
 class SamplesError(ValueError):

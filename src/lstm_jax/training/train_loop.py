@@ -9,6 +9,8 @@ are fetched and added up.
 
 import time
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +39,7 @@ from lstm_jax.training.log_entries import (
     shown,
 )
 from lstm_jax.training.options import RunOptions
+from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress
 from lstm_jax.training.progress_bar import ProgressBar
 from lstm_jax.training.several_steps import MOST_STEPS, Rows
@@ -63,6 +66,7 @@ class RunParts(NamedTuple):
         log: in memory without a folder.
         recorder: of the watches.
         options: of the run.
+        processes: of the run.
     """
 
     programs: StepPrograms
@@ -76,6 +80,7 @@ class RunParts(NamedTuple):
     log: Log
     recorder: Recorder
     options: RunOptions
+    processes: Processes
 
     def last_checkpoint(self) -> str:
         """The path of the last whole checkpoint, for messages."""
@@ -94,7 +99,7 @@ def train(
     run: RunParts, state: TrainState, progress: Progress, asked: list[str]
 ) -> tuple[TrainState, Progress]:
     """Run the remaining steps, until signals ask to stop: at least one step, if one is left."""
-    issued, count = progress.done, 1
+    issued, most = progress.done, 1
     waiting: list[_Call] = []
     before: Metrics | None = None
     with ProgressBar(run.steps, issued, run.options.progress) as bar:
@@ -102,7 +107,7 @@ def train(
         while issued < run.steps and progress.ended is None:
             # Several processes have to ask each other, which they can only do after the same step.
             alone = jax.process_count() == 1
-            count = 1 if asked and alone else min(count, _next_due(issued, run) - issued)
+            count = 1 if asked and alone else min(most, _next_due(issued, run) - issued)
             compiling = run.programs.seconds
             steps = np.int32(issued), np.int32(count)
             state, rows = run.programs(state, run.source.take(), *steps)
@@ -118,9 +123,9 @@ def train(
                 progress, before = _counted(run, progress, before, call)
                 now = time.perf_counter()
                 progress = progress._replace(seconds=progress.seconds + now - mark)
-                if alone and run.source.resident:
-                    fits = int(CALL_SECONDS * call.steps / max(now - mark, 1e-9))
-                    count = min(max(fits, 1), MOST_STEPS)
+                if run.source.resident and (alone or due):
+                    fits = partial(_fitting, call.steps, now - mark)
+                    most = run.processes.decided(fits)
                 mark = now
                 if not due and not stop:
                     break
@@ -137,6 +142,11 @@ def train(
     if run.checkpoints is not None:
         run.checkpoints.wait()
     return state, progress
+
+
+def _fitting(steps: int, seconds: float) -> int:
+    """How many steps a call may have, of which some took so long."""
+    return min(max(int(CALL_SECONDS * steps / max(seconds, 1e-9)), 1), MOST_STEPS)
 
 
 def _counted(
@@ -211,36 +221,65 @@ def _between(
 ) -> Progress:
     """Log, evaluate, end, watch and write a checkpoint, as is due."""
     options, done = run.options, progress.done
-    measured: dict[str, Any] = {}
     number: dict[str, float] | None = None
     if "log" in due:
-        runs = len(run.labels or (0,))
-        entry = entry_of(progress, options, run.log, runs, run.skips)
-        entry = {"step": done, **learning_rate_of(state.optimizer), **entry}
+        measured: dict[str, Any] = {}
         if "evaluate" in due and options.evaluate is not None:
-            measured = numbers_of(options.evaluate(state.params))
+            measured = evaluated(run.processes, options, state)
             number = selected(measured, options, going(run.labels, progress))
-            entry |= measured
-        run.log.write(entry)
+        entry = run.processes.decided(lambda: _logged(run, state, progress, measured))
+        if not run.processes.first:
+            run.log.write(entry)
         progress = progress.logged()
         bar.show(done, shown(entry, options.unit, list(measured)))
-        if options.until is not None and asked_to_end(options.until(entry)):
+        if asked_by_until(run.processes, options, entry):
             progress = progress._replace(ended="until")
         if options.callback is not None:
-            options.callback(done, entry, state)
+            run.processes.each(partial(options.callback, done, entry, state))
     if number is not None and options.best is not None:
         maximise = options.best_mode == "max"
         selection = progress.selection.after(done, number[options.best], maximise)
         progress = progress._replace(selection=selection)
         if progress.ended is None and out_of_patience(progress, options):
             progress = progress._replace(ended="patience")
-    early = progress.ended is not None
-    run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
-    if run.checkpoints is not None and ("checkpoint" in due or stop or early):
-        more = kept_with(progress, run.log, run.recorder, run.constants)
-        more |= {"data": run.source.position()}
-        run.checkpoints.save(done, state, measured=number, more=more)
+
+    def keep() -> None:
+        early = progress.ended is not None
+        run.recorder.keep(done, run.recorder.see(done, state.params, last=early))
+        if run.checkpoints is not None and ("checkpoint" in due or stop or early):
+            more = kept_with(progress, run.log, run.recorder, run.constants)
+            more |= {"data": run.source.position()}
+            run.checkpoints.save(done, state, measured=number, more=more)
+
+    run.processes.each(keep)
     return progress
+
+
+def _logged(
+    run: RunParts, state: TrainState, progress: Progress, measured: dict[str, Any]
+) -> dict[str, Any]:
+    """An entry, written into the log."""
+    entry = entry_of(progress, run.options, run.log, len(run.labels or (0,)), run.skips)
+    entry = {"step": progress.done, **learning_rate_of(state.optimizer), **entry, **measured}
+    run.log.write(entry)
+    return entry
+
+
+def evaluated(processes: Processes, options: RunOptions, state: TrainState) -> dict[str, Any]:
+    """What ``evaluate`` measures: each process takes part in it, and the first one's numbers count."""
+    evaluate = options.evaluate
+    if evaluate is None:
+        return {}
+    measured = processes.each(lambda: numbers_of(evaluate(state.params)))
+    return processes.decided(lambda: measured)
+
+
+def asked_by_until(processes: Processes, options: RunOptions, entry: Mapping[str, Any]) -> bool:
+    """Whether ``until`` ends the run, which the first process decides."""
+    until = options.until
+    if until is None:
+        return False
+    return processes.decided(lambda: asked_to_end(until(entry)))
 
 
 def out_of_patience(progress: Progress, options: RunOptions) -> bool:
