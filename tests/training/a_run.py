@@ -71,7 +71,8 @@ def main(words):
         )
     if words.get("stream"):
         problem = problem._replace(batch=training.Problem._field_defaults["batch"])
-        data = parts(words.get("process", 0), words.get("processes", 1))
+        broken = words.get("broken") == words.get("process", 0)
+        data = parts(words.get("process", 0), words.get("processes", 1), broken)
     try:
         fitted = training.fit(
             problem,

@@ -45,12 +45,14 @@ def recurrent(dropout=0.0, state_dtype=float):
 DATA = np.float32(1)
 
 
-def parts(process=0, processes=1):
+def parts(process=0, processes=1, broken=False):
     """Batches for `recurrent` as a function of the epoch: those samples that are a process's own."""
 
     def batches(epoch):
         drawn = np.random.default_rng(epoch)
-        for _ in range(7):
+        for n in range(7):
+            if broken and (epoch, n) == (1, 3):
+                raise OSError("the disk of this process is gone")
             xs = drawn.standard_normal((T, B, D)).astype(np.float32)
             own = np.split(xs, processes, axis=1)[process]
             yield {"xs": own, "ys": own.sum(-1, keepdims=True).cumsum(0)}

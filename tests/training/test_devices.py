@@ -126,6 +126,16 @@ def test_a_stream_is_read_by_each_process_in_part_and_goes_on_in_another_number_
 
 
 @pytest.mark.slow
+def test_a_stream_that_breaks_in_one_process_ends_both_with_the_last_checkpoint_whole(tmp_path):
+    running = both(tmp_path, steps=10**6, stream=True, broken=1)
+    said = [process.communicate(timeout=100)[1] for process in running]
+    assert all(process.returncode for process in running)
+    assert "the disk of this process is gone" in said[0] and "the disk of this process" in said[1]
+    for process in both(tmp_path, steps=12, stream=True, resume=True):
+        assert [entry["step"] for entry in ended(process)["log"]] == [5, 10, 12]
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
     running = both(tmp_path, steps=10**6, checkpoint_every=10**6)
     begun = time.monotonic()

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lstm_jax.array_types import PyTree
@@ -58,7 +59,9 @@ class Resident(BatchSource):
 
         def place(leaf: Any) -> jax.Array:
             if mesh is None:
-                return jnp.asarray(leaf)
+                # `jnp.asarray` has two copies for a while.
+                is_array = isinstance(leaf, np.ndarray)
+                return jax.device_put(leaf, may_alias=False) if is_array else jnp.asarray(leaf)
             return leaf if lies_on(mesh, leaf) else placed(leaf, spread(mesh, None))
 
         self.first = jax.tree.map(place, data)
