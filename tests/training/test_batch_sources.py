@@ -11,7 +11,14 @@ import pytest
 from comparison import slow
 from training.problems import leaves, numbers, run
 
-from lstm_jax.training import ManyShapesWarning, Problem, ProblemError, RunError, data_mesh
+from lstm_jax.training import (
+    ManyShapesWarning,
+    Problem,
+    ProblemError,
+    RunError,
+    data_mesh,
+    read_ahead,
+)
 from lstm_jax.training.step_programs import MOST_PROGRAMS
 
 SHAPE = (4, 3)
@@ -189,6 +196,20 @@ def test_an_error_of_the_data_comes_out_as_it_is(tmp_path):
     assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
+def test_a_run_ends_while_its_data_wait_for_more(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PATIENCE", 0.1)
+    more = threading.Event()
+
+    def waits():
+        yield from batches(3)
+        more.wait(60)
+
+    try:
+        assert run(3, streamed, data=waits, log_every=1).log[-1]["step"] == 3
+    finally:
+        more.set()
+
+
 def test_batches_of_several_shapes_have_a_program_each():
     shapes = [(4, 3), (2, 3), (4, 3), (8, 3)] * 2
     traced = []
@@ -229,6 +250,14 @@ def test_all_seeds_of_a_sweep_see_the_same_batches():
     fitted = run(3, streamed, data=Loader(), seed=(1, 2), log_every=1)
     for entry, batch in zip(fitted.log, batches(), strict=False):
         np.testing.assert_allclose(entry["sum"], [batch.sum()] * 2, rtol=1e-5)
+
+
+def test_a_sweep_goes_on_with_its_stream(tmp_path):
+    words = {"data": of_epoch, "seed": (1, 2), "log_every": 1}
+    whole = run(7, streamed, **words)
+    run(4, streamed, folder=tmp_path, **words)
+    again = run(7, streamed, folder=tmp_path, resume=True, **words)
+    assert numbers(again.log) == numbers(whole.log)
 
 
 def test_the_state_of_a_stream_is_under_the_settings_of_jax_of_the_run(x64):

@@ -114,13 +114,14 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         )
     if which == "last":
         return steps[-1]
+    # A resumed run may select by another number than before: the last one counts.
+    last = about_of(path, steps[-1], steps)
     measured: dict[int, float] = {}
     for one in steps:
-        about = about_of(path, one, steps)
         # What was not finite was stored as infinite, and is never the best.
-        found = about.get("measured", {}).get(about.get("best"), np.inf)
+        found = about_of(path, one, steps).get("measured", {}).get(last["best"], np.inf)
         if np.isfinite(found):
-            measured[one] = -found if about["best_mode"] == "max" else found
+            measured[one] = -found if last["best_mode"] == "max" else found
     if not measured and which is None:
         return steps[-1]
     if not measured:

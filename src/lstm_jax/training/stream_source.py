@@ -18,10 +18,7 @@ from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
 from lstm_jax.training.sample_axes import SamplesError, by_axis, spread
-from lstm_jax.training.step import (
-    Problem,
-    TrainState,
-)
+from lstm_jax.training.step import Problem
 from lstm_jax.training.streams import Stream, in_words
 from lstm_jax.validation import show_shape
 
@@ -46,14 +43,14 @@ class StreamSource(BatchSource):
         """Dtype and number of axes of each array; the rest may change from batch to batch."""
         return ["a stream", *map(str, self._kinds)]
 
-    def begin(self, state: TrainState, position: Any) -> None:
+    def begin(self, done: int, position: Any) -> None:
         """Go on after the position of this process.
 
         Raises:
             RunError: data that do not begin again, or not with the same batches; another number of processes
                 that were not all at the same place.
         """
-        if not int(state.step):
+        if not done:
             return
         if not position:
             raise RunError(
