@@ -20,6 +20,8 @@ from lstm_jax.training import (
     read_ahead,
 )
 from lstm_jax.training.step_programs import MOST_PROGRAMS
+from lstm_jax.training.stream_source import StreamSource
+from lstm_jax.training.train_loop import require_same_shapes
 
 SHAPE = (4, 3)
 streamed = Problem(
@@ -194,6 +196,25 @@ def test_an_error_of_the_data_comes_out_as_it_is(tmp_path):
         run(9, streamed, data=broken, folder=tmp_path, checkpoint_every=1)
     assert not [one for one in threading.enumerate() if one.name == "read ahead"]
     assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
+def test_a_process_with_fewer_samples_has_batches_of_other_shapes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    found = []
+    for data in (batches(3), batches(3, seed=1), [*batches(2), batches(1, shape=(3, 3))[0]]):
+        source = StreamSource(streamed, lambda data=data: iter(data), None, False)
+        for _ in range(2):
+            source.take()
+        early = source.shapes()
+        source.take()
+        found.append((early, source.shapes()))
+        source.close()
+    assert found[0] == found[1] and found[2][0] == found[0][0]
+    require_same_shapes(found[0][1], found[1][1])
+    with pytest.raises(
+        ProblemError, match="as many samples in each process, .* got others in proc"
+    ):
+        require_same_shapes(found[0][1], found[2][1])
 
 
 def test_a_run_ends_while_its_data_wait_for_more(monkeypatch):

@@ -93,6 +93,10 @@ def test_another_structure_is_named(finished):
         training.CheckpointError, match=r"layers.1.b 'float32\[12\]'.*float32\[16\]"
     ):
         training.load(finished[0], like=like)
+    with pytest.raises(
+        training.CheckpointError, match=r"expected layers None, as in .*/8, got .int64\[\]"
+    ):
+        training.load(finished[0], like={"layers": 1})
 
 
 def test_nothing_there(tmp_path):

@@ -42,6 +42,10 @@ class BatchSource:
         """After the batch that was taken last, as JSON holds it; called in every process or in none."""
         return None
 
+    def shapes(self) -> int:
+        """The checksum of the shapes of all batches that were taken, which all processes have to agree on."""
+        return 0
+
     def close(self) -> None:
         """End what was begun."""
 

@@ -184,9 +184,11 @@ def in_structure(where: Path, params: Any, like: PyTree) -> PyTree:
     found = _flat(params)
     pairs, tree = jax.tree_util.tree_flatten_with_path(like)
     names = [leaf_name(path) if path else "" for path, _ in pairs]
+    # Numbers of Python, too.
+    kinds = [getattr(leaf, "dtype", None) or np.asarray(leaf).dtype for _, leaf in pairs]
     expected = {
-        name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        for name, (_, leaf) in zip(names, pairs, strict=True)
+        name: f"{np.dtype(kind).name}{list(np.shape(leaf))}"
+        for name, kind, (_, leaf) in zip(names, kinds, pairs, strict=True)
     }
     actual = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in found.items()}
     require_same(where, "Parameters", actual, expected)

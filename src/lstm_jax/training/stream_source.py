@@ -38,6 +38,7 @@ class StreamSource(BatchSource):
         self._kinds = [_kind(leaf) for leaf in jax.tree.leaves(self.first)]
         self._peeked: Any = (host, self.first, self._stream.position())
         self._taken: Any = None
+        self._shapes = 0
 
     def described(self) -> list[Any]:
         """Dtype and number of axes of each array; the rest may change from batch to batch."""
@@ -87,7 +88,14 @@ class StreamSource(BatchSource):
             found = self._ahead.take()
         host, batch, at = found
         self._taken = (host, at)
+        if jax.process_count() > 1:
+            shapes = str([leaf.shape for leaf in jax.tree.leaves(batch)])
+            self._shapes = zlib.crc32(shapes.encode(), self._shapes)
         return batch
+
+    def shapes(self) -> int:
+        """Of the whole batches: a process with fewer samples than the others has other ones."""
+        return self._shapes
 
     def position(self) -> Any:
         """Those of all processes, with the checksum of a batch that is read again when the run goes on."""
