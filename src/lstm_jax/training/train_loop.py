@@ -262,8 +262,8 @@ def require_same_shapes(expected: int, found: int) -> None:
     """Refuse to go on where the processes have put together batches of different shapes."""
     if found != expected:
         raise ProblemError(
-            "Batch mismatch: expected batches of as many samples in each process, and of one shape, got "
-            f"others in process {jax.process_index()} than in the first. Leave out what does not fill a batch."
+            "Batch mismatch: expected batches of one shape, and of as many samples in each process, got "
+            f"others in process {jax.process_index()} than in the first. Leave out what does not fill one."
         )
 
 
