@@ -1,5 +1,6 @@
 """The parameters of a run out of its folder, with nothing else in hand."""
 
+import time
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -11,12 +12,17 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import CheckpointError, about_of, damaged, require_same
+from lstm_jax.training.checkpoints import whole_steps
 from lstm_jax.training.options import CHECKPOINTS
 from lstm_jax.training.orbax_noise import without_noise
 from lstm_jax.training.system_errors import reason
 from lstm_jax.validation import AnyPath, leaf_name, require_path
 
 PARAMS = "params"
+TRIES = 5
+"""How often another checkpoint is read, where a run has deleted one meanwhile."""
+DELETED_SECONDS = 0.1
+"""In which a checkpoint that is being deleted is gone."""
 
 
 class Loaded(NamedTuple):
@@ -75,11 +81,19 @@ def load(folder: AnyPath, which: str | int | None = "last", *, like: PyTree = No
     path = require_path("folder", folder).resolve()
     inner = path / CHECKPOINTS
     path = inner if inner.is_dir() else path
-    steps = (
-        sorted(int(one.name) for one in path.iterdir() if one.name.isdecimal())
-        if path.is_dir()
-        else []
-    )
+    for _ in range(TRIES):
+        steps = whole_steps(path)
+        try:
+            return _loaded(path, which, steps, like)
+        except CheckpointError:
+            # A run that is at work deletes earlier ones, perhaps the one that was to be read.
+            time.sleep(DELETED_SECONDS)
+            if whole_steps(path) == steps:
+                raise
+    return _loaded(path, which, whole_steps(path), like)
+
+
+def _loaded(path: Path, which: Any, steps: list[int], like: PyTree) -> Loaded:
     step = _step(path, which, steps)
     about = about_of(path, step, steps)
     state = _state(path, step, steps)
