@@ -51,7 +51,9 @@ def loss_of(cell, weight, backend, gradient="auto", **options):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [SIZES[2], *(pytest.param(s, marks=pytest.mark.slow) for s in SIZES if s != SIZES[2])]
+)
 def test_values_and_gradients_are_those_of_the_plain_scan(sizes, reverse, x64):
     cell, arguments, weight = problem(sizes)
     options = {"sequences": Sequences(reverse=reverse)}
@@ -62,7 +64,7 @@ def test_values_and_gradients_are_those_of_the_plain_scan(sizes, reverse, x64):
     assert_close(jax.jit(kernel)(*arguments), scan(*arguments), 1e-12)
 
 
-@pytest.mark.parametrize("sizes", SIZES[3:5], ids=str)
+@pytest.mark.parametrize("sizes", [SIZES[3], pytest.param(SIZES[4], marks=pytest.mark.slow)])
 def test_single_precision(sizes, x64):
     cell, arguments, weight = problem(sizes)
     exact = jax.grad(loss_of(cell, weight, "loop"), (0, 1, 2))(*arguments)
@@ -76,6 +78,7 @@ def test_single_precision(sizes, x64):
         assert abs(a - c).max() < 4 * abs(b - c).max() + 1e-6 * size
 
 
+@pytest.mark.slow
 def test_every_derivative(x64):
     cell, arguments, weight = problem((6, 2, 3, 5))
     loop, kernel = (loss_of(cell, weight, backend) for backend in ("loop", "cpu_kernel"))
@@ -99,7 +102,13 @@ def test_every_derivative(x64):
 
 @pytest.mark.parametrize(
     "mapped",
-    [(None, 0, 0), (None, 0, None), (0, None, 0), (0, 0, 0), (None, None, 0)],
+    [
+        (None, 0, None),
+        *(
+            pytest.param(axes, marks=pytest.mark.slow)
+            for axes in ((None, 0, 0), (0, None, 0), (0, 0, 0), (None, None, 0))
+        ),
+    ],
 )
 def test_mapped(mapped, x64):
     cell, arguments, weight = problem((5, 2, 3, 4))
