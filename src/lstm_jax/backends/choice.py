@@ -13,7 +13,7 @@ from lstm_jax.time_loop.step_masks import StepMasks
 from lstm_jax.validation import require_one_of
 
 GRADIENTS = ("auto", "bptt", "autodiff")
-BACKENDS = ("auto", "loop", "cudnn")
+BACKENDS = ("auto", "loop", "cpu_kernel", "cudnn")
 
 
 def check_choice(gradient: Any, backend: Any) -> None:
@@ -25,9 +25,9 @@ def check_choice(gradient: Any, backend: Any) -> None:
     require_one_of("gradient", gradient, GRADIENTS)
     if not isinstance(backend, Loop):
         require_one_of("backend", backend, (*BACKENDS, "lstm_jax.Loop(...)"))
-    if backend == "cudnn" and gradient == "autodiff":
+    if backend in ("cudnn", "cpu_kernel") and gradient == "autodiff":
         raise ValueError(
-            'Option mismatch: expected gradient="auto" or "bptt" with backend="cudnn", got "autodiff". '
+            f'Option mismatch: expected gradient="auto" or "bptt" with backend="{backend}", got "autodiff". '
             "With the kernel, the gradient is the kernel's backward pass."
         )
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
+from lstm_jax.backends.cpu_kernel.conditions import covers
+from lstm_jax.backends.cpu_kernel.kernel_derivatives import unroll_by_cpu_kernel
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments, require_stable_state
@@ -86,6 +88,10 @@ def unroll(
     loop = choose(backend, ((cell,),), prepared.xs.dtype, prepared.masks)
     if loop is None:
         state, hs = _run_kernel(cell, params, prepared)
+    elif backend == "cpu_kernel" and covers(cell, params, prepared):
+        state, hs = unroll_by_cpu_kernel(
+            cell, prepared.reverse, params, prepared.xs, prepared.state0
+        )
     else:
         by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
         state, hs = run_loop(cell, loop, by_hand, params, prepared)

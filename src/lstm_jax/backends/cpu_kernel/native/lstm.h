@@ -17,26 +17,18 @@
 #include <algorithm>
 
 #include "activations.h"
-#include "memory.h"
 #include "product.h"
-#include "team.h"
+#include "table.h"
 
 namespace lstm_jax::ISA {
-
-struct Sizes {
-  int64_t steps, rows, inputs, units;
-  bool reverse;
-
-  // The t-th step in the order of the loop.
-  int64_t time(int64_t t) const { return reverse ? steps - 1 - t : t; }
-};
 
 template <typename T>
 struct Lstm {
   static constexpr int L = kLanes<T>, P = kPanel<T>;
   static constexpr int64_t kSumRows = 256;  // Rows of δz that are kept for the sums over time.
 
-  static int64_t blocks(int64_t units) { return (units + L - 1) / L; }
+  // Vectors of units; the residuals' padding has room for all of them.
+  static int64_t blocks(int64_t units) { return padded_units(units) / L; }
   static int64_t wide(int64_t units) { return blocks(units) * P; }  // Of z, with padding.
 
   // w[n, 4H] as [block][n][4 · lanes].
@@ -79,9 +71,10 @@ struct Lstm {
     return Memory::bytes<T>(wide(s.units) * (s.inputs + s.units + 1)) + 3 * Memory::bytes<T>(s.rows * padded);
   }
 
-  // gates[T, B, wide] and cs[T, B, padded] are residuals, or null.
-  static void forward(const Sizes& s, const T* x, const T* w_x, const T* w_h, const T* b, const T* h0, const T* c0,
-                      T* hs, T* h_end, T* c_end, T* gates, T* cs, Memory& memory, const Team& team) {
+  static void forward(const Sizes& s, const LstmForward<T>& arrays, Memory& memory, const Team& team) {
+    const T *x = arrays.x, *w_x = arrays.w_x, *w_h = arrays.w_h, *b = arrays.b, *h0 = arrays.h0, *c0 =
+        arrays.c0;
+    T *hs = arrays.hs, *h_end = arrays.h_end, *c_end = arrays.c_end, *gates = arrays.gates, *cs = arrays.cs;
     memory.reserve(forward_bytes(s) + 256);
     const int64_t H = s.units, D = s.inputs, B = s.rows, count = blocks(H), padded = count * L;
     T* packed_x = memory.take<T>(wide(H) * D);
@@ -152,9 +145,12 @@ struct Lstm {
            Memory::bytes<T>(s.rows * panels_of(s.units) * P) + Memory::bytes<T>(s.rows * padded);
   }
 
-  static void backward(const Sizes& s, const T* x, const T* w_x, const T* w_h, const T* h0, const T* c0, const T* hs,
-                       const T* gates, const T* cs, const T* d_hs, const T* d_h_end, const T* d_c_end, T* d_x, T* d_wx,
-                       T* d_wh, T* d_b, T* d_h0, T* d_c0, Memory& memory, const Team& team) {
+  static void backward(const Sizes& s, const LstmBackward<T>& arrays, Memory& memory, const Team& team) {
+    const T *x = arrays.x, *w_x = arrays.w_x, *w_h = arrays.w_h, *h0 = arrays.h0, *c0 = arrays.c0, *hs =
+        arrays.hs, *gates = arrays.gates, *cs = arrays.cs, *d_hs = arrays.d_hs, *d_h_end = arrays.d_h_end,
+        *d_c_end = arrays.d_c_end;
+    T *d_x = arrays.d_x, *d_wx = arrays.d_wx, *d_wh = arrays.d_wh, *d_b = arrays.d_b, *d_h0 = arrays.d_h0, *d_c0
+        = arrays.d_c0;
     memory.reserve(backward_bytes(s) + 512);
     const int64_t H = s.units, D = s.inputs, B = s.rows, count = blocks(H), padded = count * L, Z = wide(H);
     const int64_t h_panels = panels_of(H), x_panels = panels_of(D), tiles = tiles_of(features(s));
