@@ -22,7 +22,9 @@ ANY_HEADERS = "jaxlib>=0.10.1,!=0.10.2; python_version >= '3.15'"
 
 def load_build(root):
     """The kernel's own `build.py`, without the package around it."""
-    spec = importlib.util.spec_from_file_location("cpu_kernel_build", Path(root, FOLDER, "build.py"))
+    spec = importlib.util.spec_from_file_location(
+        "cpu_kernel_build", Path(root, FOLDER, "build.py")
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -69,7 +71,9 @@ class KernelHook(BuildHookInterface):
                 build_data["force_include"][str(path)] = f"lstm_jax/backends/cpu_kernel/{path.name}"
         if built.library:
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{build.TARGETS[target].wheel if target else own_platform()}"
+            build_data["tag"] = (
+                f"py3-none-{build.TARGETS[target].wheel if target else own_platform()}"
+            )
 
     def finalize(self, version, build_data, artifact_path):
         """Remove what was compiled apart."""

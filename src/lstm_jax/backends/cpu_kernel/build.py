@@ -275,9 +275,7 @@ def _build(
     raise first_error
 
 
-def _stamp(
-    command: list[str], version: str, units: list[Unit], native: Path, headers: Path
-) -> str:
+def _stamp(command: list[str], version: str, units: list[Unit], native: Path, headers: Path) -> str:
     digest = hashlib.sha256(repr((command[1:], version, FLAGS, units)).encode())
     sources = [*native.glob("*"), *(headers / "xla" / "ffi" / "api").glob("*")]
     for path in sorted(path for path in sources if path.is_file()):
@@ -306,8 +304,9 @@ def _compile(
         with ThreadPoolExecutor(_cores()) as pool:
             objects = list(pool.map(compile_unit, units))
         linked = Path(work, library.name)
-        threads = [] if library.suffix == ".dll" else ["-pthread"]
-        _output([*command, "-shared", *objects, *threads, "-o", str(linked)], environment)
+        # Zig's own libraries come with what debuggers read, several megabytes of it.
+        more = {".so": ["-pthread", "-s"], ".dylib": ["-Wl,-S"], ".dll": ["-s"]}[library.suffix]
+        _output([*command, "-shared", *objects, *more, "-o", str(linked)], environment)
         os.replace(linked, library)
 
 
@@ -321,7 +320,12 @@ def _output(words: list[str], environment: Mapping[str, str]) -> str:
     """What a command prints; its first error as a sentence if it fails."""
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", env=dict(environment), timeout=900
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=dict(environment),
+            timeout=900,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"No C++ compiler: expected {words[0]} to run, got: {error}.") from None
@@ -330,7 +334,9 @@ def _output(words: list[str], environment: Mapping[str, str]) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line] or lines or [f"exit {done.returncode}"]
     said = errors[0][:300].rstrip(".")
-    raise BuildError(f"The compiler failed: expected {words[0]} to compile the kernel, got: {said}.")
+    raise BuildError(
+        f"The compiler failed: expected {words[0]} to compile the kernel, got: {said}."
+    )
 
 
 if __name__ == "__main__":
