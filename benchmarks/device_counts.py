@@ -32,7 +32,7 @@ def figures(data: int, model: int) -> dict[str, Any]:
     from lstm_jax.array_types import shapes_of
     from lstm_jax.training.devices import in_context
     from lstm_jax.training.placement import state_shardings
-    from lstm_jax.training.step import spread
+    from lstm_jax.training.sample_axes import spread
 
     rows = ROWS * data
     net = language.language_model(

@@ -128,6 +128,8 @@ def test_words(tmp_path, capsys):
         ("train {}/none", "expected a text file, got"),
         ("train {}/text --out {}/run --batch-size 2 --length 8", "expected one without a run"),
         ("train {}/text --out {}/new --epochs 0", "--epochs of at least 1, got 0"),
+        ("train {}/text --out {}/new --patience 0", "--patience of at least 1, .* got 0 and 0.05"),
+        ("train {}/text --out {}/new --patience 3 --valid 0", "--valid above 0, got 3 and 0"),
         ("train {}/text --out {}/new --learning-rate -1", "--learning-rate above 0, got -1"),
         (
             "train {}/text --out {}/new --valid 0.6 --test 0.6",

@@ -15,12 +15,17 @@ def main(words):
     import jax
     import numpy as np
     import optax
+    from jax.experimental import multihost_utils
     from training.problems import DATA, leaves, numbers, parts, recurrent
 
     from lstm_jax import training
 
     if words.get("processes"):
-        training.start_processes(words["coordinator"], words["processes"], words["process"])
+        training.start_processes(
+            words["coordinator"], words["processes"], words["process"], heartbeat_seconds=10
+        )
+    here = words.get("process", 0)
+    wrong = words.get("wrong") if here == words.get("where") else None
     mesh = training.data_mesh() if words.get("mesh") else None
     mesh = training.device_mesh(words["model"]) if words.get("model") else mesh
     seed = words.get("seed", 0)
@@ -43,10 +48,22 @@ def main(words):
             # From here on no file may grow beyond a few bytes, as on a full disk.
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
-        return False
+        return wrong == "until" and entry["step"] >= 10
+
+    def evaluate(params):
+        calls.append(1)
+        if wrong == "evaluate" and len(calls) == 3:
+            raise ValueError("of the user")
+        if words.get("together"):
+            multihost_utils.process_allgather(np.float32(1))
+        return {"error": 1.0 + here}
+
+    calls = []
 
     watches = [] if mesh else [training.Watch("norms", 4, look)]
     options = dataclasses.replace(options, settings={"rate": 0.01}, watches=watches, until=until)
+    if words.get("evaluate"):
+        options = dataclasses.replace(options, evaluate=evaluate, evaluate_every=5)
     problem, data = recurrent(dropout=words.get("dropout", 0.3)), DATA
     if words.get("model"):
         problem = problem._replace(
@@ -91,6 +108,7 @@ def main(words):
                 "log": numbers(fitted.log),
                 "devices": jax.device_count(),
                 "placed": placed,
+                "ended": fitted.ended,
             }
         )
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_jax.training import read_log, start_processes
+from lstm_jax.training import load, read_log, start_processes
 
 SCRIPT = Path(__file__).with_name("a_run.py")
 
@@ -86,13 +86,10 @@ def both(folder, processes=2, devices=2, **words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    words |= {
-        "mesh": True,
-        "folder": str(folder),
-        "coordinator": coordinator,
-        "processes": processes,
-    }
-    return [start(devices, **words, process=n) for n in range(processes)]
+    words |= {"mesh": True, "coordinator": coordinator, "processes": processes}
+    apart = words.pop("apart", False)
+    folders = [str(folder / str(n)) if apart else str(folder) for n in range(processes)]
+    return [start(devices, **words, process=n, folder=folders[n]) for n in range(processes)]
 
 
 @pytest.mark.slow
@@ -150,6 +147,59 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path):
     assert [process.returncode for process in running] == [1, 1]
     assert "stopped by another process" in said[0] and "stopped by SIGTERM" in said[1]
     assert any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [0, 1])
+def test_the_first_process_decides_and_its_numbers_count(tmp_path, where):
+    """Both measure something else, and one of them says that the run has come to its end."""
+    words = {"evaluate": True, "wrong": "until", "where": where, "checkpoint_every": 5}
+    first, second = map(ended, both(tmp_path, steps=20, **words))
+    assert first["ended"] == second["ended"] == ("steps" if where else "until")
+    assert first["log"] == second["log"] and first["log"][-1]["step"] == (20 if where else 10)
+    assert {entry["error"] for entry in second["log"]} == {1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [False, True])
+def test_an_error_in_one_process_is_a_sentence_in_all(tmp_path, together):
+    """Also where the others are in the middle of a computation that waits for it."""
+    words = {"evaluate": True, "wrong": "evaluate", "where": 1, "checkpoint_every": 5}
+    running = both(tmp_path, steps=10**6, together=together, **words)
+    said = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert "ValueError: of the user" in said[1]
+    told = "ProcessError: Failed process: expected all to go on, got an error in process 1: Value"
+    assert told in said[0]
+    held = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert [path.name for path in held] == ["5"]
+
+
+@pytest.mark.slow
+def test_folders_that_are_not_shared_are_noticed(tmp_path):
+    begun = time.monotonic()
+    running = both(tmp_path, steps=20, apart=True)
+    said = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert all("Folder mismatch: expected one that all processes see" in one for one in said)
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_within_the_heartbeat(tmp_path):
+    running = both(tmp_path, steps=10**6, checkpoint_every=5)
+    while not any(path.name.isdigit() for path in (tmp_path / "checkpoints").glob("*")):
+        assert running[1].poll() is None
+        time.sleep(0.1)
+    running[1].kill()
+    begun = time.monotonic()
+    running[0].communicate(timeout=100)
+    assert running[0].returncode != 0 and time.monotonic() - begun < 30
+    running[1].communicate()
+    # What was kept is whole: the run goes on from it, in one process.
+    step = load(tmp_path).step
+    end = ended(start(4, steps=step + 5, mesh=True, folder=str(tmp_path), resume=True))
+    assert end["log"][-1]["step"] == step + 5
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Numbers of an optimizer: swept, logged, and found unchanged by a resumed run."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.problems import TARGETS, line, run
+from training.problems import TARGETS, leaves, line, run
 
 from lstm_jax import training
 from lstm_jax.training import CheckpointError, RunError, RunOptions
@@ -110,6 +111,27 @@ def test_the_learning_rate_is_logged_where_a_state_has_it():
     # The problem's own number of that name stays.
     named = line._replace(loss=lambda *a: (line.loss(*a)[0], (None, {"learning_rate": 2.0})))
     assert run(4, named, sgd()).log[-1]["learning_rate"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.inject_hyperparams(optax.adam)(learning_rate=0.1), optax.contrib.prodigy()],
+    ids=["adam", "prodigy"],
+)
+def test_a_state_that_goes_on_in_another_dtype_begins_in_it(optimizer):
+    """The states of some optimizers begin in the dtype of the parameters, and rates are float32."""
+    half = line._replace(
+        init=lambda key: {"w": line.init(key)["w"].astype("bfloat16"), "v": jnp.ones(())},
+        loss=lambda p, c, b, k: line.loss(jax.tree.map(lambda w: w.astype("float32"), p), c, b, k),
+    )
+    fitted = run(8, half, optimizer)
+    assert fitted.state.params["w"].dtype == "bfloat16"
+    begun = training.init_state(half, optimizer, 0).optimizer
+    for before, after in zip(leaves(begun), leaves(fitted.state.optimizer), strict=True):
+        assert before.dtype == after.dtype
+    with jax.numpy_dtype_promotion("standard"):
+        plain = optimizer.init(fitted.state.params)
+    assert [one.dtype for one in leaves(plain)] != [one.dtype for one in leaves(begun)]
 
 
 def test_skipped_updates_are_counted_and_the_others_averaged(tmp_path):

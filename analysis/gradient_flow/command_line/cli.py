@@ -62,12 +62,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the figures of a finished comparison again, with its page, or of a watched training run."""
+    """Draw a finished comparison again, with its page, or a training run: what was watched, or the loss."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of the run."""
 
 
+LOG = "log.jsonl"
 TABLES = "tables.txt"
 
 KINDS = ("rnn", "lstm", "gru")
@@ -349,10 +350,12 @@ def run_check(config: Check) -> int:
 
 
 def run_draw(config: Draw) -> int:
-    """Draw a run's pictures from its files: a comparison's, or those of a training run with --watch-flow."""
+    """Draw a run's pictures from its files: a comparison's, what was watched in training, or the loss."""
     records = records_folder(config.folder)
     if records is not None:
         return _draw_records(records)
+    if (config.folder / LOG).exists() and not (config.folder / ARRAYS).exists():
+        return _draw_loss(config.folder)
     results, arrays = read_run(config.folder)
     from gradient_flow.pictures.comparison_figures import require_comparison
 
@@ -363,17 +366,31 @@ def run_draw(config: Draw) -> int:
 
 
 def _draw_records(records: Path) -> int:
-    # lstm_jax.training and Matplotlib are imported only here, where they are needed.
+    # Matplotlib is imported only here, where it is needed.
     from gradient_flow.pictures.watch_figures import draw_watch
-    from lstm_jax.training import LogError, read_log
 
-    try:
-        log = read_log(records.parent) if (records.parent / "log.jsonl").exists() else None
-    except LogError as error:
-        raise OutputError(str(error)) from None
+    log = _log(records.parent) if (records.parent / LOG).exists() else None
     for picture in draw_watch(records, log):
         print(f"picture:  {picture}  (and .svg)")
     return 0
+
+
+def _draw_loss(folder: Path) -> int:
+    from gradient_flow.pictures.loss_figures import draw_losses
+
+    for picture in draw_losses(_log(folder), folder):
+        print(f"picture:  {picture}  (and .svg)")
+    return 0
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    # lstm_jax.training imports Orbax, which takes a second.
+    from lstm_jax.training import LogError, read_log
+
+    try:
+        return read_log(folder)
+    except LogError as error:
+        raise OutputError(str(error)) from None
 
 
 if __name__ == "__main__":

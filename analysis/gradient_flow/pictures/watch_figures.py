@@ -23,6 +23,7 @@ from gradient_flow.measurements.training_watch import (
     read_watch,
 )
 from gradient_flow.pictures.comparison_figures import plt
+from gradient_flow.pictures.loss_figures import losses_of
 from gradient_flow.pictures.saved_figures import LN10, save_all
 from gradient_flow.results_folder import OutputError
 from lstm_jax.validation import AnyPath
@@ -197,7 +198,7 @@ def horizon_over_training(records: WatchRecords, log: Sequence[Mapping[str, Any]
     """The horizon of every layer and block against the training step, above the loss."""
     names = _names_of(records, "horizon")
     layers, blocks = _unique(names, 0), _unique(names, 1)
-    losses = _losses(log)
+    losses = losses_of(log)
     panels = 2 if len(losses) else 1
     figure, axes = plt.subplots(
         panels,
@@ -450,19 +451,3 @@ def _label(layers: Sequence[str], layer: str, block: str) -> str:
 
 def _panel_title(layers: Sequence[str], layer: str, block: str) -> str:
     return block if len(layers) == 1 else f"layer {layer}, {block}"
-
-
-def _losses(log: Sequence[Mapping[str, Any]] | None) -> np.ndarray:
-    """[entries, 1 + seeds]: steps and losses; a loss that was not finite leaves a gap."""
-    try:
-        rows = [
-            [entry["step"], *np.atleast_1d(np.asarray(entry["loss"], np.float64))]
-            for entry in log or ()
-            if "loss" in entry
-        ]
-        found = np.asarray(rows, np.float64).reshape(len(rows), -1)
-    except (TypeError, ValueError) as error:
-        raise OutputError(
-            f"Unknown log: expected the same number of losses in each entry, got others ({error})."
-        ) from None
-    return np.where(np.isfinite(found), found, np.nan)

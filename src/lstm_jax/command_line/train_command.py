@@ -65,6 +65,8 @@ class Train:
     """Rate on the vectors, between layers and on the outputs."""
     epochs: int = 20
     """Passes through the text, those of an earlier part of the run included."""
+    patience: int | None = None
+    """End after so many epochs without a better validation."""
     batch_size: int = 32
     """Rows of a batch."""
     length: int = 64
@@ -100,7 +102,7 @@ def run_train(config: Train) -> None:
 
     measured = evaluate if rows["valid"] else None
     problem = language_problem(model, batch, config.batch_size, vocabulary=corpus.vocabulary)
-    unchanging = {"out", "epochs", "resume", "overwrite", "seed"}
+    unchanging = {"out", "epochs", "patience", "resume", "overwrite", "seed"}
     settings = {name: one for name, one in asdict(config).items() if name not in unchanging}
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate)
@@ -130,6 +132,7 @@ def run_train(config: Train) -> None:
             evaluate_every=None if measured is None else epoch,
             evaluate=measured,
             best=None if measured is None else "valid_nats",
+            patience=config.patience,
             unit=("tokens", config.batch_size * config.length),
         ),
     )
@@ -166,6 +169,11 @@ def _check(config: Train) -> None:
             raise ValueError(
                 f"Range mismatch: expected {option} of at least 1, got {getattr(config, name)}."
             )
+    if config.patience is not None and (config.patience < 1 or not config.valid):
+        raise ValueError(
+            "Option mismatch: expected --patience of at least 1, with --valid above 0, got "
+            f"{config.patience} and {config.valid:g}."
+        )
     for name in ("learning_rate", "clip"):
         if not 0 < getattr(config, name) < math.inf:
             option = f"--{name.replace('_', '-')}"

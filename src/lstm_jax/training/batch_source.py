@@ -10,7 +10,11 @@ from jax.sharding import Mesh
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import checksums
 from lstm_jax.training.devices import placed
-from lstm_jax.training.step import Problem, TrainState, spread
+from lstm_jax.training.sample_axes import spread
+from lstm_jax.training.step import (
+    Problem,
+    TrainState,
+)
 
 
 class BatchSource:

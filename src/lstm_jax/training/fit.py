@@ -53,15 +53,14 @@ from lstm_jax.training.problem_checks import require_pure_batch
 from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress, Selection
 from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.sample_axes import SamplesError, spread
 from lstm_jax.training.several_steps import faster_one_by_one, several_steps, sweep_steps
 from lstm_jax.training.step import (
     Problem,
-    SamplesError,
     TrainState,
     init_state,
     parameter_names,
     require_problem,
-    spread,
     train_step,
 )
 from lstm_jax.training.step_programs import StepPrograms

@@ -15,6 +15,7 @@ import optax
 
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.training.checkpoint_contents import CheckpointError
+from lstm_jax.training.optimizer_state import updated
 from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import traced_constants
 from lstm_jax.training.step import Problem, TrainState, init_state
@@ -146,10 +147,7 @@ def update_constants(optimizer: optax.GradientTransformation, params: PyTree) ->
     """
 
     def update(state: PyTree, params: PyTree, value: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            return optax.with_extra_args_support(optimizer).update(
-                params, state, params, value=value, grad=params, value_fn=lambda params: value
-            )
+        return updated(optimizer, params, state, params, value, lambda params: value)
 
     try:
         shapes = jax.eval_shape(lambda params: params, params)

@@ -14,7 +14,13 @@ from lstm_jax.training.checkpoint_contents import checksums
 from lstm_jax.training.devices import placed
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
-from lstm_jax.training.step import Problem, TrainState, as_given, batch_key, by_axis, spread
+from lstm_jax.training.sample_axes import by_axis, spread
+from lstm_jax.training.step import (
+    Problem,
+    TrainState,
+    as_given,
+    batch_key,
+)
 from lstm_jax.validation import show_shape
 
 PROBES = 64

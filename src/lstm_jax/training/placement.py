@@ -9,7 +9,10 @@ from jax.sharding import Mesh, NamedSharding
 from lstm_jax.array_types import shapes_of
 from lstm_jax.jax_extensions.mesh_axes import DATA
 from lstm_jax.training.problem_checks import require_axes
-from lstm_jax.training.step import Problem, by_axis, spread
+from lstm_jax.training.sample_axes import by_axis, spread
+from lstm_jax.training.step import (
+    Problem,
+)
 
 
 def state_shardings(

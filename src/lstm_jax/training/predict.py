@@ -13,7 +13,7 @@ from lstm_jax.datasets.padding import SequenceBatch, padded
 from lstm_jax.datasets.sequence_batches import bucketed, lengths_of
 from lstm_jax.datasets.standardization import Standardization
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
-from lstm_jax.training.step import by_axis
+from lstm_jax.training.sample_axes import by_axis
 from lstm_jax.validation import require_parameters, require_positive_int
 
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lstm_jax.array_types import Array, Bool, Float, Int, PyTree, shapes_of
 from lstm_jax.jax_extensions.mesh_axes import DATA
+from lstm_jax.training.optimizer_state import settled_state, updated
 from lstm_jax.training.problem_checks import (
     Mean,
     require_axes,
@@ -31,6 +32,7 @@ from lstm_jax.training.problem_checks import (
     require_params,
     require_seed,
 )
+from lstm_jax.training.sample_axes import constrained, joined, merged, parted, separated
 from lstm_jax.validation import (
     leaf_name,
     require_array,
@@ -44,10 +46,6 @@ from lstm_jax.validation import (
 )
 
 ON_NONFINITE = ("stop", "skip")
-
-
-class SamplesError(ValueError):
-    """Samples that do not divide into parts or over devices."""
 
 
 def _nothing() -> None:
@@ -164,7 +162,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=optimizer.init(params),
+        optimizer=settled_state(optimizer, params),
         carry=_strong(carry),
         key=jax.random.key_data(key_run),
     )
@@ -223,7 +221,8 @@ def _require_state(state: Any, optimizer: optax.GradientTransformation) -> None:
             "Key mismatch: expected state.key as the raw data of one key, uint32 [2], got "
             f"{state.key.dtype}{show_shape(state.key.shape)}."
         )
-    like = shapes_of(optimizer.init, state.params)
+    with jax.numpy_dtype_promotion("standard"):
+        like = shapes_of(optimizer.init, state.params)
     require_same_structure("state.optimizer", state.optimizer, like)
 
 
@@ -336,19 +335,20 @@ def train_step(
         key = jax.random.fold_in(key_loss, state.step)
         loss, carry, more, d_params = gradient(state.params, state.carry, batch, key)
         carry = constrained(carry, problem.carry_axes, mesh)
-        # Optax mixes integers and floats, which strict promotion does not allow.
+        updates, optimizer_state = updated(
+            optimizer,
+            d_params,
+            state.optimizer,
+            state.params,
+            loss,
+            lambda params: gradient(params, state.carry, batch, key)[0],
+        )
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
-                d_params,
-                state.optimizer,
-                state.params,
-                # For those that ask for it: line searches, and rates that fall when the loss does not.
-                value=loss,
-                grad=d_params,
-                value_fn=lambda params: gradient(params, state.carry, batch, key)[0],
-            )
-        params = optax.apply_updates(state.params, updates)
-        norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)])
+            params = optax.apply_updates(state.params, updates)
+        lengths = [jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(d_params)]
+        # Parameters may be of several dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            norms = jnp.stack(lengths)
         norm = jnp.linalg.norm(norms)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         after = TrainState(state.step + 1, params, optimizer_state, carry, state.key)
@@ -381,13 +381,13 @@ def _in_parts(
 
     of_samples, common = separated(problem.carry_axes, carry)
     pieces = (
-        _parted(of_samples, problem.carry_axes, parts, "carry"),
-        _parted(batch, problem.batch_axes, parts, "batch"),
+        parted(of_samples, problem.carry_axes, parts, "carry"),
+        parted(batch, problem.batch_axes, parts, "batch"),
         jnp.arange(parts),
     )
     start = (common, jax.tree.map(jnp.zeros_like, params))
     (common, d_params), (of_samples, *rest) = jax.lax.scan(one, start, pieces)
-    carry = merged(_joined(of_samples, problem.carry_axes), common)
+    carry = merged(joined(of_samples, problem.carry_axes), common)
     value, more, weight = jax.tree.map(lambda leaf: leaf.sum(0), rest)
     return value, carry, more, weight, d_params
 
@@ -408,56 +408,6 @@ def _divided(total: Any, weight: Any, parts: int) -> Any:
     return jnp.asarray(total, dtype) / weight.astype(dtype)
 
 
-def by_axis(function: Callable[..., Any], axes: Any, tree: PyTree) -> PyTree:
-    """``function(axis, leaf)`` on every leaf, the axes a prefix of the tree as ``in_axes`` of `jax.vmap`."""
-    return jax.tree.map(
-        lambda axis, part: jax.tree.map(lambda leaf: function(axis, leaf), part),
-        axes,
-        tree,
-        is_leaf=lambda node: node is None,
-    )
-
-
-def separated(axes: Any, tree: PyTree) -> tuple[PyTree, PyTree]:
-    """Leaves with samples and leaves without, each with None in place of the others."""
-    with_samples = by_axis(lambda axis, leaf: None if axis is None else leaf, axes, tree)
-    return with_samples, by_axis(lambda axis, leaf: leaf if axis is None else None, axes, tree)
-
-
-def merged(with_samples: PyTree, without: PyTree) -> PyTree:
-    """The inverse of `separated`."""
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, with_samples, without, is_leaf=lambda n: n is None
-    )
-
-
-def _parted(tree: PyTree, axes: Any, parts: int, name: str) -> PyTree:
-    # A part has every parts-th sample, so that the samples of one device stay on it.
-    def split(axis: int | None, leaf: Array) -> Array:
-        if axis is None:
-            return jnp.broadcast_to(leaf, (parts, *jnp.shape(leaf)))
-        samples = leaf.shape[axis]
-        if samples % parts:
-            raise SamplesError(
-                f"Size mismatch: expected a {name} whose samples divide into accumulate={parts} parts, "
-                f"got {samples}."
-            )
-        shape = (*leaf.shape[:axis], samples // parts, parts, *leaf.shape[axis + 1 :])
-        return jnp.moveaxis(leaf.reshape(shape), axis + 1, 0)
-
-    return by_axis(split, axes, tree)
-
-
-def _joined(tree: PyTree, axes: Any) -> PyTree:
-    def join(axis: int | None, leaf: Array) -> Array:
-        if axis is None:
-            return leaf
-        leaf = jnp.moveaxis(leaf, 0, axis + 1)
-        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
-
-    return by_axis(join, axes, tree)
-
-
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Floating-point leaves in another dtype, the others as they are."""
 
@@ -476,32 +426,6 @@ def finite_leaves(tree: PyTree) -> Bool[Array, "leaves"]:
 def where(condition: Bool[Array, ""], tree: PyTree, other: PyTree) -> PyTree:
     """One tree or the other."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)
-
-
-def constrained(tree: PyTree, axes: Any, mesh: Mesh | None) -> PyTree:
-    """The samples of every leaf spread over the mesh, in a traced function."""
-    if mesh is None:
-        return tree
-    return by_axis(
-        lambda axis, leaf: jax.lax.with_sharding_constraint(leaf, spread(mesh, axis, leaf)),
-        axes,
-        tree,
-    )
-
-
-def spread(mesh: Mesh, axis: int | None, leaf: Any = None) -> NamedSharding:
-    """The sharding of an array whose samples lie along ``axis``; replicated if None.
-
-    Raises:
-        SamplesError: the data axis of the mesh does not divide the number of samples of ``leaf``.
-    """
-    parts = mesh.shape[DATA]
-    if axis is not None and leaf is not None and leaf.shape[axis] % parts:
-        raise SamplesError(
-            f"Size mismatch: expected samples that {parts} devices divide, got {leaf.shape[axis]}."
-        )
-    spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA)
-    return NamedSharding(mesh, spec)
 
 
 def parameter_names(params: PyTree) -> list[str]:

@@ -17,7 +17,11 @@ from lstm_jax.training.devices import parts_here
 from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
-from lstm_jax.training.step import Problem, SamplesError, TrainState, by_axis, spread
+from lstm_jax.training.sample_axes import SamplesError, by_axis, spread
+from lstm_jax.training.step import (
+    Problem,
+    TrainState,
+)
 from lstm_jax.training.streams import Stream, in_words
 from lstm_jax.validation import show_shape
 

@@ -66,6 +66,17 @@ struct Lstm {
     std::fill(to + units, to + padded, T(0));
   }
 
+  // How the threads divide a step: its rows, or, where there are too few of them, its units. Rows need no thread
+  // to wait for another; units cost a meeting of all threads at every step, which only a large step is worth.
+  struct Split {
+    int64_t rows, units;
+  };
+  static Split split_of(const Sizes& s, const Team& team) {
+    const bool large = s.rows * (s.inputs + s.units) * s.units >= (int64_t(1) << 19);
+    if (s.rows < team.threads() * 2 && large) return {1, std::min(team.threads(), blocks(s.units))};
+    return {std::min(team.threads(), s.rows), 1};
+  }
+
   static int64_t forward_bytes(const Sizes& s) {
     const int64_t padded = blocks(s.units) * L;
     return Memory::bytes<T>(wide(s.units) * (s.inputs + s.units + 1)) + 3 * Memory::bytes<T>(s.rows * padded);
@@ -85,49 +96,71 @@ struct Lstm {
     pack(w_x, D, H, packed_x, team);
     pack(w_h, H, H, packed_h, team);
     pack(b, 1, H, bias, team);
-    const int64_t parts = std::min(team.threads(), B);
-    team.run(parts, [&, h_first = h[0], h_second = h[1]](int64_t part) {
-      const int64_t begin = B * part / parts, end = B * (part + 1) / parts;
+    // Some rows, and some blocks of their units, of the t-th step.
+    auto step = [&](int64_t t, int64_t begin, int64_t end, int64_t first_block, int64_t last_block) {
+      const int64_t at = s.time(t);
+      const T* before = h[t % 2];
+      T* after = h[(t + 1) % 2];
+      for (int64_t block = first_block; block < last_block; ++block)
+        for_tiles(begin, end, [&](auto rows, int64_t r) {
+          constexpr int R = decltype(rows)::value;
+          Vec<T> z[R][kWide];
+          for (int i = 0; i < R; ++i)
+            for (int v = 0; v < kWide; ++v) z[i][v] = load(bias + block * P + v * L);
+          add_product<T, R>(z, x + (at * B + r) * D, D, packed_x + block * D * P, P, D);
+          add_product<T, R>(z, before + r * padded, padded, packed_h + block * H * P, P, H);
+          for (int i = 0; i < R; ++i) {
+            const int64_t unit = (r + i) * padded + block * L, row = at * B + r + i;
+            const Vec<T> in = sigmoid<T>(z[i][0]), forget = sigmoid<T>(z[i][1]);
+            const Vec<T> candidate = tanh<T>(z[i][2]), out = sigmoid<T>(z[i][3]);
+            const Vec<T> memory_now = forget * load(c + unit) + in * candidate;
+            store(c + unit, memory_now);
+            store(after + unit, out * tanh<T>(memory_now));
+            if (gates == nullptr) continue;
+            T* kept = gates + row * wide(H) + block * P;
+            store(kept, in);
+            store(kept + L, forget);
+            store(kept + 2 * L, candidate);
+            store(kept + 3 * L, out);
+            store(cs + row * padded + block * L, memory_now);
+          }
+        });
+    };
+    auto begin_rows = [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        pad(h0 + r * H, H, h_first + r * padded);
+        pad(h0 + r * H, H, h[0] + r * padded);
         pad(c0 + r * H, H, c + r * padded);
       }
-      T *before = h_first, *after = h_second;
+    };
+    auto keep_rows = [&](int64_t t, int64_t begin, int64_t end) {
+      const T* after = h[(t + 1) % 2];
+      for (int64_t r = begin; r < end; ++r)
+        std::copy(after + r * padded, after + r * padded + H, hs + (s.time(t) * B + r) * H);
+    };
+    const Split split = split_of(s, team);
+    if (split.units > 1) {
+      begin_rows(0, B);
       for (int64_t t = 0; t < s.steps; ++t) {
-        const int64_t at = s.time(t);
-        for (int64_t block = 0; block < count; ++block)
-          for_tiles(begin, end, [&](auto rows, int64_t r) {
-            constexpr int R = decltype(rows)::value;
-            Vec<T> z[R][kWide];
-            for (int i = 0; i < R; ++i)
-              for (int v = 0; v < kWide; ++v) z[i][v] = load(bias + block * P + v * L);
-            add_product<T, R>(z, x + (at * B + r) * D, D, packed_x + block * D * P, P, D);
-            add_product<T, R>(z, before + r * padded, padded, packed_h + block * H * P, P, H);
-            for (int i = 0; i < R; ++i) {
-              const int64_t unit = (r + i) * padded + block * L, row = at * B + r + i;
-              const Vec<T> in = sigmoid<T>(z[i][0]), forget = sigmoid<T>(z[i][1]);
-              const Vec<T> candidate = tanh<T>(z[i][2]), out = sigmoid<T>(z[i][3]);
-              const Vec<T> memory_now = forget * load(c + unit) + in * candidate;
-              store(c + unit, memory_now);
-              store(after + unit, out * tanh<T>(memory_now));
-              if (gates == nullptr) continue;
-              T* kept = gates + row * wide(H) + block * P;
-              store(kept, in);
-              store(kept + L, forget);
-              store(kept + 2 * L, candidate);
-              store(kept + 3 * L, out);
-              store(cs + row * padded + block * L, memory_now);
-            }
-          });
-        for (int64_t r = begin; r < end; ++r)
-          std::copy(after + r * padded, after + r * padded + H, hs + (at * B + r) * H);
-        std::swap(before, after);
+        team.run(split.units, [&](int64_t part) {
+          step(t, 0, B, count * part / split.units, count * (part + 1) / split.units);
+        });
+        keep_rows(t, 0, B);
       }
-      for (int64_t r = begin; r < end; ++r) {
-        std::copy(before + r * padded, before + r * padded + H, h_end + r * H);
-        std::copy(c + r * padded, c + r * padded + H, c_end + r * H);
-      }
-    });
+    } else {
+      team.run(split.rows, [&](int64_t part) {
+        const int64_t begin = B * part / split.rows, end = B * (part + 1) / split.rows;
+        begin_rows(begin, end);
+        for (int64_t t = 0; t < s.steps; ++t) {
+          step(t, begin, end, 0, count);
+          keep_rows(t, begin, end);
+        }
+      });
+    }
+    const T* last = h[s.steps % 2];
+    for (int64_t r = 0; r < B; ++r) {
+      std::copy(last + r * padded, last + r * padded + H, h_end + r * H);
+      std::copy(c + r * padded, c + r * padded + H, c_end + r * H);
+    }
   }
 
   static int64_t sum_steps(const Sizes& s) {
@@ -165,61 +198,80 @@ struct Lstm {
     pack_transposed(w_h, H, H, packed_h, team);
     pack_transposed(w_x, D, H, packed_x, team);
     std::fill(sums, sums + tiles * kMostRows * Z, T(0));
-    const int64_t parts = std::min(team.threads(), B);
+    const Split split = split_of(s, team);
+    auto begin_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        std::copy(d_h_end + r * H, d_h_end + (r + 1) * H, d_h + r * h_wide);
+        std::fill(d_h + r * h_wide + H, d_h + (r + 1) * h_wide, T(0));
+        pad(d_c_end + r * H, H, d_c + r * padded);
+      }
+    };
+    // δz of some rows of the t-th step, and what the sums over time need of them.
+    auto elementwise = [&](int64_t t, int64_t row0, int64_t begin, int64_t end) {
+      const int64_t at = s.time(t);
+      const T* h_before = t ? hs + s.time(t - 1) * B * H : h0;
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t row = at * B + r;
+        T* d_row = d_h + r * h_wide;
+        for (int64_t u = 0; u < H; ++u) d_row[u] += d_hs[row * H + u];
+        const T* before = t ? cs + (s.time(t - 1) * B + r) * padded : nullptr;
+        for (int64_t block = 0; block < count; ++block) {
+          const T* kept = gates + row * Z + block * P;
+          const Vec<T> in = load(kept), forget = load(kept + L), candidate = load(kept + 2 * L);
+          const Vec<T> out = load(kept + 3 * L), squashed = tanh<T>(load(cs + row * padded + block * L));
+          const Vec<T> one = all<T>(1), d_out = load(d_row + block * L);
+          Vec<T> c_before = Vec<T>{};
+          if (before != nullptr) {
+            c_before = load(before + block * L);
+          } else {
+            for (int lane = 0; lane < L && block * L + lane < H; ++lane) c_before[lane] = c0[r * H + block * L + lane];
+          }
+          T* d_memory = d_c + r * padded + block * L;
+          const Vec<T> d_cell = load(d_memory) + d_out * out * (one - squashed * squashed);
+          T* to = d_z + (row0 + r) * Z + block * P;
+          store(to, d_cell * candidate * in * (one - in));
+          store(to + L, d_cell * c_before * forget * (one - forget));
+          store(to + 2 * L, d_cell * in * (one - candidate * candidate));
+          store(to + 3 * L, d_out * squashed * out * (one - out));
+          store(d_memory, d_cell * forget);
+        }
+        for (int64_t m = 0; m < tiles * kMostRows; ++m) {
+          const T value = m < D ? x[row * D + m] : m < D + H ? h_before[r * H + m - D] : T(m == D + H);
+          features_of[((m / kMostRows) * chunk * B + row0 + r) * kMostRows + m % kMostRows] = value;
+        }
+      }
+    };
+    // δh_{t−1} = δz_t W_hᵀ, some panels of its units.
+    auto step_back = [&](int64_t row0, int64_t begin, int64_t end, int64_t first_panel, int64_t last_panel) {
+      for (int64_t panel = first_panel; panel < last_panel; ++panel)
+        for_tiles(begin, end, [&](auto rows, int64_t r) {
+          constexpr int R = decltype(rows)::value;
+          Vec<T> found[R][kWide] = {};
+          add_product<T, R>(found, d_z + (row0 + r) * Z, Z, packed_h + panel * Z * P, P, Z);
+          for (int i = 0; i < R; ++i)
+            for (int v = 0; v < kWide; ++v) store(d_h + (r + i) * h_wide + panel * P + v * L, found[i][v]);
+        });
+    };
+    if (split.units > 1) begin_rows(0, B);
     for (int64_t left = s.steps; left > 0;) {
       const int64_t here = std::min(chunk, left), first = left - here;
-      team.run(parts, [&, left](int64_t part) {
-        const int64_t begin = B * part / parts, end = B * (part + 1) / parts;
-        if (left == s.steps)
-          for (int64_t r = begin; r < end; ++r) {
-            std::copy(d_h_end + r * H, d_h_end + (r + 1) * H, d_h + r * h_wide);
-            std::fill(d_h + r * h_wide + H, d_h + (r + 1) * h_wide, T(0));
-            pad(d_c_end + r * H, H, d_c + r * padded);
-          }
+      if (split.units > 1) {
         for (int64_t t = left - 1; t >= first; --t) {
-          const int64_t at = s.time(t), row0 = (t - first) * B;
-          const T* h_before = t ? hs + s.time(t - 1) * B * H : h0;
-          for (int64_t r = begin; r < end; ++r) {
-            const int64_t row = at * B + r;
-            T* d_row = d_h + r * h_wide;
-            for (int64_t u = 0; u < H; ++u) d_row[u] += d_hs[row * H + u];
-            const T* before = t ? cs + (s.time(t - 1) * B + r) * padded : nullptr;
-            for (int64_t block = 0; block < count; ++block) {
-              const T* kept = gates + row * Z + block * P;
-              const Vec<T> in = load(kept), forget = load(kept + L), candidate = load(kept + 2 * L);
-              const Vec<T> out = load(kept + 3 * L), squashed = tanh<T>(load(cs + row * padded + block * L));
-              const Vec<T> one = all<T>(1), d_out = load(d_row + block * L);
-              Vec<T> c_before = Vec<T>{};
-              if (before != nullptr) {
-                c_before = load(before + block * L);
-              } else {
-                for (int lane = 0; lane < L && block * L + lane < H; ++lane)
-                  c_before[lane] = c0[r * H + block * L + lane];
-              }
-              T* d_memory = d_c + r * padded + block * L;
-              const Vec<T> d_cell = load(d_memory) + d_out * out * (one - squashed * squashed);
-              T* to = d_z + (row0 + r) * Z + block * P;
-              store(to, d_cell * candidate * in * (one - in));
-              store(to + L, d_cell * c_before * forget * (one - forget));
-              store(to + 2 * L, d_cell * in * (one - candidate * candidate));
-              store(to + 3 * L, d_out * squashed * out * (one - out));
-              store(d_memory, d_cell * forget);
-            }
-            for (int64_t m = 0; m < tiles * kMostRows; ++m) {
-              const T value = m < D ? x[row * D + m] : m < D + H ? h_before[r * H + m - D] : T(m == D + H);
-              features_of[((m / kMostRows) * chunk * B + row0 + r) * kMostRows + m % kMostRows] = value;
-            }
-          }
-          for (int64_t panel = 0; panel < h_panels; ++panel)
-            for_tiles(begin, end, [&](auto rows, int64_t r) {
-              constexpr int R = decltype(rows)::value;
-              Vec<T> found[R][kWide] = {};
-              add_product<T, R>(found, d_z + (row0 + r) * Z, Z, packed_h + panel * Z * P, P, Z);
-              for (int i = 0; i < R; ++i)
-                for (int v = 0; v < kWide; ++v) store(d_h + (r + i) * h_wide + panel * P + v * L, found[i][v]);
-            });
+          elementwise(t, (t - first) * B, 0, B);
+          team.run(split.units, [&](int64_t part) {
+            step_back((t - first) * B, 0, B, h_panels * part / split.units, h_panels * (part + 1) / split.units);
+          });
         }
-      });
+      } else {
+        team.run(split.rows, [&](int64_t part) {
+          const int64_t begin = B * part / split.rows, end = B * (part + 1) / split.rows;
+          if (left == s.steps) begin_rows(begin, end);
+          for (int64_t t = left - 1; t >= first; --t) {
+            elementwise(t, (t - first) * B, begin, end);
+            step_back((t - first) * B, begin, end, 0, h_panels);
+          }
+        });
+      }
       const int64_t rows_here = here * B;
       // δx, a tile of rows each; and the sums over time, some features by all gates each.
       const int64_t row_tasks = (rows_here + 47) / 48;
