@@ -170,7 +170,7 @@ def test_what_is_in_use_is_told_in_words(monkeypatch):
     monkeypatch.setenv("LSTM_JAX_THREADS", "1")
     monkeypatch.setattr(library, "status", lambda: library.Status(True, "avx2", ""))
     first = lstm_jax.show_backends().splitlines()[0]
-    assert first.startswith("On a CPU: the compiled kernel (avx2, up to 1 thread) ")
+    assert "; the compiled kernel (avx2, up to 1 thread) where " in first
     monkeypatch.delenv("LSTM_JAX_THREADS")
     assert f"up to {in_use._most_threads()} thread" in lstm_jax.show_backends()
     monkeypatch.setattr(library, "status", lambda: library.Status(False, None, "No compiler: x."))

@@ -6,7 +6,7 @@ from lstm_jax.backends.cpu_kernel import library
 
 
 def show_backends() -> str:
-    """What ``backend="auto"`` uses on a CPU and on other devices, one line each, and why not what is missing.
+    """What runs recurrent layers on a CPU and on other devices, one line each, and why not what is missing.
 
     Returns:
         The lines.
@@ -21,8 +21,8 @@ def show_backends() -> str:
     if status.available:
         threads = _most_threads()
         on_cpu = (
-            f"the compiled kernel ({status.instruction_set}, up to {threads} "
-            f"thread{'s' if threads > 1 else ''}) for what it covers, the loop in XLA for the rest."
+            f"the loop in XLA; the compiled kernel ({status.instruction_set}, up to {threads} "
+            f'thread{"s" if threads > 1 else ""}) where backend="cpu_kernel" asks for it.'
         )
     else:
         on_cpu = f"the loop in XLA, without the compiled kernel. {status.reason}"
