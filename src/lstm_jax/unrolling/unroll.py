@@ -53,6 +53,8 @@ def unroll(
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
         backend: ``"auto"`` and ``"loop"`` are the loop in XLA, a `Loop` the same with other settings.
+            ``"cpu_kernel"`` is the compiled kernel: the standard LSTM on a CPU in one call; what it does not
+            cover (`lstm_jax.backends.cpu_kernel.conditions`) is run by the loop.
             ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with no masks but
             lengths and ``reverse``, its products in the precision of `jax.default_matmul_precision`; under
             `vmap` one by one.

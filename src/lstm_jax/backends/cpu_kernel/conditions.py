@@ -10,7 +10,6 @@
 | where | a CPU | GPU, TPU, a mesh in context, inside of `jax.shard_map` |
 """
 
-
 import jax
 import jax.numpy as jnp
 
@@ -50,5 +49,3 @@ def refusal(cell: Cell, params: PyTree, prepared: Prepared) -> str | None:
 def covers(cell: Cell, params: PyTree, prepared: Prepared) -> bool:
     """Whether the kernel runs a cell over a sequence."""
     return refusal(cell, params, prepared) is None
-
-

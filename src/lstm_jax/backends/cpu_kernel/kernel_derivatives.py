@@ -92,7 +92,7 @@ def _forward(kernel: Kernel, keeps: bool) -> Any:
     def batched(size: int, mapped: Any, params: Any, xs: Any, state0: Any) -> Any:
         if any(jax.tree.leaves(mapped[0])):
             found = jax.lax.map(
-                lambda at: call(*_chosen(mapped, (params, xs, state0), at)), jnp.arange(size)
+                lambda at: call(*_chosen(tuple(mapped), (params, xs, state0), at)), jnp.arange(size)
             )
             return found, (True,) * 5
         xs = xs if mapped[1] else jnp.broadcast_to(xs, (size, *xs.shape))
@@ -135,16 +135,31 @@ def _run(
 @_run.defjvp
 @partial(at_precision, precision=_precision)
 def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
-    hs, h, c, gates, cs = _forward(kernel, True)(*primals)
-    saved = Saved(*primals, hs, gates, cs)
+    out, saved = _run_and_save(kernel, *primals)
     dots = linear_map(partial(_tangent, kernel), partial(_backward, kernel), saved, tuple(tangents))
-    return (LSTMState(h, c), hs), dots
+    return out, dots
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(at_precision, precision=_precision)
+def _run_and_save(
+    kernel: Kernel, params: LSTMParams, xs: Array, state0: LSTMState
+) -> tuple[tuple[LSTMState, Array], Saved]:
+    hs, h, c, gates, cs = _forward(kernel, True)(params, xs, state0)
+    return (LSTMState(h, c), hs), Saved(params, xs, state0, hs, gates, cs)
+
+
+@_run_and_save.defjvp
+def _run_and_save_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
+    """In derivatives of the derivative: the loop needs the inputs alone, so the residuals are constants."""
+    out, saved = _run_and_save(kernel, *primals)
+    dots = linear_map(partial(_tangent, kernel), partial(_backward, kernel), saved, tuple(tangents))
+    constant = jax.tree.map(jnp.zeros_like, saved[3:])
+    return (out, saved), (dots, Saved(*tangents, *constant))
 
 
 def _by_loop(kernel: Kernel, params: PyTree, xs: Array, state0: PyTree) -> tuple[PyTree, Array]:
-    return unroll_by_hand(
-        kernel.cell, kernel.settings, xs.shape[0], params, xs, state0, NO_MASKS
-    )
+    return unroll_by_hand(kernel.cell, kernel.settings, xs.shape[0], params, xs, state0, NO_MASKS)
 
 
 def _tangent(kernel: Kernel, saved: Saved, dots: tuple[PyTree, Array, PyTree]) -> Any:

@@ -43,7 +43,9 @@ def status() -> Status:
             )
         library.lstm_jax_instruction_set.restype = ctypes.c_char_p
         return Status(True, library.lstm_jax_instruction_set().decode(), "")
-    except Exception as error:  # Of another machine, another JAX, or damaged: the loop does without it.
+    except (
+        Exception
+    ) as error:  # Of another machine, another JAX, or damaged: the loop does without it.
         said = " ".join(str(error).split())[:300].rstrip(".")
         return Status(
             False, None, f"Unusable library: expected {LIBRARY} of this machine, got: {said}."

@@ -169,13 +169,15 @@ struct Lstm {
   static int64_t features(const Sizes& s) { return s.inputs + s.units + 1; }
   static int64_t tiles_of(int64_t n) { return (n + kMostRows - 1) / kMostRows; }
   static int64_t panels_of(int64_t n) { return (n + P - 1) / P; }
+  // Of a row of δh: whole panels are written, and whole blocks of units read.
+  static int64_t row_wide(int64_t units) { return std::max(panels_of(units) * P, padded_units(units)); }
 
   static int64_t backward_bytes(const Sizes& s) {
     const int64_t z = wide(s.units), padded = blocks(s.units) * L, chunk = sum_steps(s) * s.rows;
     return Memory::bytes<T>(panels_of(s.units) * z * P) + Memory::bytes<T>(panels_of(s.inputs) * z * P) +
            Memory::bytes<T>(tiles_of(features(s)) * kMostRows * z) +
            Memory::bytes<T>(tiles_of(features(s)) * kMostRows * chunk) + Memory::bytes<T>(chunk * z) +
-           Memory::bytes<T>(s.rows * panels_of(s.units) * P) + Memory::bytes<T>(s.rows * padded);
+           Memory::bytes<T>(s.rows * row_wide(s.units)) + Memory::bytes<T>(s.rows * padded);
   }
 
   static void backward(const Sizes& s, const LstmBackward<T>& arrays, Memory& memory, const Team& team) {
@@ -187,7 +189,7 @@ struct Lstm {
     memory.reserve(backward_bytes(s) + 512);
     const int64_t H = s.units, D = s.inputs, B = s.rows, count = blocks(H), padded = count * L, Z = wide(H);
     const int64_t h_panels = panels_of(H), x_panels = panels_of(D), tiles = tiles_of(features(s));
-    const int64_t chunk = sum_steps(s), h_wide = h_panels * P;
+    const int64_t chunk = sum_steps(s), h_wide = row_wide(H);
     T* packed_h = memory.take<T>(h_panels * Z * P);
     T* packed_x = memory.take<T>(x_panels * Z * P);
     T* sums = memory.take<T>(tiles * kMostRows * Z);
