@@ -56,8 +56,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-# The compiler is not among the packages of $(VENV): it is needed here alone.
-wheel: $(VENV)/.installed
+# pip brings the compiler for the build alone.
+wheel: | $(VENV)/bin/python
 	for target in $(WHEELS); do \
 	  LSTM_JAX_KERNEL_TARGET=$$target $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . || exit 1; \
 	done
