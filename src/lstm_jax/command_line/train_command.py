@@ -75,6 +75,8 @@ class Train:
     """Adam's."""
     clip: float = 1.0
     """Bound on the norm of the gradient."""
+    backend: Literal["auto", "loop", "cpu_kernel"] = "auto"
+    """Who runs the recurrent layers; cpu_kernel is faster for LSTMs on a CPU."""
     seed: int = 0
     """Seed of everything random."""
     resume: bool = False
@@ -101,7 +103,9 @@ def run_train(config: Train) -> None:
         }
 
     measured = evaluate if rows["valid"] else None
-    problem = language_problem(model, batch, config.batch_size, vocabulary=corpus.vocabulary)
+    problem = language_problem(
+        model, batch, config.batch_size, vocabulary=corpus.vocabulary, backend=config.backend
+    )
     unchanging = {"out", "epochs", "patience", "resume", "overwrite", "seed"}
     settings = {name: one for name, one in asdict(config).items() if name not in unchanging}
     optimizer = optax.chain(
