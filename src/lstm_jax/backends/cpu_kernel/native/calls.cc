@@ -4,6 +4,7 @@
 #include <exception>
 #include <string>
 
+#include "machine.h"
 #include "table.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -34,11 +35,9 @@ const Table* chosen_table() {
   const std::string wanted = asked == nullptr ? "" : asked;
   auto fits = [&](const char* name) { return wanted.empty() || wanted == name; };
 #if defined(__x86_64__) || defined(_M_X64)
-  __builtin_cpu_init();
-  if (fits("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return lstm_jax_table_avx512();
-  if (fits("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return lstm_jax_table_avx2();
+  const Machine machine = this_machine();
+  if (fits("avx512") && machine.avx512) return lstm_jax_table_avx512();
+  if (fits("avx2") && machine.avx2) return lstm_jax_table_avx2();
 #elif defined(__aarch64__)
   if (fits("neon")) return lstm_jax_table_neon();
 #endif

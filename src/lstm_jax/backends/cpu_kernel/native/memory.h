@@ -3,24 +3,23 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <new>
 
 namespace lstm_jax {
 
 class Memory {
  public:
-  ~Memory() { std::free(start_); }
+  ~Memory() { release(); }
 
   // Throws std::bad_alloc where there is not as much.
   void reserve(int64_t bytes) {
     used_ = 0;
     if (bytes <= size_) return;
-    std::free(start_);
+    release();
+    start_ = nullptr;
     size_ = 0;
     const int64_t rounded = (bytes + kAlign - 1) / kAlign * kAlign;
-    start_ = static_cast<char*>(std::aligned_alloc(kAlign, rounded));
-    if (start_ == nullptr) throw std::bad_alloc();
+    start_ = static_cast<char*>(::operator new(rounded, std::align_val_t(kAlign)));
     size_ = rounded;
   }
 
@@ -37,6 +36,8 @@ class Memory {
   }
 
  private:
+  void release() { ::operator delete(start_, std::align_val_t(kAlign)); }
+
   static constexpr int64_t kAlign = 64;
   char* start_ = nullptr;
   int64_t size_ = 0, used_ = 0;
