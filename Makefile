@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+KERNEL := src/lstm_jax/backends/cpu_kernel
+# What an installation is made of; it is made again when one of them changed.
+INSTALLED_FROM := pyproject.toml hatch_build.py $(KERNEL)/build.py $(wildcard $(KERNEL)/native/*)
+# Platforms of wheels, as $(KERNEL)/build.py names them.
+WHEELS ?= x86_64-linux aarch64-linux aarch64-macos x86_64-windows
 # Half of what a test takes is XLA's compiler; .ci/run tests the wheel's programs optimised, as users run them.
 TEST_ENV ?= JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BENCH_ARGS ?=
@@ -11,7 +16,7 @@ KERNELS_ARGS ?=
 # device.
 COMPILER := $(VENV)/compilers
 
-.PHONY: help demo test test-all gpu compilers kernels compiler-test bench lint clean
+.PHONY: help demo test test-all gpu compilers kernels compiler-test bench wheel sanitize emulate lint clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
@@ -21,6 +26,8 @@ help:
 	@echo "make kernels   without a GPU: count the kernels that unrolls launch on one (KERNELS_ARGS=\"--cell lstm\")"
 	@echo "make compiler-test   without a GPU or a TPU: compile for them what the tests have for it"
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
+	@echo "make wheel  wheels with the CPU kernel in dist/, by Zig's compiler (WHEELS=\"$(WHEELS)\")"
+	@echo "make sanitize   the CPU kernel's own tests under sanitizers; make emulate: on processors that QEMU emulates"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
 
@@ -49,6 +56,18 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+# pip brings the compiler for the build alone.
+wheel: | $(VENV)/bin/python
+	for target in $(WHEELS); do \
+	  LSTM_JAX_KERNEL_TARGET=$$target $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . || exit 1; \
+	done
+
+sanitize:
+	$(PYTHON) tests/native/run.py sanitize
+
+emulate:
+	$(PYTHON) tests/native/run.py emulate
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,11 +79,11 @@ $(VENV)/bin/python:
 	  exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[report]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev,report]'
 	@touch $@ $(VENV)/.installed
 

@@ -47,6 +47,17 @@ def lstm_jax_cudnn_network(case: Case) -> Network:
     return lstm_jax_network(case, backend="cudnn")
 
 
+def lstm_jax_kernel_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by the compiled CPU kernel."""
+    from lstm_jax.backends.cpu_kernel.library import status
+
+    if case.cell != "lstm" or dtype_of(case.precision) != "float32":
+        raise NotOffered("the CPU kernel runs the LSTM")
+    if not status().available:
+        raise NotOffered(status().reason)
+    return lstm_jax_network(case, backend="cpu_kernel")
+
+
 def plain_scan_network(case: Case) -> Network:
     """The equations written down inside `jax.lax.scan`, differentiated by JAX.
 
@@ -170,7 +181,9 @@ ON_GPU: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, cudnn": lstm_jax_cudnn_network,
 }
 """On a GPU alone, for the cases for which NVIDIA's kernel exists."""
-NAMES = (*NETWORKS, PYTORCH)
+ON_CPU: dict[str, Callable[[Case], Network]] = {"lstm_jax, cpu kernel": lstm_jax_kernel_network}
+"""On a CPU alone: the compiled kernel, for the standard LSTM."""
+NAMES = (OURS, *ON_CPU, *JAX_PEERS, PYTORCH)
 GPU_NAMES = (OURS, *ON_GPU, *JAX_PEERS, PYTORCH)
 
 
@@ -197,7 +210,7 @@ def network_of(name: str, case: Case) -> Network:
         floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if floating else leaf
 
-    network = {**NETWORKS, **ON_GPU}[name](case)
+    network = {**NETWORKS, **ON_GPU, **ON_CPU}[name](case)
     return Network(network.run, *jax.tree.map(cast, network[1:]))
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.process import Entrant
-from benchmarks.timed_program import Contestant
+from benchmarks.timed_program import Contestant, NotOffered
 
 OURS = "lstm_jax"
+KERNEL = "lstm_jax, cpu kernel"
 NNX = "flax nnx"
 PYTORCH = "pytorch"
 PASSIVE = "pytorch, passive"
-NAMES = (OURS, NNX, PYTORCH, PASSIVE)
+NAMES = (OURS, KERNEL, NNX, PYTORCH, PASSIVE)
 SCALE, CLIP, RATE = 0.1, 5.0, 0.1
 
 
@@ -63,7 +64,14 @@ def cases(*, quick: bool) -> list[dict[str, Any]]:
 def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
     """The competitor, ready to compile."""
     setting = SETTINGS[arguments["setting"]]
-    return {OURS: _lstm_jax, NNX: _nnx, PYTORCH: _pytorch, PASSIVE: _passive}[name](setting)
+    makers: dict[str, Callable[[Setting], Contestant]] = {
+        OURS: _lstm_jax,
+        KERNEL: _kernel,
+        NNX: _nnx,
+        PYTORCH: _pytorch,
+        PASSIVE: _passive,
+    }
+    return makers[name](setting)
 
 
 def _text(setting: Setting) -> Any:
@@ -72,7 +80,15 @@ def _text(setting: Setting) -> Any:
     return np.random.default_rng(0).integers(0, setting.vocabulary, 200_000).astype(np.int32)
 
 
-def _lstm_jax(setting: Setting) -> Contestant:
+def _kernel(setting: Setting) -> Contestant:
+    from lstm_jax.backends.cpu_kernel.library import status
+
+    if not status().available:
+        raise NotOffered(status().reason)
+    return _lstm_jax(setting, backend="cpu_kernel")
+
+
+def _lstm_jax(setting: Setting, backend: str = "auto") -> Contestant:
     import jax
     import jax.numpy as jnp
     import optax
@@ -97,7 +113,7 @@ def _lstm_jax(setting: Setting) -> Contestant:
     def batch(codes: Any, step: Any, key: Any) -> language.Batch:
         return language.contiguous(codes, step, s.batch, s.length)
 
-    problem = language.language_problem(net, batch, s.batch)
+    problem = language.language_problem(net, batch, s.batch, backend=backend)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.sgd(RATE))
     codes = jnp.asarray(_text(s))
 

@@ -43,7 +43,7 @@ LSTM_JAX = {
         "backends",
         "datasets",
     },
-    "language": {"cells", "time_loop", "backends", "layers", "training"},
+    "language": {"cells", "backends", "layers", "training"},
     "models_on_disk": {"cells", "layers", "weights", "training", "language"},
     "command_line": {"cells", "layers", "training", "language", "models_on_disk"},
     "__main__": {"command_line"},

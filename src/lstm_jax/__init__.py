@@ -1,6 +1,7 @@
 """Recurrent networks as pure functions, with gradients derived by hand."""
 
 from lstm_jax import interfaces, weights
+from lstm_jax.backends.in_use import show_backends
 from lstm_jax.backends.loop import Loop
 from lstm_jax.cells import (
     Cell,
@@ -89,6 +90,7 @@ __all__ = [
     "rtrl",
     "save",
     "scaled_identity",
+    "show_backends",
     "stack",
     "uniform",
     "unroll",

@@ -142,6 +142,8 @@ def test_words(tmp_path, capsys):
             "expected tokens 'characters', as in .*, got 'words'",
         ),
         ("train {}/text --out {}/new --epochs 0", "--epochs of at least 1, got 0"),
+        ("train {}/text --out {}/new --patience 0", "--patience of at least 1, .* got 0 and 0.05"),
+        ("train {}/text --out {}/new --patience 3 --valid 0", "--valid above 0, got 3 and 0"),
         ("train {}/text --out {}/new --learning-rate -1", "--learning-rate above 0, got -1"),
         (
             "train {}/text --out {}/new --valid 0.6 --test 0.6",

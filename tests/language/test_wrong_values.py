@@ -203,7 +203,7 @@ ENTRIES = [
             "targets": "codes",
             "weights": "weights",
             "key": [0, "k", jax.random.split(KEY, 3)],
-            "unroll": "size",
+            "backend": "option",
         },
     ),
     (
@@ -228,7 +228,7 @@ ENTRIES = [
             "init": [3, "f", lambda: 0],
             "loss": "option",
             "compute_dtype": "dtype",
-            "unroll": "size",
+            "backend": "option",
         },
     ),
     (

@@ -1,7 +1,8 @@
-"""The backend of a network: the loop in XLA, or NVIDIA's kernel where it is asked for.
+"""The backend of a network: the loop in XLA, or a kernel where it is asked for.
 
-``backend="auto"`` is the loop on every device. On an H200 the gradient of an LSTM took the loop 0.2 to 0.7 of
-the time of NVIDIA's kernel as JAX calls it (`benchmarks/README.md`).
+``backend="auto"`` is the loop on every device. The compiled CPU kernel is new, and not yet what "auto" takes.
+On an H200 the gradient of an LSTM took the loop 0.2 to 0.7 of the time of NVIDIA's kernel as JAX calls it
+(`benchmarks/README.md`).
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from lstm_jax.time_loop.step_masks import StepMasks
 from lstm_jax.validation import require_one_of
 
 GRADIENTS = ("auto", "bptt", "autodiff")
-BACKENDS = ("auto", "loop", "cudnn")
+BACKENDS = ("auto", "loop", "cpu_kernel", "cudnn")
 
 
 def check_choice(gradient: Any, backend: Any) -> None:
@@ -25,9 +26,9 @@ def check_choice(gradient: Any, backend: Any) -> None:
     require_one_of("gradient", gradient, GRADIENTS)
     if not isinstance(backend, Loop):
         require_one_of("backend", backend, (*BACKENDS, "lstm_jax.Loop(...)"))
-    if backend == "cudnn" and gradient == "autodiff":
+    if backend in ("cudnn", "cpu_kernel") and gradient == "autodiff":
         raise ValueError(
-            'Option mismatch: expected gradient="auto" or "bptt" with backend="cudnn", got "autodiff". '
+            f'Option mismatch: expected gradient="auto" or "bptt" with backend="{backend}", got "autodiff". '
             "With the kernel, the gradient is the kernel's backward pass."
         )
 
@@ -36,7 +37,7 @@ def choose(backend: str | Loop, layers: Layers, dtype: Any, masks: StepMasks) ->
     """The loop that runs some layers, or None for NVIDIA's kernel.
 
     Args:
-        backend: ``"auto"``, ``"loop"``, ``"cudnn"`` or a `Loop`.
+        backend: ``"auto"``, ``"loop"``, ``"cpu_kernel"``, ``"cudnn"`` or a `Loop`.
         layers: their cells.
         dtype: of the inputs.
         masks: of every step.

@@ -65,6 +65,8 @@ class Train:
     """Rate on the vectors, between layers and on the outputs."""
     epochs: int = 20
     """Passes through the text, those of an earlier part of the run included."""
+    patience: int | None = None
+    """End after so many epochs without a better validation."""
     batch_size: int = 32
     """Rows of a batch."""
     length: int = 64
@@ -73,6 +75,8 @@ class Train:
     """Adam's."""
     clip: float = 1.0
     """Bound on the norm of the gradient."""
+    backend: Literal["auto", "loop", "cpu_kernel"] = "auto"
+    """Who runs the recurrent layers; cpu_kernel is faster for LSTMs on a CPU."""
     seed: int = 0
     """Seed of everything random."""
     resume: bool = False
@@ -99,9 +103,11 @@ def run_train(config: Train) -> None:
         }
 
     measured = evaluate if rows["valid"] else None
-    problem = language_problem(model, batch, config.batch_size, vocabulary=corpus.vocabulary)
+    problem = language_problem(
+        model, batch, config.batch_size, vocabulary=corpus.vocabulary, backend=config.backend
+    )
     # The text and the seed are told by the run itself: the text by its checksum, wherever it lies.
-    other = {"text", "out", "epochs", "resume", "overwrite", "seed"}
+    other = {"text", "out", "epochs", "patience", "resume", "overwrite", "seed"}
     settings = {name: one for name, one in asdict(config).items() if name not in other}
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate)
@@ -131,6 +137,7 @@ def run_train(config: Train) -> None:
             evaluate_every=None if measured is None else epoch,
             evaluate=measured,
             best=None if measured is None else "valid_nats",
+            patience=config.patience,
             unit=("tokens", config.batch_size * config.length),
         ),
     )
@@ -167,6 +174,11 @@ def _check(config: Train) -> None:
             raise ValueError(
                 f"Range mismatch: expected {option} of at least 1, got {getattr(config, name)}."
             )
+    if config.patience is not None and (config.patience < 1 or not config.valid):
+        raise ValueError(
+            "Option mismatch: expected --patience of at least 1, with --valid above 0, got "
+            f"{config.patience} and {config.valid:g}."
+        )
     for name in ("learning_rate", "clip"):
         if not 0 < getattr(config, name) < math.inf:
             option = f"--{name.replace('_', '-')}"

@@ -58,7 +58,7 @@ def _flush() -> None:
 def _parsed(config: Any, program: str, arguments: Sequence[str] | None) -> Any:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == [VERSION]:
-        print(f"{program} {lstm_jax.__version__}")
+        print(f"{program} {lstm_jax.__version__}\n{lstm_jax.show_backends()}")
         raise SystemExit(0)
     _refuse_empty_paths(config, words)
     box = io.StringIO()

@@ -314,7 +314,7 @@ def token_loss(
     *,
     key: Array | None = None,
     weights: Float[Array, "time *batch"] | None = None,
-    unroll: int | str = "auto",
+    backend: str | Loop = "auto",
 ) -> tuple[Float[Array, ""], tuple[Any, ...]]:
     """Mean negative log-likelihood of the next token, in nats, and the states after the last one.
 
@@ -326,7 +326,7 @@ def token_loss(
         targets: the token that follows each, of the same shape.
         key: a random key for dropout, in training; None at evaluation.
         weights: of each target in the mean; all equal if None.
-        unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
+        backend: who runs the recurrent layers, as for `lstm_jax.unroll`.
 
     Raises:
         ShapeError: tokens of different or other shapes, or weights of another.
@@ -350,9 +350,7 @@ def token_loss(
     xs = model.inputs(params, inputs)
     if keys[0] is not None:
         xs = drop(keys[0], model.dropout, xs)
-    states, ys = unroll_stack(
-        model.stack, params.stack, xs, states, key=keys[1], backend=Loop(unroll=unroll)
-    )
+    states, ys = unroll_stack(model.stack, params.stack, xs, states, key=keys[1], backend=backend)
     if keys[2] is not None:
         ys = drop(keys[2], model.dropout, ys)
     losses = optax.softmax_cross_entropy_with_integer_labels(model.logits(params, ys), targets)

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, PyTree
+from lstm_jax.backends.choice import check_choice
+from lstm_jax.backends.loop import Loop
 from lstm_jax.language.batches import Batch
 from lstm_jax.language.description import described_model, described_vocabulary
 from lstm_jax.language.model import LanguageModel, LanguageParams, token_loss
 from lstm_jax.language.vocabulary import Vocabulary, require_vocabulary
-from lstm_jax.time_loop.scan import checked_unroll
 from lstm_jax.training.step import Problem
 from lstm_jax.validation import (
     require_arrays,
@@ -36,7 +37,7 @@ def language_problem(
     init: Callable[[Array], LanguageParams] | None = None,
     loss: str = "mean",
     compute_dtype: Any = float,
-    unroll: int | str = "auto",
+    backend: str | Loop = "auto",
 ) -> Problem:
     """A problem with the loss `token_loss` that carries the states from batch to batch.
 
@@ -51,11 +52,11 @@ def language_problem(
             which makes every gradient T times as large: the clipping norms and learning rates of Zaremba et
             al. 2014 are for this form. The log has the mean.
         compute_dtype: of the states; must be the run's.
-        unroll: steps per iteration of the loops, as for `lstm_jax.unroll`.
+        backend: who runs the recurrent layers, as for `lstm_jax.unroll`.
 
     Raises:
-        ValueError: an unknown ``loss``, a stack with a learned starting state, a size or an
-            ``unroll`` that is not a positive integer.
+        ValueError: an unknown ``loss``, a stack with a learned starting state, a size that is not a
+            positive integer, or an unknown ``backend``.
         TypeError: anything but a language model; a ``batch`` or an ``init`` of other arguments; in a step,
             a batch that is no `Batch`.
         DtypeError: a ``compute_dtype`` that is not a floating one.
@@ -68,7 +69,7 @@ def language_problem(
     if init is not None:
         require_parameters("init", init, "key")
     require_floating_dtype(compute_dtype, "compute_dtype")
-    checked_unroll(unroll)
+    check_choice("auto", backend)
     require_one_of("loss", loss, ("mean", "time_sum"))
     if model.stack.learned_state:
         raise ValueError(
@@ -84,7 +85,7 @@ def language_problem(
             require_arrays("first", batch.first, jax.ShapeDtypeStruct((), bool), bool)
         states = jax.tree.map(lambda s: jnp.where(batch.first, jnp.zeros_like(s), s), states)
         mean, states = token_loss(
-            model, params, states, batch.inputs, batch.targets, key=key, unroll=unroll
+            model, params, states, batch.inputs, batch.targets, key=key, backend=backend
         )
         scale = batch.inputs.shape[0] if loss == "time_sum" else 1
         return mean * scale, (states, {"nats": mean})

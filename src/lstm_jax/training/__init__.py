@@ -1,11 +1,11 @@
 """Training with optax: a pure step, runs that can be killed and resumed, many devices.
 
 Start with `fit`: a whole run; `train_loop` is its loop, `step` one gradient step as a pure function of a
-`Problem`, `several_steps` many of them in one compiled call. `progress` is all that decides where a run goes
-on and ends, `processes` how several of them agree. `batch_sources` is where batches come from. `run_folder`
-is where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch` records
-measurements of the parameters during the run, `devices` makes the mesh, `predict` applies a network to a
-data set. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
+`Problem`, `several_steps` many of them in one compiled call. `progress` is all that decides where a run
+goes on and ends, `processes` how several of them agree. `batch_sources` is where batches come from.
+`run_folder` is where a run writes, alone; `checkpoints` are for resuming it, `log` is its log, `watch`
+records measurements of the parameters during the run, `devices` makes the mesh, `predict` applies a network
+to a data set. `gradient_penalty` is a penalty on vanishing gradients (Pascanu et al. 2013).
 
 May import: `jax_extensions`, `cells`, `time_loop`, `gradients`, `backends`, `datasets` and the files at the
 root.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
+from lstm_jax.backends.cpu_kernel.conditions import covers
+from lstm_jax.backends.cpu_kernel.kernel_derivatives import unroll_by_cpu_kernel
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments, require_stable_state
@@ -51,6 +53,8 @@ def unroll(
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
         backend: ``"auto"`` and ``"loop"`` are the loop in XLA, a `Loop` the same with other settings.
+            ``"cpu_kernel"`` is the compiled kernel: the standard LSTM on a CPU in one call; what it does not
+            cover (`lstm_jax.backends.cpu_kernel.conditions`) is run by the loop.
             ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with no masks but
             lengths and ``reverse``, its products in the precision of `jax.default_matmul_precision`; under
             `vmap` one by one.
@@ -86,6 +90,10 @@ def unroll(
     loop = choose(backend, ((cell,),), prepared.xs.dtype, prepared.masks)
     if loop is None:
         state, hs = _run_kernel(cell, params, prepared)
+    elif backend == "cpu_kernel" and covers(cell, params, prepared):
+        state, hs = unroll_by_cpu_kernel(
+            cell, prepared.reverse, params, prepared.xs, prepared.state0
+        )
     else:
         by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
         state, hs = run_loop(cell, loop, by_hand, params, prepared)

@@ -509,7 +509,9 @@ def test_underscores_are_hyphens_and_versions_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out == f"gradient-flow {lstm_jax.__version__}\n"
+    assert capsys.readouterr().out == (
+        f"gradient-flow {lstm_jax.__version__}\n{lstm_jax.show_backends()}\n"
+    )
 
 
 @pytest.mark.parametrize(
