@@ -12,6 +12,7 @@ import pytest
 import lstm_jax
 from lstm_jax import language
 from lstm_jax.command_line.commands import main
+from lstm_jax.command_line.evaluate_command import shown
 
 TEXT = "the cat sat on the mat and the dog sat on the log\n" * 12
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--length", "8"]
@@ -24,6 +25,9 @@ def trained(tmp_path_factory):
     (folder / "text").write_text(TEXT)
     command = ["train", f"{folder}/text", "--out", f"{folder}/run", *SMALL, "--layers", "2"]
     assert main([*command, "--epochs", "2"]) == 0
+    # The text may lie elsewhere.
+    (folder / "moved").write_text(TEXT)
+    command[1] = f"{folder}/moved"
     assert main([*command, "--epochs", "3", "--resume"]) == 0
     return folder
 
@@ -44,12 +48,18 @@ def test_a_run_and_its_file_are_one_model(trained):
 
 def test_it_says_what_it_measured(trained, capsys):
     command = ["train", f"{trained}/text", "--out", f"{trained}/run", *SMALL, "--layers", "2"]
+    (trained / "run/log.jsonl").unlink()
     assert main([*command, "--epochs", "3", "--resume"]) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert "Incomplete log" in warned
     model, corpus = lstm_jax.load(trained / "run"), language.split_text(TEXT, "text")
     nats = language.nats_per_token(model.net, model.params, corpus.test, batch_size=15)
     assert f"test        {nats:.4f} nats, {nats / math.log(2):.4f} bits per character" in said
     assert f"perplexity {math.exp(nats):.3f}" in said and "; the best, after epoch 3" in said
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    assert shown(800.0, "words").endswith("bits per word; perplexity inf")
 
 
 def test_evaluate_reads_any_text(trained, capsys, tmp_path):
@@ -127,6 +137,10 @@ def test_words(tmp_path, capsys):
         ("evaluate {}/run {}/text --rows 9999", "at least 19998 tokens"),
         ("train {}/none", "expected a text file, got"),
         ("train {}/text --out {}/run --batch-size 2 --length 8", "expected one without a run"),
+        (
+            f"train {{}}/text --out {{}}/run {' '.join(SMALL)} --layers 2 --resume --tokens words",
+            "expected tokens 'characters', as in .*, got 'words'",
+        ),
         ("train {}/text --out {}/new --epochs 0", "--epochs of at least 1, got 0"),
         ("train {}/text --out {}/new --patience 0", "--patience of at least 1, .* got 0 and 0.05"),
         ("train {}/text --out {}/new --patience 3 --valid 0", "--valid above 0, got 3 and 0"),

@@ -242,6 +242,20 @@ def test_grain_reads_windows_and_pads_with_them(tmp_path):
     assert sorted(of_room.tolist()) == sorted(seen.tolist())
 
 
+def test_a_loader_of_grain_goes_on_with_windows_made_again():
+    grain = pytest.importorskip("grain.python")
+
+    def begun():
+        source = windows(np.arange(12.0), 3)
+        order = grain.SequentialSampler(len(source), grain.NoSharding())
+        return iter(grain.DataLoader(data_source=source, sampler=order, worker_count=0))
+
+    first, again = begun(), begun()
+    next(first)
+    again.set_state(first.get_state())
+    assert next(again).tolist() == next(first).tolist() == [3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -11,8 +11,17 @@ import pytest
 from comparison import slow
 from training.problems import leaves, numbers, run
 
-from lstm_jax.training import ManyShapesWarning, Problem, ProblemError, RunError, data_mesh
+from lstm_jax.training import (
+    ManyShapesWarning,
+    Problem,
+    ProblemError,
+    RunError,
+    data_mesh,
+    read_ahead,
+)
 from lstm_jax.training.step_programs import MOST_PROGRAMS
+from lstm_jax.training.stream_source import StreamSource
+from lstm_jax.training.train_loop import require_same_shapes
 
 SHAPE = (4, 3)
 streamed = Problem(
@@ -189,6 +198,37 @@ def test_an_error_of_the_data_comes_out_as_it_is(tmp_path):
     assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
+def test_a_process_with_fewer_samples_has_batches_of_other_shapes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    found = []
+    for data in (batches(3), batches(3, seed=1), [*batches(2), batches(1, shape=(3, 3))[0]]):
+        source = StreamSource(streamed, lambda data=data: iter(data), None, False)
+        for _ in range(2):
+            source.take()
+        early = source.shapes()
+        source.take()
+        found.append((early, source.shapes()))
+        source.close()
+    assert found[0] == found[1] and found[2][0] == found[0][0]
+    require_same_shapes(found[0][1], found[1][1])
+    with pytest.raises(ProblemError, match="one shape, .* got others in process 0 than"):
+        require_same_shapes(found[0][1], found[2][1])
+
+
+def test_a_run_ends_while_its_data_wait_for_more(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PATIENCE", 0.1)
+    more = threading.Event()
+
+    def waits():
+        yield from batches(3)
+        more.wait(60)
+
+    try:
+        assert run(3, streamed, data=waits, log_every=1).log[-1]["step"] == 3
+    finally:
+        more.set()
+
+
 def test_batches_of_several_shapes_have_a_program_each():
     shapes = [(4, 3), (2, 3), (4, 3), (8, 3)] * 2
     traced = []
@@ -229,6 +269,14 @@ def test_all_seeds_of_a_sweep_see_the_same_batches():
     fitted = run(3, streamed, data=Loader(), seed=(1, 2), log_every=1)
     for entry, batch in zip(fitted.log, batches(), strict=False):
         np.testing.assert_allclose(entry["sum"], [batch.sum()] * 2, rtol=1e-5)
+
+
+def test_a_sweep_goes_on_with_its_stream(tmp_path):
+    words = {"data": of_epoch, "seed": (1, 2), "log_every": 1}
+    whole = run(7, streamed, **words)
+    run(4, streamed, folder=tmp_path, **words)
+    again = run(7, streamed, folder=tmp_path, resume=True, **words)
+    assert numbers(again.log) == numbers(whole.log)
 
 
 def test_the_state_of_a_stream_is_under_the_settings_of_jax_of_the_run(x64):

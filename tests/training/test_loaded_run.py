@@ -1,5 +1,7 @@
 """The parameters of a run out of its folder: last, best, or of a step, in a structure or as names."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.testing import assert_array_equal
 
 import lstm_jax
 from lstm_jax import training
+from lstm_jax.training import loaded_run
 
 NET = lstm_jax.stack(lstm_jax.lstm(2, 3), lstm_jax.lstm(3, 3))
 XS = jnp.ones((4, 2, 2))
@@ -93,6 +96,25 @@ def test_another_structure_is_named(finished):
         training.CheckpointError, match=r"layers.1.b 'float32\[12\]'.*float32\[16\]"
     ):
         training.load(finished[0], like=like)
+    with pytest.raises(
+        training.CheckpointError, match=r"expected layers None, as in .*/8, got .int64\[\]"
+    ):
+        training.load(finished[0], like={"layers": 1})
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile_makes_way_for_another(
+    finished, tmp_path, monkeypatch
+):
+    shutil.copytree(finished[0], tmp_path / "run")
+    read = loaded_run.about_of
+
+    def deleted_meanwhile(folder, step, steps):
+        if step == 8:
+            shutil.rmtree(folder / "8")
+        return read(folder, step, steps)
+
+    monkeypatch.setattr(loaded_run, "about_of", deleted_meanwhile)
+    assert training.load(tmp_path / "run").step == 4
 
 
 def test_nothing_there(tmp_path):

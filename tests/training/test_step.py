@@ -88,6 +88,20 @@ def test_means_of_whole_numbers():
         assert float(came[0].more["share"]) == 1.5 and float(came[0].more["count"]) == 4
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_in_which_nothing_counts_changes_nothing(parts):
+    def loss(params, carry, batch, key):
+        mean = Mean(jnp.sum(batch @ params) * 0, jnp.sum(batch > 1))
+        return mean, (carry, {"error": mean})
+
+    problem = Problem(
+        lambda key: jnp.ones(2), loss, lambda data, step, key: jnp.ones((2, 2)), batch_axes=0
+    )
+    state, came = steps(problem, optax.sgd(0.1), accumulate=parts)
+    assert bool(came[0].finite) and float(came[0].loss) == float(came[0].more["error"]) == 0
+    assert state.params.tolist() == [1, 1]
+
+
 def masked(as_mean):
     """A mean over the steps that count, few of them in some samples."""
     counts = jnp.arange(T)[:, None] < jnp.array([5, 1, 1, 4, 5, 1, 2, 1])[None]

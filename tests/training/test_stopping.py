@@ -86,13 +86,27 @@ def test_another_measure_begins_to_wait_anew(tmp_path):
     again = run(
         18,
         Counted.problem,
-        evaluate=lambda params: {"other": 1.0},
+        evaluate=lambda params: {"other": 10.0},
         best="other",
         options=RunOptions(**{**vars(EVERY), "resume": True}),
         patience=2,
         folder=tmp_path,
     )
     assert (again.ended, again.log[-1]["step"], again.best) == ("patience", 18, 18)
+    # By the measure of the last part, not by the lower numbers of the first.
+    best = training.load(tmp_path, "best")
+    assert (best.step, best.measured) == (18, {"other": 10.0})
+
+
+def test_a_run_that_until_ended_and_whose_log_is_lost_goes_on(tmp_path):
+    def ended(entry):
+        return entry["step"] == 4
+
+    assert run(8, until=ended, folder=tmp_path).ended == "until"
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.warns(training.IncompleteRunWarning, match="expected the 1 entries"):
+        again = run(8, until=ended, folder=tmp_path, resume=True)
+    assert (again.ended, [entry["step"] for entry in again.log]) == ("steps", [8])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ import tyro
 from lstm_jax.command_line.saved_language_model import checkpoint_named, language_model_at
 from lstm_jax.language import nats_per_token, read_text
 
+LARGEST = math.log(np.finfo(float).max)
+"""Nats whose perplexity is still a number."""
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -42,6 +45,6 @@ def run_evaluate(config: Evaluate) -> None:
 def shown(nats: float, kind: str) -> str:
     """Nats a token in the three ways that papers give them."""
     one = kind.removesuffix("s")
-    return (
-        f"{nats:.4f} nats, {nats / math.log(2):.4f} bits per {one}; perplexity {math.exp(nats):.3f}"
-    )
+    # Of a model that learned nothing it may be beyond all numbers.
+    perplexity = math.exp(nats) if nats < LARGEST else math.inf
+    return f"{nats:.4f} nats, {nats / math.log(2):.4f} bits per {one}; perplexity {perplexity:.3f}"

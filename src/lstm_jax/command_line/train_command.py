@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import optax
 import tyro
 
@@ -29,6 +28,7 @@ from lstm_jax.language import (
 from lstm_jax.layers.stack import stack
 from lstm_jax.models_on_disk import load, save
 from lstm_jax.training import RunOptions, fit
+from lstm_jax.training import load as load_run
 
 FILE = "model.safetensors"
 NAMES = ("embedded", "timemachine", "ptb")
@@ -106,8 +106,9 @@ def run_train(config: Train) -> None:
     problem = language_problem(
         model, batch, config.batch_size, vocabulary=corpus.vocabulary, backend=config.backend
     )
-    unchanging = {"out", "epochs", "patience", "resume", "overwrite", "seed"}
-    settings = {name: one for name, one in asdict(config).items() if name not in unchanging}
+    # The text and the seed are told by the run itself: the text by its checksum, wherever it lies.
+    other = {"text", "out", "epochs", "patience", "resume", "overwrite", "seed"}
+    settings = {name: one for name, one in asdict(config).items() if name not in other}
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate)
     )
@@ -140,13 +141,13 @@ def run_train(config: Train) -> None:
             unit=("tokens", config.batch_size * config.length),
         ),
     )
-    last = fitted.log[-1]
-    print(f"train       {shown(float(np.mean(last['nats'])), config.tokens)}")
+    if fitted.log:  # It may be lost, and nothing left to do.
+        print(f"train       {shown(fitted.log[-1]['nats'], config.tokens)}")
     best = load(config.out)
     if fitted.best is not None:
-        entry = next(one for one in fitted.log if one["step"] == fitted.best)
+        measured_there = load_run(config.out, "best").measured["valid_nats"]
         print(
-            f"validation  {shown(entry['valid_nats'], config.tokens)}; the best, after epoch "
+            f"validation  {shown(measured_there, config.tokens)}; the best, after epoch "
             f"{fitted.best / epoch:g}"
         )
     if rows["test"]:

@@ -159,7 +159,7 @@ def batches(
     """Batches of sequences of different lengths, for `lstm_jax.training.fit` as ``data``.
 
     All batches have ``batch_size`` sequences. What is left over in an epoch, fewer than a batch, is other
-    sequences in each epoch.
+    sequences in each epoch, or without shuffling always the last ones.
 
     Args:
         xs: N arrays [T_n, ...]; views of a memory-mapped file, or `windows` of one, are read when they are

@@ -23,6 +23,11 @@ class Windows(Sequence[np.ndarray]):
     def __init__(self, array: Any, length: int, stride: int) -> None:
         self.array, self.length, self.stride = array, length, stride
 
+    def __repr__(self) -> str:
+        # Grain's DataLoader knows its source again by this text, in another process too.
+        kind = f"{self.array.dtype.name}{show_shape(self.array.shape)}"
+        return f"windows({kind}, length={self.length}, stride={self.stride})"
+
     def __len__(self) -> int:
         return (self.array.shape[0] - self.length) // self.stride + 1
 

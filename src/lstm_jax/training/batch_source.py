@@ -11,10 +11,7 @@ from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import checksums
 from lstm_jax.training.devices import placed
 from lstm_jax.training.sample_axes import spread
-from lstm_jax.training.step import (
-    Problem,
-    TrainState,
-)
+from lstm_jax.training.step import Problem
 
 
 class BatchSource:
@@ -34,8 +31,8 @@ class BatchSource:
         """What tells these data from others, as JSON holds it."""
         raise NotImplementedError
 
-    def begin(self, state: TrainState, position: Any) -> None:
-        """Go on after the steps of a state, from the position in its checkpoint."""
+    def begin(self, done: int, position: Any) -> None:
+        """Go on after so many steps, from the position in their checkpoint."""
 
     def take(self) -> PyTree:
         """What the next step takes, on the devices."""
@@ -44,6 +41,10 @@ class BatchSource:
     def position(self) -> Any:
         """After the batch that was taken last, as JSON holds it; called in every process or in none."""
         return None
+
+    def shapes(self) -> int:
+        """The checksum of the shapes of all batches that were taken, which all processes have to agree on."""
+        return 0
 
     def close(self) -> None:
         """End what was begun."""

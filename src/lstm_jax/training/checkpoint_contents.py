@@ -172,7 +172,8 @@ def require_same(where: Path, what: str, found: Any, expected: Any, name: str = 
         CheckpointError: with both values.
     """
     if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted({*found, *expected}):
+        # Checksums of the data say least of what differs.
+        for key in sorted({*found, *expected}, key=lambda key: (key == "data", key)):
             require_same(
                 where, what, found.get(key), expected.get(key), f"{name}.{key}" if name else key
             )

@@ -256,7 +256,7 @@ def _fit(
                 progress, extent = found_with(more, where)
                 require_same_constants(where, list(map(float, more["optimizer"])), constants)
                 _require_steps_left(progress.done, steps, where)
-                source.begin(state, more.get("data"))
+                source.begin(progress.done, more.get("data"))
             seen, first = {}, {}
             if not progress.done:
                 seen = processes.each(partial(recorder.see, 0, state.params))
@@ -291,11 +291,11 @@ def _fit(
             )
             state, progress = train(run, state, progress, asked)
     finally:
-        source.close()
         if log is not None:
             log.close()
         if checkpoints is not None:
             checkpoints.close()
+        source.close()
     return Fitted(
         state,
         log.entries,
@@ -317,7 +317,8 @@ def _going_on(progress: Progress, options: RunOptions, log: Log, processes: Proc
         progress = progress._replace(selection=Selection(by))
     ended = progress.ended
     if ended == "until":
-        stays = asked_by_until(processes, options, log.entries[-1])
+        # Without an entry, which was lost, there is nothing to ask.
+        stays = len(log.entries) > 0 and asked_by_until(processes, options, log.entries[-1])
     else:
         stays = ended == "patience" and out_of_patience(progress, options)
     return progress._replace(ended=ended if stays else None)

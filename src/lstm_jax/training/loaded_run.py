@@ -1,5 +1,6 @@
 """The parameters of a run out of its folder, with nothing else in hand."""
 
+import time
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -11,12 +12,17 @@ import numpy as np
 
 from lstm_jax.array_types import PyTree
 from lstm_jax.training.checkpoint_contents import CheckpointError, about_of, damaged, require_same
+from lstm_jax.training.checkpoints import whole_steps
 from lstm_jax.training.options import CHECKPOINTS
 from lstm_jax.training.orbax_noise import without_noise
 from lstm_jax.training.system_errors import reason
 from lstm_jax.validation import AnyPath, leaf_name, require_path
 
 PARAMS = "params"
+TRIES = 5
+"""How often another checkpoint is read, where a run has deleted one meanwhile."""
+DELETED_SECONDS = 0.1
+"""In which a checkpoint that is being deleted is gone."""
 
 
 class Loaded(NamedTuple):
@@ -75,11 +81,19 @@ def load(folder: AnyPath, which: str | int | None = "last", *, like: PyTree = No
     path = require_path("folder", folder).resolve()
     inner = path / CHECKPOINTS
     path = inner if inner.is_dir() else path
-    steps = (
-        sorted(int(one.name) for one in path.iterdir() if one.name.isdecimal())
-        if path.is_dir()
-        else []
-    )
+    for _ in range(TRIES):
+        steps = whole_steps(path)
+        try:
+            return _loaded(path, which, steps, like)
+        except CheckpointError:
+            # A run that is at work deletes earlier ones, perhaps the one that was to be read.
+            time.sleep(DELETED_SECONDS)
+            if whole_steps(path) == steps:
+                raise
+    return _loaded(path, which, whole_steps(path), like)
+
+
+def _loaded(path: Path, which: Any, steps: list[int], like: PyTree) -> Loaded:
     step = _step(path, which, steps)
     about = about_of(path, step, steps)
     state = _state(path, step, steps)
@@ -114,13 +128,14 @@ def _step(path: Path, which: Any, steps: list[int]) -> int:
         )
     if which == "last":
         return steps[-1]
+    # A resumed run may select by another number than before: the last one counts.
+    last = about_of(path, steps[-1], steps)
     measured: dict[int, float] = {}
     for one in steps:
-        about = about_of(path, one, steps)
         # What was not finite was stored as infinite, and is never the best.
-        found = about.get("measured", {}).get(about.get("best"), np.inf)
+        found = about_of(path, one, steps).get("measured", {}).get(last["best"], np.inf)
         if np.isfinite(found):
-            measured[one] = -found if about["best_mode"] == "max" else found
+            measured[one] = -found if last["best_mode"] == "max" else found
     if not measured and which is None:
         return steps[-1]
     if not measured:
@@ -183,9 +198,11 @@ def in_structure(where: Path, params: Any, like: PyTree) -> PyTree:
     found = _flat(params)
     pairs, tree = jax.tree_util.tree_flatten_with_path(like)
     names = [leaf_name(path) if path else "" for path, _ in pairs]
+    # Numbers of Python, too.
+    kinds = [getattr(leaf, "dtype", None) or np.asarray(leaf).dtype for _, leaf in pairs]
     expected = {
-        name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        for name, (_, leaf) in zip(names, pairs, strict=True)
+        name: f"{np.dtype(kind).name}{list(np.shape(leaf))}"
+        for name, kind, (_, leaf) in zip(names, kinds, pairs, strict=True)
     }
     actual = {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in found.items()}
     require_same(where, "Parameters", actual, expected)

@@ -197,7 +197,7 @@ class Mean(NamedTuple):
     """A mean as its sum and its weight, where the parts of a batch weigh differently: steps that are masked.
 
     A loss, or one of its metrics, may be one. Parts of an accumulated batch are then added, and their sum is
-    divided by their weight: the numbers of the whole batch.
+    divided by their weight: the numbers of the whole batch. Where nothing counts, the mean is 0.
 
     Attributes:
         total: the sum, a number.

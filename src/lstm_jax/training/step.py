@@ -405,6 +405,8 @@ def _divided(total: Any, weight: Any, parts: int) -> Any:
         return total if parts == 1 else total / parts
     dtype = jnp.result_type(total)
     dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+    # A batch in which nothing counts has sums of 0, and is no reason to end a run.
+    weight = jnp.where(weight == 0, jnp.ones_like(weight), weight)
     return jnp.asarray(total, dtype) / weight.astype(dtype)
 
 

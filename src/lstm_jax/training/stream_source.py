@@ -18,10 +18,7 @@ from lstm_jax.training.options import RunError
 from lstm_jax.training.problem_checks import ProblemError, require_axes, require_leaves
 from lstm_jax.training.read_ahead import ReadAhead
 from lstm_jax.training.sample_axes import SamplesError, by_axis, spread
-from lstm_jax.training.step import (
-    Problem,
-    TrainState,
-)
+from lstm_jax.training.step import Problem
 from lstm_jax.training.streams import Stream, in_words
 from lstm_jax.validation import show_shape
 
@@ -41,19 +38,20 @@ class StreamSource(BatchSource):
         self._kinds = [_kind(leaf) for leaf in jax.tree.leaves(self.first)]
         self._peeked: Any = (host, self.first, self._stream.position())
         self._taken: Any = None
+        self._shapes = 0
 
     def described(self) -> list[Any]:
         """Dtype and number of axes of each array; the rest may change from batch to batch."""
         return ["a stream", *map(str, self._kinds)]
 
-    def begin(self, state: TrainState, position: Any) -> None:
+    def begin(self, done: int, position: Any) -> None:
         """Go on after the position of this process.
 
         Raises:
             RunError: data that do not begin again, or not with the same batches; another number of processes
                 that were not all at the same place.
         """
-        if not int(state.step):
+        if not done:
             return
         if not position:
             raise RunError(
@@ -90,7 +88,14 @@ class StreamSource(BatchSource):
             found = self._ahead.take()
         host, batch, at = found
         self._taken = (host, at)
+        if jax.process_count() > 1:
+            shapes = str([leaf.shape for leaf in jax.tree.leaves(batch)])
+            self._shapes = zlib.crc32(shapes.encode(), self._shapes)
         return batch
+
+    def shapes(self) -> int:
+        """Of the whole batches: a process with fewer samples than the others has other ones."""
+        return self._shapes
 
     def position(self) -> Any:
         """Those of all processes, with the checksum of a batch that is read again when the run goes on."""

@@ -11,6 +11,7 @@ A position is JSON, and it is that of the batches that were given out.
 """
 
 import base64
+import contextlib
 import inspect
 import json
 import sys
@@ -122,7 +123,9 @@ class Stream:
         end = getattr(self._iterator, "close", None)
         self._iterator = None
         if callable(end) and not self._once:
-            end()
+            # A generator that still waits for its next batch, on the thread, cannot be ended.
+            with contextlib.suppress(ValueError):
+                end()
 
     def _begun(self, epoch: int) -> Iterator[Any]:
         found = self._begin(epoch)

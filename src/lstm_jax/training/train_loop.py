@@ -39,6 +39,7 @@ from lstm_jax.training.log_entries import (
     shown,
 )
 from lstm_jax.training.options import RunOptions
+from lstm_jax.training.problem_checks import ProblemError
 from lstm_jax.training.processes import Processes
 from lstm_jax.training.progress import Progress
 from lstm_jax.training.progress_bar import ProgressBar
@@ -221,6 +222,8 @@ def _between(
 ) -> Progress:
     """Log, evaluate, end, watch and write a checkpoint, as is due."""
     options, done = run.options, progress.done
+    expected = run.processes.decided(run.source.shapes)
+    run.processes.each(lambda: require_same_shapes(expected, run.source.shapes()))
     number: dict[str, float] | None = None
     if "log" in due:
         measured: dict[str, Any] = {}
@@ -253,6 +256,15 @@ def _between(
 
     run.processes.each(keep)
     return progress
+
+
+def require_same_shapes(expected: int, found: int) -> None:
+    """Refuse to go on where the processes have put together batches of different shapes."""
+    if found != expected:
+        raise ProblemError(
+            "Batch mismatch: expected batches of one shape, and of as many samples in each process, got "
+            f"others in process {jax.process_index()} than in the first. Leave out what does not fill one."
+        )
 
 
 def _logged(
