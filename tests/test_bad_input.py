@@ -173,7 +173,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("backend", ["gpu", "", None, "LOOP", 3])
     def test_backend(self, problem, backend, without_type_checker):
-        known = "expected one of 'auto', 'loop', 'cudnn', 'lstm_jax.Loop(...)', got"
+        known = "expected one of 'auto', 'loop', 'cpu_kernel', 'cudnn', 'lstm_jax.Loop(...)', got"
         with refuses(ValueError, "Unknown backend:", known, repr(backend)):
             lstm_jax.unroll(problem.cell, problem.params, problem.xs, backend=backend)
 

@@ -76,7 +76,7 @@ REFUSED = [
         {"gradient": "cudnn"},
         "Unknown gradient: expected one of 'auto', 'bptt', 'autodiff', got 'cudnn'",
     ),
-    ({"backend": "bptt"}, "Unknown backend: expected one of 'auto', 'loop', 'cudnn'"),
+    ({"backend": "bptt"}, "Unknown backend: expected one of 'auto', 'loop', 'cpu_kernel', 'cudnn'"),
     ({"backend": Loop(segments=0)}, "expected segments"),
     ({"backend": Loop(unroll=0)}, "unroll"),
 ]

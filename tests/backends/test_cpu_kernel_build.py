@@ -98,13 +98,13 @@ def test_it_is_built_once_and_again_when_a_source_changed(tiny):
 )
 def test_without_a_compiler_it_says_why(tiny, environment, said):
     _, out, make = tiny
-    for name in ("_cpu_kernel.so", "_cpu_kernel.dylib", "_cpu_kernel.dll"):
+    for name in ("_cpu_kernel.native.so", "_cpu_kernel.native.dylib", "_cpu_kernel.native.dll"):
         (out / name).write_text("of an earlier build")
     found = make(**environment)
     assert found.library is None and said in found.reason and found.reason.count("\n") == 0
     assert (out / "why_not.txt").read_text() == found.reason + "\n"
     ending = build.TARGETS[build.this_target()].ending
-    assert not (out / f"_cpu_kernel{ending}").exists()
+    assert not (out / f"_cpu_kernel.native{ending}").exists()
 
 
 def test_no_compiler_at_all_and_no_headers_are_reasons(tiny, monkeypatch):

@@ -211,6 +211,7 @@ def test_what_cannot_be_looked_at(source, options, error, message):
         gradient_flow.inspect(source, **options)
 
 
+@pytest.mark.slow
 def test_numbered_layers_that_fit_are_a_stack(xs):
     params = NET.init(jax.random.key(0))
     parts = [

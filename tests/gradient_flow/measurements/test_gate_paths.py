@@ -52,6 +52,7 @@ def tails_with_stops(params, states, xs, kept):
     return jax.lax.map(whole, (jnp.arange(len(xs) + 1), states))
 
 
+@pytest.mark.slow
 def test_an_lstm_with_stopped_gradients(x64):
     cell, params, state0, xs = problem("lstm")
     sets = ["", "i", "f", "go", "ifgo"]

@@ -189,7 +189,7 @@ def build_library(
     """Compile and link the library, unless it is there already and nothing has changed.
 
     Args:
-        folder: of the library, `_cpu_kernel.so` or the like. Without one, `why_not.txt` says why.
+        folder: of the library, `_cpu_kernel.native.so` or the like. Without one, `why_not.txt` says why.
         target: a key of `TARGETS`, compiled for by Zig; this platform, by any compiler, if None.
         native: the folder of the sources.
         units: the compilations; those of the target if None.
@@ -201,7 +201,8 @@ def build_library(
     """
     environment = os.environ if environment is None else environment
     name = target or this_target()
-    library = folder / f"_cpu_kernel{TARGETS[name].ending if name else '.so'}"
+    # With a dot in its name Python takes it for no module of its own.
+    library = folder / f"_cpu_kernel.native{TARGETS[name].ending if name else '.so'}"
     try:
         compiled = _build(library, target, name, native, units, headers, environment)
     except (BuildError, OSError, subprocess.SubprocessError) as error:
