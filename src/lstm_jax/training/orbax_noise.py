@@ -45,6 +45,12 @@ def without_noise() -> Iterator[None]:
 
 
 def quiet_after_failure() -> None:
-    """Let the threads of a failure end while their reports are silent."""
+    """Let the threads of a failure end while their reports are silent, and the tasks whenever they do."""
+    # A task that failed says so when it is collected, which may be at the very end of the process.
+    logging.getLogger("asyncio").addFilter(_not_of_orbax)
     time.sleep(LINGER)
     gc.collect()
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.getMessage()
