@@ -91,4 +91,4 @@ def _unroll_jvp(
         tangent = partial(tangent_segments, cell, settings, steps)
         backward = partial(backward_segments, cell, settings, steps)
     dots = Gradients(*tangents[:3])
-    return out, linear_map(tangent, backward, saved, dots, none_for_zero=True)
+    return out, linear_map(tangent, backward, saved, dots, none_for_zero=True, outputs=out)

@@ -32,6 +32,8 @@ from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
 FlatMap = Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
 """A function of the leaves of residuals and inputs; None stands for an input that is zero."""
+Types = tuple[Any, ...] | None
+"""The types of what `FlatMap` returns, where they are known."""
 
 linear_map_p = Primitive("linear_map")
 linear_map_p.multiple_results = True
@@ -44,6 +46,7 @@ def linear_map(
     inputs: PyTree,
     *,
     none_for_zero: bool = False,
+    outputs: PyTree = None,
 ) -> PyTree:
     """Apply ``forward(residuals, inputs)``, which `jax.grad` will transpose with ``transpose``.
 
@@ -55,6 +58,8 @@ def linear_map(
         inputs: pytree of arrays in which the map is linear.
         none_for_zero: whether ``transpose`` gets None for the cotangent of an unused output, instead of
             zeros in its shape.
+        outputs: arrays of the shapes and dtypes that ``forward`` returns. With them it is traced only where
+            it runs, which saves most of the time to trace a gradient.
 
     Returns:
         The pytree that ``forward`` returns.
@@ -73,7 +78,8 @@ def linear_map(
     residuals, inputs = vary_over(axes, residuals), vary_over(axes, inputs)
     flat_residuals, residuals_tree = jax.tree.flatten(residuals)
     flat_inputs, inputs_tree = jax.tree.flatten(inputs)
-    flat_shapes, outputs_tree = jax.tree.flatten(shapes_of(forward, residuals, inputs))
+    shapes = shapes_of(forward, residuals, inputs) if outputs is None else outputs
+    flat_shapes, outputs_tree = jax.tree.flatten(shapes)
 
     def flatten(
         function: Callable[..., PyTree], in_tree: Any, like: Sequence[Any], keep_none: bool
@@ -91,12 +97,14 @@ def linear_map(
         return at_precision(flat)
 
     input_shapes = [jax.typeof(u) for u in flat_inputs]
+    known = None if outputs is None else tuple(jax.typeof(y) for y in vary_over(axes, flat_shapes))
     flat_outputs = linear_map_p.bind(
         *flat_residuals,
         *flat_inputs,
         forward=flatten(forward, inputs_tree, input_shapes, False),
         transpose=flatten(transpose, outputs_tree, flat_shapes, none_for_zero),
         n_residuals=len(flat_residuals),
+        types=known,
     )
     return jax.tree.unflatten(outputs_tree, flat_outputs)
 
@@ -106,16 +114,20 @@ def _split(operands: Sequence[Any], n_residuals: int) -> tuple[tuple[Any, ...], 
 
 
 @linear_map_p.def_impl
-def _apply(*operands: Any, forward: FlatMap, transpose: FlatMap, n_residuals: int) -> list[Any]:
-    del transpose
+def _apply(
+    *operands: Any, forward: FlatMap, transpose: FlatMap, n_residuals: int, types: Types
+) -> list[Any]:
+    del transpose, types
     return list(forward(*_split(operands, n_residuals)))
 
 
 @linear_map_p.def_abstract_eval
 def _abstract(
-    *avals: Any, forward: FlatMap, transpose: FlatMap, n_residuals: int
+    *avals: Any, forward: FlatMap, transpose: FlatMap, n_residuals: int, types: Types
 ) -> list[ShapedArray]:
     del transpose
+    if types is not None:
+        return list(types)
     closed = jax.make_jaxpr(lambda *flat: forward(*_split(flat, n_residuals)))(*avals)
     return list(closed.out_avals)
 
@@ -130,11 +142,13 @@ def _jvp(
     forward: FlatMap,
     transpose: FlatMap,
     n_residuals: int,
+    types: Types,
 ) -> tuple[list[Any], list[Any]]:
     params: dict[str, Any] = {
         "forward": forward,
         "transpose": transpose,
         "n_residuals": n_residuals,
+        "types": types,
     }
     residuals, inputs = _split(primals, n_residuals)
     residual_dots, input_dots = _split(tangents, n_residuals)
@@ -165,12 +179,18 @@ def _jvp(
 ad.primitive_jvps[linear_map_p] = _jvp
 
 
+def _type(value: Any) -> Any:
+    """The type of a value, or of a cotangent that is wanted."""
+    return value.aval if ad.is_undefined_primal(value) else jax.typeof(value)
+
+
 def _transpose(
     cotangents: Sequence[Any],
     *operands: Any,
     forward: FlatMap,
     transpose: FlatMap,
     n_residuals: int,
+    types: Types,
 ) -> list[Any]:
     residuals, inputs = _split(operands, n_residuals)
     if any(ad.is_undefined_primal(r) for r in residuals):
@@ -194,6 +214,7 @@ def _transpose(
         forward=of_present,
         transpose=to_present,
         n_residuals=n_residuals,
+        types=None if types is None else tuple(map(_type, inputs)),
     )
     # An input that is a known constant takes no cotangent.
     d_inputs = [
@@ -212,6 +233,7 @@ def _batch(
     forward: FlatMap,
     transpose: FlatMap,
     n_residuals: int,
+    types: Types,
 ) -> tuple[list[Any], list[int]]:
     size = next(
         operand.shape[axis]
@@ -233,6 +255,7 @@ def _batch(
         forward=jax.vmap(forward, in_axes=in_axes),
         transpose=jax.vmap(transpose, in_axes=in_axes),
         n_residuals=n_residuals,
+        types=None,
     )
     return outputs, [0] * len(outputs)
 

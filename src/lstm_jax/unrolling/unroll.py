@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
-from lstm_jax.backends.cpu_kernel.conditions import covers
+from lstm_jax.backends.cpu_kernel.conditions import covers, kind_of
 from lstm_jax.backends.cpu_kernel.kernel_derivatives import unroll_by_cpu_kernel
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments, require_stable_state
+from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.time_loop.scan import scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
     ALL_STEPS,
@@ -88,14 +89,15 @@ def unroll(
     state0 = check_cell_arguments(cell, params, xs, state0)
     prepared = prepare(cell, xs, state0, sequences, noise)
     loop = choose(backend, ((cell,),), prepared.xs.dtype, prepared.masks)
+    by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
     if loop is None:
         state, hs = _run_kernel(cell, params, prepared)
-    elif backend == "cpu_kernel" and covers(cell, params, prepared):
-        state, hs = unroll_by_cpu_kernel(
-            cell, prepared.reverse, params, prepared.xs, prepared.state0
-        )
+    elif by_hand and backend in ("auto", "cpu_kernel") and covers(cell, prepared):
+        kind = kind_of(cell)
+        assert kind is not None  # It covers no other cell.
+        steps = segment_length(loop.segments, cell, params, prepared.xs.shape[0], state0)
+        state, hs = unroll_by_cpu_kernel(kind, cell, params, prepared, steps)
     else:
-        by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
         state, hs = run_loop(cell, loop, by_hand, params, prepared)
     return state, in_order(prepared, hs)
 

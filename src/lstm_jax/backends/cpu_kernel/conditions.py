@@ -2,50 +2,68 @@
 
 | | kernel | loop |
 | --- | --- | --- |
-| cells | the standard LSTM | GRU, vanilla, variants, steps of one's own |
+| cells | the standard LSTM; the GRU; the vanilla cell | variants of the LSTM, the GRU that resets before W_h, steps of one's own |
 | dtypes | float32, float64 | bfloat16 |
-| sequences | whole ones, forward or reversed, any starting state | lengths, masks, resets, truncation |
-| noise | none | zoneout, recurrent dropout |
-| memory | gates of every step | segments, where those would take more than half a GiB |
-| where | a CPU | GPU, TPU, a mesh in context, inside of `jax.shard_map` |
+| sequences | whole ones, lengths, masks, resets, truncation, either direction, any starting state | sizes that are not known |
+| noise | zoneout and recurrent dropout in training | zoneout at evaluation, a fraction of the state |
+| where | a CPU; inside of `jax.shard_map` | GPU, TPU, an export, a mesh over which the compiler splits |
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
-from lstm_jax.array_types import PyTree
+from lstm_jax.backends.cpu_kernel.kernel_call import Kind
 from lstm_jax.backends.cpu_kernel.library import status
-from lstm_jax.backends.loop import Loop
 from lstm_jax.cells.cell import Cell
-from lstm_jax.cells.lstm import RULE, step
-from lstm_jax.gradients.checkpointing import segment_length
-from lstm_jax.jax_extensions.mesh_axes import varying_axes
+from lstm_jax.cells.gru import RULE as GRU_RULE
+from lstm_jax.cells.gru import step as gru_step
+from lstm_jax.cells.lstm import RULE as LSTM_RULE
+from lstm_jax.cells.lstm import step as lstm_step
+from lstm_jax.cells.rnn import ACTIVATIONS
+from lstm_jax.cells.rnn import forward_step as rnn_forward_step
+from lstm_jax.cells.rnn import step as rnn_step
+from lstm_jax.held_arguments import hold
 from lstm_jax.time_loop.scan import platform_name
 from lstm_jax.time_loop.step_masks import Prepared
 from lstm_jax.validation import is_symbolic
 
 
-def refusal(cell: Cell, params: PyTree, prepared: Prepared) -> str | None:
+def kind_of(cell: Cell) -> Kind | None:
+    """The kernel's name of a cell; None for one that it does not have."""
+    if cell.step is lstm_step and cell.rule is LSTM_RULE:
+        return Kind("lstm", kept=5, memory=True)
+    if cell.step is gru_step and cell.rule is GRU_RULE:
+        return Kind("gru", kept=4, hidden_bias=True)
+    phi = ACTIVATIONS.get(cell.activation or "")
+    if phi is None or cell.rule is None or cell.step != hold(rnn_step, phi):
+        return None
+    standard = cell.rule.forward_step == hold(rnn_forward_step, phi)
+    return Kind(f"rnn_{cell.activation}", kept=0) if standard else None
+
+
+def refusal(cell: Cell, prepared: Prepared) -> str | None:
     """Why the kernel cannot run a cell over a sequence: ``"expected …, got …"``; None if it can."""
-    xs, state0, masks = prepared[:3]
-    if cell.step is not step or cell.rule is not RULE:
-        return f"expected the standard LSTM, got {cell}"
+    xs, _, masks = prepared[:3]
+    if kind_of(cell) is None:
+        return f"expected the standard LSTM, GRU or vanilla cell, got {cell}"
     if xs.dtype not in (jnp.float32, jnp.float64):
         return f"expected float32 or float64, got {xs.dtype}"
-    if any(mask is not None for mask in masks):
-        return "expected whole sequences without noise, got masks"
+    if masks.zoneout is not None and masks.zoneout.h.dtype != bool:
+        return "expected zoneout in training, got its expectation"
     if any(is_symbolic(size) for size in xs.shape):
         return "expected sizes that are known, got symbolic ones"
     if platform_name() != "cpu":
         return f"expected a CPU, got {platform_name()}"
-    if not jax.sharding.get_abstract_mesh().empty or varying_axes(params, xs, state0):
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    if any(kind != AxisType.Manual for kind in mesh.axis_types):
         return "expected one device, got a mesh"
-    if segment_length(Loop().segments, cell, params, xs.shape[0], state0) < xs.shape[0]:
-        return "expected gates of every step within half a GiB, got more"
     found = status()
     return None if found.available else found.reason
 
 
-def covers(cell: Cell, params: PyTree, prepared: Prepared) -> bool:
+def covers(cell: Cell, prepared: Prepared) -> bool:
     """Whether the kernel runs a cell over a sequence."""
-    return refusal(cell, params, prepared) is None
+    return refusal(cell, prepared) is None

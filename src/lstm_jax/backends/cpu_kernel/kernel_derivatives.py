@@ -1,14 +1,16 @@
-r"""The CPU kernel for the standard LSTM with every derivative: ``backend="cpu_kernel"``.
+r"""A network by the CPU kernel with every derivative.
 
-The kernel runs a whole sequence in one call (`native/lstm.h`). As `lstm_jax.gradients.custom_derivative` does
-for the hand-derived rule, its JVP ends in a `linear_map`:
+The kernel runs a whole sequence in one call (`native/forward.h`, `native/backward.h`). As
+`lstm_jax.gradients.custom_derivative` does for the hand-derived rule, its JVP ends in a `linear_map`:
 
-    grad       the kernel's backward pass, from the gates that its forward pass kept
+    grad       the kernel's backward pass, from the residuals that its forward pass kept
     jvp        the loop's tangent pass
     grad²      the derivative of the loop's backward pass, at the point at which the kernel ran
-    vmap       of inputs and states, with one set of parameters: one call on a larger batch; else one by one
 
-Axes: xs[T, B, D], hs[T, B, H]; gates[T, B, 4 P] and cs[T, B, P], P the units up to a multiple of 16.
+A sequence whose residuals would take too much memory runs segment by segment, each forward once more in the
+backward pass (`lstm_jax.gradients.checkpointing`).
+
+Axes: xs[T, B, D], hs[T, B, H].
 """
 
 from functools import partial
@@ -16,175 +18,147 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap, sequential_vmap
+import numpy as np
 
 from lstm_jax.array_types import Array, Float, PyTree
+from lstm_jax.backends.cpu_kernel.kernel_call import Inputs, Kernel, Kind, backward, forward, inputs_of
 from lstm_jax.cells.cell import Cell
-from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
 from lstm_jax.jax_extensions.matmul_precision import at_precision
-from lstm_jax.time_loop.scan import ScanSettings, scan_settings
-from lstm_jax.time_loop.step_masks import NO_MASKS
-
-PADDING = 16
-"""Units are padded to a multiple of it in the residuals."""
-
-
-class Kernel(NamedTuple):
-    """The static part of a run: the cell, and the loop that differentiates the derivative."""
-
-    cell: Cell
-    settings: ScanSettings
+from lstm_jax.time_loop.chunked_scan import scan_chunks
+from lstm_jax.time_loop.scan import scan_settings
+from lstm_jax.time_loop.step_masks import Prepared, StepMasks
 
 
 class Saved(NamedTuple):
     """Inputs, outputs and residuals of the forward pass."""
 
-    params: LSTMParams
+    params: PyTree
     xs: Float[Array, "time batch d"]
-    state0: LSTMState
-    hs: Float[Array, "time batch h"]
-    gates: Float[Array, "time batch z"]
-    cs: Float[Array, "time batch p"]
+    state0: PyTree
+    masks: StepMasks
+    found: Any
 
 
 def unroll_by_cpu_kernel(
-    cell: Cell,
-    reverse: bool,
-    params: LSTMParams,
-    xs: Float[Array, "time *batch d"],
-    state0: LSTMState,
-) -> tuple[LSTMState, Float[Array, "time *batch h"]]:
-    """Run the standard LSTM by the kernel: ``(final state, hs)``; `conditions` says what it runs."""
+    kind: Kind, cell: Cell, params: PyTree, prepared: Prepared, steps: int
+) -> tuple[PyTree, Float[Array, "time *batch h"]]:
+    """Run a cell by the kernel: ``(final state, hs)``; `conditions` says what it runs.
+
+    Args:
+        kind: the kernel's name of the cell.
+        cell: of that kind.
+        params: of the cell.
+        prepared: the sequence, the starting state and the masks.
+        steps: of a segment; T where the residuals of all steps are kept.
+    """
+    xs, state0, masks = prepared[:3]
     if xs.ndim == 2:
-        one = jax.tree.map(lambda s: s[None], state0)
-        state, hs = unroll_by_cpu_kernel(cell, reverse, params, xs[:, None], one)
+        lifted = prepared._replace(
+            xs=xs[:, None],
+            state0=jax.tree.map(lambda s: s[None], state0),
+            masks=jax.tree.map(lambda m: m[:, None], masks),
+        )
+        state, hs = unroll_by_cpu_kernel(kind, cell, params, lifted, steps)
         return jax.tree.map(lambda s: s[0], state), hs[:, 0]
-    return _run(Kernel(cell, scan_settings(reverse, "auto")), params, xs, state0)
+    names = tuple(name for name, mask in zip(masks._fields, masks, strict=True) if mask is not None)
+    kernel = Kernel(kind, cell, scan_settings(prepared.reverse, "auto"), names)
+    if steps >= xs.shape[0]:
+        return _run(kernel, params, xs, state0, masks)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def segment(state: PyTree, start: None, inputs: tuple[Array, StepMasks]) -> tuple[PyTree, Array]:
+        del start
+        return _run(kernel, params, inputs[0], state, inputs[1])
+
+    return scan_chunks(segment, state0, None, (xs, masks), steps, reverse=prepared.reverse)
 
 
 def _precision(kernel: Kernel, *rest: Any) -> Any:
     return kernel.settings.precision
 
 
-def _forward(kernel: Kernel, keeps: bool) -> Any:
-    """``(params, xs, state0) -> hs, h, c, gates, cs``; residuals of one number where they are not kept."""
-
-    @custom_vmap
-    def call(params: LSTMParams, xs: Array, state0: LSTMState) -> tuple[Array, ...]:
-        steps, rows, _ = xs.shape
-        units = params.w_h.shape[0]
-        padded = -(-units // PADDING) * PADDING
-
-        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(sizes, xs.dtype)
-
-        kept = ((steps, rows, 4 * padded), (steps, rows, padded)) if keeps else ((1,), (1,))
-        outputs = [shape(steps, rows, units), shape(rows, units), shape(rows, units)]
-        outputs += [shape(*sizes) for sizes in kept]
-        found = jax.ffi.ffi_call("lstm_jax_lstm_forward", outputs)(
-            xs, *params, *state0, reverse=kernel.settings.reverse
-        )
-        return tuple(found)
-
-    @call.def_vmap
-    def batched(size: int, mapped: Any, params: Any, xs: Any, state0: Any) -> Any:
-        if any(jax.tree.leaves(mapped[0])):
-            found = jax.lax.map(
-                lambda at: call(*_chosen(tuple(mapped), (params, xs, state0), at)), jnp.arange(size)
-            )
-            return found, (True,) * 5
-        xs = xs if mapped[1] else jnp.broadcast_to(xs, (size, *xs.shape))
-        state0 = jax.tree.map(
-            lambda on, s: s if on else jnp.broadcast_to(s, (size, *s.shape)), mapped[2], state0
-        )
-        rows = jnp.moveaxis(xs, 0, 1)
-        found = call(
-            params,
-            rows.reshape(rows.shape[0], -1, rows.shape[-1]),
-            jax.tree.map(lambda s: s.reshape(-1, s.shape[-1]), state0),
-        )
-
-        def apart(leaf: Array) -> Array:
-            if leaf.ndim == 1:
-                return jnp.broadcast_to(leaf, (size, *leaf.shape))
-            axis = leaf.ndim - 2
-            parts = leaf.reshape(*leaf.shape[:axis], size, -1, leaf.shape[-1])
-            return jnp.moveaxis(parts, axis, 0)
-
-        return jax.tree.map(apart, found), (True,) * 5
-
-    return call
+def _state(kernel: Kernel, like: PyTree, h: Array, c: Array) -> PyTree:
+    return type(like)(h[0], c[0]) if kernel.kind.memory else type(like)(h[0])
 
 
-def _chosen(mapped: Any, arguments: Any, at: Array) -> Any:
-    """One of the mapped arguments."""
-    return jax.tree.map(lambda on, leaf: leaf[at] if on else leaf, mapped, arguments)
+def _forward(
+    kernel: Kernel, keeps: bool, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
+) -> Any:
+    found = forward(kernel, inputs_of(kernel, params, xs, state0, masks), keeps)
+    return (_state(kernel, state0, found.h_end, found.c_end), found.hs[0]), found
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @partial(at_precision, precision=_precision)
 def _run(
-    kernel: Kernel, params: LSTMParams, xs: Array, state0: LSTMState
-) -> tuple[LSTMState, Array]:
-    hs, h, c, _, _ = _forward(kernel, False)(params, xs, state0)
-    return LSTMState(h, c), hs
+    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
+) -> tuple[PyTree, Array]:
+    return _forward(kernel, False, params, xs, state0, masks)[0]
 
 
 @_run.defjvp
 @partial(at_precision, precision=_precision)
 def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     out, saved = _run_and_save(kernel, *primals)
-    dots = linear_map(partial(_tangent, kernel), partial(_backward, kernel), saved, tuple(tangents))
-    return out, dots
+    return out, _derivative(kernel, out, saved, tangents)
+
+
+def _derivative(kernel: Kernel, out: Any, saved: Saved, tangents: Any) -> Any:
+    return linear_map(
+        partial(_tangent, kernel),
+        partial(_backward, kernel),
+        saved,
+        tuple(tangents[:3]),
+        outputs=out,
+    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @partial(at_precision, precision=_precision)
 def _run_and_save(
-    kernel: Kernel, params: LSTMParams, xs: Array, state0: LSTMState
-) -> tuple[tuple[LSTMState, Array], Saved]:
-    hs, h, c, gates, cs = _forward(kernel, True)(params, xs, state0)
-    return (LSTMState(h, c), hs), Saved(params, xs, state0, hs, gates, cs)
+    kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
+) -> tuple[tuple[PyTree, Array], Saved]:
+    out, found = _forward(kernel, True, params, xs, state0, masks)
+    return out, Saved(params, xs, state0, masks, found)
 
 
 @_run_and_save.defjvp
+@partial(at_precision, precision=_precision)
 def _run_and_save_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
-    """In derivatives of the derivative: the loop needs the inputs alone, so the residuals are constants."""
+    """In derivatives of the derivative: the loop needs the inputs alone, so what was found is constant."""
     out, saved = _run_and_save(kernel, *primals)
-    dots = linear_map(partial(_tangent, kernel), partial(_backward, kernel), saved, tuple(tangents))
-    constant = jax.tree.map(jnp.zeros_like, saved[3:])
-    return (out, saved), (dots, Saved(*tangents, *constant))
+    constant = jax.tree.map(_zero_tangent, saved.found)
+    return (out, saved), (_derivative(kernel, out, saved, tangents), Saved(*tangents, constant))
 
 
-def _by_loop(kernel: Kernel, params: PyTree, xs: Array, state0: PyTree) -> tuple[PyTree, Array]:
-    return unroll_by_hand(kernel.cell, kernel.settings, xs.shape[0], params, xs, state0, NO_MASKS)
+def _zero_tangent(leaf: Array) -> Any:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
+
+
+def _by_loop(kernel: Kernel, masks: StepMasks, params: PyTree, xs: Array, state0: PyTree) -> Any:
+    steps = xs.shape[0]
+    return unroll_by_hand(kernel.cell, kernel.settings, steps, params, xs, state0, masks)
 
 
 def _tangent(kernel: Kernel, saved: Saved, dots: tuple[PyTree, Array, PyTree]) -> Any:
-    return jax.jvp(partial(_by_loop, kernel), saved[:3], dots)[1]
+    return jax.jvp(partial(_by_loop, kernel, saved.masks), saved[:3], dots)[1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @partial(at_precision, precision=_precision)
-def _backward(kernel: Kernel, saved: Saved, d_out: tuple[LSTMState, Array]) -> Any:
+def _backward(kernel: Kernel, saved: Saved, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
-
-    @sequential_vmap
-    def call(saved: Saved, d_out: tuple[LSTMState, Array]) -> tuple[Array, ...]:
-        params, xs, state0, hs, gates, cs = saved
-        (d_h, d_c), d_hs = d_out
-        like = (xs, params.w_x, params.w_h, params.b, state0.h, state0.c)
-        outputs = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in like]
-        found = jax.ffi.ffi_call("lstm_jax_lstm_backward", outputs)(
-            xs, params.w_x, params.w_h, *state0, hs, gates, cs, d_hs, d_h, d_c,
-            reverse=kernel.settings.reverse,
-        )  # fmt: skip
-        return tuple(found)
-
-    d_xs, d_wx, d_wh, d_b, d_h0, d_c0 = call(saved, d_out)
-    return LSTMParams(d_wx, d_wh, d_b), d_xs, LSTMState(d_h0, d_c0)
+    d_state, d_hs = d_out
+    inputs: Inputs = inputs_of(kernel, *saved[:4])
+    d_c = d_state.c[None] if kernel.kind.memory else jnp.zeros((1, 0), d_hs.dtype)
+    found = backward(kernel, inputs, saved.found, d_hs[None], d_state.h[None], d_c)
+    weights = (found.w_x, found.w_h, found.b)
+    weights += (found.b_hn,) if kernel.kind.hidden_bias else ()
+    d_params = type(saved.params)(*(leaf[0, 0] for leaf in weights))
+    return d_params, found.xs[0], _state(kernel, saved.state0, found.h0, found.c0)
 
 
 @_backward.defjvp
@@ -194,7 +168,8 @@ def _backward_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     saved_dot, d_out_dot = tangents
 
     def loop_cotangents(params: PyTree, xs: Array, state0: PyTree, d_out: Any) -> Any:
-        return jax.vjp(partial(_by_loop, kernel), params, xs, state0)[1](d_out)
+        run = partial(_by_loop, kernel, saved.masks)
+        return jax.vjp(run, params, xs, state0)[1](d_out)
 
     # hs and the residuals need no tangents: the loop computes them again from params, xs and state0.
     _, dots = jax.jvp(loop_cotangents, (*saved[:3], d_out), (*saved_dot[:3], d_out_dot))

@@ -12,7 +12,7 @@ ENDING = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"_cpu_kernel.native{ENDING}")
 REASON = Path(__file__).with_name("why_not.txt")
 """Why there is no library, as the build wrote it."""
-TARGETS = ("lstm_jax_lstm_forward", "lstm_jax_lstm_backward")
+TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 
 
 class Status(NamedTuple):

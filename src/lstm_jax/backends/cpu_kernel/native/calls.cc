@@ -1,14 +1,12 @@
 // What XLA calls: handlers of its foreign function interface, and the choice of the instruction set.
 #include <cstdlib>
 #include <cstring>
-#include <exception>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "machine.h"
-#include "table.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "operands.h"
 
 extern "C" {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -56,143 +54,165 @@ int64_t most_threads() {
   return count > 0 ? count : 1 << 20;
 }
 
-Memory& own_memory() {
-  static thread_local Memory memory;
-  return memory;
-}
-
-Team team_of(ffi::ThreadPool& pool) {
+// XLA's pool has a thread for each core that the process may use; the caller is one of its threads, or waits.
+int64_t threads_of(const ffi::ThreadPool& pool) {
   static const int64_t most = most_threads();
-  // XLA's pool has a thread for each core that the process may use; the caller is one of its threads, or waits.
-  const int64_t threads = std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), most);
-  return Team(threads, [&pool](std::function<void()> work) { pool.Schedule(std::move(work)); });
+  return std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), most);
 }
 
-bool has_shape(const ffi::AnyBuffer& buffer, std::initializer_list<int64_t> shape) {
-  const auto dims = buffer.dimensions();
-  return dims.size() == shape.size() && std::equal(shape.begin(), shape.end(), dims.begin());
-}
-
-// The sizes of a call, from x[T, B, D] and w_h[H, 4H]; false where they are none.
-bool sizes_of(const ffi::AnyBuffer& x, const ffi::AnyBuffer& w_h, bool reverse, Sizes* sizes) {
-  if (x.dimensions().size() != 3 || w_h.dimensions().size() != 2) return false;
-  *sizes = Sizes{x.dimensions()[0], x.dimensions()[1], x.dimensions()[2], w_h.dimensions()[0], reverse};
-  return sizes->steps > 0 && sizes->rows > 0 && sizes->inputs > 0 && sizes->units > 0;
-}
-
+// Calls f(network, memory, team) for each: where there are as many networks as threads, each by one thread.
 template <typename F>
-ffi::Error in_dtype(ffi::DataType dtype, F&& work) {
+void for_networks(int64_t networks, ffi::ThreadPool& pool, F&& f) {
+  const Team team(threads_of(pool), [&pool](std::function<void()> work) { pool.Schedule(std::move(work)); });
+  static thread_local Memory memory;
+  if (networks < team.threads()) {
+    for (int64_t n = 0; n < networks; ++n) f(n, memory, team);
+    return;
+  }
+  const Team alone;
+  std::exception_ptr failed;
+  std::mutex mutex;
+  team.run(networks, [&](int64_t n) {
+    try {
+      f(n, memory, alone);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      failed = std::current_exception();
+    }
+  });
+  if (failed) std::rethrow_exception(failed);
+}
+
+template <typename T>
+const Functions<T>& functions_of(const Cell& cell) {
+  if constexpr (std::is_same_v<T, float>)
+    return cell.in_float;
+  else
+    return cell.in_double;
+}
+
+template <typename T>
+void run_forward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const Options& options) {
+  const Given<T> given(arrays, cell, options);
+  const int64_t steps = given.sizes.steps, B = given.sizes.rows, H = given.sizes.units;
+  const auto hs = arrays.give<T>(0, {steps, B, H});
+  const auto h_end = arrays.give<T>(1, {B, H}), c_end = arrays.give<T>(2, {B, H}, !cell.memory);
+  const auto kept = arrays.give<T>(3, {steps, B, cell.kept * padded_units(H)}, true);
+  const auto made = arrays.give<int32_t>(4, {});
+  for_networks(options.networks, pool, [&](int64_t n, Memory& memory, const Team& team) {
+    functions_of<T>(cell).forward(given.sizes_of(n), given.of(n), {hs.of(n), h_end.of(n), c_end.of(n), kept.of(n)}, memory,
+                                  team);
+    *made.of(n) = kept.data != nullptr || cell.kept == 0;
+  });
+}
+
+template <typename T>
+void run_backward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const Options& options) {
+  const Given<T> given(arrays, cell, options);
+  const int64_t groups = options.groups;
+  const int64_t steps = given.sizes.steps, given_rows = given.sizes.rows, D = given.sizes.inputs, H = given.sizes.units;
+  const int64_t Z = cell.gates * H;
+  const bool memory_state = cell.memory;
+  const auto hs = arrays.take<T>(11, {steps, given_rows, H});
+  const auto kept = arrays.take<T>(12, {steps, given_rows, cell.kept * padded_units(H)}, cell.kept == 0);
+  const auto made = arrays.take<int32_t>(13, {});
+  const auto shape = arrays.argument(14).dimensions();
+  const int64_t B = shape.size() == 4 ? shape[2] : 0;
+  if (B < 1 || B % given_rows != 0 || groups < 1 || B % groups != 0)
+    throw WrongArrays("expected cotangents of whole batches, got " + joined(shape) + ".");
+  const auto d_hs = arrays.take<T>(14, {steps, B, H}), d_h_end = arrays.take<T>(15, {B, H});
+  const auto d_c_end = arrays.take<T>(16, {B, H}, !memory_state);
+  const auto d_x = arrays.give<T>(0, {steps, B, D}), d_wx = arrays.give<T>(1, {groups, D, Z});
+  const auto d_wh = arrays.give<T>(2, {groups, H, Z}), d_b = arrays.give<T>(3, {groups, Z});
+  const auto d_bhn = arrays.give<T>(4, {groups, H}, !cell.hidden_bias);
+  const auto d_h0 = arrays.give<T>(5, {B, H}), d_c0 = arrays.give<T>(6, {B, H}, !memory_state);
+  for_networks(options.networks, pool, [&](int64_t n, Memory& memory, const Team& team) {
+    Sizes sizes = given.sizes_of(n);
+    const T* residuals = kept.of(n);
+    static thread_local Memory again;
+    if (cell.kept != 0 && *made.of(n) == 0) {
+      // The forward pass ran elsewhere, by another program: its residuals are made here.
+      again.reserve(Memory::bytes<T>(given.kept(cell)) + Memory::bytes<T>(steps * given_rows * H) +
+                    2 * Memory::bytes<T>(given_rows * H));
+      T* own = again.take<T>(given.kept(cell));
+      const Outputs<T> outputs{again.take<T>(steps * given_rows * H), again.take<T>(given_rows * H),
+                               again.take<T>(given_rows * H), own};
+      functions_of<T>(cell).forward(sizes, given.of(n), outputs, memory, team);
+      residuals = own;
+    }
+    sizes.rows = B;
+    sizes.groups = groups;
+    const Cotangents<T> cotangents{hs.of(n),  residuals, d_hs.of(n), d_h_end.of(n), d_c_end.of(n), d_x.of(n), d_wx.of(n),
+                                   d_wh.of(n), d_b.of(n), d_bhn.of(n), d_h0.of(n),  d_c0.of(n)};
+    functions_of<T>(cell).backward(sizes, given.of(n), cotangents, memory, team);
+  });
+}
+
+// Calls work(zero of the dtype, cell), and says in one sentence what went wrong.
+template <typename F>
+ffi::Error guarded(const Arrays& arrays, std::string_view name, F&& work) {
   try {
+    const Cell* cell = nullptr;
+    for (const Cell& one : table().cells)
+      if (name == one.name) cell = &one;
+    if (cell == nullptr) throw WrongArrays("expected a cell that it has, got " + std::string(name) + ".");
+    const ffi::DataType dtype = arrays.argument(0).element_type();
     if (dtype == ffi::DataType::F32)
-      work(float(), table().in_float);
+      work(float(), *cell);
     else if (dtype == ffi::DataType::F64)
-      work(double(), table().in_double);
+      work(double(), *cell);
     else
-      return ffi::Error::InvalidArgument("Dtype mismatch: expected float32 or float64 in the CPU kernel.");
+      throw WrongArrays("expected float32 or float64, got another dtype.");
+  } catch (const WrongArrays& error) {
+    return ffi::Error::InvalidArgument(error.what());
   } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Out of memory: expected room for the workspace of the CPU kernel.");
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "Out of memory: expected room for the workspace of the CPU kernel, got none.");
   } catch (const std::exception& error) {
     return ffi::Error::Internal(error.what());
   }
   return ffi::Error::Success();
 }
 
-ffi::Error shape_error(const char* what) {
-  return ffi::Error::InvalidArgument(std::string("Shape mismatch: expected arrays of one network in the CPU kernel, got ") + what);
-}
-
-// ---- the LSTM ----
-
-using Buffer = ffi::AnyBuffer;
-using Result = ffi::Result<ffi::AnyBuffer>;
-
-ffi::Error lstm_forward(ffi::ThreadPool pool, Buffer x, Buffer w_x, Buffer w_h, Buffer b, Buffer h0, Buffer c0, Result hs,
-                        Result h_end, Result c_end, Result gates, Result cs, bool reverse) {
-  Sizes s;
-  if (!sizes_of(x, w_h, reverse, &s)) return shape_error("sizes that are not positive.");
-  const int64_t T = s.steps, B = s.rows, D = s.inputs, H = s.units;
-  const bool keeps = gates->element_count() > 1;
-  if (!has_shape(w_x, {D, 4 * H}) || !has_shape(w_h, {H, 4 * H}) || !has_shape(b, {4 * H}) || !has_shape(h0, {B, H}) ||
-      !has_shape(c0, {B, H}) || !has_shape(*hs, {T, B, H}))
-    return shape_error("others.");
-  if (keeps && (!has_shape(*gates, {T, B, 4 * padded_units(H)}) || !has_shape(*cs, {T, B, padded_units(H)})))
-    return shape_error("other residuals.");
-  return in_dtype(x.element_type(), [&](auto zero, const auto& functions) {
-    using N = decltype(zero);
-    const LstmForward<N> arrays{
-        x.typed_data<N>(),  w_x.typed_data<N>(), w_h.typed_data<N>(), b.typed_data<N>(), h0.typed_data<N>(), c0.typed_data<N>(),
-        hs->typed_data<N>(), h_end->typed_data<N>(), c_end->typed_data<N>(), keeps ? gates->typed_data<N>() : nullptr,
-        keeps ? cs->typed_data<N>() : nullptr};
-    functions.lstm_forward(s, arrays, own_memory(), team_of(pool));
+ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view cell,
+                   int64_t networks, int64_t direction) {
+  Arrays arrays(args, rets);
+  return guarded(arrays, cell, [&](auto zero, const Cell& found) {
+    run_forward<decltype(zero)>(found, pool, arrays, {networks, 1, direction});
   });
 }
 
-ffi::Error lstm_backward(ffi::ThreadPool pool, Buffer x, Buffer w_x, Buffer w_h, Buffer h0, Buffer c0, Buffer hs, Buffer gates,
-                         Buffer cs, Buffer d_hs, Buffer d_h_end, Buffer d_c_end, Result d_x, Result d_wx, Result d_wh, Result d_b,
-                         Result d_h0, Result d_c0, bool reverse) {
-  Sizes s;
-  if (!sizes_of(x, w_h, reverse, &s)) return shape_error("sizes that are not positive.");
-  const int64_t T = s.steps, B = s.rows, D = s.inputs, H = s.units;
-  if (!has_shape(w_x, {D, 4 * H}) || !has_shape(w_h, {H, 4 * H}) || !has_shape(hs, {T, B, H}) || !has_shape(d_hs, {T, B, H}) ||
-      !has_shape(gates, {T, B, 4 * padded_units(H)}) || !has_shape(cs, {T, B, padded_units(H)}))
-    return shape_error("others.");
-  return in_dtype(x.element_type(), [&](auto zero, const auto& functions) {
-    using N = decltype(zero);
-    const LstmBackward<N> arrays{
-        x.typed_data<N>(),     w_x.typed_data<N>(),  w_h.typed_data<N>(),   h0.typed_data<N>(),      c0.typed_data<N>(),
-        hs.typed_data<N>(),    gates.typed_data<N>(), cs.typed_data<N>(),   d_hs.typed_data<N>(),    d_h_end.typed_data<N>(),
-        d_c_end.typed_data<N>(), d_x->typed_data<N>(), d_wx->typed_data<N>(), d_wh->typed_data<N>(), d_b->typed_data<N>(),
-        d_h0->typed_data<N>(), d_c0->typed_data<N>()};
-    functions.lstm_backward(s, arrays, own_memory(), team_of(pool));
+ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view cell,
+                    int64_t networks, int64_t groups, int64_t direction) {
+  Arrays arrays(args, rets);
+  return guarded(arrays, cell, [&](auto zero, const Cell& found) {
+    run_backward<decltype(zero)>(found, pool, arrays, {networks, groups, direction});
   });
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER(LstmForwardHandler, lstm_forward,
+XLA_FFI_DEFINE_HANDLER(ForwardHandler, forward,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Attr<bool>("reverse"));
+                           .RemainingArgs()
+                           .RemainingRets()
+                           .Attr<std::string_view>("cell")
+                           .Attr<int64_t>("networks")
+                           .Attr<int64_t>("direction"));
 
-XLA_FFI_DEFINE_HANDLER(LstmBackwardHandler, lstm_backward,
+XLA_FFI_DEFINE_HANDLER(BackwardHandler, backward,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Arg<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Ret<Buffer>()
-                           .Attr<bool>("reverse"));
+                           .RemainingArgs()
+                           .RemainingRets()
+                           .Attr<std::string_view>("cell")
+                           .Attr<int64_t>("networks")
+                           .Attr<int64_t>("groups")
+                           .Attr<int64_t>("direction"));
 
 }  // namespace lstm_jax
 
-LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_lstm_forward(XLA_FFI_CallFrame* frame) {
-  return lstm_jax::LstmForwardHandler(frame);
-}
-LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_lstm_backward(XLA_FFI_CallFrame* frame) {
-  return lstm_jax::LstmBackwardHandler(frame);
-}
+LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_forward(XLA_FFI_CallFrame* frame) { return lstm_jax::ForwardHandler(frame); }
+LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_backward(XLA_FFI_CallFrame* frame) { return lstm_jax::BackwardHandler(frame); }
 LSTM_JAX_EXPORT const char* lstm_jax_instruction_set() { return lstm_jax::table().name; }
