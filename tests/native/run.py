@@ -73,7 +73,7 @@ def run_one(chosen, compiler, more, before, work):
         return f"{chosen.name}: not tested here, nothing runs it", True
     began = time.monotonic()
     program = str(Path(work, f"{chosen.name}-{Path(compiler[0]).name}"))
-    sources = [str(HERE / "lstm_test.cc"), str(build.NATIVE / "instance.cc")]
+    sources = [str(HERE / "cells_test.cc"), str(build.NATIVE / "instance.cc")]
     words = [
         *compiler,
         *build.FLAGS,

@@ -1,6 +1,7 @@
 """The compiled CPU kernel: a whole sequence in one call, in C++ through XLA's foreign function interface.
 
-Start with `native/lstm.h`: the equations, and how rows, panels and threads are laid out. `kernel_derivatives`
-gives the call every derivative of JAX, `conditions` says what it runs, `library` loads it, and `build`
-compiles it.
+Start with `native/cells.h`: the equations of each cell; `native/forward.h` and `native/backward.h` are the loops
+over time. `kernel_call` makes them primitives of JAX (`arrays`: their arguments, `mapping`: `jax.vmap`,
+`by_loop`: what runs where the kernel cannot), `kernel_derivatives` gives them every derivative, `conditions`
+says what they run, `library` loads them, and `build` compiles them.
 """

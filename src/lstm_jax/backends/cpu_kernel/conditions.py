@@ -2,11 +2,11 @@
 
 | | kernel | loop |
 | --- | --- | --- |
-| cells | the standard LSTM; the GRU; the vanilla cell | variants of the LSTM, the GRU that resets before W_h, steps of one's own |
+| cells | the standard LSTM, GRU and vanilla cell | variants of the LSTM, the GRU that resets first, others |
 | dtypes | float32, float64 | bfloat16 |
-| sequences | whole ones, lengths, masks, resets, truncation, either direction, any starting state | sizes that are not known |
-| noise | zoneout and recurrent dropout in training | zoneout at evaluation, a fraction of the state |
-| where | a CPU; inside of `jax.shard_map` | GPU, TPU, an export, a mesh over which the compiler splits |
+| sequences | whole ones, lengths, masks, resets, truncation | sizes that are not known |
+| noise | zoneout and recurrent dropout in training | zoneout at evaluation |
+| where | a CPU; inside of `jax.shard_map` | GPU, TPU, exports, a mesh that the compiler splits over |
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from lstm_jax.backends.cpu_kernel.kernel_call import Kind
+from lstm_jax.backends.cpu_kernel.arrays import Kind
 from lstm_jax.backends.cpu_kernel.library import status
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.gru import RULE as GRU_RULE

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.backends.cpu_kernel.kernel_call import Inputs, Kernel, Kind, backward, forward, inputs_of
+from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, Kind, inputs_of
+from lstm_jax.backends.cpu_kernel.kernel_call import backward, forward
 from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
@@ -31,14 +31,14 @@ from lstm_jax.time_loop.scan import scan_settings
 from lstm_jax.time_loop.step_masks import Prepared, StepMasks
 
 
-class Saved(NamedTuple):
+class _Saved(NamedTuple):
     """Inputs, outputs and residuals of the forward pass."""
 
     params: PyTree
     xs: Float[Array, "time batch d"]
     state0: PyTree
     masks: StepMasks
-    found: Any
+    found: Found
 
 
 def unroll_by_cpu_kernel(
@@ -68,7 +68,9 @@ def unroll_by_cpu_kernel(
         return _run(kernel, params, xs, state0, masks)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def segment(state: PyTree, start: None, inputs: tuple[Array, StepMasks]) -> tuple[PyTree, Array]:
+    def segment(
+        state: PyTree, start: None, inputs: tuple[Array, StepMasks]
+    ) -> tuple[PyTree, Array]:
         del start
         return _run(kernel, params, inputs[0], state, inputs[1])
 
@@ -85,7 +87,7 @@ def _state(kernel: Kernel, like: PyTree, h: Array, c: Array) -> PyTree:
 
 def _forward(
     kernel: Kernel, keeps: bool, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
-) -> Any:
+) -> tuple[tuple[PyTree, Array], Found]:
     found = forward(kernel, inputs_of(kernel, params, xs, state0, masks), keeps)
     return (_state(kernel, state0, found.h_end, found.c_end), found.hs[0]), found
 
@@ -101,11 +103,11 @@ def _run(
 @_run.defjvp
 @partial(at_precision, precision=_precision)
 def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
-    out, saved = _run_and_save(kernel, *primals)
-    return out, _derivative(kernel, out, saved, tangents)
+    out, found = _run_and_save(kernel, *primals)
+    return out, _derivative(kernel, out, _Saved(*primals, found), tangents)
 
 
-def _derivative(kernel: Kernel, out: Any, saved: Saved, tangents: Any) -> Any:
+def _derivative(kernel: Kernel, out: Any, saved: _Saved, tangents: Any) -> Any:
     return linear_map(
         partial(_tangent, kernel),
         partial(_backward, kernel),
@@ -119,23 +121,20 @@ def _derivative(kernel: Kernel, out: Any, saved: Saved, tangents: Any) -> Any:
 @partial(at_precision, precision=_precision)
 def _run_and_save(
     kernel: Kernel, params: PyTree, xs: Array, state0: PyTree, masks: StepMasks
-) -> tuple[tuple[PyTree, Array], Saved]:
-    out, found = _forward(kernel, True, params, xs, state0, masks)
-    return out, Saved(params, xs, state0, masks, found)
+) -> tuple[tuple[PyTree, Array], Found]:
+    return _forward(kernel, True, params, xs, state0, masks)
 
 
 @_run_and_save.defjvp
 @partial(at_precision, precision=_precision)
 def _run_and_save_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     """In derivatives of the derivative: the loop needs the inputs alone, so what was found is constant."""
-    out, saved = _run_and_save(kernel, *primals)
-    constant = jax.tree.map(_zero_tangent, saved.found)
-    return (out, saved), (_derivative(kernel, out, saved, tangents), Saved(*tangents, constant))
-
-
-def _zero_tangent(leaf: Array) -> Any:
-    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
+    out, found = _run_and_save(kernel, *primals)
+    constant = jax.tree.map(jnp.zeros_like, found)
+    return (out, found), (
+        _derivative(kernel, out, _Saved(*primals, found), tangents),
+        constant,
+    )
 
 
 def _by_loop(kernel: Kernel, masks: StepMasks, params: PyTree, xs: Array, state0: PyTree) -> Any:
@@ -143,20 +142,19 @@ def _by_loop(kernel: Kernel, masks: StepMasks, params: PyTree, xs: Array, state0
     return unroll_by_hand(kernel.cell, kernel.settings, steps, params, xs, state0, masks)
 
 
-def _tangent(kernel: Kernel, saved: Saved, dots: tuple[PyTree, Array, PyTree]) -> Any:
+def _tangent(kernel: Kernel, saved: _Saved, dots: tuple[PyTree, Array, PyTree]) -> Any:
     return jax.jvp(partial(_by_loop, kernel, saved.masks), saved[:3], dots)[1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @partial(at_precision, precision=_precision)
-def _backward(kernel: Kernel, saved: Saved, d_out: tuple[PyTree, Array]) -> Any:
+def _backward(kernel: Kernel, saved: _Saved, d_out: tuple[PyTree, Array]) -> Any:
     """Cotangents of params, xs and state0."""
     d_state, d_hs = d_out
-    inputs: Inputs = inputs_of(kernel, *saved[:4])
+    inputs = inputs_of(kernel, *saved[:4])
     d_c = d_state.c[None] if kernel.kind.memory else jnp.zeros((1, 0), d_hs.dtype)
     found = backward(kernel, inputs, saved.found, d_hs[None], d_state.h[None], d_c)
-    weights = (found.w_x, found.w_h, found.b)
-    weights += (found.b_hn,) if kernel.kind.hidden_bias else ()
+    weights = [found.w_x, found.w_h, found.b, *[found.b_hn] * kernel.kind.hidden_bias]
     d_params = type(saved.params)(*(leaf[0, 0] for leaf in weights))
     return d_params, found.xs[0], _state(kernel, saved.state0, found.h0, found.c0)
 

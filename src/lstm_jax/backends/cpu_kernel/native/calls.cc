@@ -98,11 +98,11 @@ void run_forward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const 
   const auto hs = arrays.give<T>(0, {steps, B, H});
   const auto h_end = arrays.give<T>(1, {B, H}), c_end = arrays.give<T>(2, {B, H}, !cell.memory);
   const auto kept = arrays.give<T>(3, {steps, B, cell.kept * padded_units(H)}, true);
-  const auto made = arrays.give<int32_t>(4, {});
+  const auto made = arrays.give<T>(4, {});
   for_networks(options.networks, pool, [&](int64_t n, Memory& memory, const Team& team) {
     functions_of<T>(cell).forward(given.sizes_of(n), given.of(n), {hs.of(n), h_end.of(n), c_end.of(n), kept.of(n)}, memory,
                                   team);
-    *made.of(n) = kept.data != nullptr || cell.kept == 0;
+    *made.of(n) = T(kept.data != nullptr || cell.kept == 0);
   });
 }
 
@@ -115,7 +115,7 @@ void run_backward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const
   const bool memory_state = cell.memory;
   const auto hs = arrays.take<T>(11, {steps, given_rows, H});
   const auto kept = arrays.take<T>(12, {steps, given_rows, cell.kept * padded_units(H)}, cell.kept == 0);
-  const auto made = arrays.take<int32_t>(13, {});
+  const auto made = arrays.take<T>(13, {});
   const auto shape = arrays.argument(14).dimensions();
   const int64_t B = shape.size() == 4 ? shape[2] : 0;
   if (B < 1 || B % given_rows != 0 || groups < 1 || B % groups != 0)
@@ -130,7 +130,7 @@ void run_backward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const
     Sizes sizes = given.sizes_of(n);
     const T* residuals = kept.of(n);
     static thread_local Memory again;
-    if (cell.kept != 0 && *made.of(n) == 0) {
+    if (cell.kept != 0 && *made.of(n) == T(0)) {
       // The forward pass ran elsewhere, by another program: its residuals are made here.
       again.reserve(Memory::bytes<T>(given.kept(cell)) + Memory::bytes<T>(steps * given_rows * H) +
                     2 * Memory::bytes<T>(given_rows * H));

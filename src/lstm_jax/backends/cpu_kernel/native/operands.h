@@ -35,8 +35,6 @@ template <>
 inline constexpr ffi::DataType kDtype<double> = ffi::DataType::F64;
 template <>
 inline constexpr ffi::DataType kDtype<uint8_t> = ffi::DataType::U8;
-template <>
-inline constexpr ffi::DataType kDtype<int32_t> = ffi::DataType::S32;
 
 // One array for each network, or one for all of them: [networks or 1, ...].
 template <typename N>
