@@ -1,15 +1,27 @@
 """``python -m benchmarks``: time `lstm_jax` and `gradient_flow` against their peers, side by side."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks import jacobians, kernels, language_training, matmul, memory, report, results
+from benchmarks import (
+    bandwidth,
+    jacobians,
+    kernels,
+    language_training,
+    latency,
+    matmul,
+    memory,
+    report,
+    results,
+    roofline,
+)
 from benchmarks.cases import CaseError, select
 from benchmarks.competitors import NETWORKS, OURS
 from benchmarks.compile_without_device import NoCompiler
@@ -18,8 +30,10 @@ from benchmarks.config import (
     Command,
     Jacobians,
     Kernels,
+    Latency,
     Memory,
     Report,
+    Roofline,
     Timing,
     Training,
     Unroll,
@@ -68,6 +82,10 @@ def jobs(config: Timing) -> list[Job]:
             title = f"matrix product, {size} × {size}, {precision}"
             work = matmul.flops(size)
             found.append(Job("matmul", title, matmul.NAMES[0], product, work, names, quickly))
+        if not on_gpu:
+            found += [
+                Job(flops=None, pace=quickly, **c) for c in bandwidth.cases(quick=config.quick)
+            ]
         part = config if isinstance(config, Unroll) else Unroll()
         cases = select(
             part.cell,
@@ -89,6 +107,9 @@ def jobs(config: Timing) -> list[Job]:
         models = language_training.cases(quick=config.quick)
         pace_ = pace(config, long_calls=False)
         found += [Job(flops=None, pace=pace_, **case) for case in models]
+    if isinstance(config, All | Latency) and config.device == "cpu":
+        quickly = pace(config, long_calls=False)
+        found += [Job(flops=None, pace=quickly, **c) for c in latency.cases(quick=config.quick)]
     slowly = pace(config, long_calls=True)
     if isinstance(config, All | Jacobians):
         curves = jacobians.cases(quick=config.quick)
@@ -181,11 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", VERSION)):
         words = ["all", *words]
-    config: Timing | Kernels | Report = parse(Command, "benchmarks", words)
+    config: Timing | Kernels | Report | Roofline = parse(Command, "benchmarks", words)
 
     def action() -> int:
         if isinstance(config, Report):
             return show(config)
+        if isinstance(config, Roofline):
+            return draw(config)
         return count(config) if isinstance(config, Kernels) else run(config)
 
     return exit_code(action, refused=(CaseError, NoCompiler, OutputError))
@@ -198,14 +221,36 @@ def show(config: Report) -> int:
         OutputError: files that are no benchmark's, or damaged.
     """
     found, machine = results.read(config.folder)
-    try:
+    with _of_a_run(config.folder):
         tables = report.render(found, machine)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise OutputError(
-            f"No benchmark: expected timings in {config.folder}, got others ({error})."
-        ) from None
     print(tables)
     return 0
+
+
+def draw(config: Roofline) -> int:
+    """Draw the roofline of a run.
+
+    Raises:
+        CaseError: a run without unrolls, a matrix product or bandwidths.
+        OutputError: files that are no benchmark's, or damaged.
+    """
+    found, machine = results.read(config.folder)
+    with _of_a_run(config.folder):
+        roofline.draw(found, machine, config.out)
+    print(f"picture:  {config.out}")
+    return 0
+
+
+@contextlib.contextmanager
+def _of_a_run(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except CaseError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise OutputError(
+            f"No benchmark: expected timings in {folder}, got others ({error})."
+        ) from None
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -81,21 +81,32 @@ SHAPES = (
 GPU_SHAPES = (Shape(1024, 16, 768, 768), Shape(512, 64, 512, 512))
 """More shapes of the LSTM, large enough for a GPU."""
 QUICK_SHAPES = (Shape(8, 2, 3, 4), Shape(12, 4, 8, 16))
+UNTUNED = "untuned"
+UNTUNED_SHAPES = (
+    Shape(64, 128, 40, 96),
+    Shape(512, 8, 300, 300),
+    Shape(50, 64, 650, 650),
+    Shape(128, 1, 256, 1024),
+    Shape(10, 256, 10, 33),
+)
+"""Shapes that no setting was chosen on: ``--shape untuned``."""
 
 
-def parse_shape(text: str) -> Shape:
-    """Read ``T,B,D,H``.
+def parse_shapes(text: str) -> tuple[Shape, ...]:
+    """Read ``T,B,D,H``, or the name ``untuned``.
 
     Raises:
-        CaseError: anything but four positive whole numbers.
+        CaseError: anything else.
     """
+    if text == UNTUNED:
+        return UNTUNED_SHAPES
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise CaseError(
             "Shape mismatch: expected --shape as four positive whole numbers T,B,D,H, such as "
-            f"100,32,64,128, got {text!r}."
+            f"100,32,64,128, or {UNTUNED}, got {text!r}."
         )
-    return Shape(*map(int, parts))
+    return (Shape(*map(int, parts)),)
 
 
 def select(
@@ -112,7 +123,8 @@ def select(
 
     Args:
         cell: one cell, or all if None.
-        shapes: ``T,B,D,H`` each; if empty, the standard ones of each cell.
+        shapes: ``T,B,D,H`` each, or ``untuned`` for `UNTUNED_SHAPES`; if empty, the standard ones of each
+            cell.
         pass_: one pass, or both if None.
         quick: take tiny shapes in place of the standard ones.
         gpu: whether the standard shapes are those of a GPU too.
@@ -122,7 +134,7 @@ def select(
     Raises:
         CaseError: a shape that does not parse.
     """
-    asked = tuple(parse_shape(text) for text in shapes)
+    asked = tuple(shape for text in shapes for shape in parse_shapes(text))
     standard = QUICK_SHAPES if quick else SHAPES + GPU_SHAPES * gpu
     return tuple(
         Case(name, shape, kind, precision, device)

@@ -25,14 +25,21 @@ class Network(NamedTuple):
     state0: Any
 
 
+def lstm_jax_cell(case: Case) -> Any:
+    """The standard cell of `lstm_jax`."""
+    import lstm_jax
+
+    make: dict[str, Any] = {"lstm": lstm_jax.lstm, "gru": lstm_jax.gru, "rnn": lstm_jax.rnn}
+    return make[case.cell](case.shape.input_size, case.shape.hidden_size)
+
+
 def lstm_jax_network(case: Case, backend: str = "auto") -> Network:
     """`lstm_jax.unroll`, by the hand-derived rule."""
     import jax
 
     import lstm_jax
 
-    make: dict[str, Any] = {"lstm": lstm_jax.lstm, "gru": lstm_jax.gru, "rnn": lstm_jax.rnn}
-    cell = make[case.cell](case.shape.input_size, case.shape.hidden_size)
+    cell = lstm_jax_cell(case)
 
     def run(params: Any, xs: Any, state0: Any) -> Any:
         return lstm_jax.unroll(cell, params, xs, state0, backend=backend)[1]
@@ -47,26 +54,31 @@ def lstm_jax_cudnn_network(case: Case) -> Network:
     return lstm_jax_network(case, backend="cudnn")
 
 
-def lstm_jax_kernel_network(case: Case) -> Network:
-    """`lstm_jax.unroll` by the compiled CPU kernel."""
-    from lstm_jax.backends.cpu_kernel.library import status
+def lstm_jax_loop_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by the loop in XLA."""
+    return lstm_jax_network(case, backend="loop")
 
-    if case.cell != "lstm" or dtype_of(case.precision) != "float32":
-        raise NotOffered("the CPU kernel runs the LSTM")
-    if not status().available:
-        raise NotOffered(status().reason)
+
+def lstm_jax_kernel_network(case: Case) -> Network:
+    """`lstm_jax.unroll` by the compiled CPU kernel, where that runs the case."""
+    import jax
+
+    from lstm_jax.backends.cpu_kernel.conditions import refusal
+    from lstm_jax.time_loop.step_masks import ALL_STEPS, NO_NOISE, prepare
+
+    cell, (xs, *_) = lstm_jax_cell(case), arrays(case)
+    params = cell.init(jax.random.key(0), xs.dtype)
+    state0 = cell.initial_state(case.shape.batch, xs.dtype)
+    why_not = refusal(cell, params, prepare(cell, xs, state0, ALL_STEPS, NO_NOISE))
+    if why_not is not None:
+        raise NotOffered(f"not by the CPU kernel: {why_not}")
     return lstm_jax_network(case, backend="cpu_kernel")
 
 
-def plain_scan_network(case: Case) -> Network:
-    """The equations written down inside `jax.lax.scan`, differentiated by JAX.
-
-    The parameters are those of `lstm_jax`, layout and values, so that the two can be compared.
-    """
+def plain_step(case: Case) -> Callable[[Any, Any, Any], Any]:
+    """The equations of one step, written down: ``(params, state, x) -> state, h``."""
     import jax
     import jax.numpy as jnp
-
-    reference = lstm_jax_network(case)
 
     def lstm_step(params: Any, state: Any, x: Any) -> Any:
         h, c = state
@@ -87,7 +99,17 @@ def plain_scan_network(case: Case) -> Network:
         h = jnp.tanh(x @ params.w_x + state[0] @ params.w_h + params.b)
         return (h,), h
 
-    step = {"lstm": lstm_step, "gru": gru_step, "rnn": rnn_step}[case.cell]
+    return {"lstm": lstm_step, "gru": gru_step, "rnn": rnn_step}[case.cell]
+
+
+def plain_scan_network(case: Case) -> Network:
+    """The equations written down inside `jax.lax.scan`, differentiated by JAX.
+
+    The parameters are those of `lstm_jax`, layout and values, so that the two can be compared.
+    """
+    import jax
+
+    reference, step = lstm_jax_network(case), plain_step(case)
 
     def run(params: Any, xs: Any, state0: Any) -> Any:
         return jax.lax.scan(lambda state, x: step(params, state, x), state0, xs)[1]
@@ -181,8 +203,12 @@ ON_GPU: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, cudnn": lstm_jax_cudnn_network,
 }
 """On a GPU alone, for the cases for which NVIDIA's kernel exists."""
-ON_CPU: dict[str, Callable[[Case], Network]] = {"lstm_jax, cpu kernel": lstm_jax_kernel_network}
-"""On a CPU alone: the compiled kernel, for the standard LSTM."""
+KERNEL = "lstm_jax, cpu kernel"
+ON_CPU: dict[str, Callable[[Case], Network]] = {
+    "lstm_jax, loop": lstm_jax_loop_network,
+    KERNEL: lstm_jax_kernel_network,
+}
+"""On a CPU alone: both backends by name, the compiled kernel for what it runs."""
 NAMES = (OURS, *ON_CPU, *JAX_PEERS, PYTORCH)
 GPU_NAMES = (OURS, *ON_GPU, *JAX_PEERS, PYTORCH)
 

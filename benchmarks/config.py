@@ -56,7 +56,8 @@ class Unroll(Precise):
     cell: CellName | None = None
     """One cell; all if not given."""
     shape: tuple[str, ...] = ()
-    """Shapes T,B,D,H, such as 100,32,64,128; the standard ones if not given."""
+    """Shapes T,B,D,H, such as 100,32,64,128, or untuned: five that no setting was chosen on; the standard
+    ones if not given."""
     pass_: Annotated[PassName | None, tyro.conf.arg(name="pass")] = None
     """Forward alone, or forward and backward; both if not given."""
     competitor: tuple[str, ...] = ()
@@ -76,6 +77,11 @@ class Memory(Timing):
 @dataclass(frozen=True)
 class Training(Timing):
     """Time steps of training a character and a word model against Flax nnx and PyTorch."""
+
+
+@dataclass(frozen=True)
+class Latency(Timing):
+    """Time one step of an LSTM for one sequence, and 300 steps of it in one call."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,26 @@ class Report:
     """The folder of the run."""
 
 
+@dataclass(frozen=True)
+class Roofline:
+    """Draw the roofline of a run of unroll from its files."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run."""
+    out: Path = Path("roofline.svg")
+    """The picture; its ending says the format."""
+
+
 Command = (
     Annotated[All, tyro.conf.subcommand("all")]
     | Annotated[Unroll, tyro.conf.subcommand("unroll")]
     | Annotated[Jacobians, tyro.conf.subcommand("jacobians")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Training, tyro.conf.subcommand("training")]
+    | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Kernels, tyro.conf.subcommand("kernels")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Roofline, tyro.conf.subcommand("roofline")]
 )
 
 
@@ -127,6 +145,8 @@ def check(config: Timing) -> None:
         value = getattr(config, name)
         if not 0 <= value < float("inf"):
             raise CaseError(f"Range mismatch: expected --{name} of at least 0, got {value}.")
+    if config.device == "gpu" and isinstance(config, Training | Latency):
+        raise CaseError("Device mismatch: expected --device cpu for this part, got gpu.")
     if config.device == "gpu" and not has_gpu():
         raise CaseError("Device mismatch: expected an NVIDIA device for --device gpu, got none.")
     precisions = config.precision if isinstance(config, Precise) else ("float32",)

@@ -15,11 +15,12 @@ from benchmarks.process import Entrant
 from benchmarks.timed_program import Contestant, NotOffered
 
 OURS = "lstm_jax"
+LOOP = "lstm_jax, loop"
 KERNEL = "lstm_jax, cpu kernel"
 NNX = "flax nnx"
 PYTORCH = "pytorch"
 PASSIVE = "pytorch, passive"
-NAMES = (OURS, KERNEL, NNX, PYTORCH, PASSIVE)
+NAMES = (OURS, LOOP, KERNEL, NNX, PYTORCH, PASSIVE)
 SCALE, CLIP, RATE = 0.1, 5.0, 0.1
 
 
@@ -66,6 +67,7 @@ def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
     setting = SETTINGS[arguments["setting"]]
     makers: dict[str, Callable[[Setting], Contestant]] = {
         OURS: _lstm_jax,
+        LOOP: _loop,
         KERNEL: _kernel,
         NNX: _nnx,
         PYTORCH: _pytorch,
@@ -78,6 +80,10 @@ def _text(setting: Setting) -> Any:
     import numpy as np
 
     return np.random.default_rng(0).integers(0, setting.vocabulary, 200_000).astype(np.int32)
+
+
+def _loop(setting: Setting) -> Contestant:
+    return _lstm_jax(setting, backend="loop")
 
 
 def _kernel(setting: Setting) -> Contestant:

@@ -57,6 +57,18 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
+class Summary(NamedTuple):
+    """A ratio over several cases: geometric mean, and the lowest."""
+
+    mean: float
+    lowest: float
+
+
+def summary(values: Sequence[float]) -> Summary | None:
+    """Of the cases' ratios; None without a case."""
+    return Summary(geometric_mean(values), min(values)) if values else None
+
+
 def ratios(case: Mapping[str, Any]) -> dict[str, Ratio]:
     """The ratio of every competitor of a case that has one, by name; ours is 1 by definition."""
     entries = case["entries"]
@@ -65,11 +77,11 @@ def ratios(case: Mapping[str, Any]) -> dict[str, Ratio]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def fastest_over_ours(cases: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> float | None:
-    """Geometric mean over the cases of the fastest peer's time over ours; None without a case."""
+def fastest_over_ours(cases: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> list[float]:
+    """The time over ours of the fastest peer of each case, for the cases that have one."""
     best = []
     for case in cases:
         theirs = [value.median for name, value in ratios(case).items() if name in peers]
         if theirs:
             best.append(min(theirs))
-    return geometric_mean(best) if best else None
+    return best

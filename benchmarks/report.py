@@ -1,19 +1,22 @@
 """The tables of a run in Markdown: ratios first, then the times behind them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.competitors import JAX_PEERS, OURS, PYTORCH
 from benchmarks.ratios import (
     Ratio,
+    Summary,
     fastest_over_ours,
-    geometric_mean,
     least_seconds,
     median_seconds,
     ratios,
+    summary,
 )
 
 NOTHING = "–"
+FASTEST = "fastest in JAX"
 Case = Mapping[str, Any]
 
 
@@ -21,10 +24,12 @@ def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """All tables of a run, finished or not."""
     parts = results["parts"]
     rates = best_rates(parts.get("matmul", []))
-    blocks = [_heading(results, environment, rates)]
+    blocks = [_heading(results, environment, rates, bandwidths(parts.get("bandwidth", [])))]
     unrolls = parts.get("unroll", [])
     if unrolls:
         blocks += _unroll_tables(unrolls, rates)
+    if parts.get("latency"):
+        blocks += _latency_tables(parts["latency"])
     if parts.get("training"):
         blocks += _training_tables(parts["training"])
     for name, title in (("jacobians", "Jacobian norms"), ("memory", "A very long unroll")):
@@ -52,13 +57,27 @@ def best_rates(matmul: Sequence[Case]) -> dict[str, float]:
     return rates
 
 
+def bandwidths(cases: Sequence[Case]) -> dict[str, float]:
+    """Bytes a second of each level of memory that was timed, by its name."""
+    return {
+        case["case"]["level"]: max(
+            case["case"]["bytes"] / least_seconds(rounds) for rounds in timed
+        )
+        for case in cases
+        if (timed := [e["rounds"] for e in case["entries"].values() if e["rounds"]])
+    }
+
+
 def _precision(case: Case) -> str:
     # Results from before there was a choice do not say.
     return str(case.get("case", {}).get("precision", "float32"))
 
 
 def _heading(
-    results: Mapping[str, Any], environment: Mapping[str, Any], rates: Mapping[str, float]
+    results: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    rates: Mapping[str, float],
+    speeds: Mapping[str, float],
 ) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in environment["packages"].items())
     lines = [
@@ -76,6 +95,9 @@ def _heading(
     if rates:
         told = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items())
         lines[2] += f" Best matrix product: {told}."
+    if speeds:
+        told = ", ".join(f"{speed / 1e9:.0f} GB/s in {level}" for level, speed in speeds.items())
+        lines[2] += f" Bandwidth: {told}."
     if not results.get("finished"):
         lines += ["", "**Not finished: these are the cases measured so far.**"]
     if results.get("settings", {}).get("quick"):
@@ -86,17 +108,13 @@ def _heading(
 def _unroll_tables(cases: Sequence[Case], rates: Mapping[str, float]) -> list[str]:
     names = list(dict.fromkeys(name for case in cases for name in case["entries"]))
     others = [name for name in names if name != OURS]
-
-    def sheet(title: str, columns: Sequence[str], cell: Callable[[Case, str], str]) -> str:
-        rows = [[case["title"], *(cell(case, name) for name in columns)] for case in cases]
-        return f"### {title}\n\n" + table(["cell T,B,D,H pass", *columns], rows)
-
+    sheet = partial(_sheet, cases, "cell T,B,D,H pass")
     blocks = [
         "## Unroll",
         sheet(
             f"Time over that of {OURS}: above 1, {OURS} is faster (median over rounds, quartiles)",
-            [name for name in names if name != OURS],
-            lambda case, name: _show_ratio(ratios(case).get(name), case["entries"].get(name)),
+            others,
+            _ratio_to_ours,
         ),
         _means(cases, others),
         sheet("Milliseconds: median / minimum", names, _cell(_milliseconds)),
@@ -116,6 +134,41 @@ def _unroll_tables(cases: Sequence[Case], rates: Mapping[str, float]) -> list[st
     return blocks + _failures(cases)
 
 
+def _sheet(
+    cases: Sequence[Case],
+    first: str,
+    title: str,
+    columns: Sequence[str],
+    cell: Callable[[Case, str], str],
+) -> str:
+    rows = [[case["title"], *(cell(case, name) for name in columns)] for case in cases]
+    return f"### {title}\n\n" + table([first, *columns], rows)
+
+
+def _ratio_to_ours(case: Case, name: str) -> str:
+    return _show_ratio(ratios(case).get(name), case["entries"].get(name))
+
+
+def _latency_tables(cases: Sequence[Case]) -> list[str]:
+    names = list(dict.fromkeys(name for case in cases for name in case["entries"]))
+    sheet = partial(_sheet, cases, "B = 1, D = 32")
+
+    def fastest(case: Case, name: str) -> str:
+        over = [ratios(case)[n].median for n in JAX_PEERS if n in ratios(case)]
+        return f"**{min(over):.2f}**" if name == FASTEST and over else _ratio_to_ours(case, name)
+
+    return [
+        "## Latency of a stream",
+        sheet(
+            f"Time over that of {OURS} (median over rounds, quartiles)",
+            [FASTEST, *(name for name in names if name != OURS)],
+            fastest,
+        ),
+        sheet("Microseconds: median / minimum", names, _cell(_microseconds)),
+        *_failures(cases),
+    ]
+
+
 def _training_tables(cases: Sequence[Case]) -> list[str]:
     rows = []
     for case in cases:
@@ -133,26 +186,39 @@ def _training_tables(cases: Sequence[Case]) -> list[str]:
 
 
 def _means(cases: Sequence[Case], others: Sequence[str]) -> str:
-    """Geometric means over the cases, by pass: the fastest peer in JAX, and each competitor."""
-    columns = ["fastest in JAX", *others]
+    """Over the cases of a cell and a pass, mean and lowest: the fastest peer in JAX, and each competitor."""
+    columns = ["cases", FASTEST, *others, f"most seconds to compile {OURS}"]
+    kinds: dict[tuple[str, ...], list[Case]] = {}
+    for case in cases:
+        told = case["case"]
+        kinds.setdefault((told["cell"].upper(), told["pass_"], _precision(case)), []).append(case)
+    several = len({precision for *_, precision in kinds}) > 1
     rows = []
-    kinds = dict.fromkeys((case["case"]["pass_"], _precision(case)) for case in cases)
-    several = len({precision for _, precision in kinds}) > 1
-    for kind in kinds:
-        chosen = [c for c in cases if (c["case"]["pass_"], _precision(c)) == kind]
-        fastest = fastest_over_ours(chosen, JAX_PEERS)
-        name = ", ".join(kind) if several else kind[0]
-        row = [name, NOTHING if fastest is None else f"**{fastest:.2f}**"]
-        for name in others:
-            values = [ratios(case)[name].median for case in chosen if name in ratios(case)]
-            row.append(f"{geometric_mean(values):.2f}" if values else NOTHING)
-        rows.append(row)
+    for (cell, kind, precision), chosen in kinds.items():
+        found = [ratios(case) for case in chosen]
+        name = f"{cell} {kind}, {precision}" if several else f"{cell} {kind}"
+        fastest = _show_summary(summary(fastest_over_ours(chosen, JAX_PEERS)), "**")
+        shown = [
+            _show_summary(summary([here[other].median for here in found if other in here]))
+            for other in others
+        ]
+        compiled = [
+            e["compile_s"] for c in chosen if (e := c["entries"].get(OURS, {})).get("rounds")
+        ]
+        most = f"{max(compiled):.2f}" if compiled else NOTHING
+        rows.append([name, str(len(chosen)), fastest, *shown, most])
     return (
-        f"### Geometric mean of the time over that of {OURS}\n\n"
-        + table(["pass", *columns], rows)
+        f"### Geometric mean over the cases, and the lowest, of the time over that of {OURS}\n\n"
+        + table(["cell pass", *columns], rows)
         + f"\n\nThe fastest in JAX is chosen anew for each case; {PYTORCH} is not among them. A mean is "
         "over the cases that the competitor has."
     )
+
+
+def _show_summary(found: Summary | None, around: str = "") -> str:
+    if found is None:
+        return NOTHING
+    return f"{around}{found.mean:.2f}{around} ({found.lowest:.2f})"
 
 
 def _kernel_tables(cases: Sequence[Case]) -> list[str]:
@@ -248,6 +314,11 @@ def _failures(cases: Sequence[Case], *, begun_only: bool = False) -> list[str]:
 def _milliseconds(entry: Mapping[str, Any]) -> str:
     rounds = entry["rounds"]
     return f"{1e3 * median_seconds(rounds):.3g} / {1e3 * least_seconds(rounds):.3g}"
+
+
+def _microseconds(entry: Mapping[str, Any]) -> str:
+    rounds = entry["rounds"]
+    return f"{1e6 * median_seconds(rounds):.3g} / {1e6 * least_seconds(rounds):.3g}"
 
 
 def _rate(case: Case, entry: Mapping[str, Any] | None, rate: float | None) -> str:

@@ -19,6 +19,7 @@ PAGES = [
     "docs/analysis.md",
     "docs/demo.md",
     "docs/gpu_and_tpu.md",
+    "docs/how_fast.md",
     "docs/layers_and_weights.md",
     "docs/training.md",
     "docs/many_devices.md",

@@ -1,13 +1,12 @@
 """The figures by brute force: ratios, quartiles, means, interpolated sums, operations, shapes."""
 
-import math
 import statistics
 
 import numpy as np
 import pytest
 from benchmarks import jacobians, worker
-from benchmarks.cases import Case, CaseError, Shape, case_from, parse_shape, select
-from benchmarks.ratios import fastest_over_ours, quartiles, ratio
+from benchmarks.cases import UNTUNED_SHAPES, Case, CaseError, Shape, case_from, parse_shapes, select
+from benchmarks.ratios import fastest_over_ours, quartiles, ratio, summary
 
 
 def test_ratio_pairs_the_rounds():
@@ -36,8 +35,10 @@ def test_fastest_peer():
         case(u=[[2.0]], a=[[20.0]], b=[[1.0]]),
         case(u=[], a=[[1.0]]),
     ]
-    assert fastest_over_ours(cases, ["a", "b"]) == pytest.approx(math.sqrt(2 * 0.5))
-    assert fastest_over_ours(cases, ["nobody"]) is None
+    assert fastest_over_ours(cases, ["a", "b"]) == [2.0, 0.5]
+    assert fastest_over_ours(cases, ["nobody"]) == []
+    assert summary([2.0, 0.5, 8.0]) == pytest.approx((2.0, 0.5))
+    assert summary([]) is None
 
 
 @pytest.mark.parametrize("time", [1, 2, 5, 40, 301])
@@ -64,13 +65,16 @@ def test_selection():
     assert select("gru", ["4,3,2,1"], "forward", quick=False) == (
         Case("gru", Shape(4, 3, 2, 1), "forward"),
     )
+    named = select("lstm", ["untuned", "4,3,2,1"], "gradient", quick=True)
+    assert [case.shape for case in named] == [*UNTUNED_SHAPES, Shape(4, 3, 2, 1)]
+    assert not {case.shape for case in cases} & set(UNTUNED_SHAPES)
     assert all(case_from(case.as_json()) == case for case in cases)
 
 
 @pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "1,2,x,4", "0,1,1,1", "-1,2,3,4"])
 def test_bad_shape(text):
     with pytest.raises(CaseError, match="^Shape mismatch: expected --shape as four .* got"):
-        parse_shape(text)
+        parse_shapes(text)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def test_end_to_end(tmp_path, capsys):
         (["memory", "--limit", "nan"], "expected --limit of at least 0"),
         (["jacobians", "--threads", "100000"], "expected --threads from 1 to"),
         (["unroll", "--precision", "tf32"], "expected --device gpu for --precision tf32, got cpu"),
+        (["latency", "--device", "gpu"], "expected --device cpu for this part, got gpu"),
         (["report", "/nowhere"], "No benchmark: expected results.json"),
+        (["roofline", "/nowhere"], "No benchmark: expected results.json"),
     ],
 )
 def test_refusals(words, said, tmp_path, capsys, monkeypatch):
@@ -65,8 +67,10 @@ def test_every_part_has_its_cases():
     parts = [job.part for job in command.jobs(command.All())]
     assert {part: parts.count(part) for part in parts} == {
         "matmul": 1,
+        "bandwidth": 2,
         "unroll": 20,
         "training": 2,
+        "latency": 6,
         "jacobians": 4,
         "memory": 1,
     }

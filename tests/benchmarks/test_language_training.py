@@ -2,12 +2,12 @@
 
 import pytest
 from benchmarks import language_training
-from benchmarks.language_training import KERNEL, NNX, OURS, PASSIVE, PYTORCH
+from benchmarks.language_training import NAMES, PASSIVE, PYTORCH
 from benchmarks.timed_program import NotOffered
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [OURS, KERNEL, NNX, PYTORCH, PASSIVE])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step(name, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "")
     if name in (PYTORCH, PASSIVE):

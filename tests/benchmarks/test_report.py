@@ -29,7 +29,7 @@ def entry(*rounds, status="ok", base_mb=100.0):
 
 
 def unroll(title, kind, **entries):
-    case = {"pass_": kind}
+    case = {"cell": title.split()[0].lower(), "pass_": kind}
     names = {
         name.replace("_", " ") if name != "lstm_jax" else name: e for name, e in entries.items()
     }
@@ -51,6 +51,7 @@ RESULTS = {
                 pytorch=entry(status="not installed (torch)"),
             ),
             unroll("RNN two", "forward", lstm_jax=entry([0.001]), haiku=entry([0.004])),
+            unroll("LSTM three", "gradient", lstm_jax=entry([0.005]), haiku=entry([0.012])),
         ],
         "memory": [
             {
@@ -80,14 +81,18 @@ def test_tables():
     )
     assert over["RNN two"] == "| RNN two | 4.00 (4.00–4.00) | – | – |"
     means = rows(text, "Geometric mean")
-    assert means["gradient"] == "| gradient | **1.20** | 1.75 | 1.20 | – |"
-    assert means["forward"] == "| forward | **4.00** | 4.00 | – | – |"
+    assert means["cell pass"].startswith("| cell pass | cases | fastest in JAX | haiku | equinox |")
+    lstm = "| LSTM gradient | 2 | **1.70** (1.20) | 2.05 (1.75) | 1.20 (1.20) | – | 0.50 |"
+    assert means["LSTM gradient"] == lstm
+    assert (
+        means["RNN forward"] == "| RNN forward | 1 | **4.00** (4.00) | 4.00 (4.00) | – | – | 0.50 |"
+    )
     assert rows(text, "Milliseconds")["LSTM one"].startswith("| LSTM one | 1.5 / 1 | 2.5 / 2 |")
     # 2 MFLOP in 1.5 ms, of 8 GFLOP in 80 ms.
     assert rows(text, "GFLOP/s")["LSTM one"].startswith("| LSTM one | 1.3, 1% | 0.8, 1% |")
     assert rows(text, "Seconds to")["RNN two"].startswith("| RNN two | 0.50 / 0.250 |")
     assert rows(text, "Peak")["LSTM one"].startswith("| LSTM one | 164 | 164 / 64 |")
-    assert "- equinox: died: SIGKILL — 1 of 2 cases" in text
+    assert "- equinox: died: SIGKILL — 1 of 3 cases" in text
     assert "Best matrix product: 100 GFLOP/s" in text
     assert "Not finished" in text and "quick run" not in text
     assert rows(text, "long")["lstm_jax"] == "| lstm_jax | 1 | 2 | 2 | 0.5 | 164 / 64 | 1 |"
@@ -118,6 +123,20 @@ def test_next_free_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = results.claim(None), results.claim(None)
     assert first != second and second.name == f"{first.name}-2" and first.parent.name == "runs"
+
+
+def test_latency_and_bandwidth():
+    shape = {"time": 1, "batch": 1, "input_size": 32, "hidden_size": 64}
+    entries = {"lstm_jax": entry([2e-6]), "haiku": entry([5e-6]), "pytorch": entry([1e-6])}
+    case = {"title": "one step", "ours": "lstm_jax", "case": {"shape": shape}, "entries": entries}
+    speed = {"case": {"level": "main memory", "bytes": 12.0}, "entries": {"XLA": entry([6e-10])}}
+    parts = {"latency": [case], "bandwidth": [speed]}
+    text = report.render({"parts": parts, "finished": True}, ENVIRONMENT)
+    assert "Bandwidth: 20 GB/s in main memory." in text
+    assert rows(text, "Time over")["one step"] == (
+        "| one step | **2.50** | 2.50 (2.50–2.50) | 0.50 (0.50–0.50) |"
+    )
+    assert rows(text, "Microseconds")["one step"] == "| one step | 2 / 2 | 5 / 5 | 1 / 1 |"
 
 
 def test_kernels():
