@@ -69,7 +69,7 @@ def lstm_jax_kernel_network(case: Case) -> Network:
     cell, (xs, *_) = lstm_jax_cell(case), arrays(case)
     params = cell.init(jax.random.key(0), xs.dtype)
     state0 = cell.initial_state(case.shape.batch, xs.dtype)
-    why_not = refusal(cell, params, prepare(cell, xs, state0, ALL_STEPS, NO_NOISE))
+    why_not = refusal(cell, prepare(cell, xs, state0, ALL_STEPS, NO_NOISE))
     if why_not is not None:
         raise NotOffered(f"not by the CPU kernel: {why_not}")
     return lstm_jax_network(case, backend="cpu_kernel")

@@ -104,7 +104,7 @@ def _run(
 @partial(at_precision, precision=_precision)
 def _run_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     out, found = _run_and_save(kernel, *primals)
-    return out, _derivative(kernel, out, _Saved(*primals, found), tangents)
+    return out, _derivative(kernel, out, _Saved._make((*primals, found)), tangents)
 
 
 def _derivative(kernel: Kernel, out: Any, saved: _Saved, tangents: Any) -> Any:
@@ -132,7 +132,7 @@ def _run_and_save_jvp(kernel: Kernel, primals: Any, tangents: Any) -> Any:
     out, found = _run_and_save(kernel, *primals)
     constant = jax.tree.map(jnp.zeros_like, found)
     return (out, found), (
-        _derivative(kernel, out, _Saved(*primals, found), tangents),
+        _derivative(kernel, out, _Saved._make((*primals, found)), tangents),
         constant,
     )
 

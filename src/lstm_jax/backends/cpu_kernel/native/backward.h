@@ -30,9 +30,11 @@ struct Backward : Layout<Cell> {
   struct Sums {
     static constexpr int64_t kRow = Base::template kRow<Panel>;
     int64_t features, tiles, wide;
-    T *sums, *features_of;  // features_of[tile][row of the chunk][kMostRows]
+    T *sums, *features_of;  // features_of[tile][row of the chunk][kMostRows]; sums between chunks
+    T* to;                  // and, in JAX's order, at the end.
 
-    Sums(int64_t features, int64_t count) : features(features), tiles(Base::tiles_of(features)), wide(count * kRow) {}
+    Sums(int64_t features, int64_t count, T* to)
+        : features(features), tiles(Base::tiles_of(features)), wide(count * kRow), to(to) {}
 
     int64_t numbers(int64_t groups) const { return groups * tiles * kMostRows * wide; }
 
@@ -52,7 +54,7 @@ struct Backward : Layout<Cell> {
 
   Backward(const Sizes& s, const Inputs<T>& in, const Cotangents<T>& d)
       : s(s), in(in), d(d), H(s.units), D(s.inputs), B(s.rows), count(Base::blocks(H)), padded(Base::padded(H)),
-        Z(Base::wide(H)), h_wide(Base::row_wide(H)), chunk(steps_of_chunk(s)), of_x(D, count), of_h(H, count) {}
+        Z(Base::wide(H)), h_wide(Base::row_wide(H)), chunk(steps_of_chunk(s)), of_x(D, count, d.d_wx), of_h(H, count, d.d_wh) {}
 
   static int64_t steps_of_chunk(const Sizes& s) {
     const int64_t least = s.groups > 1 ? kGroupSteps : 1;
@@ -69,8 +71,8 @@ struct Backward : Layout<Cell> {
     const Piece pieces[] = {
         {&packed_h, Base::panels_of(H) * count * Base::template kRow<FromH> * P},
         {&packed_x, Base::panels_of(D) * count * Base::template kRow<FromX> * P},
-        {&of_x.sums, of_x.numbers(s.groups)},
-        {&of_h.sums, of_h.numbers(s.groups)},
+        {&of_x.sums, chunk < s.steps ? of_x.numbers(s.groups) : 0},
+        {&of_h.sums, chunk < s.steps ? of_h.numbers(s.groups) : 0},
         {&of_x.features_of, of_x.tiles * kMostRows * rows},
         {&of_h.features_of, of_h.tiles * kMostRows * rows},
         {&bias_sums, s.groups * Z},
@@ -85,8 +87,6 @@ struct Backward : Layout<Cell> {
     for (const Piece& piece : pieces) *piece.at = memory.take<T>(piece.numbers);
     Base::template pack_transposed<FromH>(in.w_h, H, H, packed_h, team);
     Base::template pack_transposed<FromX>(in.w_x, D, H, packed_x, team);
-    std::fill_n(of_x.sums, of_x.numbers(s.groups), T(0));
-    std::fill_n(of_h.sums, of_h.numbers(s.groups), T(0));
     std::fill_n(bias_sums, s.groups * Z, T(0));
     const Team alone;
     for (int64_t left = s.steps; left > 0; left -= std::min(chunk, left)) {
@@ -96,13 +96,13 @@ struct Backward : Layout<Cell> {
         if (left == s.steps) begin_rows(begin, end);
         steps_back(first, left, begin, end, scratch + part * 3 * padded, split.units, split.units > 1 ? team : alone);
       });
-      sum_up(first, left - first, team);
+      sum_up(first, left, team);
     }
     for (int64_t r = 0; r < B; ++r) {
       std::copy_n(d_h + r * h_wide, H, d.d_h0 + r * H);
       if (Cell::kMemory) std::copy_n(d_c + r * padded, H, d.d_c0 + r * H);
     }
-    give_sums(team);
+    give_biases();
   }
 
   void begin_rows(int64_t begin, int64_t end) const {
@@ -242,10 +242,17 @@ struct Backward : Layout<Cell> {
       }
   }
 
+  // A chunk: how many steps, and whether the sums begin or end with it.
+  struct Part {
+    int64_t steps;
+    bool begins, ends;
+  };
+
   // δx of the chunk, some rows each, and its part of the sums, some features of a group each.
-  void sum_up(int64_t first, int64_t steps, const Team& team) const {
-    const int64_t rows = steps * B, of_rows = (rows + kRowsOfInputs - 1) / kRowsOfInputs;
+  void sum_up(int64_t first, int64_t left, const Team& team) const {
+    const int64_t steps = left - first, rows = steps * B, of_rows = (rows + kRowsOfInputs - 1) / kRowsOfInputs;
     const int64_t tiles = of_x.tiles + of_h.tiles + 1;
+    const Part part{steps, left == s.steps, first == 0};
     team.run(of_rows + s.groups * tiles, [&](int64_t task) {
       if (task < of_rows) {
         inputs_back(first, task * kRowsOfInputs, std::min(rows, (task + 1) * kRowsOfInputs));
@@ -253,9 +260,9 @@ struct Backward : Layout<Cell> {
       }
       const int64_t group = (task - of_rows) / tiles, tile = (task - of_rows) % tiles;
       if (tile < of_x.tiles)
-        add_sums(of_x, steps, group, tile);
+        add_sums(of_x, part, group, tile);
       else if (tile < of_x.tiles + of_h.tiles)
-        add_sums(of_h, steps, group, tile - of_x.tiles);
+        add_sums(of_h, part, group, tile - of_x.tiles);
       else
         add_biases(steps, group);
     });
@@ -286,16 +293,15 @@ struct Backward : Layout<Cell> {
   }
 
   template <typename Panel>
-  void add_sums(const Sums<Panel>& of, int64_t steps, int64_t group, int64_t tile) const {
+  void add_sums(const Sums<Panel>& of, const Part& part, int64_t group, int64_t tile) const {
     const T* feature = of.features_of + tile * chunk * B * kMostRows;
-    T* sums = of.sums + (group * of.tiles + tile) * kMostRows * of.wide;
     for (int64_t block = 0; block < count; ++block) {
-      V sum[kMostRows][Panel::kCount];
-      T* kept = sums + block * of.kRow;
+      V sum[kMostRows][Panel::kCount] = {};
+      T* kept = of.sums + (group * of.tiles + tile) * kMostRows * of.wide + block * of.kRow;
       const T* from = d_z + block * P + Panel::kFirst * L;
-      for (int m = 0; m < kMostRows; ++m)
+      for (int m = 0; m < kMostRows && !part.begins; ++m)
         for (int v = 0; v < Panel::kCount; ++v) sum[m][v] = load(kept + m * of.wide + v * L);
-      for_rows(steps, group, [&](int64_t row) {
+      for_rows(part.steps, group, [&](int64_t row) {
         V z[Panel::kCount];
         for (int v = 0; v < Panel::kCount; ++v) z[v] = load(from + row * Z + v * L);
         for (int m = 0; m < kMostRows; ++m) {
@@ -304,8 +310,22 @@ struct Backward : Layout<Cell> {
         }
       });
       for (int m = 0; m < kMostRows; ++m)
-        for (int v = 0; v < Panel::kCount; ++v) store(kept + m * of.wide + v * L, sum[m][v]);
+        for (int v = 0; v < Panel::kCount; ++v) {
+          if (part.ends)
+            give(of, group, tile * kMostRows + m, block, v, sum[m][v]);
+          else
+            store(kept + m * of.wide + v * L, sum[m][v]);
+        }
     }
+  }
+
+  template <typename Panel>
+  void give(const Sums<Panel>& of, int64_t group, int64_t m, int64_t block, int v, V sum) const {
+    const int64_t unit = Base::unit_of(block, v, 0), here = H - unit;
+    if (m >= of.features) return;
+    T* to = of.to + ((group * of.features + m) * Cell::kGates + Panel::gate(v)) * H + unit;
+    for (int lane = 0; here < L && lane < here; ++lane) to[lane] = sum[lane];
+    if (here >= L) store(to, sum);
   }
 
   void add_biases(int64_t steps, int64_t group) const {
@@ -320,38 +340,20 @@ struct Backward : Layout<Cell> {
     }
   }
 
-  // The sums in JAX's order.
-  void give_sums(const Team& team) const {
+  void give_biases() const {
     using Bias = typename Cell::Bias;
-    team.run(s.groups, [&](int64_t group) {
-      give(of_x, group, d.d_wx);
-      give(of_h, group, d.d_wh);
-      const T* sums = bias_sums + group * Z;
+    for (int64_t group = 0; group < s.groups; ++group)
       for (int64_t block = 0; block < count; ++block)
         for (int v = 0; v < kWide; ++v)
           for (int lane = 0; lane < L; ++lane) {
             const int64_t unit = Base::unit_of(block, v, lane);
             if (unit >= H) continue;
-            const T value = sums[block * P + v * L + lane];
+            const T value = bias_sums[group * Z + block * P + v * L + lane];
             if (v < Bias::kCount)
               d.d_b[(group * Cell::kGates + Bias::gate(v)) * H + unit] = value;
             else
               d.d_bhn[group * H + unit] = value;
           }
-    });
-  }
-
-  template <typename Panel>
-  void give(const Sums<Panel>& of, int64_t group, T* to) const {
-    for (int64_t m = 0; m < of.features; ++m) {
-      const T* sums = of.sums + (group * of.tiles * kMostRows + m) * of.wide;
-      for (int64_t block = 0; block < count; ++block)
-        for (int v = 0; v < Panel::kCount; ++v) {
-          const int64_t unit = Base::unit_of(block, v, 0), here = std::clamp<int64_t>(H - unit, 0, L);
-          std::copy_n(sums + block * of.kRow + v * L, here,
-                      to + ((group * of.features + m) * Cell::kGates + Panel::gate(v)) * H + unit);
-        }
-    }
   }
 };
 

@@ -19,6 +19,7 @@ struct Layout {
   using FromH = typename Cell::FromH;
   static constexpr int L = kLanes<T>, P = kPanel<T>;
   static constexpr int kUnits = Cell::kUnitVectors * L;  // Of a block.
+  static constexpr int64_t kPackRows = 16;
   template <typename Panel>
   static constexpr int kRow = Panel::kCount * L;  // Numbers of a panel's row.
 
@@ -32,21 +33,17 @@ struct Layout {
     return block * kUnits + (v % Cell::kUnitVectors) * L + lane;
   }
 
-  // w[n, gates · H] as [block][n][vectors of the panel].
+  // w[n, gates · H] as [block][n][vectors of the panel]. Rows of w are read in order, by some of them at a time.
   template <typename Panel>
   static void pack(const T* w, int64_t n, int64_t units, T* to, const Team& team) {
-    team.run(blocks(units), [=](int64_t block) {
-      for (int64_t k = 0; k < n; ++k)
-        for (int v = 0; v < Panel::kCount; ++v) {
-          const int64_t unit = unit_of(block, v, 0), here = std::clamp<int64_t>(units - unit, 0, L);
-          const T* from = w + (k * Cell::kGates + Panel::gate(v)) * units + unit;
-          T* row = to + ((block * n + k) * Panel::kCount + v) * L;
-          if (here == L) {
-            store(row, load(from));
-          } else {
-            for (int lane = 0; lane < L; ++lane) row[lane] = lane < here ? from[lane] : T(0);
+    team.run((n + kPackRows - 1) / kPackRows, [=](int64_t task) {
+      for (int64_t k = task * kPackRows; k < std::min(n, (task + 1) * kPackRows); ++k)
+        for (int v = 0; v < Panel::kCount; ++v)
+          for (int64_t block = 0; block < blocks(units); ++block) {
+            const int64_t unit = unit_of(block, v, 0);
+            T* row = to + ((block * n + k) * Panel::kCount + v) * L;
+            copy_padded(w + (k * Cell::kGates + Panel::gate(v)) * units + unit, std::clamp<int64_t>(units - unit, 0, L), row);
           }
-        }
     });
   }
 
@@ -54,20 +51,32 @@ struct Layout {
   template <typename Panel>
   static void pack_transposed(const T* w, int64_t n, int64_t units, T* to, const Team& team) {
     const int64_t count = blocks(units), row = kRow<Panel>;
-    team.run(panels_of(n), [=](int64_t p) {
-      T* panel = to + p * count * row * P;
-      const int64_t here = std::min<int64_t>(P, n - p * P);
-      for (int64_t block = 0; block < count; ++block)
-        for (int v = 0; v < Panel::kCount; ++v)
+    // As many columns at a time as a line of the panel's vectors has.
+    team.run(panels_of(n) * kWide, [=](int64_t task) {
+      const int64_t first = task * L, here = std::clamp<int64_t>(n - first, 0, L);
+      T* lines = to + first / P * count * row * P + first % P;
+      for (int v = 0; v < Panel::kCount; ++v)
+        for (int64_t block = 0; block < count; ++block) {
+          const int64_t unit = unit_of(block, v, 0), lanes = std::clamp<int64_t>(units - unit, 0, L);
+          const T* from = w + (first * Cell::kGates + Panel::gate(v)) * units + unit;
+          T tile[L][L];
+          for (int64_t j = 0; j < here; ++j) copy_padded(from + j * Cell::kGates * units, lanes, tile[j]);
+          for (int64_t j = here; j < L; ++j) std::fill_n(tile[j], L, T(0));
           for (int lane = 0; lane < L; ++lane) {
-            const int64_t unit = unit_of(block, v, lane);
-            T* line = panel + (block * row + v * L + lane) * P;
-            const T* from = w + (p * P * Cell::kGates + Panel::gate(v)) * units + unit;
-            const int64_t columns = unit < units ? here : 0;
-            for (int64_t j = 0; j < columns; ++j) line[j] = from[j * Cell::kGates * units];
-            std::fill(line + columns, line + P, T(0));
+            T line[L];
+            for (int j = 0; j < L; ++j) line[j] = tile[j][lane];
+            std::copy_n(line, L, lines + (block * row + v * L + lane) * P);
           }
+        }
     });
+  }
+
+  // One vector of which `here` numbers are there.
+  static void copy_padded(const T* from, int64_t here, T* to) {
+    if (here == L)
+      store(to, load(from));
+    else
+      for (int lane = 0; lane < L; ++lane) to[lane] = lane < here ? from[lane] : T(0);
   }
 
   // Rows between arrays [rows, H] and padded ones.
