@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_the_plain_scan(kind, sizes, reverse, 
     options = {"sequences": Sequences(reverse=reverse)}
     scan, kernel = (
         jax.value_and_grad(loss_of(cell, weight, backend, gradient, **options), (0, 1, 2))
-        for backend, gradient in (("loop", "autodiff"), ("auto", "auto"))
+        for backend, gradient in (("loop", "autodiff"), ("cpu_kernel", "auto"))
     )
     text = jax.jit(kernel).lower(*arguments).as_text()
     assert text.count("@lstm_jax_backward") == 1 and "while" not in text
@@ -255,7 +255,7 @@ def test_mapped_cotangents_share_their_inputs(x64):
 
 @pytest.mark.parametrize("weights", [None, 0])
 def test_one_call_where_arguments_are_mapped(weights):
-    cell, (params, xs, state0), _ = problem((5, 2, 3, 4), np.float32)
+    cell, (params, xs, state0), _ = problem((9, 2, 3, 4), np.float32)
     several = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), (params, xs))
     given = several[0] if weights == 0 else params
 
@@ -270,7 +270,7 @@ def test_one_call_where_arguments_are_mapped(weights):
 @pytest.mark.parametrize("platforms", [["cpu"], ["cpu", "tpu"]])
 def test_an_export_has_the_loop(platforms, x64):
     """A file that another program runs, which may not have the kernel."""
-    cell, (params, xs, state0), _ = problem((5, 2, 3, 4))
+    cell, (params, xs, state0), _ = problem((9, 2, 3, 4))
 
     def loss(params, xs):
         return unroll(cell, params, xs, state0)[1].sum()
@@ -393,6 +393,14 @@ def test_each_instruction_set_of_this_machine(instructions):
         pytest.skip(f"this machine has no {instructions}")
 
 
+def test_auto_takes_the_kernel_but_for_few_rows():
+    cell, (params, _, _), _ = problem((5, 2, 3, 4), np.float32)
+    for shape, kernels in (((16, 1, 3), 1), ((15, 3), 0), ((4, 4, 3), 1), ((1, 2, 3), 0)):
+        run = jax.jit(partial(unroll, cell))
+        text = run.lower(params, jnp.zeros(shape, jnp.float32)).as_text()
+        assert text.count("custom_call @lstm_jax_forward") == kernels
+
+
 def test_the_rest_is_run_by_the_loop(x64):
     """As the table in `conditions` says; the numbers are the loop's."""
     cell, (params, xs, state0), _ = problem((6, 3, 4, 5))
@@ -418,7 +426,7 @@ def test_the_rest_is_run_by_the_loop(x64):
     for name, (net, p, x, s, noise) in others.items():
         refused = conditions.refusal(net, prepare(net, x, s, ALL_STEPS, noise))
         assert refused.startswith("expected"), name
-        found, loop = (unroll(net, p, x, s, noise=noise, backend=b) for b in ("auto", "loop"))
+        found, loop = (unroll(net, p, x, s, noise=noise, backend=b) for b in ("cpu_kernel", "loop"))
         assert_close(found, loop, 0)
     prepared = prepare(cell, xs, state0, ALL_STEPS, NO_NOISE)
     assert conditions.refusal(cell, prepared) is None

@@ -92,7 +92,11 @@ def unroll(
     by_hand = gradient == "bptt" or (gradient == "auto" and cell.rule is not None)
     if loop is None:
         state, hs = _run_kernel(cell, params, prepared)
-    elif by_hand and backend in ("auto", "cpu_kernel") and covers(cell, prepared):
+    elif (
+        by_hand
+        and backend in ("auto", "cpu_kernel")
+        and covers(cell, prepared, whenever=backend == "cpu_kernel")
+    ):
         kind = kind_of(cell)
         assert kind is not None  # It covers no other cell.
         steps = segment_length(loop.segments, cell, params, prepared.xs.shape[0], state0)
