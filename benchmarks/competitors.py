@@ -59,22 +59,6 @@ def lstm_jax_loop_network(case: Case) -> Network:
     return lstm_jax_network(case, backend="loop")
 
 
-def lstm_jax_kernel_network(case: Case) -> Network:
-    """`lstm_jax.unroll` by the compiled CPU kernel, where that runs the case."""
-    import jax
-
-    from lstm_jax.backends.cpu_kernel.conditions import refusal
-    from lstm_jax.time_loop.step_masks import ALL_STEPS, NO_NOISE, prepare
-
-    cell, (xs, *_) = lstm_jax_cell(case), arrays(case)
-    params = cell.init(jax.random.key(0), xs.dtype)
-    state0 = cell.initial_state(case.shape.batch, xs.dtype)
-    why_not = refusal(cell, prepare(cell, xs, state0, ALL_STEPS, NO_NOISE))
-    if why_not is not None:
-        raise NotOffered(f"not by the CPU kernel: {why_not}")
-    return lstm_jax_network(case, backend="cpu_kernel")
-
-
 def plain_step(case: Case) -> Callable[[Any, Any, Any], Any]:
     """The equations of one step, written down: ``(params, state, x) -> state, h``."""
     import jax
@@ -203,12 +187,10 @@ ON_GPU: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, cudnn": lstm_jax_cudnn_network,
 }
 """On a GPU alone, for the cases for which NVIDIA's kernel exists."""
-KERNEL = "lstm_jax, cpu kernel"
 ON_CPU: dict[str, Callable[[Case], Network]] = {
     "lstm_jax, loop": lstm_jax_loop_network,
-    KERNEL: lstm_jax_kernel_network,
 }
-"""On a CPU alone: both backends by name, the compiled kernel for what it runs."""
+"""On a CPU alone: the loop, because the default is the compiled kernel."""
 NAMES = (OURS, *ON_CPU, *JAX_PEERS, PYTORCH)
 GPU_NAMES = (OURS, *ON_GPU, *JAX_PEERS, PYTORCH)
 

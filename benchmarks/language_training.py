@@ -12,15 +12,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.process import Entrant
-from benchmarks.timed_program import Contestant, NotOffered
+from benchmarks.timed_program import Contestant
 
 OURS = "lstm_jax"
 LOOP = "lstm_jax, loop"
-KERNEL = "lstm_jax, cpu kernel"
 NNX = "flax nnx"
 PYTORCH = "pytorch"
 PASSIVE = "pytorch, passive"
-NAMES = (OURS, LOOP, KERNEL, NNX, PYTORCH, PASSIVE)
+NAMES = (OURS, LOOP, NNX, PYTORCH, PASSIVE)
 SCALE, CLIP, RATE = 0.1, 5.0, 0.1
 
 
@@ -68,7 +67,6 @@ def contestant(name: str, arguments: dict[str, Any]) -> Contestant:
     makers: dict[str, Callable[[Setting], Contestant]] = {
         OURS: _lstm_jax,
         LOOP: _loop,
-        KERNEL: _kernel,
         NNX: _nnx,
         PYTORCH: _pytorch,
         PASSIVE: _passive,
@@ -84,14 +82,6 @@ def _text(setting: Setting) -> Any:
 
 def _loop(setting: Setting) -> Contestant:
     return _lstm_jax(setting, backend="loop")
-
-
-def _kernel(setting: Setting) -> Contestant:
-    from lstm_jax.backends.cpu_kernel.library import status
-
-    if not status().available:
-        raise NotOffered(status().reason)
-    return _lstm_jax(setting, backend="cpu_kernel")
 
 
 def _lstm_jax(setting: Setting, backend: str = "auto") -> Contestant:

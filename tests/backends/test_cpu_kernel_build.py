@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import lstm_jax
-from lstm_jax.backends import in_use
 from lstm_jax.backends.cpu_kernel import build, library
 
 COMPILER = next(build.compilers(os.environ), None)
@@ -170,9 +169,9 @@ def test_what_is_in_use_is_told_in_words(monkeypatch):
     monkeypatch.setenv("LSTM_JAX_THREADS", "1")
     monkeypatch.setattr(library, "status", lambda: library.Status(True, "avx2", ""))
     first = lstm_jax.show_backends().splitlines()[0]
-    assert "; the compiled kernel (avx2, up to 1 thread) where " in first
+    assert first.startswith("On a CPU: the compiled kernel (avx2, up to 1 thread); ")
     monkeypatch.delenv("LSTM_JAX_THREADS")
-    assert f"up to {in_use._most_threads()} thread" in lstm_jax.show_backends()
+    assert f"up to {library.most_threads()} thread" in lstm_jax.show_backends()
     monkeypatch.setattr(library, "status", lambda: library.Status(False, None, "No compiler: x."))
     told = lstm_jax.show_backends().splitlines()
     assert told[0] == "On a CPU: the loop in XLA, without the compiled kernel. No compiler: x."

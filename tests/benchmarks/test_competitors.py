@@ -13,7 +13,6 @@ from slow_cases import slow_but
 
 import gradient_flow
 import lstm_jax
-from lstm_jax.backends.cpu_kernel import conditions
 
 PEERS = ("equinox", "haiku")  # beside Flax, without which nothing here runs
 SLOW = pytest.mark.slow
@@ -79,22 +78,6 @@ def test_the_kernel_is_offered_for_what_it_knows():
                 make(case)
         network = competitors.network_of(name, Case("lstm", SHAPE, "forward", "tf32"))
         assert network.params.w_h.shape == (4, 16)
-
-
-def test_the_cpu_kernel_is_offered_where_it_runs(monkeypatch):
-    """Whatever it runs by then: the conditions say so, and their words are in the table."""
-    monkeypatch.setattr(
-        conditions, "refusal", lambda cell, params, prepared: "expected luck, got none"
-    )
-    for cell in CELLS:
-        with pytest.raises(NotOffered, match="not by the CPU kernel: expected luck, got none"):
-            competitors.network_of(competitors.KERNEL, Case(cell, SHAPE, "gradient"))
-    asked = []
-    monkeypatch.setattr(conditions, "refusal", lambda *arguments: asked.append(arguments))
-    network = competitors.network_of(competitors.KERNEL, Case("gru", SHAPE, "gradient", "bfloat16"))
-    ((cell, params, prepared),) = asked
-    assert cell.name == "gru" and params.w_h.shape == network.params.w_h.shape == (4, 12)
-    assert prepared[0].shape == (5, 2, 3) and prepared[0].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("cell", slow_but(CELLS, "lstm"))

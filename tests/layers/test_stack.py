@@ -10,6 +10,7 @@ from comparison import assert_close, grouped, grouped_for_stack, random_like, sl
 
 import lstm_jax
 from lstm_jax import Both, backward, bidirectional, gru, lstm, rnn, stack, unroll_stack
+from lstm_jax.backends.cpu_kernel import conditions, library
 
 T, B = 6, 4
 LENGTHS = (6, 3, 0, 1)
@@ -272,3 +273,20 @@ def test_arguments_that_do_not_fit_are_refused(without_type_checker):
     net = stack(lstm(3, 4), backward(lstm(4, 4)))
     with pytest.raises(TypeError, match="step by step, got a backward layer 2"):
         net.step(*problem_of(net)[::2], net.initial_state())
+
+
+@pytest.mark.skipif(not library.status().available, reason="no kernel")
+@pytest.mark.parametrize("batch", [None, 1])
+def test_both_directions_of_one_sequence_are_one_call(x64, monkeypatch, batch):
+    """On two cores each takes a direction; with as many rows as cores each direction takes all cores."""
+    monkeypatch.setattr(conditions, "most_threads", lambda: 2)
+    net = stack(bidirectional(lstm(3, 4)), bidirectional(lstm(8, 2)))
+    arguments = problem_of(net, batch, time=16)
+    run = jax.jit(
+        lambda *a, b: weighed(partial(unroll_stack, net, backend=b), *a), static_argnames="b"
+    )
+    text = run.lower(*arguments, b="auto").as_text()
+    assert text.count("custom_call @lstm_jax_backward") == 2  # One for each layer.
+    assert_close(run(*arguments, b="auto"), run(*arguments, b="loop"), 1e-12)
+    more = run.lower(*problem_of(net, 2, time=16), b="auto").as_text()
+    assert more.count("custom_call @lstm_jax_backward") == 4

@@ -1,8 +1,8 @@
-"""The backend of a network: the loop in XLA, or a kernel where it is asked for.
+"""The backend of a network: the loop in XLA, or a kernel.
 
-``backend="auto"`` is the loop on every device. The compiled CPU kernel is new, and not yet what "auto" takes.
-On an H200 the gradient of an LSTM took the loop 0.2 to 0.7 of the time of NVIDIA's kernel as JAX calls it
-(`benchmarks/README.md`).
+``backend="auto"`` is the compiled kernel on a CPU, where it is installed, runs the cell and has enough rows
+(`lstm_jax.backends.cpu_kernel.conditions`); else the loop. On an H200 the gradient of an LSTM took the loop
+0.2 to 0.7 of the time of NVIDIA's kernel as JAX calls it (`benchmarks/README.md`).
 """
 
 from typing import Any

@@ -76,7 +76,7 @@ class Train:
     clip: float = 1.0
     """Bound on the norm of the gradient."""
     backend: Literal["auto", "loop", "cpu_kernel"] = "auto"
-    """Who runs the recurrent layers; cpu_kernel is faster for LSTMs on a CPU."""
+    """Who runs the recurrent layers; auto is the fastest."""
     seed: int = 0
     """Seed of everything random."""
     resume: bool = False

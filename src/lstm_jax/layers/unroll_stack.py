@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
+from lstm_jax.backends.cpu_kernel.conditions import leaves_cores_idle
 from lstm_jax.backends.cudnn.kernel_call import Layers
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop
@@ -34,6 +35,7 @@ from lstm_jax.layers.stack import (
 )
 from lstm_jax.time_loop.step_masks import (
     ALL_STEPS,
+    NO_NOISE,
     Noise,
     Sequences,
     checked_sequences,
@@ -50,6 +52,8 @@ from lstm_jax.validation import (
     require_same_structure,
     show_shape,
 )
+
+MASKS = ("lengths", "resets", "truncate", "mask")
 
 
 def unroll_stack(
@@ -119,7 +123,8 @@ def unroll_stack(
                 ys = drop(key_drop, stack.dropout, ys, variational=stack.variational)
         noise = Noise(stack.zoneout, stack.recurrent_dropout, key_layer)
         run = partial(unroll_cell, gradient=gradient, backend=backend)
-        after, ys = _unroll_layer(run, layer, layer_params, ys, start, sequences, noise)
+        by_kernel = backend in ("auto", "cpu_kernel") and gradient != "autodiff"
+        after, ys = _unroll_layer(run, by_kernel, layer, layer_params, ys, start, sequences, noise)
         states.append(after)
         if stack.residual and number:
             ys = ys + below
@@ -187,6 +192,7 @@ def _run_kernel(
 
 def _unroll_layer(
     run: Callable[..., tuple[PyTree, Array]],
+    by_kernel: bool,
     layer: Layer,
     params: PyTree,
     xs: Array,
@@ -199,6 +205,8 @@ def _unroll_layer(
         return run(layer, params, xs, state0, sequences=sequences, noise=noise)
     if isinstance(layer, Backward):
         return run(layer.cell, params, xs, state0, sequences=backwards, noise=noise)
+    if by_kernel and _both_at_once(layer, xs, sequences, noise):
+        return _unroll_both(run, layer, params, xs, state0)
     keys = (None, None) if noise.key is None else jax.random.split(noise.key)
     (forward, ys), (backward, zs) = (
         run(cell, cell_params, xs, start, sequences=order, noise=noise._replace(key=key))
@@ -207,6 +215,28 @@ def _unroll_layer(
         )
     )
     return Both(forward, backward), jnp.concatenate([ys, zs], axis=-1)
+
+
+def _both_at_once(layer: Both, xs: Array, sequences: Sequences, noise: Noise) -> bool:
+    """Whether the two directions are two networks of one call: of few rows, each leaves a core idle."""
+    whole = all(sequences[n] is None for n, name in enumerate(sequences._fields) if name in MASKS)
+    alike = layer.forward == layer.backward and noise[:2] == NO_NOISE[:2]
+    return whole and alike and leaves_cores_idle(layer.forward, xs)
+
+
+def _unroll_both(
+    run: Callable[..., tuple[PyTree, Array]], layer: Both, params: Both, xs: Array, state0: Both
+) -> tuple[PyTree, Array]:
+    """Both directions side by side, the second over the sequence turned round."""
+
+    def stacked(both: Both) -> PyTree:
+        return jax.tree.map(lambda *pair: jnp.stack(pair), *both)
+
+    states, (ys, zs) = jax.vmap(partial(run, layer.forward))(
+        stacked(params), jnp.stack([xs, xs[::-1]]), stacked(state0)
+    )
+    forward, backward = (jax.tree.map(lambda leaf, n=n: leaf[n], states) for n in (0, 1))
+    return Both(forward, backward), jnp.concatenate([ys, zs[::-1]], axis=-1)
 
 
 def check_stack_arguments(

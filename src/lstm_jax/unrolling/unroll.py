@@ -8,12 +8,11 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.choice import check_choice, choose
-from lstm_jax.backends.cpu_kernel.conditions import covers, kind_of
+from lstm_jax.backends.cpu_kernel.conditions import covers
 from lstm_jax.backends.cpu_kernel.kernel_derivatives import unroll_by_cpu_kernel
 from lstm_jax.backends.cudnn.kernel_derivatives import unroll_by_cudnn
 from lstm_jax.backends.loop import Loop, require_no_segments, run_loop
 from lstm_jax.cells.cell import Cell, Step, check_cell_arguments, require_stable_state
-from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.time_loop.scan import scan, scan_settings
 from lstm_jax.time_loop.step_masks import (
     ALL_STEPS,
@@ -53,9 +52,10 @@ def unroll(
         noise: `Noise`: zoneout and recurrent dropout, with a key in training.
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
-        backend: ``"auto"`` and ``"loop"`` are the loop in XLA, a `Loop` the same with other settings.
-            ``"cpu_kernel"`` is the compiled kernel: the standard LSTM on a CPU in one call; what it does not
-            cover (`lstm_jax.backends.cpu_kernel.conditions`) is run by the loop.
+        backend: ``"auto"`` is the compiled kernel on a CPU, and the loop in XLA elsewhere. ``"loop"`` is the
+            loop, a `Loop` the same with other settings. ``"cpu_kernel"`` is the kernel: a standard LSTM, GRU
+            or vanilla cell in one call; what it does not cover
+            (`lstm_jax.backends.cpu_kernel.conditions`) is run by the loop.
             ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with no masks but
             lengths and ``reverse``, its products in the precision of `jax.default_matmul_precision`; under
             `vmap` one by one.
@@ -97,10 +97,7 @@ def unroll(
         and backend in ("auto", "cpu_kernel")
         and covers(cell, prepared, whenever=backend == "cpu_kernel")
     ):
-        kind = kind_of(cell)
-        assert kind is not None  # It covers no other cell.
-        steps = segment_length(loop.segments, cell, params, prepared.xs.shape[0], state0)
-        state, hs = unroll_by_cpu_kernel(kind, cell, params, prepared, steps)
+        state, hs = unroll_by_cpu_kernel(cell, params, prepared)
     else:
         state, hs = run_loop(cell, loop, by_hand, params, prepared)
     return state, in_order(prepared, hs)

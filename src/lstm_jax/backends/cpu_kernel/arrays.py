@@ -1,7 +1,7 @@
 """What the CPU kernel's calls take and give: names, shapes, and the arrays of one network.
 
-Axes: a leading axis of networks everywhere, N, or 1 for one array that all share; then as in JAX. An array that
-is not used has the shape [1, 0].
+Axes: a leading axis of networks everywhere, N, or 1 for one array that all share; then as in JAX. An array
+that is not used has the shape [1, 0].
 """
 
 from collections.abc import Sequence

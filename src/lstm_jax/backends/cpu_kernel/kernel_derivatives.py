@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, Kind, inputs_of
+from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, inputs_of
 from lstm_jax.backends.cpu_kernel.kernel_call import backward, forward
+from lstm_jax.backends.cpu_kernel.conditions import kind_of
 from lstm_jax.cells.cell import Cell
+from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
 from lstm_jax.jax_extensions.matmul_precision import at_precision
@@ -42,16 +44,14 @@ class _Saved(NamedTuple):
 
 
 def unroll_by_cpu_kernel(
-    kind: Kind, cell: Cell, params: PyTree, prepared: Prepared, steps: int
+    cell: Cell, params: PyTree, prepared: Prepared
 ) -> tuple[PyTree, Float[Array, "time *batch h"]]:
     """Run a cell by the kernel: ``(final state, hs)``; `conditions` says what it runs.
 
     Args:
-        kind: the kernel's name of the cell.
-        cell: of that kind.
+        cell: that the kernel has.
         params: of the cell.
         prepared: the sequence, the starting state and the masks.
-        steps: of a segment; T where the residuals of all steps are kept.
     """
     xs, state0, masks = prepared[:3]
     if xs.ndim == 2:
@@ -60,10 +60,13 @@ def unroll_by_cpu_kernel(
             state0=jax.tree.map(lambda s: s[None], state0),
             masks=jax.tree.map(lambda m: m[:, None], masks),
         )
-        state, hs = unroll_by_cpu_kernel(kind, cell, params, lifted, steps)
+        state, hs = unroll_by_cpu_kernel(cell, params, lifted)
         return jax.tree.map(lambda s: s[0], state), hs[:, 0]
     names = tuple(name for name, mask in zip(masks._fields, masks, strict=True) if mask is not None)
+    kind = kind_of(cell)
+    assert kind is not None
     kernel = Kernel(kind, cell, scan_settings(prepared.reverse, "auto"), names)
+    steps = segment_length("auto", cell, params, xs.shape[0], state0)
     if steps >= xs.shape[0]:
         return _run(kernel, params, xs, state0, masks)
 

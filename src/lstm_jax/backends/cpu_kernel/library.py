@@ -1,6 +1,7 @@
 """The compiled library: where it is, what it offers, and its functions as targets of XLA's custom calls."""
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -50,3 +51,13 @@ def status() -> Status:
         return Status(
             False, None, f"Unusable library: expected {LIBRARY} of this machine, got: {said}."
         )
+
+
+def most_threads() -> int:
+    """Cores that the process may use; fewer where ``LSTM_JAX_THREADS`` says so."""
+    # Not on macOS and Windows.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    asked = os.environ.get("LSTM_JAX_THREADS", "")
+    return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
