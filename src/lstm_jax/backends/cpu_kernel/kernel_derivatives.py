@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
 from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, inputs_of
-from lstm_jax.backends.cpu_kernel.kernel_call import backward, forward
 from lstm_jax.backends.cpu_kernel.conditions import kind_of
+from lstm_jax.backends.cpu_kernel.kernel_call import backward, forward
 from lstm_jax.cells.cell import Cell
 from lstm_jax.gradients.checkpointing import segment_length
 from lstm_jax.gradients.custom_derivative import unroll_by_hand

@@ -1,8 +1,8 @@
 """`jax.vmap` of the CPU kernel's calls, which keeps each of them one call.
 
 Mapped inputs and states with one set of weights are more rows of the batch, with their own sums for the
-weights in the backward pass (groups). Mapped weights are more networks, which the threads share among them. Where
-cotangents alone are mapped, every batch of them has the same inputs and residuals, which are not copied.
+weights in the backward pass (groups). Mapped weights are more networks, which the threads share among them.
+Where cotangents alone are mapped, every batch of them has the same inputs and residuals, which are not copied.
 """
 
 from collections.abc import Sequence
