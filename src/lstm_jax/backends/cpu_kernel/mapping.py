@@ -2,7 +2,7 @@
 
 Mapped inputs and states with one set of weights are more rows of the batch, with their own sums for the
 weights in the backward pass (groups). Mapped weights are more networks, which the threads share among them.
-Where cotangents alone are mapped, every batch of them has the same inputs and residuals, which are not copied.
+Where cotangents alone are mapped, every batch of them has the same inputs and residuals, not copies of them.
 """
 
 from collections.abc import Sequence
