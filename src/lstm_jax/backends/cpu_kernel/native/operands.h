@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <exception>
 #include <string>
+#include <type_traits>
 
+#include "huge_pages.h"
 #include "table.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -88,6 +90,7 @@ class Arrays {
     if (buffer.element_type() != kDtype<std::remove_const_t<N>>)
       throw WrongArrays("expected another dtype of " + name + ".");
     const int64_t each = int64_t(buffer.element_count()) / dims[0];
+    if constexpr (!std::is_const_v<N>) in_huge_pages(buffer.untyped_data(), int64_t(buffer.size_bytes()));
     return {buffer.typed_data<std::remove_const_t<N>>(), dims[0] == 1 ? 0 : each};
   }
 
