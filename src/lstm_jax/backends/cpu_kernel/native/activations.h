@@ -16,7 +16,7 @@ struct Exponent;
 template <>
 struct Exponent<float> {
   static constexpr float magic = 12582912.0f;  // 1.5 · 2^23: its last bits become the integer n
-  static constexpr int shift = 23, degree = 8;
+  static constexpr int shift = 23, degree = 7;
   static constexpr float least = -87.0f, most = 88.0f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };

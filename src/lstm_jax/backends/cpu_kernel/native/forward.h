@@ -35,9 +35,9 @@ struct Forward : Layout<Cell> {
       : s(s), in(in), out(out), H(s.units), D(s.inputs), B(s.rows), count(Base::blocks(H)), padded(Base::padded(H)),
         Z(Base::wide(H)) {}
 
-  // Steps whose x W_x is made at a time, for a thread with so many rows.
+  // Steps whose x W_x is made at a time, for a thread with so many rows: with a tile of them or more, one by one.
   int64_t steps_ahead(int64_t rows) const {
-    return rows * 2 > kRowsAhead ? 1 : std::min<int64_t>(s.steps, kRowsAhead / rows);
+    return rows >= kMostRows ? 1 : std::min<int64_t>(s.steps, kRowsAhead / rows);
   }
 
   void run(Memory& memory, const Team& team) {
