@@ -37,6 +37,7 @@ SIZES = [
 CELLS = {
     "lstm": lstm_jax.lstm,
     "gru": lstm_jax.gru,
+    "gru_reset_before": partial(lstm_jax.gru, reset_after=False),
     **{f"rnn_{phi}": partial(lstm_jax.rnn, activation=phi) for phi in ("tanh", "relu", "identity")},
 }
 
@@ -69,7 +70,7 @@ def slow(*values):
 
 @pytest.mark.parametrize("reverse", [False, *slow(True)])
 @pytest.mark.parametrize("sizes", [SIZES[2], *slow(*(s for s in SIZES if s != SIZES[2]))])
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", *slow("rnn_relu", "rnn_identity")])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", *slow("gru_reset_before", "rnn_relu", "rnn_identity")])
 def test_values_and_gradients_are_those_of_the_plain_scan(kind, sizes, reverse, x64):
     cell, arguments, weight = problem(sizes, kind=kind, scale=0.5)
     options = {"sequences": Sequences(reverse=reverse)}
@@ -100,7 +101,7 @@ def between_the_steps(steps, rows, kind):
         "zoneout": {"sequences": masked, "noise": Noise(zoneout=0.4, key=key)},
         "recurrent dropout": {"noise": Noise(recurrent_dropout=0.4, zoneout=0.3, key=key)},
     }
-    if kind == "gru":  # In which h does not act through W_h alone.
+    if kind.startswith("gru"):  # In which h does not act through W_h alone.
         del found["recurrent dropout"]
     return found
 
@@ -108,7 +109,7 @@ def between_the_steps(steps, rows, kind):
 @pytest.mark.parametrize(
     "name", ["zoneout", *slow(*(n for n in between_the_steps(1, 1, "lstm") if n != "zoneout"))]
 )
-@pytest.mark.parametrize("kind", ["lstm", *slow("gru", "rnn_tanh", "rnn_relu")])
+@pytest.mark.parametrize("kind", ["lstm", *slow("gru", "gru_reset_before", "rnn_tanh", "rnn_relu")])
 def test_what_lies_between_the_steps(kind, name, x64):
     for sizes in ((9, 5, 3, 17), (7, 1, 2, 6)):
         options = between_the_steps(*sizes[:2], kind).get(name)
@@ -151,7 +152,7 @@ def test_single_precision(sizes, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "gru_reset_before", "rnn_tanh"])
 def test_every_derivative(kind, x64):
     cell, arguments, weight = problem((6, 2, 3, 5), kind=kind)
     loop, kernel = (loss_of(cell, weight, backend) for backend in ("loop", "cpu_kernel"))
@@ -418,7 +419,6 @@ def test_the_rest_is_run_by_the_loop(x64):
     for other in (
         lstm_jax.lstm(4, 5, peepholes=True),
         lstm_jax.lstm(4, 5, layer_norm=True),
-        lstm_jax.gru(4, 5, reset_after=False),
         own,
     ):
         start = other.initial_state(3, np.float64)

@@ -31,9 +31,10 @@ struct Unit {
     if (cell == "lstm") {
       c = sigmoid(z[1]) * c_before + sigmoid(z[0]) * std::tanh(z[2]);
       h = sigmoid(z[3]) * std::tanh(c);
-    } else if (cell == "gru") {
+    } else if (cell == "gru" || cell == "gru_reset_before") {
+      if (cell == "gru_reset_before") z[2] += a;
       const double u = sigmoid(z[1]);
-      h = (1 - u) * std::tanh(z[2] + sigmoid(z[0]) * a) + u * h_before;
+      h = (1 - u) * std::tanh(z[2] + (cell == "gru" ? sigmoid(z[0]) * a : 0)) + u * h_before;
     } else {
       h = cell == "rnn_tanh" ? std::tanh(z[0]) : cell == "rnn_relu" && z[0] < 0 ? 0 : z[0];
     }
@@ -50,6 +51,9 @@ struct Unit {
       const double r = sigmoid(z[0]), u = sigmoid(z[1]), n = std::tanh(z[2] + r * a);
       d_z[2] = d_h * (1 - u) * (1 - n * n), d_a = d_z[2] * r, d_z[0] = d_z[2] * a * r * (1 - r);
       d_z[1] = d_h * (h_before - n) * u * (1 - u), d_h *= u;
+    } else if (cell == "gru_reset_before") {
+      const double u = sigmoid(z[1]), n = std::tanh(z[2]);
+      d_z[2] = d_h * (1 - u) * (1 - n * n), d_z[1] = d_h * (h_before - n) * u * (1 - u), d_h *= u;
     } else {
       d_z[0] = d_h * (cell == "rnn_tanh" ? 1 - h * h : cell == "rnn_relu" ? h > 0 : 1), d_h = 0;
     }
@@ -60,9 +64,9 @@ inline void run(const lstm_jax::Cell& cell, const lstm_jax::Sizes& s, Arrays& a)
   using namespace lstm_jax;
   const int64_t T = s.steps, B = s.given_rows, D = s.inputs, H = s.units, G = cell.gates, R = s.rows;
   const std::string name = cell.name;
-  const bool gru = name == "gru";
+  const bool gru = name == "gru", resets_before = name == "gru_reset_before";
   std::vector<Unit> units(T * B * H);
-  Doubles into(T * B * H);  // h_{t-1} as W_h meets it.
+  Doubles into(T * B * H), reset(T * B * H);  // h_{t-1} as W_h meets it, and r times it.
   a.hs.assign(T * B * H, 0);
   Doubles h = a.h0, c = a.c0;
   c.resize(B * H);
@@ -85,10 +89,15 @@ inline void run(const lstm_jax::Cell& cell, const lstm_jax::Sizes& s, Arrays& a)
           for (int64_t k = 0; k < H; ++k) from_h += into[row * H + k] * a.w_h[k * G * H + column];
           if (gru && g == 2)
             unit.a = from_h + a.b_hn[u];
-          else
+          else if (!(resets_before && g == 2))
             unit.z[g] += from_h;
         }
-        unit.forward();
+        reset[row * H + u] = sigmoid(unit.z[0]) * into[row * H + u];
+      }
+      for (int64_t u = 0; u < H; ++u) {
+        for (int64_t k = 0; resets_before && k < H; ++k)
+          units[row * H + u].a += reset[row * H + k] * a.w_h[k * G * H + 2 * H + u];
+        units[row * H + u].forward();
       }
       for (int64_t u = 0; u < H; ++u) {
         const int64_t at = row * H + u;
@@ -110,10 +119,11 @@ inline void run(const lstm_jax::Cell& cell, const lstm_jax::Sizes& s, Arrays& a)
     for (int64_t r = 0; r < R; ++r) {
       const int64_t row = s.time(t) * B + r % B, row_d = s.time(t) * R + r, group = r / of_group;
       const bool passes = mark(row) & kPasses, silent = mark(row) & kSilent;
-      Doubles through(H);
+      Doubles through(H), d_reset(H);
+      std::vector<Unit> now(&units[row * H], &units[row * H] + H);
       for (int64_t u = 0; u < H; ++u) {
         const int64_t at = row * H + u;
-        Unit unit = units[at];
+        Unit& unit = now[u];
         if (!silent) d_h[r * H + u] += a.d_hs[row_d * H + u];
         const double whole_h = d_h[r * H + u], whole_c = d_c[r * H + u];
         const bool keeps_h = passes || (a.keeps_h.size() && a.keeps_h[at]);
@@ -121,7 +131,16 @@ inline void run(const lstm_jax::Cell& cell, const lstm_jax::Sizes& s, Arrays& a)
         unit.d_h = keeps_h ? 0 : whole_h, unit.d_c = keeps_c ? 0 : whole_c;
         unit.backward();
         d_h[r * H + u] = unit.d_h + (keeps_h ? whole_h : 0), d_c[r * H + u] = unit.d_c + (keeps_c ? whole_c : 0);
-        if (passes) continue;
+        for (int64_t k = 0; resets_before && !passes && k < H; ++k)
+          d_reset[k] += unit.d_z[2] * a.w_h[k * G * H + 2 * H + u];
+      }
+      for (int64_t u = 0; u < H && !passes; ++u) {
+        Unit& unit = now[u];
+        if (resets_before) {
+          const double gate = sigmoid(unit.z[0]);
+          unit.d_z[0] = d_reset[u] * unit.h_before * gate * (1 - gate);
+          d_h[r * H + u] += d_reset[u] * gate;
+        }
         for (int64_t g = 0; g < G; ++g) {
           const int64_t column = g * H + u;
           const double to_x = unit.d_z[g], to_h = gru && g == 2 ? unit.d_a : to_x;
@@ -132,8 +151,9 @@ inline void run(const lstm_jax::Cell& cell, const lstm_jax::Sizes& s, Arrays& a)
             a.d_wx[(group * D + k) * G * H + column] += to_x * a.x[row * D + k];
           }
           for (int64_t k = 0; k < H; ++k) {
-            through[k] += to_h * a.w_h[k * G * H + column];
-            a.d_wh[(group * H + k) * G * H + column] += to_h * into[row * H + k];
+            const bool first = resets_before && g == 2;
+            if (!first) through[k] += to_h * a.w_h[k * G * H + column];
+            a.d_wh[(group * H + k) * G * H + column] += to_h * (first ? reset : into)[row * H + k];
           }
         }
       }

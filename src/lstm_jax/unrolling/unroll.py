@@ -53,8 +53,8 @@ def unroll(
         gradient: which derivative. ``"bptt"`` is the hand-derived rule (`lstm_jax.bptt`), ``"autodiff"``
             differentiates the plain scan; ``"auto"`` takes the rule where the cell has one.
         backend: ``"auto"`` is the compiled kernel on a CPU, and the loop in XLA elsewhere. ``"loop"`` is the
-            loop, a `Loop` the same with other settings. ``"cpu_kernel"`` is the kernel: a standard LSTM, GRU
-            or vanilla cell in one call; what it does not cover
+            loop, a `Loop` the same with other settings. ``"cpu_kernel"`` is the kernel: a standard LSTM, a
+            GRU of either form or a vanilla cell in one call; what it does not cover
             (`lstm_jax.backends.cpu_kernel.conditions`) is run by the loop.
             ``"cudnn"`` is NVIDIA's kernel: on a CUDA device, the standard LSTM in float32, with no masks but
             lengths and ``reverse``, its products in the precision of `jax.default_matmul_precision`; under

@@ -2,7 +2,7 @@
 
 | | kernel | loop |
 | --- | --- | --- |
-| cells | the standard LSTM, GRU and vanilla cell | variants of the LSTM, the GRU that resets first, others |
+| cells | the standard LSTM, both forms of the GRU, the vanilla cell | variants of the LSTM, others |
 | dtypes | float32, float64 | bfloat16 |
 | sequences | whole ones, lengths, masks, resets, truncation | sizes that are not known |
 | noise | zoneout and recurrent dropout in training | zoneout at evaluation |
@@ -22,6 +22,8 @@ from lstm_jax.backends.cpu_kernel.library import most_threads, status
 from lstm_jax.cells.cell import Cell
 from lstm_jax.cells.gru import RULE as GRU_RULE
 from lstm_jax.cells.gru import step as gru_step
+from lstm_jax.cells.gru_reset_before import RULE as RESET_BEFORE_RULE
+from lstm_jax.cells.gru_reset_before import step as reset_before_step
 from lstm_jax.cells.lstm import RULE as LSTM_RULE
 from lstm_jax.cells.lstm import step as lstm_step
 from lstm_jax.cells.rnn import ACTIVATIONS
@@ -46,6 +48,8 @@ def kind_of(cell: Cell) -> Kind | None:
         return Kind("lstm", kept=5, memory=True)
     if cell.step is gru_step and cell.rule is GRU_RULE:
         return Kind("gru", kept=4, hidden_bias=True)
+    if cell.step is reset_before_step and cell.rule is RESET_BEFORE_RULE:
+        return Kind("gru_reset_before", kept=3)
     phi = ACTIVATIONS.get(cell.activation or "")
     if phi is None or cell.rule is None or cell.step != hold(rnn_step, phi):
         return None

@@ -15,6 +15,7 @@ template <typename Cell>
 struct Backward : Layout<Cell> {
   using Base = Layout<Cell>;
   using typename Base::FromH;
+  using typename Base::FromReset;
   using typename Base::FromX;
   using typename Base::T;
   using typename Base::V;
@@ -50,11 +51,12 @@ struct Backward : Layout<Cell> {
   const int64_t H, D, B, count, padded, Z, h_wide, chunk;
   Sums<FromX> of_x;
   Sums<FromH> of_h;
-  T *packed_h, *packed_x, *bias_sums, *d_z, *d_h, *d_c, *scratch;
+  Sums<FromReset> of_reset;
+  T *packed_h, *packed_x, *packed_reset, *bias_sums, *d_z, *d_h, *d_c, *d_a, *scratch;
 
   Backward(const Sizes& s, const Inputs<T>& in, const Cotangents<T>& d)
       : s(s), in(in), d(d), H(s.units), D(s.inputs), B(s.rows), count(Base::blocks(H)), padded(Base::padded(H)),
-        Z(Base::wide(H)), h_wide(Base::row_wide(H)), chunk(steps_of_chunk(s)), of_x(D, count, d.d_wx), of_h(H, count, d.d_wh) {}
+        Z(Base::wide(H)), h_wide(Base::row_wide(H)), chunk(steps_of_chunk(s)), of_x(D, count, d.d_wx), of_h(H, count, d.d_wh), of_reset(Cell::kResetsBefore ? H : 0, count, d.d_wh) {}
 
   static int64_t steps_of_chunk(const Sizes& s) {
     const int64_t least = s.groups > 1 ? kGroupSteps : 1;
@@ -71,14 +73,18 @@ struct Backward : Layout<Cell> {
     const Piece pieces[] = {
         {&packed_h, Base::panels_of(H) * count * Base::template kRow<FromH> * P},
         {&packed_x, Base::panels_of(D) * count * Base::template kRow<FromX> * P},
+        {&packed_reset, Base::panels_of(H) * count * Base::template kRow<FromReset> * P},
         {&of_x.sums, chunk < s.steps ? of_x.numbers(s.groups) : 0},
         {&of_h.sums, chunk < s.steps ? of_h.numbers(s.groups) : 0},
+        {&of_reset.sums, chunk < s.steps ? of_reset.numbers(s.groups) : 0},
         {&of_x.features_of, of_x.tiles * kMostRows * rows},
         {&of_h.features_of, of_h.tiles * kMostRows * rows},
+        {&of_reset.features_of, of_reset.tiles * kMostRows * rows},
         {&bias_sums, s.groups * Z},
         {&d_z, rows * Z},
         {&d_h, B * h_wide},
         {&d_c, B * padded},
+        {&d_a, Cell::kResetsBefore ? B * h_wide : 0},
         {&scratch, split.rows * 3 * padded},
     };
     int64_t bytes = 0;
@@ -87,6 +93,7 @@ struct Backward : Layout<Cell> {
     for (const Piece& piece : pieces) *piece.at = memory.take<T>(piece.numbers);
     Base::template pack_transposed<FromH>(in.w_h, H, H, packed_h, team);
     Base::template pack_transposed<FromX>(in.w_x, D, H, packed_x, team);
+    if constexpr (Cell::kResetsBefore) Base::template pack_transposed<FromReset>(in.w_h, H, H, packed_reset, team);
     std::fill_n(bias_sums, s.groups * Z, T(0));
     const Team alone;
     for (int64_t left = s.steps; left > 0; left -= std::min(chunk, left)) {
@@ -117,6 +124,12 @@ struct Backward : Layout<Cell> {
     const int64_t panels = Base::panels_of(H);
     for (int64_t t = left - 1; t >= first; --t) {
       for (int64_t r = begin; r < end; ++r) elementwise(t, (t - first) * B + r, r, rows);
+      if constexpr (Cell::kResetsBefore) {
+        team.run(parts, [&](int64_t part) {
+          through_reset((t - first) * B, begin, end, panels * part / parts, panels * (part + 1) / parts);
+        });
+        for (int64_t r = begin; r < end; ++r) reset(t, (t - first) * B + r, r, rows);
+      }
       team.run(parts, [&](int64_t part) {
         through_weights(t, (t - first) * B, begin, end, panels * part / parts, panels * (part + 1) / parts);
       });
@@ -134,10 +147,7 @@ struct Backward : Layout<Cell> {
     T *h_before = rows, *h_now = rows + padded, *dropped = rows + 2 * padded, *d_row = d_h + r * h_wide;
     if (!(mark & kSilent))
       for (int64_t u = 0; u < H; ++u) d_row[u] += d.d_hs[(s.time(t) * B + r) * H + u];
-    if (mark & kReset)
-      std::fill_n(h_before, padded, T(0));
-    else
-      Base::pad(t ? d.hs + row_before * H : in.h0 + first * H, H, h_before);
+    state_before(t, r, h_before);
     if (Cell::kKept == 0) Base::pad(d.hs + row * H, H, h_now);
     const T* kept_before = t ? d.kept + row_before * Base::kept_row(H) : nullptr;
     for (int64_t block = 0; block < count; ++block) {
@@ -164,6 +174,45 @@ struct Backward : Layout<Cell> {
       h_before = dropped;
     }
     of_h.note(at, chunk * B, h_before);
+  }
+
+  // Of a cell that resets before W_h: δa_t = δz_n W_hnᵀ of some panels,
+  void through_reset(int64_t at, int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    for_tiles(begin, end, first, last, [&](auto tile_rows, auto tile_wide, int64_t r, int64_t panel) {
+      constexpr int R = decltype(tile_rows)::value, W = decltype(tile_wide)::value;
+      Tile<T, R, W> found = {};
+      add_through<FromReset, R, W>(found, d_z + (at + r) * Z, packed_reset, panel);
+      for (int i = 0; i < R; ++i)
+        for (int w = 0; w < W; ++w)
+          for (int v = 0; v < kWide; ++v) store(d_a + (r + i) * h_wide + (panel + w) * P + v * L, found[i][w][v]);
+    });
+  }
+
+  // and with it δz_r, what passes by to h_{t−1}, and a_t for the sums.
+  void reset(int64_t t, int64_t at, int64_t r, T* rows) const {
+    const int64_t row = given(t, r);
+    T *h_before = rows, *a = rows + padded;
+    state_before(t, r, h_before);
+    for (int64_t block = 0; block < count; ++block) {
+      const T* kept = d.kept + row * Base::kept_row(H) + block * Cell::kKept * L;
+      const V before = load(h_before + block * L);
+      V d_now = load(d_h + r * h_wide + block * L);
+      const V d_reset = Cell::backward_reset(kept, before, load(d_a + r * h_wide + block * L), &d_now);
+      store(d_z + at * Z + block * P + L, passes(row) ? V{} : d_reset);
+      if (!passes(row)) store(d_h + r * h_wide + block * L, d_now);
+      store(a + block * L, load(kept) * before);
+    }
+    of_reset.note(at, chunk * B, a);
+  }
+
+  bool passes(int64_t row) const { return in.masks.marks != nullptr && in.masks.marks[row] & kPasses; }
+
+  // h_{t−1} of a row, zeros after a reset.
+  void state_before(int64_t t, int64_t r, T* to) const {
+    if (in.masks.marks != nullptr && in.masks.marks[given(t, r)] & kReset)
+      std::fill_n(to, padded, T(0));
+    else
+      Base::pad(t ? d.hs + given(t - 1, r) * H : in.h0 + r % s.given_rows * H, H, to);
   }
 
   V memory_before(const T* kept, int64_t r, int64_t block) const {
@@ -251,7 +300,7 @@ struct Backward : Layout<Cell> {
   // δx of the chunk, some rows each, and its part of the sums, some features of a group each.
   void sum_up(int64_t first, int64_t left, const Team& team) const {
     const int64_t steps = left - first, rows = steps * B, of_rows = (rows + kRowsOfInputs - 1) / kRowsOfInputs;
-    const int64_t tiles = of_x.tiles + of_h.tiles + 1;
+    const int64_t tiles = of_x.tiles + of_h.tiles + of_reset.tiles + 1;
     const Part part{steps, left == s.steps, first == 0};
     team.run(of_rows + s.groups * tiles, [&](int64_t task) {
       if (task < of_rows) {
@@ -263,6 +312,8 @@ struct Backward : Layout<Cell> {
         add_sums(of_x, part, group, tile);
       else if (tile < of_x.tiles + of_h.tiles)
         add_sums(of_h, part, group, tile - of_x.tiles);
+      else if (tile + 1 < tiles)
+        add_sums(of_reset, part, group, tile - of_x.tiles - of_h.tiles);
       else
         add_biases(steps, group);
     });
@@ -294,6 +345,11 @@ struct Backward : Layout<Cell> {
 
   template <typename Panel>
   void add_sums(const Sums<Panel>& of, const Part& part, int64_t group, int64_t tile) const {
+    if constexpr (Panel::kCount > 0) add_some_sums(of, part, group, tile);
+  }
+
+  template <typename Panel>
+  void add_some_sums(const Sums<Panel>& of, const Part& part, int64_t group, int64_t tile) const {
     const T* feature = of.features_of + tile * chunk * B * kMostRows;
     for (int64_t block = 0; block < count; ++block) {
       V sum[kMostRows][Panel::kCount] = {};
@@ -351,7 +407,7 @@ struct Backward : Layout<Cell> {
             const T value = bias_sums[group * Z + block * P + v * L + lane];
             if (v < Bias::kCount)
               d.d_b[(group * Cell::kGates + Bias::gate(v)) * H + unit] = value;
-            else
+            else if (Cell::kHiddenBias)
               d.d_bhn[group * H + unit] = value;
           }
   }

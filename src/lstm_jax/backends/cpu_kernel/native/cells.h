@@ -20,13 +20,19 @@ struct Panel {
   }
 };
 
+// Of cells whose h_{t−1} acts through W_h in one product.
+struct OneProduct {
+  static constexpr bool kResetsBefore = false;
+  using FromReset = Panel<0>;
+};
+
 //     i, f, o = σ(z_i), σ(z_f), σ(z_o);   g = tanh(z_g);   C_t = f ⊙ C_{t−1} + i ⊙ g;   h_t = o ⊙ tanh C_t
 //
 //     δC_t += δh_t ⊙ o ⊙ (1 − tanh² C_t)       δz_o = δh_t ⊙ tanh C_t ⊙ o (1 − o)
 //     δz_i = δC_t ⊙ g ⊙ i (1 − i)              δz_f = δC_t ⊙ C_{t−1} ⊙ f (1 − f)       δz_g = δC_t ⊙ i ⊙ (1 − g²)
 //     δC_{t−1} = δC_t ⊙ f
 template <typename T>
-struct LstmCell {
+struct LstmCell : OneProduct {
   using Number = T;
   using V = Vec<T>;
   using FromX = Panel<0, 0, 1, 2, 3>;
@@ -71,7 +77,7 @@ struct LstmCell {
 //
 // A block is z_n, z_r, z_u, a: x adds to the first three, h to the last three.
 template <typename T>
-struct GruCell {
+struct GruCell : OneProduct {
   using Number = T;
   using V = Vec<T>;
   using FromX = Panel<0, 2, 0, 1>;
@@ -97,11 +103,59 @@ struct GruCell {
   }
 };
 
+//     r, u = σ(z_r), σ(z_u);   a_t = r ⊙ h_{t−1};   n = tanh(z_n), a_t through W_hn;   h_t = (1 − u) ⊙ n + u ⊙ h_{t−1}
+//
+//     δz_n = δh_t ⊙ (1 − u) ⊙ (1 − n²)                     δz_u = δh_t ⊙ (h_{t−1} − n) ⊙ u (1 − u)
+//     δa_t = δz_n W_hnᵀ,   δz_r = δa_t ⊙ h_{t−1} ⊙ r (1 − r)    δh_{t−1} = δh_t ⊙ u + δa_t ⊙ r, and the rest through W_h
+//
+// A block is z_n, z_r, z_u: h adds to the last two, and then a to the first.
+template <typename T>
+struct ResetBeforeGruCell {
+  using Number = T;
+  using V = Vec<T>;
+  using FromX = Panel<0, 2, 0, 1>;
+  using FromH = Panel<1, 0, 1>;
+  using FromReset = Panel<0, 2>;
+  using Bias = FromX;
+  static constexpr int kGates = 3, kUnitVectors = 1, kKept = 3;  // r, u, n
+  static constexpr bool kMemory = false, kHiddenBias = false, kResetsBefore = true;
+
+  // a_t; r and u into `gates`.
+  static V reset(const V (&z)[kWide], V h_before, T* gates) {
+    const V r = sigmoid<T>(z[1]);
+    store(gates, r);
+    store(gates + kLanes<T>, sigmoid<T>(z[2]));
+    return r * h_before;
+  }
+
+  static V update(V z, V h_before, const T* gates, T* kept) {
+    const V u = load(gates + kLanes<T>), n = tanh<T>(z);
+    if (kept != nullptr) store(kept, load(gates)), store(kept + kLanes<T>, u), store(kept + 2 * kLanes<T>, n);
+    return (all<T>(1) - u) * n + u * h_before;
+  }
+
+  // All but δz_r, which waits for δa_t.
+  static void backward(const T* kept, const V*, const V* h_before, V, V* d_h, V*, V (&d_z)[kWide]) {
+    const V u = load(kept + kLanes<T>), n = load(kept + 2 * kLanes<T>), one = all<T>(1);
+    d_z[0] = *d_h * (one - u) * (one - n * n);
+    d_z[1] = V{};
+    d_z[2] = *d_h * (*h_before - n) * u * (one - u);
+    d_z[3] = V{};
+    *d_h = *d_h * u;
+  }
+
+  static V backward_reset(const T* kept, V h_before, V d_a, V* d_h) {
+    const V r = load(kept);
+    *d_h += d_a * r;
+    return d_a * h_before * r * (all<T>(1) - r);
+  }
+};
+
 enum class Phi { kTanh, kRelu, kIdentity };
 
 //     h_t = φ(z_t);   δz_t = δh_t ⊙ φ'(z_t), with φ' written in terms of h_t
 template <typename T, Phi kPhi>
-struct RnnCell {
+struct RnnCell : OneProduct {
   using Number = T;
   using V = Vec<T>;
   using FromX = Panel<0, 0, 0, 0, 0>;

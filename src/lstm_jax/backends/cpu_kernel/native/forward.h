@@ -17,6 +17,7 @@ template <typename Cell>
 struct Forward : Layout<Cell> {
   using Base = Layout<Cell>;
   using typename Base::FromH;
+  using typename Base::FromReset;
   using typename Base::FromX;
   using typename Base::T;
   using typename Base::V;
@@ -29,7 +30,7 @@ struct Forward : Layout<Cell> {
   const Inputs<T>& in;
   const Outputs<T>& out;
   const int64_t H, D, B, count, padded, Z;
-  T *packed_x, *packed_h, *bias, *h[2], *c, *dropped, *z_ahead, *x_ahead;
+  T *packed_x, *packed_h, *packed_reset, *bias, *h[2], *c, *dropped, *gates, *z_ahead, *x_ahead;
 
   Forward(const Sizes& s, const Inputs<T>& in, const Outputs<T>& out)
       : s(s), in(in), out(out), H(s.units), D(s.inputs), B(s.rows), count(Base::blocks(H)), padded(Base::padded(H)),
@@ -44,17 +45,22 @@ struct Forward : Layout<Cell> {
     const auto split = Base::split_of(s, team);
     const int64_t most = (B + split.rows - 1) / split.rows, ahead = steps_ahead(most);
     const int64_t weights = count * Base::template kRow<FromX>, hidden = count * Base::template kRow<FromH>;
-    memory.reserve(Memory::bytes<T>(weights * D) + Memory::bytes<T>(hidden * H) + Memory::bytes<T>(Z) +
+    const int64_t reset = count * Base::template kRow<FromReset>, halves = Cell::kResetsBefore ? B * Z : 0;
+    memory.reserve(Memory::bytes<T>(weights * D) + Memory::bytes<T>(hidden * H) + Memory::bytes<T>(reset * H) +
+                   Memory::bytes<T>(halves) + Memory::bytes<T>(Z) +
                    4 * Memory::bytes<T>(B * padded) + Memory::bytes<T>(split.rows * ahead * most * Z) +
                    Memory::bytes<T>(split.rows * ahead * most * D));
     packed_x = memory.take<T>(weights * D);
     packed_h = memory.take<T>(hidden * H);
+    packed_reset = memory.take<T>(reset * H);
+    gates = memory.take<T>(halves);
     bias = memory.take<T>(Z);
     for (T** rows : {&h[0], &h[1], &c, &dropped}) *rows = memory.take<T>(B * padded);
     z_ahead = memory.take<T>(split.rows * ahead * most * Z);
     x_ahead = memory.take<T>(split.rows * ahead * most * D);
     Base::template pack<FromX>(in.w_x, D, H, packed_x, team);
     Base::template pack<FromH>(in.w_h, H, H, packed_h, team);
+    if constexpr (Cell::kResetsBefore) Base::template pack<FromReset>(in.w_h, H, H, packed_reset, team);
     pack_bias();
     const Team alone;
     team.run(split.rows, [&](int64_t part) {
@@ -75,7 +81,8 @@ struct Forward : Layout<Cell> {
         for (int lane = 0; lane < L; ++lane) {
           const int64_t unit = Base::unit_of(block, v, lane);
           T value = 0;
-          if (unit < H) value = v < Bias::kCount ? in.b[Bias::gate(v) * H + unit] : in.b_hn[unit];
+          if (unit < H && v < Bias::kCount) value = in.b[Bias::gate(v) * H + unit];
+          if (unit < H && v >= Bias::kCount && Cell::kHiddenBias) value = in.b_hn[unit];
           bias[block * P + v * L + lane] = value;
         }
   }
@@ -103,6 +110,10 @@ struct Forward : Layout<Cell> {
         team.run(parts, [&](int64_t part) {
           step(t, begin, end, z_now, count * part / parts, count * (part + 1) / parts);
         });
+        if constexpr (Cell::kResetsBefore)
+          team.run(parts, [&](int64_t part) {
+            finish(t, begin, end, count * part / parts, count * (part + 1) / parts);
+          });
         keep(t, begin, end);
       }
     }
@@ -165,7 +176,34 @@ struct Forward : Layout<Cell> {
       add_product<FromH::kFirst, FromH::kCount, T, R, W>(z, from + r * padded, padded, packed_h + block * H * row, H * row,
                                                          H);
       for (int i = 0; i < R; ++i)
-        for (int w = 0; w < W; ++w) elementwise(t, at * B + r + i, r + i, block + w, z[i][w]);
+        for (int w = 0; w < W; ++w) {
+          if constexpr (Cell::kResetsBefore)
+            reset(t, r + i, block + w, z[i][w]);
+          else
+            elementwise(t, at * B + r + i, r + i, block + w, z[i][w]);
+        }
+    });
+  }
+
+  // Of a cell that resets before W_h: a_t, with r, u and the part of z_n that is known.
+  void reset(int64_t t, int64_t r, int64_t block, const V (&z)[kWide]) const {
+    const int64_t unit = r * padded + block * kUnits;
+    T* now = gates + r * Z + block * P;
+    store(dropped + unit, Cell::reset(z, load(h[t % 2] + unit), now));
+    store(now + 2 * L, z[0]);
+  }
+
+  // And its step's end, when all of a_t are there.
+  void finish(int64_t t, int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    constexpr int64_t row = Base::template kRow<FromReset>;
+    for_tiles<Base::kResetPanels>(begin, end, first, last, [&](auto tile_rows, auto tile_wide, int64_t r, int64_t block) {
+      constexpr int R = decltype(tile_rows)::value, W = decltype(tile_wide)::value;
+      Tile<T, R, W> z;
+      for (int i = 0; i < R; ++i)
+        for (int w = 0; w < W; ++w) z[i][w][0] = load(gates + (r + i) * Z + (block + w) * P + 2 * L);
+      add_product<0, 1, T, R, W>(z, dropped + r * padded, padded, packed_reset + block * H * row, H * row, H);
+      for (int i = 0; i < R; ++i)
+        for (int w = 0; w < W; ++w) elementwise(t, s.time(t) * B + r + i, r + i, block + w, z[i][w]);
     });
   }
 
@@ -179,7 +217,10 @@ struct Forward : Layout<Cell> {
     T* kept = out.kept == nullptr || Cell::kKept == 0
                   ? nullptr
                   : out.kept + row * Base::kept_row(H) + block * Cell::kKept * L;
-    Cell::forward(z, h_before, c_before, h_now, &c_now, kept);
+    if constexpr (Cell::kResetsBefore)
+      h_now[0] = Cell::update(z[0], h_before[0], gates + r * Z + block * P, kept);
+    else
+      Cell::forward(z, h_before, c_before, h_now, &c_now, kept);
     const Masks<T>& masks = in.masks;
     if (masks.keeps_h != nullptr) {
       for (int v = 0; v < Cell::kUnitVectors; ++v)

@@ -36,7 +36,8 @@ extern "C" const Table* LSTM_JAX_NAMED(ISA)();
 
 extern "C" const Table* LSTM_JAX_NAMED(ISA)() {
   static const Table table{LSTM_JAX_TEXT(ISA),
-                           {cell<ISA::LstmCell>("lstm"), cell<ISA::GruCell>("gru"), cell<Tanh>("rnn_tanh"),
+                           {cell<ISA::LstmCell>("lstm"), cell<ISA::GruCell>("gru"), cell<ISA::ResetBeforeGruCell>("gru_reset_before"),
+                            cell<Tanh>("rnn_tanh"),
                             cell<Relu>("rnn_relu"), cell<Identity>("rnn_identity")}};
   return &table;
 }

@@ -17,6 +17,7 @@ struct Layout {
   using V = Vec<T>;
   using FromX = typename Cell::FromX;
   using FromH = typename Cell::FromH;
+  using FromReset = typename Cell::FromReset;
   static constexpr int L = kLanes<T>, P = kPanel<T>;
   static constexpr int kUnits = Cell::kUnitVectors * L;  // Of a block.
   static constexpr int64_t kPackRows = 16;
@@ -95,6 +96,9 @@ struct Layout {
     if (s.rows < team.threads() * 2 && large) return {1, std::min(team.threads(), blocks(s.units))};
     return {std::min(team.threads(), s.rows), 1};
   }
+
+  // Panels of FromReset at once, which have one vector each.
+  static constexpr int kResetPanels = kWide;
 
   static int64_t tiles_of(int64_t n) { return (n + kMostRows - 1) / kMostRows; }
   static int64_t panels_of(int64_t n) { return (n + P - 1) / P; }

@@ -37,29 +37,36 @@ inline void add_product(Tile<T, R, W>& acc, const T* a, int64_t stride, const T*
     }
 }
 
-// Calls f(rows, wide, row, panel) with constants for tiles of rows in [begin, end) and of panels in [first, last). One
-// row alone takes two panels at once: with one, each sum would wait for the one before.
-template <typename F>
+template <int n>
+using Constant = std::integral_constant<int, n>;
+
+// Calls f(rows, wide, row, panel) with constants for tiles of rows in [begin, end) and of panels in [first, last):
+// kAtOnce panels, which is 1 where a panel has as many vectors as a tile holds. One row alone takes twice as many:
+// with fewer, each sum would wait for the one before.
+template <int kAtOnce = 1, typename F>
 inline void for_tiles(int64_t begin, int64_t end, int64_t first, int64_t last, F&& f) {
-  constexpr std::integral_constant<int, 1> one{};
-  for (int64_t panel = first; panel < last; panel += 2) {
-    const int64_t here = std::min<int64_t>(2, last - panel);
-    for (int64_t p = panel; p < panel + here; ++p) {
-      int64_t row = begin;
-      for (; end - row >= kMostRows; row += kMostRows) f(std::integral_constant<int, kMostRows>{}, one, row, p);
-      switch (end - row) {
-        case 5: f(std::integral_constant<int, 5>{}, one, row, p); break;
-        case 4: f(std::integral_constant<int, 4>{}, one, row, p); break;
-        case 3: f(std::integral_constant<int, 3>{}, one, row, p); break;
-        case 2: f(std::integral_constant<int, 2>{}, one, row, p); break;
-        case 1:
-          if (here == 1) f(one, one, row, p);
-          break;
-        default: break;
-      }
+  const auto of_panels = [&](auto wide, int64_t panel, bool last_row) {
+    int64_t row = begin;
+    for (; end - row >= kMostRows; row += kMostRows) f(Constant<kMostRows>{}, wide, row, panel);
+    switch (end - row) {
+      case 5: f(Constant<5>{}, wide, row, panel); break;
+      case 4: f(Constant<4>{}, wide, row, panel); break;
+      case 3: f(Constant<3>{}, wide, row, panel); break;
+      case 2: f(Constant<2>{}, wide, row, panel); break;
+      case 1:
+        if (last_row) f(Constant<1>{}, wide, row, panel);
+        break;
+      default: break;
     }
-    if (here == 2 && (end - begin) % kMostRows == 1) f(one, std::integral_constant<int, 2>{}, end - 1, panel);
+  };
+  int64_t panel = first;
+  for (; last - panel >= 2 * kAtOnce; panel += 2 * kAtOnce) {
+    of_panels(Constant<kAtOnce>{}, panel, false);
+    of_panels(Constant<kAtOnce>{}, panel + kAtOnce, false);
+    if ((end - begin) % kMostRows == 1) f(Constant<1>{}, Constant<2 * kAtOnce>{}, end - 1, panel);
   }
+  for (; last - panel >= kAtOnce; panel += kAtOnce) of_panels(Constant<kAtOnce>{}, panel, true);
+  for (; panel < last; ++panel) of_panels(Constant<1>{}, panel, true);
 }
 
 }  // namespace lstm_jax::ISA

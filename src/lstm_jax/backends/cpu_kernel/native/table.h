@@ -71,7 +71,7 @@ struct Cell {
   Functions<double> in_double;
 };
 
-inline constexpr int kCells = 5;
+inline constexpr int kCells = 6;
 
 struct Table {
   const char* name;

@@ -29,25 +29,21 @@ class Team {
   int64_t threads() const { return threads_; }
 
   // Calls task(0) … task(count − 1), each once, and returns when all are done.
-  void run(int64_t count, const Task& task) const {
-    for (int64_t first = 0; first < count; first += kMost) {
-      const int64_t here = std::min(count - first, kMost);
-      if (first == 0)
-        run_some(here, task);
-      else
-        run_some(here, [&](int64_t n) { task(first + n); });
+  template <typename F>
+  void run(int64_t count, F&& task) const {
+    if (count <= 1 || threads_ <= 1) {  // Of one thread, also at every step: nothing is made for the others.
+      for (int64_t n = 0; n < count; ++n) task(n);
+      return;
     }
+    for (int64_t first = 0; first < count; first += kMost)
+      run_together(std::min(count - first, kMost), [&, first](int64_t n) { task(first + n); });
   }
 
  private:
   static constexpr int64_t kMost = 1 << 20;
   static constexpr int kTurns = 4000;
 
-  void run_some(int64_t count, const Task& task) const {
-    if (count <= 1 || threads_ <= 1) {
-      for (int64_t n = 0; n < count; ++n) task(n);
-      return;
-    }
+  void run_together(int64_t count, const Task& task) const {
     Shared& shared = *shared_;
     shared.begin(count, task);
     for (int64_t here = shared.helpers; here < std::min(count, threads_) - 1; ++here) {
