@@ -1,0 +1,62 @@
+"""A path being made: ∂h_t/∂h_k of the shift network over its first updates on recall.
+
+At the start ∂h_T/∂h_k is exactly 0 beyond lag H − 1. The network with this start that was solved first, of
+those that are stored, is trained again and looked at on the way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.which_lags.groups import Group
+from experiments.which_lags.starts import plain_cell, starts_of
+from experiments.which_lags.tasks import TASKS
+from experiments.which_lags.train import Run, trained
+from gradient_flow import all_pairs_norms
+from gradient_flow.results_folder import write_arrays
+
+UPDATES = (0, 20, 40, 80, 120, 160, 200)
+NETWORK, LENGTH = "tanh", 50
+
+
+def filmed_run(groups: list[Mapping[str, Any]]) -> Run | None:
+    """The stored run that was solved first; None if there is none."""
+    found = [
+        (run["solved"], run["seed"], run["rate"])
+        for stored in groups
+        if (stored["group"]["task"], stored["group"]["network"]) == ("recall", NETWORK)
+        and (stored["group"]["length"], stored["group"]["hidden_size"]) == (LENGTH, 32)
+        for run in stored["runs"]
+        if run["start"] == "shift" and run["solved"] is not None
+    ]
+    if not found:
+        return None
+    start = next(start for start in starts_of(NETWORK) if start.name == "shift")
+    return Run(start, *min(found)[1:])
+
+
+def film(out: Path, run: Run, updates: tuple[int, ...] = UPDATES) -> dict[str, np.ndarray]:
+    """Train the run again, take the maps, and keep them as ``film.npz``."""
+    group = replace(
+        Group(NETWORK, 32, "recall", LENGTH), updates=max(updates), looks=updates, side_by_side=1
+    )
+    (end,) = trained(group, [run])
+    task = TASKS["recall"]
+    cell = plain_cell(NETWORK, task.inputs, 32)
+    xs = task.draw(jax.random.key(2**31 - 1), 1, LENGTH).xs[:, 0]
+    updates = tuple(update for update in updates if update in end.models)
+    maps = [
+        all_pairs_norms(
+            cell, jax.tree.map(jnp.asarray, end.models[update].cell), None, xs,
+            blocks=["hh"], norms=["spectral"],
+        ).spectral["hh"]
+        for update in updates
+    ]  # fmt: skip
+    arrays = {"updates": np.asarray(updates), "maps": np.asarray(jnp.stack(maps))}
+    write_arrays(out / "film.npz", arrays)
+    return arrays
