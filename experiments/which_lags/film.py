@@ -1,11 +1,10 @@
 """A path being made: ∂h_t/∂h_k of the shift network over its first updates on recall.
 
 At the start ∂h_T/∂h_k is exactly 0 beyond lag H − 1. The network with this start that was solved first, of
-those that are stored, is trained again and looked at on the way.
+those that are stored, is trained again, past where it was solved, and looked at on the way.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from experiments.which_lags.groups import Group
 from experiments.which_lags.starts import plain_cell, starts_of
 from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import Run, trained
+from experiments.which_lags.train import CHUNK, Run, begun, program, stacked
 from gradient_flow import all_pairs_norms
 from gradient_flow.results_folder import write_arrays
 
@@ -42,17 +41,18 @@ def filmed_run(groups: list[Mapping[str, Any]]) -> Run | None:
 
 def film(out: Path, run: Run, updates: tuple[int, ...] = UPDATES) -> dict[str, np.ndarray]:
     """Train the run again, take the maps, and keep them as ``film.npz``."""
-    group = replace(
-        Group(NETWORK, 32, "recall", LENGTH), updates=max(updates), looks=updates, side_by_side=1
-    )
-    (end,) = trained(group, [run])
+    group = Group(NETWORK, 32, "recall", LENGTH, side_by_side=1)
     task = TASKS["recall"]
+    lanes, go_on = stacked([begun(run, task, group)]), program(group)
+    models = {}
+    for update in range(0, max(updates) + 1, CHUNK):
+        models[update] = jax.tree.map(lambda a: a[0], lanes.model.cell)
+        lanes, _ = go_on(lanes)
     cell = plain_cell(NETWORK, task.inputs, 32)
     xs = task.draw(jax.random.key(2**31 - 1), 1, LENGTH).xs[:, 0]
-    updates = tuple(update for update in updates if update in end.models)
     maps = [
         all_pairs_norms(
-            cell, jax.tree.map(jnp.asarray, end.models[update].cell), None, xs,
+            cell, models[update], None, xs,
             blocks=["hh"], norms=["spectral"],
         ).spectral["hh"]
         for update in updates

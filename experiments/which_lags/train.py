@@ -120,18 +120,18 @@ def trained(group: Group, runs: Sequence[Run] | None = None) -> Iterator[Trained
     """Train every network of a group, or some; each comes as soon as it is done."""
     task, width = TASKS[group.task], group.side_by_side
     waiting = iter(runs_of(group) if runs is None else runs)
-    program = _program(group)
+    go_on = program(group)
     lanes: Any = None
     slots: list[_Slot | None] = [None] * width
     while True:
         for n in range(width):
             if slots[n] is None and (run := next(waiting, None)) is not None:
-                lane = _begin(run, task, group)
-                lanes = _stacked(lane, width) if lanes is None else _put(lanes, n, lane)
+                lane = begun(run, task, group)
+                lanes = stacked([lane] * width) if lanes is None else _put(lanes, n, lane)
                 slots[n] = _Slot(run, {0: jax.device_get(lane.model)} if 0 in group.looks else {})
         if not any(slots):
             return
-        lanes, numbers = program(lanes)
+        lanes, numbers = go_on(lanes)
         losses, scores = jax.device_get(numbers)
         for n, slot in enumerate(slots):
             if slot is None:
@@ -177,15 +177,17 @@ def first_solved(scores: np.ndarray, task: Task) -> int | None:
     return int(np.argmax(good)) + WINDOW if good.any() else None
 
 
-def _begin(run: Run, task: Task, group: Group) -> Lane:
+def begun(run: Run, task: Task, group: Group) -> Lane:
+    """A network before its first update."""
     model = first_model(run.start, task, group.hidden_size, run.seed)
     return Lane(
         model, DIRECTION.init(model), jnp.float32(run.rate), jnp.int32(run.seed), jnp.int32(0)
     )
 
 
-def _stacked(lane: Lane, width: int) -> Lane:
-    return jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], width, 0), lane)
+def stacked(lanes: Sequence[Lane]) -> Lane:
+    """Networks side by side."""
+    return jax.tree.map(lambda *a: jnp.stack([jnp.asarray(one) for one in a]), *lanes)
 
 
 @jax.jit
@@ -193,7 +195,7 @@ def _put(lanes: Lane, n: int, lane: Lane) -> Lane:
     return jax.tree.map(lambda all_, one: all_.at[n].set(one), lanes, lane)
 
 
-def _program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
+def program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
     """`CHUNK` updates of the networks side by side: losses and scores, [CHUNK, networks]."""
     task = TASKS[group.task]
     cell = plain_cell(group.network, task.inputs, group.hidden_size)
