@@ -4,7 +4,7 @@ At the start ∂h_T/∂h_k is exactly 0 beyond lag H − 1. The network with thi
 those that are stored, is trained again, past where it was solved, and looked at on the way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ UPDATES = (0, 20, 40, 80, 120, 160, 200)
 NETWORK, LENGTH = "tanh", 50
 
 
-def filmed_run(groups: list[Mapping[str, Any]]) -> Run | None:
+def filmed_run(groups: Sequence[Mapping[str, Any]]) -> Run | None:
     """The stored run that was solved first; None if there is none."""
     found = [
         (run["solved"], run["seed"], run["rate"])

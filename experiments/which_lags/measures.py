@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from experiments.which_lags.starts import plain_cell
 from experiments.which_lags.tasks import TASKS
@@ -154,8 +155,8 @@ def _at_rest(chosen: Any, params: Any, steps: int) -> Array:
     silence = jnp.zeros(chosen.input_size)
     step = partial(_step, chosen, params, silence)
     state = jax.lax.fori_loop(0, steps, lambda _, s: step(s), chosen.initial_state())
-    flat, tree = jax.flatten_util.ravel_pytree(state)
-    return jax.jacfwd(lambda s: jax.flatten_util.ravel_pytree(step(tree(s)))[0])(flat)
+    flat, tree = ravel_pytree(state)
+    return jax.jacfwd(lambda s: ravel_pytree(step(tree(s)))[0])(flat)
 
 
 def _step(chosen: Any, params: Any, x: Array, state: Any) -> Any:

@@ -52,8 +52,8 @@ def learned_table(rows: Rows) -> str:
                     cells = [_share(rows, own & (rows.length == t)) for t in (25, 50, 100, 200)]
                     rates = [f"{int(solved[own].sum())}" for solved in rows.solved_at_rate.values()]
                     body.append((f"{task}, {network}, H = {size}", *cells, " ".join(rates)))
-    rates = " / ".join(f"{rate:g}" for rate in rows.solved_at_rate)
-    header = ("learned of", "T = 25", "50", "100", "200", f"at rate {rates}")
+    shown = " / ".join(f"{rate:g}" for rate in rows.solved_at_rate)
+    header = ("learned of", "T = 25", "50", "100", "200", f"at rate {shown}")
     return table("Learned, at either rate", header, body)
 
 
@@ -136,10 +136,11 @@ def family_table(rows: Rows) -> str:
         for family in np.unique(rows.family):
             own = (rows.task == task) & (rows.family == family)
             if own.any():
-                cells = [_share(rows, own & part) for part in (vanished, between, exploded)]
-                body.append((f"{task}: {family}", *cells))
-        own = rows.task == task
-        cells = [_share(rows, own & part) for part in (vanished, between, exploded)]
-        body.append((f"{task}: all", *cells))
+                shares = [_share(rows, own & part) for part in (vanished, between, exploded)]
+                body.append((f"{task}: {family}", *shares))
+        shares = [
+            _share(rows, (rows.task == task) & part) for part in (vanished, between, exploded)
+        ]
+        body.append((f"{task}: all", *shares))
     header = ("learned of", "norm below 10^-3", "between", "above 10^3")
     return table("The norm at the lag before training, and what was learned", header, body)

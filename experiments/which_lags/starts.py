@@ -64,15 +64,17 @@ def parameters(start: Start, input_size: int, hidden_size: int, key: Array) -> A
 
 
 def _cell(network: str, input_size: int, hidden_size: int, options: dict[str, Any]) -> Cell:
-    if network in ("lstm", "gru"):
-        return {"lstm": lstm, "gru": gru}[network](input_size, hidden_size, **options)
+    if network == "lstm":
+        return lstm(input_size, hidden_size, **options)
+    if network == "gru":
+        return gru(input_size, hidden_size, **options)
     return rnn(input_size, hidden_size, activation=network, **options)
 
 
 def shift(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
     """Each unit hands its state to the next one: after H steps nothing of it is left, exactly."""
     del key
-    return jnp.eye(*shape, k=1, dtype=dtype)
+    return jnp.eye(shape[0], shape[1], k=1, dtype=dtype)
 
 
 def keeping_one(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:

@@ -7,6 +7,7 @@ depend on its seed and its number of updates alone, so that it is the same netwo
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -195,6 +196,7 @@ def _put(lanes: Lane, n: int, lane: Lane) -> Lane:
     return jax.tree.map(lambda all_, one: all_.at[n].set(one), lanes, lane)
 
 
+@lru_cache(maxsize=2)
 def program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
     """`CHUNK` updates of the networks side by side: losses and scores, [CHUNK, networks]."""
     task = TASKS[group.task]
