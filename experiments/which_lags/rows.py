@@ -107,7 +107,8 @@ def rows_of(groups: Iterable[Mapping[str, Any]]) -> Rows:
             start = families[group["network"], name]
             solved = [run["solved"] for run in runs if run["solved"] is not None]
             looks = {look: _scores(runs, look, lag, start.kind) for look in group["looks"]}
-            before = runs[0]["looks"].get("0")
+            # No rate has had a part in it, and it is kept with one of them.
+            before = next(run for run in runs if "0" in run["looks"])["looks"]["0"]
             values = {
                 "network": start.network,
                 "family": start.family,
@@ -143,7 +144,7 @@ def rows_of(groups: Iterable[Mapping[str, Any]]) -> Rows:
 def _scores(runs: list[Mapping[str, Any]], look: int, lag: float, kind: str) -> dict[str, float]:
     """Each predictor: of the rates the one that promises most."""
     if look == 0:
-        runs = runs[:1]  # no rate has had a part in it
+        runs = [run for run in runs if "0" in run["looks"]]
     found: dict[str, float] = {}
     for name, score in PREDICTORS.items():
         values = []
@@ -151,10 +152,12 @@ def _scores(runs: list[Mapping[str, Any]], look: int, lag: float, kind: str) -> 
             numbers = run["looks"].get(str(look))
             own = {"is_chrono": float(kind == "chrono")} | (numbers or {})
             try:
-                values.append(score(own, lag))
+                value = score(own, lag)
             except KeyError:
-                # Not measured at this size, or no numbers in it.
-                missing = name in SINGULAR and numbers is not None
-                values.append(np.nan if missing else -np.inf)
-        found[name] = max(values)
+                # Of a large network the singular values are not taken, of another nothing could be.
+                if name in SINGULAR and numbers is not None:
+                    continue
+                value = -np.inf
+            values.append(-np.inf if np.isnan(value) else value)
+        found[name] = max(values, default=np.nan)
     return found

@@ -22,7 +22,7 @@ from experiments.which_lags.measures import measured
 from experiments.which_lags.report import report
 from experiments.which_lags.rows import rows_of
 from experiments.which_lags.store import group_file, is_done, read_group, write_group
-from experiments.which_lags.train import Trained, runs_of, trained
+from experiments.which_lags.train import Run, Trained, runs_of, trained
 from gradient_flow.results_folder import claim_folder, environment, write_json
 from lstm_jax.atomic_write import write_file
 from lstm_jax.command_line.tyro_options import parse
@@ -97,7 +97,7 @@ def _make(out: Path, group: Group) -> None:
     """Train and measure a group, and keep it."""
     # Time of the process: a machine that others use, or a pause, does not count.
     began = time.process_time()
-    ends = list(trained(group))
+    ends = sorted(trained(group), key=lambda end: _place(end.run))
     runs = _described(group, ends)
     seconds = time.process_time() - began
     write_group(out, group, runs, seconds)
@@ -106,6 +106,10 @@ def _make(out: Path, group: Group) -> None:
         f"{group.name}: {learned} of {len(runs)} solved, {seconds:.0f} s of {group.most_seconds:.0f} at most",
         flush=True,
     )
+
+
+def _place(one: Run) -> tuple[float, str, int]:
+    return one.rate, one.start.name, one.seed
 
 
 def _described(group: Group, ends: Sequence[Trained]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@ r"""Networks trained side by side: one program for a group, in which a network t
 
     θ ← θ − rate · Adam(clip(∂L/∂θ))
 
-A network is done when it is solved, when its loss is no number, or after the group's updates. Its sequences
-depend on its seed and its number of updates alone, so that it is the same network wherever it stands.
+A network is done when it is solved and was looked at, when its loss is no number, or after the group's
+updates. Its sequences depend on its seed and its number of updates alone, so that it is the same network
+wherever it stands.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -123,13 +124,13 @@ def trained(group: Group, runs: Sequence[Run] | None = None) -> Iterator[Trained
     waiting = iter(runs_of(group) if runs is None else runs)
     go_on = program(group)
     lanes: Any = None
-    slots: list[_Slot | None] = [None] * width
+    slots: list[Slot | None] = [None] * width
     while True:
         for n in range(width):
             if slots[n] is None and (run := next(waiting, None)) is not None:
                 lane = begun(run, task, group)
                 lanes = stacked([lane] * width) if lanes is None else _put(lanes, n, lane)
-                slots[n] = _Slot(run, {0: jax.device_get(lane.model)} if 0 in group.looks else {})
+                slots[n] = Slot(run, {0: jax.device_get(lane.model)} if 0 in group.looks else {})
         if not any(slots):
             return
         lanes, numbers = go_on(lanes)
@@ -142,13 +143,13 @@ def trained(group: Group, runs: Sequence[Run] | None = None) -> Iterator[Trained
             done = len(slot.losses)
             if done in group.looks:
                 slot.models[done] = jax.device_get(jax.tree.map(lambda a, at=n: a[at], lanes.model))
-            end = _ended(slot, task, group.updates)
+            end = ended(slot, task, group)
             if end is not None:
                 yield end
                 slots[n] = None
 
 
-class _Slot:
+class Slot:
     """A place in the program, with what is known of the network that has it."""
 
     def __init__(self, run: Run, models: dict[int, Model]) -> None:
@@ -157,13 +158,13 @@ class _Slot:
         self.scores: list[float] = []
 
 
-def _ended(slot: _Slot, task: Task, most: int) -> Trained | None:
-    """How a network ended, if it did."""
+def ended(slot: Slot, task: Task, group: Group) -> Trained | None:
+    """How a network ended, if it did: one that is solved goes on to the last look."""
     done, values = len(slot.losses), np.asarray(slot.scores)
     if not np.isfinite(slot.losses).all():
         return Trained(slot.run, None, True, done, float("nan"), slot.models)
     solved = first_solved(values, task)
-    if solved is None and done < most:
+    if done < (group.updates if solved is None else max(group.looks)):
         return None
     return Trained(slot.run, solved, False, done, float(values[-WINDOW:].mean()), slot.models)
 

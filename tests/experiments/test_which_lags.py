@@ -143,6 +143,21 @@ def test_when_it_counts_as_solved():
     assert train.first_solved(np.full(60, 0.009), adding) == 50
 
 
+def test_a_network_that_is_solved_goes_on_to_the_last_look():
+    group = replace(TINY, updates=3_000, looks=(0, 20, 100))
+    slot = train.Slot(train.runs_of(group)[0], {})
+    slot.losses, slot.scores = [0.1] * 80, [1.0] * 80
+    assert train.ended(slot, TASKS["recall"], group) is None
+    slot.losses, slot.scores = [0.1] * 100, [1.0] * 100
+    assert train.ended(slot, TASKS["recall"], group).solved == 50
+    slot.scores = [0.5] * 100
+    assert train.ended(slot, TASKS["recall"], group) is None
+    slot.losses, slot.scores = [0.1] * 3_000, [0.5] * 3_000
+    assert train.ended(slot, TASKS["recall"], group)[1:4] == (None, False, 3_000)
+    slot.losses[60:] = [np.nan] * len(slot.losses[60:])
+    assert train.ended(slot, TASKS["recall"], group).diverged
+
+
 @pytest.mark.slow
 def test_what_is_measured_of_a_shift_and_of_no_numbers():
     task = TASKS["recall"]
@@ -224,6 +239,7 @@ def test_what_is_held_out_is_told_by_what_tells():
         for network in ("lstm", "tanh")
         for task in ("recall", "copy")
     ]
+    groups[0]["runs"].reverse()  # in whatever order they were done
     rows = rows_of(groups)
     assert len(rows) == 2 * (18 + 11) * 3
     assert rows.learned.tolist() == [abs(norm) < 6 for norm in rows.norm]
@@ -248,7 +264,12 @@ def test_a_row_that_could_not_be_measured_promises_least():
     group = invented_group("tanh", "recall", 50, lambda norm: norm > 0)
     for one in group["runs"][:2]:
         one["looks"] = dict.fromkeys(one["looks"])
+    # Where nothing arrives at either end there is no difference.
+    group["runs"][2]["looks"]["0"] |= {"credit": -np.inf, "credit_last": -np.inf}
     rows = rows_of([group])
+    assert np.isneginf(rows.scores[0]["credit_two_sided"][1])
+    for own in rows.scores.values():
+        assert not any(np.isnan(scores).any() for scores in own.values())
     assert np.isneginf(rows.scores[0]["norm"][0]) and np.isnan(rows.norm[0])
     assert rows.scores[0]["lag"][0] == -49 and rows.scores[0]["is_chrono"][0] == 0
 
