@@ -1,1 +1,1 @@
-"""Which networks learn which lags, and whether the gradient's horizon predicts it."""
+"""Which networks learn which lags, and how far their gradients reach meanwhile."""

@@ -8,6 +8,9 @@ the gradient of the loss that is given.
     exploding   the norm grows past a thousand at some lag
     λ_1         the largest Lyapunov exponent: whether the starting state is forgotten
 
+It is a verdict on the gradient at these parameters. A network whose gradient vanishes at the start may learn
+the lag all the same: training changes the parameters, and may make the path that the start lacks.
+
 Then what is wrong, by what is measured: `input_findings`, `unit_findings`, `layer_findings`. `advice` tries
 out what would change it.
 """

@@ -19,7 +19,7 @@ import numpy as np
 from gradient_flow.measurements.gates import gate_activations, gate_time_constants
 from gradient_flow.step_jacobians.checked_arguments import checked_run
 from gradient_flow.step_jacobians.state_layout import moving_parts
-from gradient_flow.verdicts.finding import Finding, listed
+from gradient_flow.verdicts.finding import Finding, listed, steps
 from gradient_flow.verdicts.reach import THOUSANDTH, Case
 from lstm_jax.array_types import PyTree
 from lstm_jax.cells import Cell, LSTMState
@@ -173,8 +173,8 @@ def _time_constants(case: Case, params: PyTree) -> list[Finding]:
     }
     says = (
         f"Gate {gate} remembers for {numbers['longest']:.3g} steps in the best unit, "
-        f"{numbers['median']:.3g} in the median one; a lag of {case.lag} needs {needed:.3g}, which "
-        f"{numbers['enough']} of {len(tau)} units have."
+        f"{numbers['median']:.3g} in the median one; keeping a thousandth over "
+        f"{steps(case.lag)} by itself takes {needed:.3g}, which {numbers['enough']} of {len(tau)} units have."
     )
     return [Finding("time_constants", says, numbers)]
 

@@ -1,0 +1,1 @@
+"""Does what is measured before training tell which network learns which lag?"""

@@ -1,0 +1,230 @@
+r"""Networks trained side by side: one program for a group, in which a network that is done makes room.
+
+    θ ← θ − rate · Adam(clip(∂L/∂θ))
+
+A network is done when it is solved and was looked at, when its loss is no number, or after the group's
+updates. Its sequences depend on its seed and its number of updates alone, so that it is the same network
+wherever it stands.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.which_lags.groups import Group
+from experiments.which_lags.starts import Start, parameters, plain_cell, starts_of
+from experiments.which_lags.tasks import TASKS, Task
+from lstm_jax import unroll
+from lstm_jax.initializers import uniform
+
+Array = jax.Array
+
+WINDOW = 50
+"""Updates over which a network has to be good to count as solved."""
+CHUNK = 20
+"""Updates in one call of the program."""
+DIRECTION = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+
+
+class Model(NamedTuple):
+    """The recurrent layer and its readout."""
+
+    cell: Any
+    w_y: Any
+    b_y: Any
+
+
+class Run(NamedTuple):
+    """A network with a start, a seed and a rate."""
+
+    start: Start
+    seed: int
+    rate: float
+
+
+class Lane(NamedTuple):
+    """A network in training.
+
+    Attributes:
+        model: its parameters.
+        adam: Adam's state.
+        rate: of Adam.
+        seed: of its sequences.
+        updates: how many it has had.
+    """
+
+    model: Any
+    adam: Any
+    rate: Any
+    seed: Any
+    updates: Any
+
+
+class Trained(NamedTuple):
+    """How a network's training ended.
+
+    Attributes:
+        run: which one.
+        solved: the update after which it was solved; None if it never was.
+        diverged: whether its loss became no number.
+        updates: how many it had.
+        last: the mean of the last `WINDOW` updates: the loss of a number, the share of right answers of a
+            class.
+        models: its parameters before the updates of ``Group.looks``, where it came so far.
+    """
+
+    run: Run
+    solved: int | None
+    diverged: bool
+    updates: int
+    last: float
+    models: dict[int, Model]
+
+
+def runs_of(group: Group) -> list[Run]:
+    """Every network of a group."""
+    return [
+        Run(start, seed, rate)
+        for rate in group.rates
+        for start in starts_of(group.network)
+        for seed in range(group.seeds)
+    ]
+
+
+def first_model(start: Start, task: Task, hidden_size: int, seed: int) -> Model:
+    """A network before training."""
+    key_cell, key_y = jax.random.split(jax.random.fold_in(jax.random.key(17), seed))
+    w_y = uniform(hidden_size**-0.5)(key_y, (hidden_size, task.outputs))
+    return Model(
+        parameters(start, task.inputs, hidden_size, key_cell), w_y, jnp.zeros(task.outputs)
+    )
+
+
+def sample_losses(task: Task, model: Model, hs: Array, targets: Array) -> Array:
+    """The loss of each answer [A, B], from the states [A, B, H]."""
+    answers = _read_out(model, hs)
+    if task.is_number:
+        return (answers[..., 0] - targets) ** 2
+    return optax.softmax_cross_entropy_with_integer_labels(answers, targets)
+
+
+def _read_out(model: Model, hs: Array) -> Array:
+    answers = hs @ model.w_y
+    return answers + jnp.broadcast_to(model.b_y, answers.shape)
+
+
+def trained(group: Group, runs: Sequence[Run] | None = None) -> Iterator[Trained]:
+    """Train every network of a group, or some; each comes as soon as it is done."""
+    task, width = TASKS[group.task], group.side_by_side
+    waiting = iter(runs_of(group) if runs is None else runs)
+    go_on = program(group)
+    lanes: Any = None
+    slots: list[Slot | None] = [None] * width
+    while True:
+        for n in range(width):
+            if slots[n] is None and (run := next(waiting, None)) is not None:
+                lane = begun(run, task, group)
+                lanes = stacked([lane] * width) if lanes is None else _put(lanes, n, lane)
+                slots[n] = Slot(run, {0: jax.device_get(lane.model)} if 0 in group.looks else {})
+        if not any(slots):
+            return
+        lanes, numbers = go_on(lanes)
+        losses, scores = jax.device_get(numbers)
+        for n, slot in enumerate(slots):
+            if slot is None:
+                continue
+            slot.losses += losses[:, n].tolist()
+            slot.scores += scores[:, n].tolist()
+            done = len(slot.losses)
+            if done in group.looks:
+                slot.models[done] = jax.device_get(jax.tree.map(lambda a, at=n: a[at], lanes.model))
+            end = ended(slot, task, group)
+            if end is not None:
+                yield end
+                slots[n] = None
+
+
+class Slot:
+    """A place in the program, with what is known of the network that has it."""
+
+    def __init__(self, run: Run, models: dict[int, Model]) -> None:
+        self.run, self.models = run, models
+        self.losses: list[float] = []
+        self.scores: list[float] = []
+
+
+def ended(slot: Slot, task: Task, group: Group) -> Trained | None:
+    """How a network ended, if it did: one that is solved goes on to the last look."""
+    done, values = len(slot.losses), np.asarray(slot.scores)
+    if not np.isfinite(slot.losses).all():
+        return Trained(slot.run, None, True, done, float("nan"), slot.models)
+    solved = first_solved(values, task)
+    if done < (group.updates if solved is None else max(group.looks)):
+        return None
+    return Trained(slot.run, solved, False, done, float(values[-WINDOW:].mean()), slot.models)
+
+
+def first_solved(scores: np.ndarray, task: Task) -> int | None:
+    """The first update whose `WINDOW` last scores are good on average; None if there is none."""
+    if len(scores) < WINDOW:
+        return None
+    # float64: the sums of many small numbers are exact enough to compare with a threshold.
+    means = np.convolve(np.float64(scores), np.full(WINDOW, 1 / WINDOW), "valid")
+    good = means < task.solved if task.is_number else means >= task.solved
+    return int(np.argmax(good)) + WINDOW if good.any() else None
+
+
+def begun(run: Run, task: Task, group: Group) -> Lane:
+    """A network before its first update."""
+    model = first_model(run.start, task, group.hidden_size, run.seed)
+    return Lane(
+        model, DIRECTION.init(model), jnp.float32(run.rate), jnp.int32(run.seed), jnp.int32(0)
+    )
+
+
+def stacked(lanes: Sequence[Lane]) -> Lane:
+    """Networks side by side."""
+    return jax.tree.map(lambda *a: jnp.stack([jnp.asarray(one) for one in a]), *lanes)
+
+
+@jax.jit
+def _put(lanes: Lane, n: int, lane: Lane) -> Lane:
+    return jax.tree.map(lambda all_, one: all_.at[n].set(one), lanes, lane)
+
+
+@lru_cache(maxsize=2)
+def program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
+    """`CHUNK` updates of the networks side by side: losses and scores, [CHUNK, networks]."""
+    task = TASKS[group.task]
+    cell = plain_cell(group.network, task.inputs, group.hidden_size)
+
+    def loss(model: Model, key: Array) -> tuple[Array, Array]:
+        given = task.draw(key, group.batch_size, group.length)
+        _, hs = unroll(cell, model.cell, given.xs, backend="loop")
+        if task.answers == 1:
+            asked = hs[given.lengths - 1, jnp.arange(group.batch_size)][None]
+        else:
+            asked = hs[-task.answers :]
+        value = sample_losses(task, model, asked, given.targets).mean()
+        if task.is_number:
+            return value, value
+        right = jnp.argmax(_read_out(model, asked), -1) == given.targets
+        return value, right.mean()
+
+    def update(lane: Lane) -> tuple[Lane, tuple[Array, Array]]:
+        seed = jax.random.fold_in(jax.random.key(2**20), lane.seed)
+        key = jax.random.fold_in(seed, lane.updates)
+        (value, score), slopes = jax.value_and_grad(loss, has_aux=True)(lane.model, key)
+        direction, adam = DIRECTION.update(slopes, lane.adam)
+        model = jax.tree.map(lambda p, d: p - lane.rate * d, lane.model, direction)
+        return Lane(model, adam, lane.rate, lane.seed, lane.updates + 1), (value, score)
+
+    def chunk(lanes: Lane) -> tuple[Lane, tuple[Array, Array]]:
+        return jax.lax.scan(lambda some, _: jax.vmap(update)(some), lanes, None, length=CHUNK)
+
+    return jax.jit(chunk)
