@@ -70,7 +70,9 @@ def slow(*values):
 
 @pytest.mark.parametrize("reverse", [False, *slow(True)])
 @pytest.mark.parametrize("sizes", [SIZES[2], *slow(*(s for s in SIZES if s != SIZES[2]))])
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", *slow("gru_reset_before", "rnn_relu", "rnn_identity")])
+@pytest.mark.parametrize(
+    "kind", ["lstm", "gru", "rnn_tanh", *slow("gru_reset_before", "rnn_relu", "rnn_identity")]
+)
 def test_values_and_gradients_are_those_of_the_plain_scan(kind, sizes, reverse, x64):
     cell, arguments, weight = problem(sizes, kind=kind, scale=0.5)
     options = {"sequences": Sequences(reverse=reverse)}
