@@ -16,7 +16,7 @@ KERNELS_ARGS ?=
 # device.
 COMPILER := $(VENV)/compilers
 
-.PHONY: help demo test test-all gpu compilers kernels compiler-test bench wheel sanitize emulate lint clean
+.PHONY: help demo test test-all gpu compilers kernels compiler-test bench wheel sanitize emulate lint docs clean
 
 help:
 	@echo "make demo   install into $(VENV) and compare vanishing gradients in RNN, LSTM and GRU"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench  install with every competitor and time them side by side (BENCH_ARGS=\"unroll --quick\" for a part)"
 	@echo "make wheel  wheels with the CPU kernel in dist/, by Zig's compiler (WHEELS=\"$(WHEELS)\")"
 	@echo "make sanitize   the CPU kernel's own tests under sanitizers; make emulate: on processors that QEMU emulates"
+	@echo "make docs   install and build the site into build/docs, running every block of every page"
 	@echo "make lint   install and run the formatter, the linter and the type checker, changing nothing"
 	@echo "make clean  remove $(VENV) and caches"
 
@@ -73,6 +74,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# From nothing each time: what a block prints may change with any file of the packages.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --builder html --fresh-env --write-all --fail-on-warning --keep-going --nitpicky \
+	  --conf-dir docs . build/docs
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version 2>&1); name one with PYTHON=..." >&2; \
@@ -85,6 +91,10 @@ $(VENV)/.installed: $(INSTALLED_FROM) | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(INSTALLED_FROM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev,report]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(INSTALLED_FROM) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 # Of the versions that the installed JAX asks for, whichever that is by now.

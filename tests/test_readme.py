@@ -1,84 +1,35 @@
-"""Every Python block of README.md and of the guide runs, and prints what stands behind its ``# ->``."""
+"""Every Python block of the pages runs, and prints what stands behind its ``# ->``."""
 
-import contextlib
-import io
 import re
 import warnings
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
-import jax
 import pytest
+from page_blocks import CHECKOUT, blocks_of, execute, figures, pages, run_page, text_of
 
 from lstm_jax.weights import gate_order
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = [
-    "README.md",
-    "docs/analysis.md",
-    "docs/demo.md",
-    "docs/gpu_and_tpu.md",
-    "docs/how_fast.md",
-    "docs/layers_and_weights.md",
-    "docs/training.md",
-    "docs/many_devices.md",
-]
-if not all((CHECKOUT / page).is_file() for page in PAGES):
+if not (CHECKOUT / "docs").is_dir():
     pytest.skip("needs a checkout", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, when it hands its weights out
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
-PRINTED = re.compile(r"# -> (.*)$", re.MULTILINE)
+PAGES = pages()
+LINKED = [*PAGES, *sorted({f"docs/{path.name}" for path in CHECKOUT.glob("docs/*.md")} - {*PAGES})]
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
-PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku", "grain"}
-
-
-def text_of(page):
-    return (CHECKOUT / page).read_text(encoding="utf-8")
-
-
-def blocks_of(page):
-    """``(line, code, peers that it imports)`` of every block."""
-    text = text_of(page)
-    for found in BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start(1))
-        yield line, found[1], sorted(PEERS & set(IMPORT.findall(found[1])))
-
-
-def execute(page, line, code, namespace):
-    """Run a block where the reader would: in an ordinary program, without this test run's strictness."""
-    printed = io.StringIO()
-    program = compile("\n" * line + code, page, "exec")  # a traceback then names the page's line
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        with contextlib.redirect_stdout(printed):
-            exec(program, namespace)
-    expected = PRINTED.findall(code)
-    assert not expected or printed.getvalue().splitlines() == expected, f"{page}, line {line}"
-
-
-def run_page(page):
-    """Run a page's blocks but those of peers: what each of the latter would find, by its line."""
-    namespace = {"__name__": "__main__"}
-    found = {}
-    for line, code, peers in blocks_of(page):
-        if peers:
-            found[line] = dict(namespace)
-        else:
-            execute(page, line, code, namespace)
-    return found
-
 
 before_peers = cache(run_page)
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """What a block writes goes to a folder of its own."""
+    """What a block writes goes to a folder of its own, and what it draws is drawn nowhere."""
     monkeypatch.chdir(tmp_path)
+    yield
+    for figure, _ in figures():
+        figure.draw_without_rendering()
 
 
 @pytest.mark.slow
@@ -104,7 +55,7 @@ def test_block_of_a_peer_runs(page, line, monkeypatch):
     execute(page, line, code, dict(before_peers(page)[line]))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKED)
 def test_links_lead_somewhere(page):
     for path, anchor in LINK.findall(text_of(page)):
         target = (CHECKOUT / page).parent / path if path else CHECKOUT / page

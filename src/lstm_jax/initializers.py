@@ -93,7 +93,7 @@ def _orthogonal(scale: float, key: Array, shape: tuple[int, ...], dtype: Any = f
 
 
 def scaled_identity(scale: float = 1.0) -> Initializer:
-    """``scale`` times the identity, one for each gate; `scale=1` with relu is the IRNN (Le et al. 2015).
+    """``scale`` times the identity, one for each gate; ``scale=1`` with relu is the IRNN (Le et al. 2015).
 
     Raises:
         ValueError: if ``scale`` is not a finite number.

@@ -123,7 +123,7 @@ class Stack(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        """O: of the output projection, or of the last layer."""
+        """The size O of an output: of the projection, or of the last layer."""
         return self.projected_size or self.layers[-1].output_size
 
     def init(self, key: Array, dtype: Any = float) -> StackParams:
