@@ -25,6 +25,7 @@ from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import zoneout_rates
 from lstm_jax.layers.stack import (
     Backward,
+    Bidirectional,
     Both,
     Layer,
     Stack,
@@ -217,7 +218,7 @@ def _unroll_layer(
     return Both(forward, backward), jnp.concatenate([ys, zs], axis=-1)
 
 
-def _both_at_once(layer: Both, xs: Array, sequences: Sequences, noise: Noise) -> bool:
+def _both_at_once(layer: Bidirectional, xs: Array, sequences: Sequences, noise: Noise) -> bool:
     """Whether the two directions are two networks of one call: of few rows, each leaves a core idle."""
     whole = all(sequences[n] is None for n, name in enumerate(sequences._fields) if name in MASKS)
     alike = layer.forward == layer.backward and noise[:2] == NO_NOISE[:2]
@@ -225,7 +226,7 @@ def _both_at_once(layer: Both, xs: Array, sequences: Sequences, noise: Noise) ->
 
 
 def _unroll_both(
-    run: Callable[..., tuple[PyTree, Array]], layer: Both, params: Both, xs: Array, state0: Both
+    run: Callable[..., tuple[PyTree, Array]], layer: Bidirectional, params: Both, xs: Array, state0: Both
 ) -> tuple[PyTree, Array]:
     """Both directions side by side, the second over the sequence turned round."""
 
