@@ -99,6 +99,7 @@ def between_the_steps(steps, rows, kind):
         },
         "gaps": {"sequences": Sequences(mask=mask, outside="last", truncate=2)},
         "gaps, resets, reversed": {"sequences": masked._replace(reverse=True)},
+        "truncation": {"sequences": Sequences(truncate=3)},
         "resets, truncation": {"sequences": Sequences(resets=resets, truncate=3)},
         "zoneout": {"sequences": masked, "noise": Noise(zoneout=0.4, key=key)},
         "recurrent dropout": {"noise": Noise(recurrent_dropout=0.4, zoneout=0.3, key=key)},
@@ -189,6 +190,16 @@ def test_derivatives_of_masked_sequences(x64):
         assert_close(*(jax.jit(partial(mode, f))() for f in (kernel, loop)), 1e-11)
 
 
+def test_mapped_over_nothing():
+    cell, (params, xs, state0), _ = problem((9, 2, 3, 4), np.float32)
+
+    def loss(xs):
+        return unroll(cell, params, xs, state0, backend="cpu_kernel")[1].sum()
+
+    assert jax.vmap(loss)(jnp.zeros((0, *xs.shape), jnp.float32)).shape == (0,)
+    assert jax.vmap(jax.grad(loss))(jnp.zeros((0, *xs.shape), jnp.float32)).shape == (0, *xs.shape)
+
+
 AXES = [axes for axes in itertools.product((None, 0), repeat=3) if axes != (None,) * 3]
 
 
@@ -254,6 +265,12 @@ def test_mapped_cotangents_share_their_inputs(x64):
         for b in ("cpu_kernel", "loop")
     )
     assert_close(found, expected, 1e-12)
+
+
+def test_no_tracer_leaks():
+    cell, (params, xs, state0), _ = problem((9, 2, 3, 4), np.float32)
+    with jax.checking_leaks():
+        jax.jit(jax.grad(lambda p: unroll(cell, p, xs, state0)[1].sum()))(params)
 
 
 @pytest.mark.parametrize("weights", [None, 0])
@@ -336,6 +353,69 @@ def test_what_is_not_finite_stays_where_it_is(wrong, x64):
     assert jnp.isfinite(found[:, [0, 2]]).all() and jnp.isfinite(found[:2]).all()
 
 
+@pytest.mark.parametrize("wrong", [np.inf, *slow(-np.inf, np.nan)])
+@pytest.mark.parametrize("kind", ["lstm", *slow("gru", "gru_reset_before", "rnn_tanh")])
+def test_gradients_of_what_is_not_finite(kind, wrong, x64):
+    """No number is lost that the loop has: the units that fill up a vector are none of the network's."""
+    cell, (params, xs, state0), weight = problem((4, 3, 2, 5), kind=kind, scale=0.5)
+    arguments = (params, xs.at[2, 1, 0].set(wrong), state0)
+    found, expected = (
+        jax.grad(loss_of(cell, weight, backend), (0, 1, 2))(*arguments)
+        for backend in ("cpu_kernel", "loop")
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        known = np.isfinite(b)
+        np.testing.assert_allclose(
+            np.asarray(a)[known], np.asarray(b)[known], rtol=1e-11, atol=1e-13
+        )
+
+
+NANS = """
+import gc
+import jax, jax.numpy as jnp, lstm_jax
+jax.config.update("jax_enable_x64", True)
+cell = lstm_jax.lstm(3, 5)
+params, xs = cell.init(jax.random.key(0)), jnp.ones((16, 4, 3)).at[2, 1, 0].set(jnp.inf)
+# Memory of the size of the residuals that has NaN in it, for the call to take.
+for rows in range(64):
+    jnp.full((1, 16, 4, 80), jnp.nan).block_until_ready()
+gc.collect()
+with jax.debug_nans(True):
+    found = jax.vjp(lambda params: lstm_jax.unroll(cell, params, xs)[1], params)[0]
+print(bool(jnp.isfinite(found).all()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+def test_residuals_have_no_nan_that_the_network_has_not(instructions):
+    assert run(NANS, LSTM_JAX_INSTRUCTIONS=instructions).strip() == "True"
+
+
+STORED = """
+import pickle, sys
+import jax, jax.numpy as jnp
+from jax.experimental import serialize_executable
+import lstm_jax
+if sys.argv[1] == "write":
+    cell = lstm_jax.lstm(3, 5)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((16, 4, 3))
+    compiled = jax.jit(lambda p, xs: lstm_jax.unroll(cell, p, xs)[1]).lower(params, xs).compile()
+    found = serialize_executable.serialize(compiled), params, xs, compiled(params, xs)
+    pickle.dump(found, open(sys.argv[2], "wb"))
+else:
+    stored, params, xs, expected = pickle.load(open(sys.argv[2], "rb"))
+    print(bool((serialize_executable.deserialize_and_load(*stored)(params, xs) == expected).all()))
+"""
+
+
+@pytest.mark.slow
+def test_a_stored_executable_runs_in_another_process(tmp_path):
+    file = str(tmp_path / "executable")
+    run(STORED, "write", file)
+    assert run(STORED, "read", file).strip() == "True"
+
+
 THREADS = """
 import sys
 import jax, jax.numpy as jnp, numpy as np, lstm_jax
@@ -352,11 +432,11 @@ print(digest)
 """
 
 
-def run(program, **environment):
+def run(program, *words, **environment):
     import os
 
     found = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *words],
         env={**os.environ, "PYTHONHASHSEED": "0", **environment},
         capture_output=True,
         text=True,
@@ -448,7 +528,7 @@ def calls(f, *arguments):
     return jax.jit(f).lower(*arguments).as_text().count("@lstm_jax_backward")
 for cell in (lstm_jax.lstm(3, 5), lstm_jax.gru(3, 5)):
     params = cell.init(jax.random.key(0), jnp.float64)
-    xs = jax.random.normal(jax.random.key(1), (6, 8, 3))
+    xs = jax.random.normal(jax.random.key(1), (8, 8, 3))
     def loss(params, xs, backend="auto"):
         return jnp.sin(lstm_jax.unroll(cell, params, xs, backend=backend)[1]).sum()
     expected = jax.grad(loss, (0, 1))(params, xs, "loop")

@@ -290,3 +290,15 @@ def test_both_directions_of_one_sequence_are_one_call(x64, monkeypatch, batch):
     assert_close(run(*arguments, b="auto"), run(*arguments, b="loop"), 1e-12)
     more = run.lower(*problem_of(net, 2, time=16), b="auto").as_text()
     assert more.count("custom_call @lstm_jax_backward") == 4
+    # Where the loop runs it stays two loops, or of sizes that are not known one for each.
+    few = jax.jit(partial(unroll_stack, net)).lower(*problem_of(net, batch, time=6)).as_text()
+    assert few.count("stablehlo.while") == 4
+
+
+def test_both_directions_of_unknown_sizes_are_exported(without_type_checker):
+    net = stack(bidirectional(lstm(3, 4)))
+    params, xs, _ = problem_of(net, 2, time=16, dtype=np.float32)
+    shape = jax.export.symbolic_shape("time, batch")
+    run = jax.jit(lambda params, xs: unroll_stack(net, params, xs)[1])
+    exported = jax.export.export(run)(params, jax.ShapeDtypeStruct((*shape, 3), np.float32))
+    assert_close(exported.call(params, xs), run(params, xs), 1e-5)

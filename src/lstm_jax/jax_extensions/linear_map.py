@@ -98,6 +98,8 @@ def linear_map(
 
     input_shapes = [jax.typeof(u) for u in flat_inputs]
     known = None if outputs is None else tuple(jax.typeof(y) for y in vary_over(axes, flat_shapes))
+    # A function that lives on in a jaxpr must not hold the outputs, which are tracers.
+    flat_shapes = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in flat_shapes]
     flat_outputs = linear_map_p.bind(
         *flat_residuals,
         *flat_inputs,

@@ -25,6 +25,7 @@ from lstm_jax.dropout import dropout as drop
 from lstm_jax.dropout import zoneout_rates
 from lstm_jax.layers.stack import (
     Backward,
+    Bidirectional,
     Both,
     Layer,
     Stack,
@@ -39,6 +40,7 @@ from lstm_jax.time_loop.step_masks import (
     Noise,
     Sequences,
     checked_sequences,
+    prepare,
     step_masks,
     zero_padding,
 )
@@ -205,7 +207,7 @@ def _unroll_layer(
         return run(layer, params, xs, state0, sequences=sequences, noise=noise)
     if isinstance(layer, Backward):
         return run(layer.cell, params, xs, state0, sequences=backwards, noise=noise)
-    if by_kernel and _both_at_once(layer, xs, sequences, noise):
+    if by_kernel and _both_at_once(layer, xs, state0, sequences, noise):
         return _unroll_both(run, layer, params, xs, state0)
     keys = (None, None) if noise.key is None else jax.random.split(noise.key)
     (forward, ys), (backward, zs) = (
@@ -217,15 +219,24 @@ def _unroll_layer(
     return Both(forward, backward), jnp.concatenate([ys, zs], axis=-1)
 
 
-def _both_at_once(layer: Both, xs: Array, sequences: Sequences, noise: Noise) -> bool:
+def _both_at_once(
+    layer: Bidirectional, xs: Array, state0: Both, sequences: Sequences, noise: Noise
+) -> bool:
     """Whether the two directions are two networks of one call: of few rows, each leaves a core idle."""
     whole = all(sequences[n] is None for n, name in enumerate(sequences._fields) if name in MASKS)
-    alike = layer.forward == layer.backward and noise[:2] == NO_NOISE[:2]
-    return whole and alike and leaves_cores_idle(layer.forward, xs)
+    if not whole or layer.forward != layer.backward or noise[:2] != NO_NOISE[:2]:
+        return False
+    return leaves_cores_idle(
+        layer.forward, prepare(layer.forward, xs, state0.forward, ALL_STEPS, NO_NOISE)
+    )
 
 
 def _unroll_both(
-    run: Callable[..., tuple[PyTree, Array]], layer: Both, params: Both, xs: Array, state0: Both
+    run: Callable[..., tuple[PyTree, Array]],
+    layer: Bidirectional,
+    params: Both,
+    xs: Array,
+    state0: Both,
 ) -> tuple[PyTree, Array]:
     """Both directions side by side, the second over the sequence turned round."""
 

@@ -107,6 +107,8 @@ def inputs_of(
         if mask is not None:
             one = jnp.where(mask[..., 0] == where, jnp.uint8(bit), jnp.uint8(0))
             bits = one if bits.size == 0 else bits | one
+    if bits.size:
+        bits = jnp.broadcast_to(bits, xs.shape[:2])  # Truncation is the same for every row.
     none = jnp.zeros((1, 0), jnp.uint8)
     keeps = masks.zoneout
     found = Inputs(
@@ -127,7 +129,8 @@ def inputs_of(
     return vary_over(varying_axes(found), found)
 
 
-def _padded(units: int) -> int:
+def padded_units(units: int) -> int:
+    """The units for which the residuals have room."""
     return -(-units // PADDING) * PADDING
 
 
@@ -135,7 +138,7 @@ def forward_types(*avals: Any, kernel: Kernel, keeps: bool) -> list[Any]:
     """The types of `Found`, from those of `Inputs`."""
     given = Inputs(*avals)
     networks, (steps, rows), units = kernel.networks, given.xs.shape[1:3], given.w_h.shape[1]
-    kept = (networks, steps, rows, kernel.kind.kept * _padded(units))
+    kept = (networks, steps, rows, kernel.kind.kept * padded_units(units))
     state = (networks, rows, units)
     shapes = [
         (networks, steps, rows, units),

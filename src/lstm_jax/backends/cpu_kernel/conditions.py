@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from lstm_jax.array_types import Array
 from lstm_jax.backends.cpu_kernel.arrays import Kind
 from lstm_jax.backends.cpu_kernel.library import most_threads, status
 from lstm_jax.cells.cell import Cell
@@ -90,7 +89,7 @@ def covers(cell: Cell, prepared: Prepared, *, whenever: bool) -> bool:
     return whenever or math.prod(prepared.xs.shape[:-1]) >= FEWEST_ROWS
 
 
-def leaves_cores_idle(cell: Cell, xs: Array) -> bool:
-    """Whether the kernel runs a cell on a CPU, and ``xs`` has fewer rows than there are threads for them."""
-    here = platform_name() == "cpu" and kind_of(cell) is not None and status().available
-    return here and math.prod(xs.shape[1:-1]) < most_threads()
+def leaves_cores_idle(cell: Cell, prepared: Prepared) -> bool:
+    """Whether ``"auto"`` is the kernel, with fewer rows than there are threads for them."""
+    runs = covers(cell, prepared, whenever=False)
+    return runs and math.prod(prepared.xs.shape[1:-1]) < most_threads()

@@ -23,6 +23,7 @@ from lstm_jax.backends.cpu_kernel.arrays import (
     forward_types,
 )
 from lstm_jax.backends.cpu_kernel.by_loop import backward_by_loop, forward_by_loop
+from lstm_jax.backends.cpu_kernel.library import status
 from lstm_jax.backends.cpu_kernel.mapping import batch_backward, batch_forward
 from lstm_jax.jax_extensions.mesh_axes import vary_over, varying_axes
 
@@ -73,7 +74,7 @@ def _lowering(target: str, by_loop: Any, names: tuple[str, ...]) -> Any:
             *operands,
             cell=kernel.kind.name,
             networks=np.int64(kernel.networks),
-            direction=np.int64(kernel.settings.reverse),
+            reverse=bool(kernel.settings.reverse),
             **attributes,
         )
 
@@ -97,3 +98,6 @@ def _register(primitive: Primitive, target: str, by_loop: Any, names: tuple[str,
 
 _register(forward_p, "lstm_jax_forward", forward_by_loop, ())
 _register(backward_p, "lstm_jax_backward", backward_by_loop, ("groups",))
+
+# An executable that was stored finds the kernel wherever this file has been imported.
+status()

@@ -13,6 +13,7 @@ backward pass (`lstm_jax.gradients.checkpointing`).
 Axes: xs[T, B, D], hs[T, B, H].
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,11 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.array_types import Array, Float, PyTree
-from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, inputs_of
+from lstm_jax.backends.cpu_kernel.arrays import Found, Kernel, inputs_of, padded_units
 from lstm_jax.backends.cpu_kernel.conditions import kind_of
 from lstm_jax.backends.cpu_kernel.kernel_call import backward, forward
 from lstm_jax.cells.cell import Cell
-from lstm_jax.gradients.checkpointing import segment_length
+from lstm_jax.gradients import checkpointing
 from lstm_jax.gradients.custom_derivative import unroll_by_hand
 from lstm_jax.jax_extensions.linear_map import linear_map
 from lstm_jax.jax_extensions.matmul_precision import at_precision
@@ -66,7 +67,7 @@ def unroll_by_cpu_kernel(
     kind = kind_of(cell)
     assert kind is not None
     kernel = Kernel(kind, cell, scan_settings(prepared.reverse, "auto"), names)
-    steps = segment_length("auto", cell, params, xs.shape[0], state0)
+    steps = _steps_of_segment(kernel, xs.shape[0], state0.h)
     if steps >= xs.shape[0]:
         return _run(kernel, params, xs, state0, masks)
 
@@ -78,6 +79,14 @@ def unroll_by_cpu_kernel(
         return _run(kernel, params, inputs[0], state, inputs[1])
 
     return scan_chunks(segment, state0, None, (xs, masks), steps, reverse=prepared.reverse)
+
+
+def _steps_of_segment(kernel: Kernel, length: int, h: Array) -> int:
+    """All steps, or some √T of them where the residuals of all would take more than half a GiB."""
+    numbers = h.shape[0] * (kernel.kind.kept * padded_units(h.shape[1]) + h.shape[1])
+    if length * numbers * h.dtype.itemsize <= checkpointing.LARGE:
+        return length
+    return -(-length // math.isqrt(length))
 
 
 def _precision(kernel: Kernel, *rest: Any) -> Any:

@@ -7,9 +7,12 @@ Where cotangents alone are mapped, every batch of them has the same inputs and r
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 
 from lstm_jax.backends.cpu_kernel.arrays import (
@@ -27,6 +30,16 @@ def _first(operands: Sequence[Any], axes: Sequence[Any]) -> tuple[int, list[Any]
     size = next(o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None)
     moved = [o if a is None else jnp.moveaxis(o, a, 0) for o, a in zip(operands, axes, strict=True)]
     return size, moved
+
+
+def _nothing(primitive: Primitive, operands: Any, axes: Any, **static: Any) -> Any:
+    """The results of a mapped axis of size 0."""
+    ones = [
+        jax.ShapeDtypeStruct(o.shape if a is None else np.delete(o.shape, a), o.dtype)
+        for o, a in zip(operands, axes, strict=True)
+    ]
+    shapes = jax.eval_shape(partial(primitive.bind, **static), *ones)
+    return [jnp.zeros((0, *one.shape), one.dtype) for one in shapes], [0] * len(shapes)
 
 
 def _is_mapped(operand: Any, axis: Any) -> bool:
@@ -73,6 +86,8 @@ def batch_forward(
 ) -> Any:
     """The batching rule of the forward pass."""
     size, moved = _first(operands, axes)
+    if size == 0:
+        return _nothing(primitive, operands, axes, kernel=kernel, keeps=keeps)
     mapped = [_is_mapped(o, a) for o, a in zip(moved, axes, strict=True)]
     # An unused array stays [1, 0].
     moved = [o if m or a is None else o[0] for o, a, m in zip(moved, axes, mapped, strict=True)]
@@ -101,6 +116,8 @@ def batch_backward(
 ) -> Any:
     """The batching rule of the backward pass."""
     size, moved = _first(operands, axes)
+    if size == 0:
+        return _nothing(primitive, operands, axes, kernel=kernel, groups=groups)
     mapped = [_is_mapped(o, a) for o, a in zip(moved, axes, strict=True)]
     moved = [o if m or a is None else o[0] for o, a, m in zip(moved, axes, mapped, strict=True)]
     names = (*Inputs._fields, "hs", "kept", "made", "d_hs", "d_h_end", "d_c_end")

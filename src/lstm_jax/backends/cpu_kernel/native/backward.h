@@ -164,6 +164,9 @@ struct Backward : Layout<Cell> {
       }
       pass(row, block, mark, d.kept + row * Base::kept_row(H) + block * Cell::kKept * L, now, before, c_before, d_now, &d_cell,
            through);
+      Base::clear_padding(block, H, through, kWide);
+      Base::clear_padding(block, H, d_now, Cell::kUnitVectors);
+      Base::clear_padding(block, H, &d_cell, 1);
       for (int v = 0; v < kWide; ++v) store(d_z + at * Z + block * P + v * L, through[v]);
       for (int v = 0; v < Cell::kUnitVectors; ++v) store(d_row + block * kUnits + v * L, d_now[v]);
       if constexpr (Cell::kMemory) store(d_c + r * padded + block * L, d_cell);
@@ -197,7 +200,8 @@ struct Backward : Layout<Cell> {
       const T* kept = d.kept + row * Base::kept_row(H) + block * Cell::kKept * L;
       const V before = load(h_before + block * L);
       V d_now = load(d_h + r * h_wide + block * L);
-      const V d_reset = Cell::backward_reset(kept, before, load(d_a + r * h_wide + block * L), &d_now);
+      V d_reset = Cell::backward_reset(kept, before, load(d_a + r * h_wide + block * L), &d_now);
+      Base::clear_padding(block, H, &d_reset, 1);
       store(d_z + at * Z + block * P + L, passes(row) ? V{} : d_reset);
       if (!passes(row)) store(d_h + r * h_wide + block * L, d_now);
       store(a + block * L, load(kept) * before);

@@ -49,8 +49,10 @@ const Table& table() {
 
 // Threads at most; LSTM_JAX_THREADS sets fewer.
 int64_t most_threads() {
-  const char* asked = std::getenv("LSTM_JAX_THREADS");
-  const long count = asked == nullptr ? 0 : std::strtol(asked, nullptr, 10);
+  const char* given = std::getenv("LSTM_JAX_THREADS");
+  const std::string asked = given == nullptr ? "" : given;
+  const bool number = !asked.empty() && asked.size() < 10 && asked.find_first_not_of("0123456789") == std::string::npos;
+  const long count = number ? std::strtol(asked.c_str(), nullptr, 10) : 0;
   return count > 0 ? count : 1 << 20;
 }
 
@@ -60,13 +62,18 @@ int64_t threads_of(const ffi::ThreadPool& pool) {
   return std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), most);
 }
 
+Memory& own_memory() {
+  static thread_local Memory memory;
+  return memory;
+}
+
 // Calls f(network, memory, team) for each: where there are as many networks as threads, each by one thread.
 template <typename F>
 void for_networks(int64_t networks, ffi::ThreadPool& pool, F&& f) {
   const Team team(threads_of(pool), [&pool](std::function<void()> work) { pool.Schedule(std::move(work)); });
-  static thread_local Memory memory;
   if (networks < team.threads()) {
-    for (int64_t n = 0; n < networks; ++n) f(n, memory, team);
+    const Memory::Lease lease{own_memory()};
+    for (int64_t n = 0; n < networks; ++n) f(n, lease.memory, team);
     return;
   }
   const Team alone;
@@ -74,7 +81,8 @@ void for_networks(int64_t networks, ffi::ThreadPool& pool, F&& f) {
   std::mutex mutex;
   team.run(networks, [&](int64_t n) {
     try {
-      f(n, memory, alone);
+      const Memory::Lease lease{own_memory()};
+      f(n, lease.memory, alone);
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex);
       failed = std::current_exception();
@@ -100,7 +108,7 @@ void run_forward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const 
   const auto kept = arrays.give<T>(3, {steps, B, cell.kept * padded_units(H)}, true);
   const auto made = arrays.give<T>(4, {});
   for_networks(options.networks, pool, [&](int64_t n, Memory& memory, const Team& team) {
-    functions_of<T>(cell).forward(given.sizes_of(n), given.of(n), {hs.of(n), h_end.of(n), c_end.of(n), kept.of(n)}, memory,
+    functions_of<T>(cell).forward(given.sizes, given.of(n), {hs.of(n), h_end.of(n), c_end.of(n), kept.of(n)}, memory,
                                   team);
     *made.of(n) = T(kept.data != nullptr || cell.kept == 0);
   });
@@ -127,9 +135,9 @@ void run_backward(const Cell& cell, ffi::ThreadPool& pool, Arrays& arrays, const
   const auto d_bhn = arrays.give<T>(4, {groups, H}, !cell.hidden_bias);
   const auto d_h0 = arrays.give<T>(5, {B, H}), d_c0 = arrays.give<T>(6, {B, H}, !memory_state);
   for_networks(options.networks, pool, [&](int64_t n, Memory& memory, const Team& team) {
-    Sizes sizes = given.sizes_of(n);
+    Sizes sizes = given.sizes;
     const T* residuals = kept.of(n);
-    static thread_local Memory again;
+    Memory again;
     if (cell.kept != 0 && *made.of(n) == T(0)) {
       // The forward pass ran elsewhere, by another program: its residuals are made here.
       again.reserve(Memory::bytes<T>(given.kept(cell)) + Memory::bytes<T>(steps * given_rows * H) +
@@ -175,18 +183,18 @@ ffi::Error guarded(const Arrays& arrays, std::string_view name, F&& work) {
 }
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view cell,
-                   int64_t networks, int64_t direction) {
+                   int64_t networks, bool reverse) {
   Arrays arrays(args, rets);
   return guarded(arrays, cell, [&](auto zero, const Cell& found) {
-    run_forward<decltype(zero)>(found, pool, arrays, {networks, 1, direction});
+    run_forward<decltype(zero)>(found, pool, arrays, {networks, 1, reverse});
   });
 }
 
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, std::string_view cell,
-                    int64_t networks, int64_t groups, int64_t direction) {
+                    int64_t networks, int64_t groups, bool reverse) {
   Arrays arrays(args, rets);
   return guarded(arrays, cell, [&](auto zero, const Cell& found) {
-    run_backward<decltype(zero)>(found, pool, arrays, {networks, groups, direction});
+    run_backward<decltype(zero)>(found, pool, arrays, {networks, groups, reverse});
   });
 }
 
@@ -199,7 +207,7 @@ XLA_FFI_DEFINE_HANDLER(ForwardHandler, forward,
                            .RemainingRets()
                            .Attr<std::string_view>("cell")
                            .Attr<int64_t>("networks")
-                           .Attr<int64_t>("direction"));
+                           .Attr<bool>("reverse"));
 
 XLA_FFI_DEFINE_HANDLER(BackwardHandler, backward,
                        ffi::Ffi::Bind()
@@ -209,7 +217,7 @@ XLA_FFI_DEFINE_HANDLER(BackwardHandler, backward,
                            .Attr<std::string_view>("cell")
                            .Attr<int64_t>("networks")
                            .Attr<int64_t>("groups")
-                           .Attr<int64_t>("direction"));
+                           .Attr<bool>("reverse"));
 
 }  // namespace lstm_jax
 

@@ -186,7 +186,8 @@ struct Forward : Layout<Cell> {
   }
 
   // Of a cell that resets before W_h: a_t, with r, u and the part of z_n that is known.
-  void reset(int64_t t, int64_t r, int64_t block, const V (&z)[kWide]) const {
+  void reset(int64_t t, int64_t r, int64_t block, V (&z)[kWide]) const {
+    Base::clear_padding(block, H, z, kWide);
     const int64_t unit = r * padded + block * kUnits;
     T* now = gates + r * Z + block * P;
     store(dropped + unit, Cell::reset(z, load(h[t % 2] + unit), now));
@@ -207,7 +208,8 @@ struct Forward : Layout<Cell> {
     });
   }
 
-  void elementwise(int64_t t, int64_t row, int64_t r, int64_t block, const V (&z)[kWide]) const {
+  void elementwise(int64_t t, int64_t row, int64_t r, int64_t block, V (&z)[kWide]) const {
+    Base::clear_padding(block, H, z, Cell::kResetsBefore ? 1 : kWide);
     const int64_t unit = r * padded + block * kUnits;
     const T* before = h[t % 2] + unit;
     T* after = h[(t + 1) % 2] + unit;
@@ -247,6 +249,9 @@ struct Forward : Layout<Cell> {
         std::fill_n(out.hs + row * H, H, T(0));
       else
         std::copy_n(after + r * padded, H, out.hs + row * H);
+      if (out.kept == nullptr) continue;
+      const int64_t written = count * Cell::kKept * L, all_kept = Base::kept_row(H);
+      std::fill_n(out.kept + row * all_kept + written, all_kept - written, T(0));
     }
   }
 };

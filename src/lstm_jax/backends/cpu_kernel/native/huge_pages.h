@@ -10,7 +10,8 @@
 
 namespace lstm_jax {
 
-// Asks for large pages inside of an array that has not been written; where there are none, nothing happens.
+// Asks for large pages inside of an array, for those of its pages that are not there yet; where there are none, nothing
+// happens.
 inline void in_huge_pages(void* array, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t(2) << 20;

@@ -105,6 +105,14 @@ struct Layout {
   // Of a row of δh: whole panels are written, and whole blocks of units read.
   static int64_t row_wide(int64_t units) { return std::max(panels_of(units) * P, padded(units)); }
 
+  // Zeros in place of the lanes of a block that stand for no unit, whatever a product with zeros gave them.
+  static void clear_padding(int64_t block, int64_t units, V* vectors, int count) {
+    if ((block + 1) * kUnits <= units) return;
+    for (int v = 0; v < count; ++v)
+      for (int lane = 0; lane < L; ++lane)
+        if (unit_of(block, v, lane) >= units) vectors[v][lane] = T(0);
+  }
+
   // All bits of the lanes whose unit keeps its state, from bytes of units [first, first + L).
   static typename Wide<T>::Bits keeps(const uint8_t* row, int64_t first, int64_t units) {
     typename Wide<T>::Bits found{};

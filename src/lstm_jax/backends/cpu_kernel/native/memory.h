@@ -1,5 +1,5 @@
-// Memory of a call: aligned, kept for the next call on the same thread, because fresh pages cost more than the
-// work on them.
+// Memory of a call: aligned, kept for the next call on the same thread up to some size, because fresh pages cost more
+// than the work on them.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,17 @@ class Memory {
     size_ = rounded;
   }
 
+  // Gives back, at its end, what is too much to be kept between calls.
+  struct Lease {
+    Memory& memory;
+    ~Lease() {
+      if (memory.size_ <= kKept) return;
+      memory.release();
+      memory.start_ = nullptr;
+      memory.size_ = 0;
+    }
+  };
+
   template <typename T>
   T* take(int64_t count) {
     T* found = reinterpret_cast<T*>(start_ + used_);
@@ -38,7 +49,7 @@ class Memory {
  private:
   void release() { ::operator delete(start_, std::align_val_t(kAlign)); }
 
-  static constexpr int64_t kAlign = 64;
+  static constexpr int64_t kAlign = 64, kKept = int64_t(64) << 20;
   char* start_ = nullptr;
   int64_t size_ = 0, used_ = 0;
 };

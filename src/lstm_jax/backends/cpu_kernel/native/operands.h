@@ -47,10 +47,10 @@ struct PerNetwork {
   N* of(int64_t network) const { return data == nullptr ? nullptr : data + network * stride; }
 };
 
-// Of a call: how many networks, the groups of their rows, and the direction: 0 from the first step to the last, 1 from
-// the last to the first, 2 in turns, the networks 1, 3, … from the last to the first.
+// Of a call: how many networks, the groups of their rows, and the direction.
 struct Options {
-  int64_t networks, groups, direction;
+  int64_t networks, groups;
+  bool reverse;
 };
 
 // Arrays of a call by their numbers, each checked for its dtype and shape.
@@ -112,7 +112,7 @@ struct Given {
     const int64_t T_ = x_shape[1], B = x_shape[2], D = x_shape[3], H = w_shape[1], Z = cell.gates * H;
     if (T_ < 1 || B < 1 || D < 1 || H < 1 || options.networks < 1)
       throw WrongArrays("expected positive sizes, got x " + joined(x_shape) + ", w_h " + joined(w_shape) + ".");
-    sizes = Sizes{T_, B, B, D, H, 1, false};
+    sizes = Sizes{T_, B, B, D, H, 1, options.reverse};
     arrays.networks = options.networks;
     x = arrays.take<T>(0, {T_, B, D});
     w_x = arrays.take<T>(1, {D, Z});
@@ -127,11 +127,6 @@ struct Given {
     dropout = arrays.take<T>(10, {T_, B, H}, true);
   }
 
-  Sizes sizes_of(int64_t n) const {
-    Sizes found = sizes;
-    found.reverse = options.direction == 1 || (options.direction == 2 && n % 2 == 1);
-    return found;
-  }
   Inputs<T> of(int64_t n) const {
     return {x.of(n), w_x.of(n), w_h.of(n), b.of(n), b_hn.of(n), h0.of(n), c0.of(n),
             {marks.of(n), keeps_h.of(n), keeps_c.of(n), dropout.of(n)}};

@@ -28,7 +28,7 @@ class Team {
 
   int64_t threads() const { return threads_; }
 
-  // Calls task(0) … task(count − 1), each once, and returns when all are done.
+  // Calls task(0) … task(count − 1), each once, and returns when all are done. A task must not throw.
   template <typename F>
   void run(int64_t count, F&& task) const {
     if (count <= 1 || threads_ <= 1) {  // Of one thread, also at every step: nothing is made for the others.
@@ -48,7 +48,12 @@ class Team {
     shared.begin(count, task);
     for (int64_t here = shared.helpers; here < std::min(count, threads_) - 1; ++here) {
       ++shared.helpers;
-      schedule_([keep = shared_] { keep->help(); });
+      try {
+        schedule_([keep = shared_] { keep->help(); });
+      } catch (...) {  // Without a helper the caller does it all.
+        --shared.helpers;
+        break;
+      }
     }
     while (shared.work_on_one()) {
     }
