@@ -574,6 +574,11 @@ def test_without_the_library_the_loop_runs(monkeypatch, tmp_path, x64):
         library.status.cache_clear()
         (tmp_path / "none.so").write_bytes(b"no library")
         assert library.status().reason.startswith("Unusable library: expected")
+        library.status.cache_clear()
+        monkeypatch.undo()
+        monkeypatch.setattr(library, "INTERFACE", 3)
+        assert "expected interface 3 of" in library.status().reason
+        assert "got 2. Do python -m lstm_jax" in library.status().reason
     finally:
         library.status.cache_clear()
 

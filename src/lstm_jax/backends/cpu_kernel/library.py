@@ -13,6 +13,8 @@ ENDING = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(f"_cpu_kernel.native{ENDING}")
 REASON = Path(__file__).with_name("why_not.txt")
 """Why there is no library, as the build wrote it."""
+INTERFACE = 2
+"""Of the calls, as `native/calls.cc` has it: a library compiled before it changed is not used."""
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 
 
@@ -38,6 +40,15 @@ def status() -> Status:
         return Status(False, None, known or f"No library: expected one in {LIBRARY}, got none.")
     try:
         library = ctypes.CDLL(str(LIBRARY))
+        # The first version said none.
+        interface = getattr(library, "lstm_jax_interface", lambda: 1)()
+        if interface != INTERFACE:
+            return Status(
+                False,
+                None,
+                f"Unusable library: expected interface {INTERFACE} of {LIBRARY}, got {interface}. "
+                "Do python -m lstm_jax.backends.cpu_kernel.build.",
+            )
         for target in TARGETS:
             jax.ffi.register_ffi_target(
                 target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu"

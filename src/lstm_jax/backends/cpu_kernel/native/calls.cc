@@ -223,4 +223,6 @@ XLA_FFI_DEFINE_HANDLER(BackwardHandler, backward,
 
 LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_forward(XLA_FFI_CallFrame* frame) { return lstm_jax::ForwardHandler(frame); }
 LSTM_JAX_EXPORT XLA_FFI_Error* lstm_jax_backward(XLA_FFI_CallFrame* frame) { return lstm_jax::BackwardHandler(frame); }
+// Of the arguments above; `library.py` has the same number.
+LSTM_JAX_EXPORT int lstm_jax_interface() { return 2; }
 LSTM_JAX_EXPORT const char* lstm_jax_instruction_set() { return lstm_jax::table().name; }
