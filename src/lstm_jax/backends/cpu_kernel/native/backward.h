@@ -227,7 +227,7 @@ struct Backward : Layout<Cell> {
   }
 
   // δs_t becomes the part of δs_{t−1} that does not pass through W_h.
-  void pass(int64_t row, int64_t block, uint8_t mark, const T* kept, const V* h, const V* h_before, V c_before, V* d_now,
+  LSTM_JAX_INLINE void pass(int64_t row, int64_t block, uint8_t mark, const T* kept, const V* h, const V* h_before, V c_before, V* d_now,
             V* d_cell, V (&through)[kWide]) const {
     if (mark & kPasses) {
       for (V& one : through) one = V{};
@@ -255,7 +255,7 @@ struct Backward : Layout<Cell> {
 
   // Σ over z of δz and a panel of Wᵀ.
   template <typename Panel, int R, int W>
-  void add_through(Tile<T, R, W>& found, const T* from, const T* packed, int64_t panel) const {
+  LSTM_JAX_INLINE void add_through(Tile<T, R, W>& found, const T* from, const T* packed, int64_t panel) const {
     constexpr int64_t row = Base::template kRow<Panel>;
     const int64_t depth = count * row;
     for (int64_t block = 0; block < (row == P ? 1 : count); ++block)
@@ -279,7 +279,7 @@ struct Backward : Layout<Cell> {
     });
   }
 
-  void drop(V (&found)[kWide], int64_t row, int64_t unit) const {
+  LSTM_JAX_INLINE void drop(V (&found)[kWide], int64_t row, int64_t unit) const {
     for (int v = 0; v < kWide; ++v)
       for (int lane = 0; lane < L && unit + v * L + lane < H; ++lane)
         found[v][lane] *= in.masks.dropout[row + unit + v * L + lane];

@@ -43,7 +43,7 @@ struct LstmCell : OneProduct {
 
   static void forward(const V (&z)[kWide], const V*, V c_before, V* h, V* c, T* kept) {
     const V in = sigmoid<T>(z[0]), forget = sigmoid<T>(z[1]), candidate = tanh<T>(z[2]), out = sigmoid<T>(z[3]);
-    *c = forget * c_before + in * candidate;
+    *c = fma<T>(forget, c_before, in * candidate);
     *h = out * tanh<T>(*c);
     if (kept == nullptr) return;
     store_all(kept, in, forget, candidate, out);
@@ -52,8 +52,8 @@ struct LstmCell : OneProduct {
   // C_t is what the step itself gave: where the state passes on or keeps its value, nothing comes through here.
   static void backward(const T* kept, const V*, const V*, V c_before, V* d_h, V* d_c, V (&d_z)[kWide]) {
     const V in = load(kept), forget = load(kept + kLanes<T>), candidate = load(kept + 2 * kLanes<T>);
-    const V out = load(kept + 3 * kLanes<T>), squashed = tanh<T>(forget * c_before + in * candidate), one = all<T>(1);
-    const V d_cell = *d_c + *d_h * out * (one - squashed * squashed);
+    const V out = load(kept + 3 * kLanes<T>), squashed = tanh<T>(fma<T>(forget, c_before, in * candidate)), one = all<T>(1);
+    const V d_cell = fma<T>(*d_h * out, one - squashed * squashed, *d_c);
     d_z[0] = d_cell * candidate * in * (one - in);
     d_z[1] = d_cell * c_before * forget * (one - forget);
     d_z[2] = d_cell * in * (one - candidate * candidate);
@@ -87,8 +87,8 @@ struct GruCell : OneProduct {
   static constexpr bool kMemory = false, kHiddenBias = true;
 
   static void forward(const V (&z)[kWide], const V* h_before, V, V* h, V*, T* kept) {
-    const V r = sigmoid<T>(z[1]), u = sigmoid<T>(z[2]), n = tanh<T>(z[0] + r * z[3]);
-    *h = (all<T>(1) - u) * n + u * *h_before;
+    const V r = sigmoid<T>(z[1]), u = sigmoid<T>(z[2]), n = tanh<T>(fma<T>(r, z[3], z[0]));
+    *h = fma<T>(u, *h_before, (all<T>(1) - u) * n);
     if (kept != nullptr) LstmCell<T>::store_all(kept, r, u, n, z[3]);
   }
 
@@ -131,7 +131,7 @@ struct ResetBeforeGruCell {
   static V update(V z, V h_before, const T* gates, T* kept) {
     const V u = load(gates + kLanes<T>), n = tanh<T>(z);
     if (kept != nullptr) store(kept, load(gates)), store(kept + kLanes<T>, u), store(kept + 2 * kLanes<T>, n);
-    return (all<T>(1) - u) * n + u * h_before;
+    return fma<T>(u, h_before, (all<T>(1) - u) * n);
   }
 
   // All but δz_r, which waits for δa_t.
@@ -146,7 +146,7 @@ struct ResetBeforeGruCell {
 
   static V backward_reset(const T* kept, V h_before, V d_a, V* d_h) {
     const V r = load(kept);
-    *d_h += d_a * r;
+    *d_h = fma<T>(d_a, r, *d_h);
     return d_a * h_before * r * (all<T>(1) - r);
   }
 };

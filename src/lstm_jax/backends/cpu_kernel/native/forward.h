@@ -132,7 +132,7 @@ struct Forward : Layout<Cell> {
   }
 
   template <int R, int W>
-  void add_inputs(Tile<T, R, W>& sum, const T* x, int64_t block) const {
+  LSTM_JAX_INLINE void add_inputs(Tile<T, R, W>& sum, const T* x, int64_t block) const {
     for (int i = 0; i < R; ++i)
       for (int w = 0; w < W; ++w)
         for (int v = 0; v < kWide; ++v) sum[i][w][v] = load(bias + (block + w) * P + v * L);
@@ -186,7 +186,7 @@ struct Forward : Layout<Cell> {
   }
 
   // Of a cell that resets before W_h: a_t, with r, u and the part of z_n that is known.
-  void reset(int64_t t, int64_t r, int64_t block, V (&z)[kWide]) const {
+  LSTM_JAX_INLINE void reset(int64_t t, int64_t r, int64_t block, V (&z)[kWide]) const {
     Base::clear_padding(block, H, z, kWide);
     const int64_t unit = r * padded + block * kUnits;
     T* now = gates + r * Z + block * P;
@@ -208,7 +208,7 @@ struct Forward : Layout<Cell> {
     });
   }
 
-  void elementwise(int64_t t, int64_t row, int64_t r, int64_t block, V (&z)[kWide]) const {
+  LSTM_JAX_INLINE void elementwise(int64_t t, int64_t row, int64_t r, int64_t block, V (&z)[kWide]) const {
     Base::clear_padding(block, H, z, Cell::kResetsBefore ? 1 : kWide);
     const int64_t unit = r * padded + block * kUnits;
     const T* before = h[t % 2] + unit;

@@ -106,11 +106,18 @@ struct Layout {
   static int64_t row_wide(int64_t units) { return std::max(panels_of(units) * P, padded(units)); }
 
   // Zeros in place of the lanes of a block that stand for no unit, whatever a product with zeros gave them.
-  static void clear_padding(int64_t block, int64_t units, V* vectors, int count) {
+  static LSTM_JAX_INLINE void clear_padding(int64_t block, int64_t units, V* vectors, int count) {
     if ((block + 1) * kUnits <= units) return;
-    for (int v = 0; v < count; ++v)
-      for (int lane = 0; lane < L; ++lane)
-        if (unit_of(block, v, lane) >= units) vectors[v][lane] = T(0);
+    // Whole vectors at a time: one lane of a vector would take all of them out of the registers.
+    for (int v = 0; v < count; ++v) vectors[v] = present(block, units, v) ? vectors[v] : V{};
+  }
+
+  static typename Wide<T>::Bits present(int64_t block, int64_t units, int v) {
+    decltype(typename Wide<T>::Bits{}[0] + 0) lanes[L];
+    for (int lane = 0; lane < L; ++lane) lanes[lane] = unit_of(block, v, lane) < units ? -1 : 0;
+    typename Wide<T>::Bits found;
+    std::memcpy(&found, lanes, sizeof found);
+    return found;
   }
 
   // All bits of the lanes whose unit keeps its state, from bytes of units [first, first + L).

@@ -25,7 +25,7 @@ using Tile = Vec<T>[R][W][kWide];
 
 // Rows of a are `stride` apart, its k are next to each other; panels are `panel_stride` apart.
 template <int kFirst, int kCount, typename T, int R, int W>
-inline void add_product(Tile<T, R, W>& acc, const T* a, int64_t stride, const T* panel, int64_t panel_stride, int64_t depth) {
+LSTM_JAX_INLINE void add_product(Tile<T, R, W>& acc, const T* a, int64_t stride, const T* panel, int64_t panel_stride, int64_t depth) {
   for (int64_t k = 0; k < depth; ++k)
     for (int w = 0; w < W; ++w) {
       Vec<T> row[kCount];
@@ -45,7 +45,8 @@ using Constant = std::integral_constant<int, n>;
 // with fewer, each sum would wait for the one before.
 template <int kAtOnce = 1, typename F>
 inline void for_tiles(int64_t begin, int64_t end, int64_t first, int64_t last, F&& f) {
-  const auto of_panels = [&](auto wide, int64_t panel, bool last_row) {
+  // A function of its own, so that there is one copy of the tiles and not one for each call below.
+  const auto of_panels = [&](auto wide, int64_t panel, bool last_row) __attribute__((noinline)) {
     int64_t row = begin;
     for (; end - row >= kMostRows; row += kMostRows) f(Constant<kMostRows>{}, wide, row, panel);
     switch (end - row) {
