@@ -223,7 +223,7 @@ def _both_at_once(
     layer: Bidirectional, xs: Array, state0: Both, sequences: Sequences, noise: Noise
 ) -> bool:
     """Whether the two directions are two networks of one call: of few rows, each leaves a core idle."""
-    whole = all(sequences[n] is None for n, name in enumerate(sequences._fields) if name in MASKS)
+    whole = all(getattr(sequences, name) is None for name in MASKS)
     if not whole or layer.forward != layer.backward or noise[:2] != NO_NOISE[:2]:
         return False
     return leaves_cores_idle(

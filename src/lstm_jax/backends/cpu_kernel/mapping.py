@@ -81,6 +81,25 @@ def _networks_apart(size: int, leaf: Any) -> Any:
     return leaf.reshape(size, -1, *leaf.shape[1:])
 
 
+def _without_unused(moved: Sequence[Any], axes: Sequence[Any]) -> tuple[list[Any], list[bool]]:
+    """The operands, and which are mapped; an array that is not used stays [1, 0] and is not."""
+    mapped = [_is_mapped(o, a) for o, a in zip(moved, axes, strict=True)]
+    kept = [o if m or a is None else o[0] for o, a, m in zip(moved, axes, mapped, strict=True)]
+    return kept, mapped
+
+
+def _as_networks(
+    primitive: Primitive, size: int, kernel: Kernel, moved: Any, mapped: Any, **static: Any
+) -> Any:
+    """One call for mapped weights."""
+    operands = [
+        _more_networks(size, kernel.networks, o, m) for o, m in zip(moved, mapped, strict=True)
+    ]
+    several = replace(kernel, networks=size * kernel.networks)
+    found = primitive.bind(*operands, kernel=several, **static)
+    return [_networks_apart(size, leaf) for leaf in found], [0] * len(found)
+
+
 def batch_forward(
     primitive: Primitive, operands: Any, axes: Any, *, kernel: Kernel, keeps: bool
 ) -> Any:
@@ -88,20 +107,10 @@ def batch_forward(
     size, moved = _first(operands, axes)
     if size == 0:
         return _nothing(primitive, operands, axes, kernel=kernel, keeps=keeps)
-    mapped = [_is_mapped(o, a) for o, a in zip(moved, axes, strict=True)]
-    # An unused array stays [1, 0].
-    moved = [o if m or a is None else o[0] for o, a, m in zip(moved, axes, mapped, strict=True)]
+    moved, mapped = _without_unused(moved, axes)
     names = Inputs._fields
     if any(m for name, m in zip(names, mapped, strict=True) if name in WEIGHTS):
-        several = replace(kernel, networks=size * kernel.networks)
-        moved = [
-            _more_networks(size, kernel.networks, o, m) for o, m in zip(moved, mapped, strict=True)
-        ]
-        found = [
-            _networks_apart(size, leaf)
-            for leaf in primitive.bind(*moved, kernel=several, keeps=keeps)
-        ]
-        return found, [0] * len(found)
+        return _as_networks(primitive, size, kernel, moved, mapped, keeps=keeps)
     rows = [
         o if name in WEIGHTS or not o.size else _more_rows(size, name, o, m)
         for name, o, m in zip(names, moved, mapped, strict=True)
@@ -118,17 +127,10 @@ def batch_backward(
     size, moved = _first(operands, axes)
     if size == 0:
         return _nothing(primitive, operands, axes, kernel=kernel, groups=groups)
-    mapped = [_is_mapped(o, a) for o, a in zip(moved, axes, strict=True)]
-    moved = [o if m or a is None else o[0] for o, a, m in zip(moved, axes, mapped, strict=True)]
+    moved, mapped = _without_unused(moved, axes)
     names = (*Inputs._fields, "hs", "kept", "made", "d_hs", "d_h_end", "d_c_end")
     if any(m for name, m in zip(names, mapped, strict=True) if name in WEIGHTS):
-        several = replace(kernel, networks=size * kernel.networks)
-        moved = [
-            _more_networks(size, kernel.networks, o, m) for o, m in zip(moved, mapped, strict=True)
-        ]
-        found = primitive.bind(*moved, kernel=several, groups=groups)
-        apart = [_networks_apart(size, leaf) for leaf in found]
-        return apart, [0] * len(apart)
+        return _as_networks(primitive, size, kernel, moved, mapped, groups=groups)
     # Inputs and residuals that are not mapped serve every batch of cotangents.
     given = any(m for name, m in zip(names, mapped, strict=True) if not name.startswith("d_"))
     repeats = moved[names.index("d_hs")].shape[-2] // moved[0].shape[-2]
