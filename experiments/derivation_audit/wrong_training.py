@@ -81,6 +81,13 @@ def wrong_step(
         x: [B, D].
         fault: of `FAULTS`.
     """
+    return wrong_step_from(params.w_h, state, x @ params.w_x + params.b[None], fault=fault)
+
+
+def wrong_step_from(
+    w_h: Array, state: LSTMState, z_x: Array, *, fault: str
+) -> tuple[LSTMState, Array]:
+    """The same from z_x = x W_x + b, [B, 4H], which words have in a row of W_x."""
     constant = jax.lax.stop_gradient
     h_prev, c_prev = state
     if fault in ("carries nothing", "carries C alone"):
@@ -90,7 +97,7 @@ def wrong_step(
     tanh_g = tanh_of_tanh if fault in ("tanh' of tanh", "both of derivation 3") else jnp.tanh
 
     def gates(h: Array) -> list[Array]:
-        return jnp.split(x @ params.w_x + h @ params.w_h + params.b[None], 4, axis=-1)
+        return jnp.split(z_x + h @ w_h, 4, axis=-1)
 
     def memory(h: Array) -> Array:
         z_i, z_f, z_g, _ = gates(h)

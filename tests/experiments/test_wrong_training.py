@@ -1,10 +1,12 @@
 """Wrong gradients that are trained with: each is the published derivation's, term by term, and no other."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.derivation_audit import exercises, plain_lstm, recursion, word_level
+from experiments.derivation_audit import exercises, plain_lstm, recursion, word_level, words
 from experiments.derivation_audit.wrong_training import (
     FAULTS,
     QUICK_SETTINGS,
@@ -141,3 +143,31 @@ def test_a_quick_training_with_every_fault():
     for row in rows:
         assert ("cosine" in row) == (row["fault"] != "none")
     assert wrong_table(rows).count("\n") == len(rows) + 2
+
+
+def test_windows_cover_the_text_once():
+    codes = np.arange(20 * 41 + 1)
+    found = words.windows(codes)
+    assert found.shape == (2, 21, 20)
+    # Each row goes on where its last window ended, and predicts what comes next.
+    np.testing.assert_array_equal(found[1, 0], found[0, -1])
+    np.testing.assert_array_equal(found[0, :, 3], codes[3 * 41 : 3 * 41 + 21])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_quick_run_of_words(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert words.main(["--quick", "--epochs", "1", "--seeds", "2", "--out", str(out)]) == 0
+    rows = json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["optimizer"], row["fault"]) for row in rows] == list(words.TRIALS)
+    assert all(np.shape(row["perplexity"]) == (2, 1) for row in rows)
+    assert words.tables(rows) in capsys.readouterr().out
+
+
+def test_words_refuse_before_any_work(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert words.main(["--quick", "--seeds", "0", "--out", out]) == 2
+    assert words.main(["--data", str(tmp_path / "none"), "--out", out]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 2 and not (tmp_path / "out").exists()
