@@ -21,8 +21,10 @@ GRADIENT = [name for name in PREDICTORS if name not in ("lag", "is_chrono")]
 MODELS = {"plain": list(PLAIN), "flow": list(FLOW), "all": [*PREDICTORS]}
 
 
-def report(rows: Rows, done: int, of: int, draws: int) -> str:
-    """Every table for which there are rows."""
+def report(rows: Rows, of: int, draws: int) -> str:
+    """Every table for which there are rows; ``of`` is the number of groups that there are to be."""
+    groups = zip(rows.network, rows.task, rows.hidden_size, rows.length, strict=True)
+    done = len(set(groups))
     small = rows.where(rows.hidden_size <= 32)
     large = rows.where(rows.hidden_size > 32)
     recall = small.where(small.task == "recall")
