@@ -23,7 +23,7 @@ from experiments.which_lags.report import report
 from experiments.which_lags.rows import read_rows, rows_of, write_rows
 from experiments.which_lags.store import group_file, is_done, read_group, write_group
 from experiments.which_lags.train import Run, Trained, runs_of, trained
-from gradient_flow.results_folder import claim_folder, environment, write_json
+from gradient_flow.results_folder import FINISHED, claim_folder, environment, write_json
 from lstm_jax.atomic_write import write_file
 from lstm_jax.command_line.tyro_options import parse
 
@@ -160,9 +160,10 @@ def _conclude(config: Config, every: Sequence[Group]) -> None:
         raise Refusal(f"No groups: expected some that are done in {config.out}, got none.")
     config.out.mkdir(parents=True, exist_ok=True)
     draws = DRAWS // 50 if config.quick else DRAWS
-    tables = report(rows, len(every), draws)
+    tables, numbers = report(rows, len(every), draws)
     print(tables)
     write_rows(rows, config.out / ROWS)
+    write_json(config.out / FINISHED, numbers)
 
     def write(path: Path) -> None:
         path.write_text(tables + "\n", encoding="utf-8")

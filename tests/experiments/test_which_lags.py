@@ -251,7 +251,13 @@ def test_what_is_held_out_is_told_by_what_tells(tmp_path):
         plain = evidence.fitted_elsewhere(rows, folds, 0, list(PLAIN))
         assert evidence.auc_interval(rows, fitted, 20).value > 0.95
         assert evidence.difference(rows, fitted, plain, 20).low > 0
-    tables = report(rows, 120, 20)
+    tables, numbers = report(rows, 120, 20)
+    assert numbers["held_out_families"]["best"] == "two_sided"
+    assert numbers["held_out_tasks"]["chosen"]["0"][0] > 0.99
+    counts = [of["below"] for of in numbers["by_norm"]["recall"].values()]
+    assert sum(of for _, of in counts) == int(
+        (rows.norm[rows.task == "recall"] < np.log(1e-3)).sum()
+    )
     assert "4 of 120 groups" in tables and "Held-out tasks" in tables
     assert "the best single one on all of them: two_sided" in tables
     vanished = rows.norm < np.log(1e-3)
@@ -264,7 +270,7 @@ def test_what_is_held_out_is_told_by_what_tells(tmp_path):
     np.testing.assert_allclose(again.norm, rows.norm, rtol=1e-3)
     assert again.learned.tolist() == rows.learned.tolist()
     assert again.solved_at_rate.keys() == rows.solved_at_rate.keys()
-    assert report(again, 120, 20) == tables
+    assert report(again, 120, 20) == (tables, numbers)
     (tmp_path / "rows.csv").write_text("network,task\n1\n", encoding="utf-8")
     with pytest.raises(OutputError, match="expected a table of rows"):
         read_rows(tmp_path / "rows.csv")
