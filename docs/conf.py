@@ -33,6 +33,7 @@ extensions = [
     "mathml",
     "run_blocks",
     "api_pages",
+    "chinese_search",
 ]
 root_doc = "docs/index"
 include_patterns = [
@@ -65,6 +66,7 @@ html_theme = "furo"
 html_title = "lstm_jax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["search_keys.js"]
 html_additional_pages = {"index": "to_first_page.html"}
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
