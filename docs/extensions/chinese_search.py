@@ -1,7 +1,7 @@
 """Words of Chinese pages for the search, where Sphinx takes what stands between two marks for one word.
 
-Every two characters that follow each other become a word, so that a term of two is found. Longer terms are found
-in what stands between two marks, which Sphinx's search looks into itself.
+Every two characters that follow each other become a word, so that a term of two is found. Longer terms are
+found in what stands between two marks, which Sphinx's search looks into itself.
 """
 
 import re
