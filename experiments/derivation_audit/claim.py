@@ -1,21 +1,40 @@
 r"""A claim about recurrent gradients, the cases in which it is tested, and its verdict.
 
-true           where it holds in every case
+true           where it holds in every case, of every seed
 false          where it holds in none
 partly true    otherwise
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Case(NamedTuple):
-    """One number, what it measures, and whether the claim holds there."""
+    """One number of each seed, what it measures, and in how many seeds the claim holds.
+
+    Attributes:
+        what: what it measures, the same for every seed.
+        values: the number of each seed.
+        held: whether the claim holds, of each seed.
+        beside: a number to compare with, in words, of the first seed.
+    """
 
     what: str
-    value: float
-    holds: bool
+    values: tuple[float, ...]
+    held: tuple[bool, ...]
+    beside: str = ""
+
+    @property
+    def value(self) -> float:
+        """The median of the seeds."""
+        return float(np.median(self.values))
+
+
+def one_case(what: str, value: float, holds: bool, beside: str = "") -> Case:
+    """A case of one seed."""
+    return Case(what, (float(value),), (bool(holds),), beside)
 
 
 class Line(NamedTuple):
@@ -51,5 +70,20 @@ class Saying(NamedTuple):
     @property
     def verdict(self) -> str:
         """True, partly true or false."""
-        holds = [case.holds for case in self.cases]
+        holds = [held for case in self.cases for held in case.held]
         return "true" if all(holds) else "partly true" if any(holds) else "false"
+
+
+def over_seeds(sayings: Sequence[Saying]) -> Saying:
+    """One saying of several seeds' networks; its lines are those of the first."""
+    first = sayings[0]
+    cases = [
+        Case(
+            same[0].what,
+            tuple(value for case in same for value in case.values),
+            tuple(held for case in same for held in case.held),
+            same[0].beside,
+        )
+        for same in zip(*(saying.cases for saying in sayings), strict=True)
+    ]
+    return first._replace(cases=tuple(cases))

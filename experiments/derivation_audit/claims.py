@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.derivation_audit.claim import Case, Line, Saying
+from experiments.derivation_audit.claim import Line, Saying, one_case
 from experiments.derivation_audit.networks import (
     Look,
     Looks,
@@ -50,10 +50,10 @@ def constant(looks: Looks, window: int = 100) -> Saying:
         products = sums[window:] - sums[:-window]
         spread = np.ptp(products, axis=0)
         unit = int(np.argsort(spread)[len(spread) // 2])
-        cases.append(Case(f"LSTM, {label}", float(spread[unit]), bool(spread[unit] < 0.01)))
+        cases.append(one_case(f"LSTM, {label}", float(spread[unit]), bool(spread[unit] < 0.01)))
         lines.append(Line(label, np.arange(len(products)), products[:, unit]))
     rnn = looks.untrained["rnn"].at("hh", window)
-    cases.append(Case(f"RNN, untrained: decades of ∂h_t/∂h_k at lag {window}", rnn, rnn < -1))
+    cases.append(one_case(f"RNN, untrained: decades of ∂h_t/∂h_k at lag {window}", rnn, rnn < -1))
     return Saying(
         "constant",
         "The LSTM multiplies by a constant coefficient, the RNN by a product",
@@ -75,7 +75,7 @@ def switches(looks: Looks) -> Saying:
     for label, seen in chosen(looks).items():
         gates = np.concatenate([seen.gates[name].ravel() for name in ("i", "f", "o")])
         share = float(np.mean((gates < 0.05) | (gates > 0.95)))
-        cases.append(Case(label, share, share > 0.9))
+        cases.append(one_case(label, share, share > 0.9))
         lines.append(
             Line(
                 label,
@@ -101,7 +101,7 @@ def exceeds(looks: Looks) -> Saying:
     for label, seen in chosen(looks).items():
         for block, called in (("carousel", "additive path ∏ f"), ("total_c", "dC_t/dC_k")):
             most = float(seen.curves[block][1:].max())
-            cases.append(Case(f"{called}, {label}", most, most > 0.01))
+            cases.append(one_case(f"{called}, {label}", most, most > 0.01))
         lines.append(Line(label, seen.lags, seen.curves["total_c"]))
     return Saying(
         "exceeds",
@@ -128,7 +128,7 @@ def three_hundred(looks: Looks, lag: int = 300) -> Saying:
         for name, called in names.items():
             if name in seen:
                 value = seen[name].at("total_c", lag)
-                cases.append(Case(f"{called}, {stage}", value, value < VANISHED))
+                cases.append(one_case(f"{called}, {stage}", value, value < VANISHED))
                 lines.append(
                     Line(
                         f"{called}, {stage}",
@@ -183,13 +183,13 @@ def closing(looks: Looks, steps: int = 300) -> Saying:
     ):
         kept = kept_share(bias, steps)
         left = float(kept[-1])
-        cases.append(Case(f"{called}: f = {1 / (1 + np.exp(-bias)):.5f}", left, left > 0.5))
+        cases.append(one_case(f"{called}: f = {1 / (1 + np.exp(-bias)):.5f}", left, left > 0.5))
         lines.append(Line(called, np.arange(steps + 1), kept))
     for label, seen in chosen(looks).items():
         holding = (seen.gates["f"] > 0.95) & (seen.gates["i"] < 0.05)
         share = float(holding.mean())
         cases.append(
-            Case(f"share of steps with f > 0.95 and i < 0.05, {label}", share, share > 0.5)
+            one_case(f"share of steps with f > 0.95 and i < 0.05, {label}", share, share > 0.5)
         )
     return Saying(
         "closing",
@@ -235,7 +235,7 @@ def relu(looks: Looks, sizes: Sizes, seed: int) -> Saying:
     for label, params in trials.items():
         decades = sizes_of_states(cell, params, xs)
         most = float(decades.max())
-        cases.append(Case(label, most, most > 3))
+        cases.append(one_case(label, most, most > 3))
         lines.append(Line(label, np.arange(1, len(decades) + 1), decades))
     return Saying(
         "relu",

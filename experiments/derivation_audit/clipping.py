@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.derivation_audit.claim import Case, Line, Saying
+from experiments.derivation_audit.claim import Line, Saying, one_case
 from experiments.derivation_audit.networks import (
     LN10,
     Sizes,
@@ -93,20 +93,23 @@ def clipping(sizes: Sizes, seed: int) -> Saying:
         clipped = found * np.minimum(1, CLIP / norms)
         longest = float(np.linalg.norm(clipped, axis=1).max())
         cases.append(
-            Case(
-                f"{label}: longest gradient clipped (as it is {norms.max():.3g})",
+            one_case(
+                f"{label}: longest gradient clipped",
                 longest,
                 longest <= 1.0001 * CLIP,
+                f"as it is {norms.max():.3g}",
             )
         )
         mean = cosine(clipped.mean(0), found.mean(0))
         cases.append(
-            Case(f"{label}: cosine of the mean clipped gradient and the mean", mean, mean > 0.99)
+            one_case(
+                f"{label}: cosine of the mean clipped gradient and the mean", mean, mean > 0.99
+            )
         )
         bound = CLIP / np.sqrt(found.shape[1])
         by_value = np.clip(found, -bound, bound)
         value = float(np.median([cosine(*pair) for pair in zip(by_value, found, strict=True)]))
-        cases.append(Case(f"{label}: cosine after clipping by value", value, value > 0.99))
+        cases.append(one_case(f"{label}: cosine after clipping by value", value, value > 0.99))
         ends, short = {}, label.replace(", ", " ")
         for called, optimizer in OPTIMIZERS.items():
             _, losses = train("text", cell, optimizer, sizes, sizes.text_steps // 2, model, keys[2])
@@ -115,17 +118,18 @@ def clipping(sizes: Sizes, seed: int) -> Saying:
             lines.append(Line(f"{short}, {called}", np.arange(len(curve)), curve))
         end, start = ends["clipped"], float(curve[0])
         cases.append(
-            Case(
-                f"{label}: loss after training clipped, from {start:.3g} (as it is {ends['as it is']:.3g})",
+            one_case(
+                f"{label}: loss after training clipped",
                 end,
                 bool(np.isfinite(end)) and end < start,
+                f"from {start:.3g}, as it is {ends['as it is']:.3g}",
             )
         )
     small = credit(
         plain("rnn", inputs, sizes.hidden), begin(made["rnn"], inputs, keys[0]), sizes, keys[1]
     )
     cases.append(
-        Case(
+        one_case(
             f"tanh, uniform: decades of ∂ℓ_T/∂h_k at lag {len(small) - 1}, clipped or not",
             float(small[-1]),
             bool(small[-1] > -3),

@@ -7,6 +7,7 @@ import numpy as np
 from experiments.derivation_audit.claim import Saying
 from experiments.derivation_audit.derivations import Derivation
 from experiments.derivation_audit.networks import Looks
+from experiments.derivation_audit.wrong_training import wrong_table
 from experiments.running import table
 from gradient_flow import Audit
 
@@ -22,6 +23,7 @@ class Found(NamedTuple):
     digits: dict[str, dict[str, tuple[str, float]]]
     looks: Looks
     sayings: tuple[Saying, ...]
+    wrong_trainings: list[dict[str, Any]]
 
 
 def audit_table(run: Found) -> str:
@@ -105,10 +107,15 @@ def digit_table(run: Found) -> str:
 
 def saying_table(saying: Saying) -> str:
     """One saying with its cases."""
-    rows = [[c.what, f"{c.value:.4g}", "yes" if c.holds else "no"] for c in saying.cases]
+    rows = []
+    for case in saying.cases:
+        numbers = f"{case.value:.4g}"
+        if len(case.values) > 1:
+            numbers += f" ({min(case.values):.4g} … {max(case.values):.4g})"
+        rows.append([case.what, numbers, f"{sum(case.held)} of {len(case.held)}", case.beside])
     title = f"“{saying.said}”: {saying.verdict.upper()}"
     return (
-        table(f"{title}\n  {saying.measure}", ("case", "value", "holds"), rows)
+        table(f"{title}\n  {saying.measure}", ("case", "value", "holds", "first seed"), rows)
         + f"\n  So: {saying.instead}."
     )
 
@@ -143,11 +150,12 @@ def report(run: Found) -> str:
             losses,
             verdicts,
             *map(saying_table, run.sayings),
+            *([wrong_table(run.wrong_trainings)] if run.wrong_trainings else []),
         )
     )
 
 
-def recorded(run: Found, seed: int, quick: bool) -> dict[str, Any]:
+def recorded(run: Found, settings: dict[str, Any]) -> dict[str, Any]:
     """What ``results.json`` holds; a number that is not finite is null."""
 
     def number(value: float) -> float | None:
@@ -155,7 +163,7 @@ def recorded(run: Found, seed: int, quick: bool) -> dict[str, Any]:
 
     return {
         "experiment": "derivation_audit",
-        "settings": {"seed": seed, "quick": quick},
+        "settings": settings,
         "derivations": [
             {
                 "name": derivation.name,
@@ -185,6 +193,7 @@ def recorded(run: Found, seed: int, quick: bool) -> dict[str, Any]:
         ],
         "printed_digits_reproduced": sum(map(len, run.digits.values())),
         "losses": {name: [number(v) for v in pair] for name, pair in run.looks.losses.items()},
+        "wrong_trainings": run.wrong_trainings,
         "sayings": [
             {
                 "name": said.name,
@@ -192,7 +201,15 @@ def recorded(run: Found, seed: int, quick: bool) -> dict[str, Any]:
                 "verdict": said.verdict,
                 "measure": said.measure,
                 "instead": said.instead,
-                "cases": [[c.what, number(c.value), c.holds] for c in said.cases],
+                "cases": [
+                    {
+                        "what": case.what,
+                        "values": [number(value) for value in case.values],
+                        "held": list(case.held),
+                        "beside": case.beside,
+                    }
+                    for case in said.cases
+                ],
             }
             for said in run.sayings
         ],

@@ -9,19 +9,26 @@ Sayings (5) are measured on networks before and after a short training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from experiments.derivation_audit import chain, claims, exercises
+from experiments.derivation_audit.claim import over_seeds
 from experiments.derivation_audit.clipping import clipping
 from experiments.derivation_audit.derivations import audited, derivations
 from experiments.derivation_audit.networks import QUICK, Sizes, look_at_all
 from experiments.derivation_audit.plain_lstm import forward, problem
 from experiments.derivation_audit.plot import draw
 from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report
-from experiments.running import Mismatch, exit_code, keep, require_seed
+from experiments.derivation_audit.wrong_training import (
+    QUICK_SETTINGS,
+    SETTINGS,
+    wrong_trainings,
+)
+from experiments.running import Mismatch, Refusal, exit_code, keep, require_seed
 from gradient_flow import Audit
 from gradient_flow.results_folder import claim_folder
 from lstm_jax.command_line.tyro_options import parse
@@ -41,7 +48,11 @@ class Config:
     quick: bool = False
     """Small networks, hardly trained, that end within a minute; the sayings' numbers are no results."""
     seed: int = 0
-    """Of the random networks and of the trainings."""
+    """Of the random networks and of the trainings; the first of --seeds."""
+    seeds: int | None = None
+    """Networks of each kind on which a saying is measured; 5, with --quick 1."""
+    train_wrong: bool = False
+    """Train LSTMs with each wrong gradient as well, some 20 minutes."""
 
 
 def same_digits(text: str, value: float) -> bool:
@@ -80,17 +91,36 @@ def compute(config: Config) -> Found:
         products = product_errors(config.seed)
         digits = {"cell": exercises.cell_digits(), "sequence": exercises.sequence_digits()}
         require_digits(digits)
-    looks = look_at_all(sizes, config.seed, lambda text: print(f"{text} …", flush=True))
-    said = (
-        claims.constant(looks),
-        claims.switches(looks),
-        claims.exceeds(looks),
-        claims.three_hundred(looks),
-        claims.closing(looks),
-        claims.relu(looks, sizes, config.seed),
-        clipping(sizes, config.seed),
-    )
-    return Found(chosen, audits, products, digits, looks, said)
+    seeds = range(config.seed, config.seed + seeds_of(config))
+    every = [look_at_all(sizes, seed, partial(say, seed)) for seed in seeds]
+    said = [
+        (
+            claims.constant(looks),
+            claims.switches(looks),
+            claims.exceeds(looks),
+            claims.three_hundred(looks),
+            claims.closing(looks),
+            claims.relu(looks, sizes, seed),
+            clipping(sizes, seed),
+        )
+        for seed, looks in zip(seeds, every, strict=True)
+    ]
+    trained = []
+    if config.train_wrong:
+        given = (QUICK_SETTINGS, 4) if config.quick else (SETTINGS, 32)
+        trained = wrong_trainings(*given, progress=partial(say, None))
+    together = tuple(over_seeds(same) for same in zip(*said, strict=True))
+    return Found(chosen, audits, products, digits, every[0], together, trained)
+
+
+def seeds_of(config: Config) -> int:
+    """How many networks of each kind."""
+    return config.seeds if config.seeds is not None else 1 if config.quick else 5
+
+
+def say(seed: int | None, text: str) -> None:
+    """What comes next."""
+    print(f"{text} …" if seed is None else f"seed {seed}: {text} …", flush=True)
 
 
 def require_verdicts(audits: dict[str, dict[str, Audit]]) -> None:
@@ -113,9 +143,12 @@ def require_digits(digits: dict[str, dict[str, tuple[str, float]]]) -> None:
 def execute(config: Config) -> None:
     """Compute, keep, print and draw."""
     require_seed(config.seed)
+    if seeds_of(config) < 1:
+        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
     claim_folder(config.out, "derivation_audit", overwrite=config.overwrite)
     run = compute(config)
     text = report(run)
+    settings = {"seed": config.seed, "seeds": seeds_of(config), "quick": config.quick}
     arrays = {
         f"{said.name}_{n}_{axis}": np.asarray(getattr(line, axis))
         for said in run.sayings
@@ -123,7 +156,7 @@ def execute(config: Config) -> None:
         for axis in ("x", "y")
     }
     arrays |= {f"product_error_{spread:g}": errors for spread, errors in run.products.items()}
-    keep(config.out, arrays, recorded(run, config.seed, config.quick), text)
+    keep(config.out, arrays, recorded(run, settings), text)
     print(text)
     draw(config.out, run.derivations, run.audits, run.sayings)
     print(f"\nWritten to {config.out}")

@@ -101,6 +101,34 @@ def draw(arrays: Mapping[str, np.ndarray], out: Path) -> list[Path]:
     return paths
 
 
+def draw_carried(arrays: Mapping[str, np.ndarray], out: Path) -> Path:
+    """Draw how much each output changes with the signal of each step, as `carried.png`.
+
+    Args:
+        arrays: ``hard_outputs_by_signal[7, 7]`` and the soft one, over (t, k).
+        out: the folder to write to.
+
+    Returns:
+        The file.
+    """
+    figure = Figure(figsize=(8, 3.7), layout="constrained")
+    for ax, (kind, title, _) in zip(figure.subplots(1, 2, sharey=True), COLUMNS, strict=True):
+        # Below this is what soft gates let through, 10^-5 of 1.
+        shown = np.log10(np.maximum(np.abs(arrays[f"{kind}_outputs_by_signal"]), 1e-10))
+        steps = len(shown)
+        image = ax.imshow(
+            shown, origin="lower", extent=(0.5, steps + 0.5, 0.5, steps + 0.5), vmin=-10, vmax=0
+        )
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("signal of step $k$")
+        ax.set_xticks(range(1, steps + 1))
+    figure.axes[0].set_ylabel("output of step $t$")
+    figure.colorbar(image, ax=figure.axes, label=r"$\log_{10}|\partial h_t / \partial x_{1,k}|$")
+    path = out / "carried.png"
+    figure.savefig(path, dpi=100)
+    return path
+
+
 def redraw(folder: Path, /) -> None:
     """Draw a kept run again.
 
@@ -110,6 +138,7 @@ def redraw(folder: Path, /) -> None:
     arrays = read_arrays(folder / ARRAYS)
     try:
         draw(arrays, folder)
+        draw_carried(arrays, folder)
     except (KeyError, IndexError, ValueError) as error:
         raise OutputError(
             f"Unreadable run: expected the arrays of this experiment in {folder}, got others ({error})."

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lstm_jax
-from experiments.gate_walkthrough.plot import draw
+from experiments.gate_walkthrough.carried import READ, SIGNALS, WRITTEN, Carried, carried
+from experiments.gate_walkthrough.cells import WEIGHTS, Trace, hard_step, stacked
+from experiments.gate_walkthrough.plot import draw, draw_carried
 from experiments.running import (
     NO_TORCH,
     Mismatch,
@@ -30,7 +32,7 @@ from experiments.running import (
     torch_if_installed,
 )
 from gradient_flow.results_folder import claim_folder
-from lstm_jax import LSTMParams, LSTMState
+from lstm_jax import LSTMState
 from lstm_jax.array_types import Array
 from lstm_jax.command_line.tyro_options import parse
 
@@ -45,12 +47,6 @@ INPUTS = (
     (6, 1, 0, 1),
     (1, 0, 1, 1),
 )
-WEIGHTS = {
-    "g": (1, 0, 0, 0),  # the candidate is x_1
-    "i": (0, 100, 0, -10),  # written where x_2 = 1
-    "o": (0, 0, 100, -10),  # read where x_3 = 1
-    "f": (0, 100, 0, 10),  # kept unless x_2 = −1
-}
 MEMORY_BEFORE = (0, 0, 3, 3, 7, 7, 7, 0, 6)
 OUTPUT = (0, 0, 0, 0, 0, 7, 0, 0, 6)
 
@@ -60,6 +56,7 @@ ORDERS = {
     "ifog": "CS231n's exercises",
     "iofg": "ONNX (there written i, o, f, c)",
     "igfo": "Haiku; TensorFlow 1 (there written i, j, f, o)",
+    "figo": "the listing of a course's notes",
 }
 TOLERANCE = 1e-12
 
@@ -74,18 +71,6 @@ class Config:
     """Replace the results of a finished run."""
 
 
-class Trace(NamedTuple):
-    """Every quantity of a run over T steps, each [T]; ``before`` is C_{t−1} and ``c`` is C_t."""
-
-    g: Any
-    i: Any
-    f: Any
-    o: Any
-    before: Any
-    c: Any
-    h: Any
-
-
 class WalkThrough(NamedTuple):
     """All that is computed: two traces, the outputs by gate order, the differences that should be 0."""
 
@@ -93,39 +78,9 @@ class WalkThrough(NamedTuple):
     soft: Trace
     hard_orders: dict[str, np.ndarray]
     soft_orders: dict[str, np.ndarray]
+    carried: dict[str, Carried]
     differences: dict[str, float]
     pytorch_compared: bool
-
-
-def stacked(order: str) -> LSTMParams:
-    """Parameters with the rows of the four gates stacked in ``order``, for a cell with H = 1.
-
-    Args:
-        order: the letters i, f, g, o in the order in which the columns of ``w_x`` are filled.
-
-    Returns:
-        ``w_x[4, 4]``, ``w_h[1, 4]`` and ``b[4]``; the last two are zero.
-    """
-    w_x = jnp.asarray(np.array([WEIGHTS[gate] for gate in order], dtype=float).T)
-    return LSTMParams(w_x=w_x, w_h=jnp.zeros((1, 4), w_x.dtype), b=jnp.zeros(4, w_x.dtype))
-
-
-def hard_step(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Trace]:
-    """One step with gates that are 0 or 1 and no squashing; reads its columns as i, f, g, o.
-
-    Args:
-        params: ``w_x[4, 4]``.
-        state: ``h[1]`` and ``c[1]``.
-        x: [4].
-
-    Returns:
-        The state, and everything worth looking at as a `Trace` of [1] arrays.
-    """
-    z_i, z_f, g, z_o = jnp.split(x @ params.w_x, 4)
-    i, f, o = ((z > 0).astype(z.dtype) for z in (z_i, z_f, z_o))
-    c = f * state.c + i * g
-    h = o * c
-    return LSTMState(h, c), Trace(g=g, i=i, f=f, o=o, before=state.c, c=c, h=h)
 
 
 def hard_trace(order: str) -> Trace:
@@ -239,6 +194,7 @@ def compute() -> WalkThrough:
             soft=soft,
             hard_orders={order: hard_trace(order).h for order in ORDERS},
             soft_orders={order: soft_unrolled(order)[0] for order in ORDERS},
+            carried=carried(),
             differences=differences,
             pytorch_compared=torch is not None,
         )
@@ -260,12 +216,37 @@ def trace_table(title: str, trace: Trace) -> str:
 
 
 def order_table(title: str, outputs: dict[str, np.ndarray]) -> str:
-    """One line for each gate order: the nine outputs, and how many of them are wrong."""
-    rows = []
+    """One line for each gate order: the nine outputs, how many are wrong, and how many once rounded."""
+    rows, right = [], outputs[ORDER]
     for order, hs in outputs.items():
-        wrong = int(np.sum(np.abs(hs - outputs[ORDER]) > TOLERANCE))
-        rows.append([", ".join(order), *(f"{h + 0.0:.4g}" for h in hs), str(wrong)])
-    return table(title, ("stacked as", *(f"h_{t + 1}" for t in range(9)), "wrong"), rows)
+        wrong = int(np.sum(np.abs(hs - right) > TOLERANCE))
+        rounded = int(np.sum(np.round(hs) != np.round(right)))
+        numbers = (f"{h + 0.0:.4g}" for h in hs)
+        rows.append([", ".join(order), *numbers, str(wrong), str(rounded)])
+    header = ("stacked as", *(f"h_{t + 1}" for t in range(9)), "wrong", "wrong once rounded")
+    return table(title, header, rows)
+
+
+def carried_table(found: dict[str, Carried]) -> str:
+    """Each output's derivative by the first signal, and the largest by any other."""
+    rows = []
+    for t in range(len(SIGNALS)):
+        row = [str(t + 1), "open" if t + 1 == WRITTEN else "shut"]
+        row.append("open" if t + 1 in READ else "shut")
+        for name in ("hard", "soft"):
+            by = found[name].outputs[t]
+            row += [f"{by[0] + 0.0:.3g}", f"{np.abs(by[1:]).max():.3g}"]
+        rows.append(row)
+    header = (
+        "t",
+        "input gate",
+        "output gate",
+        "by x_1",
+        "by any other",
+        "soft: by x_1",
+        "by any other",
+    )
+    return table("Carried: the derivative of output t by the signal of a step", header, rows)
 
 
 def report(run: WalkThrough) -> str:
@@ -288,6 +269,7 @@ def report(run: WalkThrough) -> str:
             agreement,
             order_table("Step gates reading i, f, g, o: outputs by gate order", run.hard_orders),
             order_table("lstm_jax.lstm reading i, f, g, o: outputs by gate order", run.soft_orders),
+            carried_table(run.carried),
             f"Every order runs without an error. Who stacks how:\n{users}",
         )
     )
@@ -303,6 +285,7 @@ def execute(config: Config) -> None:
     for order in ORDERS:
         arrays[f"hard_h_as_{order}"] = run.hard_orders[order]
         arrays[f"soft_h_as_{order}"] = run.soft_orders[order]
+    arrays |= {f"{kind}_outputs_by_signal": run.carried[kind].outputs for kind in run.carried}
     text = report(run)
     results = {
         "experiment": "gate_walkthrough",
@@ -320,12 +303,14 @@ def execute(config: Config) -> None:
             }
             for order, users in ORDERS.items()
         },
+        "output_by_signal": {kind: found.outputs.tolist() for kind, found in run.carried.items()},
         "max_differences": run.differences,
         "pytorch_compared": run.pytorch_compared,
     }
     keep(config.out, arrays, results, text)
     print(text)
     draw(arrays, config.out)
+    draw_carried(arrays, config.out)
     print(f"\nWritten to {config.out}")
 
 

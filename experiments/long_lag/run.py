@@ -5,8 +5,9 @@ finished, ``results.json``. A resumed run continues within the trial in which it
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,12 @@ from lstm_jax.training import DivergedError, Fitted, fit
 
 Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
+MOST_WRONG = 1
+"""Of `TESTED`, in Hochreiter & Schmidhuber 1997."""
+TEST, VALIDATION = 2**32 - 1, 2**32 - 2
+"""Keys of sequences that no training sees."""
+LOGGED = 100
+"""Steps between two entries of the log."""
 ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
 ORDER_TESTED = 10_000
 MOST_SEEDS = 10_000
@@ -79,13 +86,23 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
     plain = network_of(trial).plain
     sample = examples(trial, jax.random.key(2**31), 1).xs[: trial.length, 0]
 
+    def evaluate(params: Any) -> dict[str, int]:
+        return {
+            "valid_wrong": _wrong(trial, Model(*params), seed, trial.length, TESTED, VALIDATION)
+        }
+
     def until(entry: Any) -> bool:
+        if trial.validated and entry.get("valid_wrong", TESTED) > MOST_WRONG:
+            return False
         if trial.threshold is not None:
             return bool(entry["loss"] < trial.threshold)
         # Temporal order goes on: that it holds longer than it was trained for comes after.
         return trial.task != "order" and bool(entry["solved"] > 0)
 
     options = config.run_options()
+    if trial.validated:
+        # At the same steps as entries of the log.
+        options = replace(options, evaluate=evaluate, evaluate_every=LOGGED)
     return fit(
         made,
         optimizer(trial),
@@ -96,7 +113,7 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
             options,
             settings={"trial": asdict(trial)},
             # What an entry of the log is the mean of decides where a trial ends.
-            log_every=min(100, trial.steps // 4),
+            log_every=min(LOGGED, trial.steps // 4),
             unit=("sequences", trial.batch_size),
             until=until,
             watches=[
@@ -124,6 +141,7 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
     found = described(study, trial, seed, folder) | {
         "sequences": solved,
         "steps": entries[-1]["step"],
+        "valid_wrong": entries[-1].get("valid_wrong"),
         "last_loss": entries[-1]["loss"],
         "seconds": fitted.seconds,
         "watch_seconds": fitted.watch_seconds,
@@ -166,19 +184,27 @@ def _reach(looks: Any) -> list[float]:
     ).tolist()
 
 
-def _wrong(trial: Trial, model: Model, seed: int, length: int, count: int) -> int:
-    """Wrong answers among fresh sequences of one length."""
-    at_length = replace(trial, length=length)
+def _wrong(
+    trial: Trial, model: Model, seed: int, length: int, count: int, drawn: int = TEST
+) -> int:
+    """Wrong answers among fresh sequences of one length, drawn from a key."""
     batch = math.gcd(count, 320 if length < 2_000 else 40)
+    one = _wrong_of(replace(trial, length=length), batch)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(drawn), seed), count // batch)
+    return int(sum(int(one(model, key)) for key in keys))
+
+
+@lru_cache
+def _wrong_of(trial: Trial, batch: int) -> Callable[[Model, jax.Array], jax.Array]:
+    """Counts the wrong answers of a model to a batch that is drawn from a key."""
 
     @jax.jit
-    def one(key: jax.Array) -> jax.Array:
-        given = examples(at_length, key, batch)
-        wrong = errors(at_length, predict(trial, model, given), given)
+    def one(model: Model, key: jax.Array) -> jax.Array:
+        given = examples(trial, key, batch)
+        wrong = errors(trial, predict(trial, model, given), given)
         return jnp.sum(~right(trial, wrong))
 
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(2**32 - 1), seed), count // batch)
-    return int(sum(int(one(key)) for key in keys))
+    return one
 
 
 def read_trial(folder: Path) -> dict[str, Any]:

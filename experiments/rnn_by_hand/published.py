@@ -1,11 +1,12 @@
-r"""A published worked example of RNN back-propagation: its random draws and the digits it prints.
+r"""A published worked example of an RNN, forward and back: its random draws and the digits it prints.
 
 It is the notebook "Building a Recurrent Neural Network, step by step" (version 3), which many courses
 use. Its equation has the batch in columns,
 
     a_t = tanh(W_ax x_t + W_aa a_{t−1} + b_a)        x[n_x, m, T], a[n_a, m], b_a[n_a, 1]
+    ŷ_t = softmax(W_ya a_t + b_y)                    ŷ[n_y, m]
 
-with n_x = 3, n_a = 5, m = 10, T = 4. Here the batch is in rows, so every matrix is transposed:
+with n_x = 3, n_y = 2, n_a = 5, m = 10, T = 4. Here the batch is in rows, so every matrix is transposed:
 xs[T, m, n_x], w_x = W_axᵀ, w_h = W_aaᵀ, b = b_a's only column.
 """
 
@@ -42,6 +43,21 @@ class Printed(NamedTuple):
     text: str
 
 
+FORWARD = (
+    *(
+        Printed("a", (4, 1, t), text)
+        for t, text in enumerate(("-0.99999375", "0.77911235", "-0.99861469", "-0.99833267"))
+    ),
+    *(
+        Printed("y_pred", (1, 3, t), text)
+        for t, text in enumerate(("0.79560373", "0.86224861", "0.11118257", "0.81515947"))
+    ),
+    # caches[1] is x, so that caches[1][1][3] is x[1][3].
+    *(
+        Printed("caches[1]", (1, 3, t), text)
+        for t, text in enumerate(("-1.1425182", "-0.34934272", "-0.20889423", "0.58662319"))
+    ),
+)
 CELL_BACKWARD = (
     Printed("dxt", (1, 2), "-0.460564103059"),
     Printed("da_prev", (2, 3), "0.0842968653807"),
@@ -124,20 +140,36 @@ def cell_problem(bias: str) -> Problem:
     drawn = _draw_all()
     drawn["x"], drawn["da"] = drawn["x"][..., None], drawn["da"][..., None]
     if bias == "left over":
-        drawn["ba"] = draws(
-            {
-                "x": (3, 10, 4),
-                "a0": (5, 10),
-                "waa": (5, 5),
-                "wax": (5, 3),
-                "wya": (2, 5),
-                "ba": (5, 1),
-            }
-        )["ba"]
+        drawn["ba"] = _forward_draws()["ba"]
     return in_rows(**drawn)
 
 
+def _forward_draws() -> dict[str, np.ndarray]:
+    """The draws of the forward pass, where W_aa comes before W_ax."""
+    return draws(
+        {
+            "x": (3, 10, 4),
+            "a0": (5, 10),
+            "waa": (5, 5),
+            "wax": (5, 3),
+            "wya": (2, 5),
+            "ba": (5, 1),
+            "by": (2, 1),
+        }
+    )
+
+
+def forward_problem() -> tuple[Problem, Array, Array]:
+    """The example's forward pass over four steps, and its output layer, w_y[5, 2] and b_y[2]."""
+    drawn = _forward_draws()
+    w_y, b_y = jnp.asarray(drawn.pop("wya").T), jnp.asarray(drawn.pop("by")[:, 0])
+    return in_rows(**drawn, da=np.zeros((5, 10, 4))), w_y, b_y
+
+
 def digits_like(text: str, value: float) -> str:
-    """Write a number as the example prints it: entries of arrays to 8 decimals, others to 12 digits."""
+    """Write a number as the example prints it: entries of arrays to 8 decimals, others to 12 digits.
+
+    NumPy leaves out the zeros at the end of an array's entry.
+    """
     decimals = len(text.partition(".")[2])
-    return f"{value:.8f}" if decimals == 8 else f"{value:.12g}"
+    return f"{value:.8f}".rstrip("0") if decimals <= 8 else f"{value:.12g}"

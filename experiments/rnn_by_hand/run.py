@@ -21,10 +21,12 @@ import lstm_jax
 from experiments.rnn_by_hand.published import (
     BACKWARD,
     CELL_BACKWARD,
+    FORWARD,
     Printed,
     Problem,
     cell_problem,
     digits_like,
+    forward_problem,
     sequence_problem,
 )
 from experiments.running import (
@@ -73,6 +75,7 @@ class Pair(NamedTuple):
 class WorkedExample(NamedTuple):
     """All that is computed: the published pairs, and the same quantities by each way."""
 
+    forward: list[Pair]
     cell: list[Pair]
     cell_listed_bias: list[Pair]
     sequence: list[Pair]
@@ -116,9 +119,8 @@ def in_columns(gradients: Gradients) -> Arrays:
     }
 
 
-def pairs(printed: Sequence[Printed], by_hand: Gradients, autodiff: Gradients) -> list[Pair]:
+def pairs(printed: Sequence[Printed], hand: Arrays, auto: Arrays) -> list[Pair]:
     """Put each published number beside ours."""
-    hand, auto = in_columns(by_hand), in_columns(autodiff)
     found = []
     for name, index, text in printed:
         value = float(hand[name][index])
@@ -141,11 +143,30 @@ def published_pairs() -> tuple[list[Pair], list[Pair], list[Pair]]:
     for bias in ("left over", "listed"):
         problem = cell_problem(bias)
         steps.append(
-            pairs(CELL_BACKWARD, one_step_by_hand(cell, problem), by_autodiff(cell, problem))
+            pairs(
+                CELL_BACKWARD,
+                in_columns(one_step_by_hand(cell, problem)),
+                in_columns(by_autodiff(cell, problem)),
+            )
         )
     problem = sequence_problem()
     by_hand = lstm_jax.bptt(cell, problem.params, problem.xs, problem.state0, d_hs=problem.d_hs)
-    return steps[0], steps[1], pairs(BACKWARD, by_hand, by_autodiff(cell, problem))
+    sequence = pairs(BACKWARD, in_columns(by_hand), in_columns(by_autodiff(cell, problem)))
+    return steps[0], steps[1], sequence
+
+
+def forward_pairs() -> list[Pair]:
+    """The states, the answers and the inputs that the forward pass keeps: our loop, and the plain scan."""
+    problem, w_y, b_y = forward_problem()
+    sides = []
+    for gradient in ("bptt", "autodiff"):
+        _, hs = lstm_jax.unroll(
+            lstm_jax.rnn(3, 5), problem.params, problem.xs, problem.state0, gradient=gradient
+        )
+        answers = jax.nn.softmax(hs @ w_y + b_y[None, None])
+        columns = {"a": hs, "y_pred": answers, "caches[1]": problem.xs}
+        sides.append({name: np.asarray(array).T for name, array in columns.items()})
+    return pairs(FORWARD, *sides)
 
 
 def random_arrays(seed: int) -> Arrays:
@@ -227,13 +248,14 @@ def compute(seed: int) -> WorkedExample:
         Mismatch: a published digit, or an agreement within ``TOLERANCE``, is not met.
     """
     with jax.enable_x64(True):
+        forward = forward_pairs()
         cell, cell_listed_bias, sequence = published_pairs()
         arrays = random_arrays(seed)
         sides = our_sides(arrays)
     torch = torch_if_installed()
     if torch is not None:
         sides["PyTorch"] = torch_side(torch, arrays)
-    run = WorkedExample(cell, cell_listed_bias, sequence, sides)
+    run = WorkedExample(forward, cell, cell_listed_bias, sequence, sides)
     require_agreement(run)
     return run
 
@@ -244,12 +266,12 @@ def require_agreement(run: WorkedExample) -> None:
     Raises:
         Mismatch: naming the first such number.
     """
-    for pair in (*run.cell, *run.sequence):
+    for pair in (*run.forward, *run.cell, *run.sequence):
         if not pair.same:
             raise Mismatch(
                 f"{pair.name}: expected the published {pair.published}, got {pair.by_hand:.12g}."
             )
-    for pair in (*run.cell, *run.cell_listed_bias, *run.sequence):
+    for pair in (*run.forward, *run.cell, *run.cell_listed_bias, *run.sequence):
         # Written so that a NaN is refused too; here and below.
         if not abs(pair.by_hand - pair.autodiff) <= TOLERANCE * max(1.0, abs(pair.autodiff)):
             raise Mismatch(
@@ -326,6 +348,7 @@ def report(run: WorkedExample) -> str:
         agreement += f"\n{NO_TORCH}"
     return "\n\n".join(
         (
+            pair_table("Published: forward through four time steps", run.forward),
             pair_table("Published: backward through one cell (bias left over)", run.cell),
             pair_table(
                 "The same with the bias that its listing draws: not what was published",
@@ -351,6 +374,7 @@ def execute(config: Config) -> None:
     results = {
         "experiment": "rnn_by_hand",
         "settings": {"seed": config.seed},
+        "published_forward": records(run.forward),
         "published_cell_backward": records(run.cell),
         "published_cell_backward_with_the_listed_bias": records(run.cell_listed_bias),
         "published_backward": records(run.sequence),

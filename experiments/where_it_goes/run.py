@@ -30,10 +30,10 @@ from experiments.derivation_audit.networks import (
     stretch,
     train,
 )
-from experiments.running import exit_code, keep, parts_kept, require_seed
+from experiments.running import Refusal, exit_code, keep, parts_kept, require_seed
 from experiments.where_it_goes import attention
 from experiments.where_it_goes.plot import draw
-from experiments.where_it_goes.report import report
+from experiments.where_it_goes.report import kept_numbers, report, spans
 from gradient_flow.results_folder import claim_folder
 from lstm_jax.array_types import Array
 from lstm_jax.command_line.tyro_options import parse
@@ -64,7 +64,9 @@ class Config:
     quick: bool = False
     """Small networks, hardly trained: no result."""
     seed: int = 0
-    """Of weights and batches."""
+    """Of weights and batches; the first of --seeds."""
+    seeds: int | None = None
+    """Networks of each kind; 5, with --quick 1."""
 
 
 def name_of(network: tuple[str, str | None]) -> str:
@@ -160,21 +162,33 @@ def attended(sizes: Sizes, seed: int) -> dict[str, np.ndarray]:
 def run(config: Config) -> None:
     """Train, follow, print, keep and draw."""
     require_seed(config.seed)
+    count = config.seeds if config.seeds is not None else 1 if config.quick else 5
+    if count < 1:
+        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
     claim_folder(config.out, "where_it_goes", overwrite=config.overwrite)
     sizes = QUICK if config.quick else Sizes()
-    arrays: dict[str, dict[str, np.ndarray]] = {}
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, list[Any]] = {name_of(network): [] for network in NETWORKS}
+    attention_spans: dict[str, list[Any]] = {}
     with parts_kept(config.out, numbers):
-        for network in NETWORKS:
-            name = name_of(network)
-            arrays[name], numbers[name] = followed(*trained(network, sizes, config.seed))
-        beside = attended(sizes, config.seed)
-    tables = report(arrays, numbers, beside)
+        for seed in range(config.seed, config.seed + count):
+            arrays, gains = {}, {}
+            for network in NETWORKS:
+                name = name_of(network)
+                arrays[name], gains[name] = followed(*trained(network, sizes, seed))
+                numbers[name].append(kept_numbers(arrays[name], gains[name]))
+            beside = attended(sizes, seed)
+            for stage, curve in beside.items():
+                attention_spans.setdefault(stage, []).append(spans(curve))
+            if seed == config.seed:  # the figure is of the first
+                drawn = (arrays, gains, beside)
+    tables = report(numbers, attention_spans)
     print(tables)
+    arrays, gains, beside = drawn
     flat = {f"{name}/{key}": a for name, own in arrays.items() for key, a in own.items()}
     flat |= {f"attention/{name}": a for name, a in beside.items()}
-    keep(config.out, flat, {"numbers": numbers, "config": vars(config)}, tables)
-    draw(config.out, arrays, numbers, beside)
+    results = {"numbers": numbers, "attention": attention_spans, "config": vars(config)}
+    keep(config.out, flat, results, tables)
+    draw(config.out, arrays, gains, beside)
     print(f"\nWritten to {config.out}: where_it_goes.png")
 
 

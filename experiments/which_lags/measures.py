@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.which_lags.starts import plain_cell
 from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import Model, sample_losses
+from experiments.which_lags.train import Model, answer_losses, read_out
 from gradient_flow import (
     credit,
     gate_time_constants,
@@ -106,7 +106,7 @@ def _programs(
         last = jax.lax.scan(lambda s, x: (chosen.step(params, s, x)[0], None), state0, xs)[0]
 
         def loss(state: Any) -> Array:
-            return sample_losses(given, model, state.h[None], targets[None]).sum()
+            return answer_losses(given, read_out(model, state.h[None]), targets[None]).sum()
 
         blocks = ["hh", "hc"] if network == "lstm" else ["hh"]
         norms = jacobian_norms(

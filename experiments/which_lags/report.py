@@ -1,6 +1,7 @@
 """The tables, from the stored groups alone."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +22,42 @@ GRADIENT = [name for name in PREDICTORS if name not in ("lag", "is_chrono")]
 MODELS = {"plain": list(PLAIN), "flow": list(FLOW), "all": [*PREDICTORS]}
 
 
-def report(rows: Rows, done: int, of: int, draws: int) -> str:
-    """Every table for which there are rows."""
+Numbers = dict[str, Any]
+
+
+def report(rows: Rows, of: int, draws: int) -> tuple[str, Numbers]:
+    """Every table for which there are rows, and the numbers in them, of types that JSON has.
+
+    Args:
+        rows: all.
+        of: the number of groups that there are to be.
+        draws: of the bootstrap.
+    """
+    groups = zip(rows.network, rows.task, rows.hidden_size, rows.length, strict=True)
+    done = len(set(groups))
     small = rows.where(rows.hidden_size <= 32)
     large = rows.where(rows.hidden_size > 32)
     recall = small.where(small.task == "recall")
+    numbers: Numbers = {
+        "groups": done, "of": of, "rows": len(rows), "learned": int(rows.learned.sum()),
+    }  # fmt: skip
     tables = [
         f"{done} of {of} groups; {len(rows):,} rows, {int(rows.learned.sum()):,} learned",
         learned_table(rows),
-        predictor_table(small, draws),
-        network_table(recall, draws),
-        held_out_table("Held-out families of recall: AUC", recall, recall.family, draws),
-        held_out_table("Held-out networks of recall: AUC", recall, recall.network, draws),
-        held_out_table("Held-out tasks: AUC", small, small.task, draws),
-        family_table(small),
+        predictor_table(small, draws, numbers.setdefault("tasks", {})),
+        network_table(recall, draws, numbers.setdefault("networks", {})),
     ]
+    for name, title, own, folds in (
+        ("held_out_families", "Held-out families of recall: AUC", recall, recall.family),
+        ("held_out_networks", "Held-out networks of recall: AUC", recall, recall.network),
+        ("held_out_tasks", "Held-out tasks: AUC", small, small.task),
+    ):
+        tables.append(held_out_table(title, own, folds, draws, numbers.setdefault(name, {})))
+    tables.append(family_table(small, numbers.setdefault("by_norm", {})))
     if len(large):
-        tables.insert(3, predictor_table(large, draws, "H = 128: "))
-    return "\n\n".join(tables)
+        large_numbers = numbers.setdefault("tasks_of_128", {})
+        tables.insert(3, predictor_table(large, draws, large_numbers, "H = 128: "))
+    return "\n\n".join(tables), numbers
 
 
 def learned_table(rows: Rows) -> str:
@@ -69,26 +88,35 @@ def _looks(rows: Rows) -> list[int]:
     return sorted(rows.scores)
 
 
-def predictor_table(rows: Rows, draws: int, title: str = "") -> str:
+def predictor_table(rows: Rows, draws: int, numbers: Numbers, title: str = "") -> str:
     """The AUC of each predictor before training, task by task."""
+    parts = {task: rows.where(rows.task == task) for task in _tasks(rows)}
+    return _auc_table(f"{title}AUC before training", parts, draws, numbers)
+
+
+def _auc_table(title: str, parts: dict[str, Rows], draws: int, numbers: Numbers) -> str:
     body = []
     for name in PREDICTORS:
-        own = [rows.where(rows.task == task) for task in _tasks(rows)]
-        body.append((name, *(str(auc_interval(o, o.scores[0][name], draws)) for o in own)))
-    return table(f"{title}AUC before training", ("predictor", *_tasks(rows)), body)
+        cells = {part: auc_interval(own, own.scores[0][name], draws) for part, own in parts.items()}
+        numbers[name] = {part: _short(cell) for part, cell in cells.items()}
+        body.append((name, *map(str, cells.values())))
+    return table(title, ("predictor", *parts), body)
 
 
-def network_table(recall: Rows, draws: int) -> str:
+def _short(interval: Interval) -> list[float] | None:
+    """Value, low and high with four digits; None where there is no AUC."""
+    return None if np.isnan(interval.value) else [float(f"{v:.4g}") for v in interval]
+
+
+def network_table(recall: Rows, draws: int, numbers: Numbers) -> str:
     """The AUC on recall, network by network."""
-    networks = [name for name in NETWORKS if name in recall.network]
-    body = []
-    for name in PREDICTORS:
-        own = [recall.where(recall.network == network) for network in networks]
-        body.append((name, *(str(auc_interval(o, o.scores[0][name], draws)) for o in own)))
-    return table("AUC before training on recall, by network", ("predictor", *networks), body)
+    parts = {
+        name: recall.where(recall.network == name) for name in NETWORKS if name in recall.network
+    }
+    return _auc_table("AUC before training on recall, by network", parts, draws, numbers)
 
 
-def held_out_table(title: str, rows: Rows, folds: np.ndarray, draws: int) -> str:
+def held_out_table(title: str, rows: Rows, folds: np.ndarray, draws: int, numbers: Numbers) -> str:
     """The AUC on what was held out, of what was chosen or fitted on the rest."""
     if len(np.unique(folds)) < 2:
         return f"{title}\nfewer than two folds"
@@ -102,11 +130,14 @@ def held_out_table(title: str, rows: Rows, folds: np.ndarray, draws: int) -> str
         last = _looks(rows)[-1]
         cells.append(difference(rows, scores[name, last], scores[name, first], draws))
         over = difference(rows, scores[name, first], scores["plain", first], draws)
+        looks = dict(zip(map(str, _looks(rows)), map(_short, cells), strict=False))
+        numbers[name] = looks | {"gained": _short(cells[-1]), "over_plain": _short(over)}
         body.append((name, *map(str, cells), str(over)))
     header = (
         "model", *(f"update {look}" for look in _looks(rows)), "last minus first", "minus plain",
     )  # fmt: skip
     best = best_predictor(rows, first, _measured(rows, GRADIENT))
+    numbers["best"] = best
     return table(title, header, body) + f"\nthe best single one on all of them: {best}"
 
 
@@ -126,8 +157,9 @@ def _measured(rows: Rows, names: Iterable[str]) -> list[str]:
     return [name for name in names if small or name not in SINGULAR]
 
 
-def family_table(rows: Rows) -> str:
+def family_table(rows: Rows, numbers: Numbers) -> str:
     """How many learned, by what the norm at the lag was before training."""
+    parts = ("below", "between", "above")
     exploded = rows.norm > -VANISHED
     vanished = rows.norm < VANISHED
     between = ~vanished & ~exploded & ~np.isnan(rows.norm)
@@ -136,7 +168,10 @@ def family_table(rows: Rows) -> str:
         for family in np.unique(rows.family):
             own = (rows.task == task) & (rows.family == family)
             if own.any():
-                shares = [_share(rows, own & part) for part in (vanished, between, exploded)]
+                every = [own & part for part in (vanished, between, exploded)]
+                shares = [_share(rows, part) for part in every]
+                counts = [[int(rows.learned[part].sum()), int(part.sum())] for part in every]
+                numbers.setdefault(task, {})[str(family)] = dict(zip(parts, counts, strict=True))
                 body.append((f"{task}: {family}", *shares))
         shares = [
             _share(rows, (rows.task == task) & part) for part in (vanished, between, exploded)

@@ -4,13 +4,17 @@ A predictor is larger where a network should learn; a network that could not be 
 or its parameters were no numbers, has −∞.
 """
 
+import csv
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.which_lags.starts import all_starts
 from experiments.which_lags.tasks import TASKS
+from gradient_flow.results_folder import OutputError
+from lstm_jax.atomic_write import write_file
 
 VANISHED = float(np.log(1e-3))
 
@@ -161,3 +165,65 @@ def _scores(runs: list[Mapping[str, Any]], look: int, lag: float, kind: str) -> 
             values.append(-np.inf if np.isnan(value) else value)
         found[name] = max(values, default=np.nan)
     return found
+
+
+def write_rows(rows: Rows, path: Path) -> None:
+    """Write rows as a CSV of six digits, a line for each row."""
+    columns = {name: value for name, value in rows._asdict().items() if name not in NESTED}
+    columns |= {f"solved {rate:g}": solved for rate, solved in rows.solved_at_rate.items()}
+    columns |= {
+        f"{look} {name}": scores
+        for look, own in rows.scores.items()
+        for name, scores in own.items()
+    }
+
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(map(_texts, zip(*columns.values(), strict=True)))
+
+    write_file(path, write)
+
+
+def _texts(row: Iterable[Any]) -> list[str]:
+    return [
+        str(int(v)) if isinstance(v, bool | np.bool_ | int | np.integer)
+        else f"{v:.6g}" if isinstance(v, float | np.floating) else str(v)
+        for v in row
+    ]  # fmt: skip
+
+
+def read_rows(path: Path) -> Rows:
+    """Rows that `write_rows` wrote.
+
+    Raises:
+        OutputError: a file of something else.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+        found = dict(zip(header, zip(*lines, strict=True), strict=True))
+        solved: dict[float, np.ndarray] = {}
+        scores: dict[int, dict[str, np.ndarray]] = {}
+        for name in [name for name in found if " " in name]:
+            first, second = name.split(" ", 1)
+            if first == "solved":
+                solved[float(second)] = np.asarray(found.pop(name)) == "1"
+            else:
+                scores.setdefault(int(first), {})[second] = np.asarray(found.pop(name), float)
+        columns: dict[str, np.ndarray] = {
+            name: np.asarray(found[name]).astype(kind) for name, kind in KINDS.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"Unreadable rows: expected a table of rows in {path}, got {error!r}."
+        ) from None
+    columns["learned"] = columns["learned"].astype(bool)
+    return Rows(**columns, solved_at_rate=solved, scores=scores)
+
+
+KINDS = {
+    "network": str, "family": str, "start": str, "task": str, "hidden_size": int, "length": int,
+    "learned": int, "updates": float, "norm": float,
+}  # fmt: skip

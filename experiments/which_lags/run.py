@@ -20,12 +20,16 @@ from experiments.which_lags.film import film, filmed_run
 from experiments.which_lags.groups import Group, all_groups, quick_groups
 from experiments.which_lags.measures import measured
 from experiments.which_lags.report import report
-from experiments.which_lags.rows import rows_of
+from experiments.which_lags.rows import read_rows, rows_of, write_rows
 from experiments.which_lags.store import group_file, is_done, read_group, write_group
 from experiments.which_lags.train import Run, Trained, runs_of, trained
-from gradient_flow.results_folder import claim_folder, environment, write_json
+from gradient_flow.results_folder import FINISHED, claim_folder, environment, write_json
 from lstm_jax.atomic_write import write_file
 from lstm_jax.command_line.tyro_options import parse
+
+ROWS = "rows.csv"
+REPORTED = Path(__file__).resolve().parent / "stored" / ROWS
+"""The rows of the run that the page reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Config:
     plan: bool = False
     """Only say what it would take."""
     report: bool = False
-    """Only make tables and figures from the groups in --out."""
+    """Only make tables and figures: from the groups in --out, or from the rows of the reported run."""
 
 
 def run(config: Config) -> None:
@@ -147,12 +151,19 @@ def _conclude(config: Config, every: Sequence[Group]) -> None:
     """Tables and figures of what is stored."""
     paths = [group_file(config.out, group) for group in every]
     stored = [read_group(path) for path in paths if path.exists()]
-    if not stored:
+    if stored:
+        rows = rows_of(stored)
+    elif config.report and not config.quick:
+        print(f"No groups in {config.out}: the rows of the reported run")
+        rows = read_rows(REPORTED)
+    else:
         raise Refusal(f"No groups: expected some that are done in {config.out}, got none.")
-    rows = rows_of(stored)
+    config.out.mkdir(parents=True, exist_ok=True)
     draws = DRAWS // 50 if config.quick else DRAWS
-    tables = report(rows, len(stored), len(every), draws)
+    tables, numbers = report(rows, len(every), draws)
     print(tables)
+    write_rows(rows, config.out / ROWS)
+    write_json(config.out / FINISHED, numbers)
 
     def write(path: Path) -> None:
         path.write_text(tables + "\n", encoding="utf-8")
@@ -163,7 +174,9 @@ def _conclude(config: Config, every: Sequence[Group]) -> None:
     chosen = None if config.quick else filmed_run(stored)
     if chosen is not None:
         written.append(plot.save(config.out, "film", plot.film(film(config.out, chosen))))
-    print(f"\nWritten to {config.out}: tables.txt, {', '.join(path.name for path in written)}")
+    print(
+        f"\nWritten to {config.out}: tables.txt, {ROWS}, {', '.join(path.name for path in written)}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

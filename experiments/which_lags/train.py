@@ -105,15 +105,15 @@ def first_model(start: Start, task: Task, hidden_size: int, seed: int) -> Model:
     )
 
 
-def sample_losses(task: Task, model: Model, hs: Array, targets: Array) -> Array:
-    """The loss of each answer [A, B], from the states [A, B, H]."""
-    answers = _read_out(model, hs)
+def answer_losses(task: Task, answers: Array, targets: Array) -> Array:
+    """The loss of each answer, [A, B], from the answers [A, B, outputs]."""
     if task.is_number:
         return (answers[..., 0] - targets) ** 2
     return optax.softmax_cross_entropy_with_integer_labels(answers, targets)
 
 
-def _read_out(model: Model, hs: Array) -> Array:
+def read_out(model: Model, hs: Array) -> Array:
+    """The answers [A, B, outputs] from the states [A, B, H]."""
     answers = hs @ model.w_y
     return answers + jnp.broadcast_to(model.b_y, answers.shape)
 
@@ -212,10 +212,11 @@ def program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
             asked = hs[given.lengths - 1, jnp.arange(group.batch_size)][None]
         else:
             asked = hs[-task.answers :]
-        value = sample_losses(task, model, asked, given.targets).mean()
+        answers = read_out(model, asked)
+        value = answer_losses(task, answers, given.targets).mean()
         if task.is_number:
             return value, value
-        right = jnp.argmax(_read_out(model, asked), -1) == given.targets
+        right = jnp.argmax(answers, -1) == given.targets
         return value, right.mean()
 
     def update(lane: Lane) -> tuple[Lane, tuple[Array, Array]]:

@@ -160,10 +160,15 @@ def test_a_correction_that_is_wrong_or_a_fault_that_hides_is_refused(audits):
     [((True, True), "true"), ((True, False), "partly true"), ((False, False), "false")],
 )
 def test_a_verdict_is_what_its_cases_say(held, verdict):
-    cases = tuple(claim.Case("a case", 1.0, holds) for holds in held)
+    cases = tuple(claim.one_case("a case", 1.0, holds) for holds in held)
     said = claim.Saying("n", "said", "measure", cases, "instead", (), "x", "y")
     assert said.verdict == verdict
     assert f"“said”: {verdict.upper()}" in report.saying_table(said)
+    # The same of two seeds, in one saying.
+    both = claim.over_seeds([said, said._replace(cases=cases[::-1])])
+    assert both.verdict == verdict
+    assert [case.held for case in both.cases] == [held, held[::-1]]
+    assert f"{sum(held)} of 2" in report.saying_table(both)
 
 
 def test_what_a_forget_gate_keeps():
@@ -243,9 +248,9 @@ def test_a_quick_run_says_the_same_of_the_untrained_networks(finished):
     """What needs no training is judged as in the full run."""
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     cases = {
-        (said["name"], what): (value, holds)
+        (said["name"], case["what"]): (case["values"][0], case["held"][0])
         for said in results["sayings"]
-        for what, value, holds in said["cases"]
+        for case in said["cases"]
     }
     assert cases["three_hundred", "forget bias 0, untrained"][0] < -50
     assert cases["three_hundred", "forget bias 1, untrained"][0] < -10
@@ -278,6 +283,8 @@ def test_a_wrong_option_is_refused(args, capsys):
 def test_a_negative_seed_is_refused(tmp_path, capsys):
     assert run.main(["--out", str(tmp_path / "out"), "--seed", "-1"]) == 2
     assert "expected --seed from 0 to" in capsys.readouterr().err
+    assert run.main(["--out", str(tmp_path / "out"), "--seeds", "0"]) == 2
+    assert "expected --seeds of at least 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -317,7 +324,7 @@ def test_sayings_hold_where_they_are_made_to_hold():
     assert claims.three_hundred(held).verdict == "true"
     assert claims.exceeds(held).verdict == "false"
     holding = claims.closing(held).cases
-    assert all(c.holds and c.value == 1.0 for c in holding if c.what.startswith("share"))
+    assert all(all(c.held) and c.value == 1.0 for c in holding if c.what.startswith("share"))
 
 
 def test_sayings_fail_where_they_are_made_to_fail():
@@ -332,7 +339,7 @@ def test_sayings_fail_where_they_are_made_to_fail():
     assert claims.switches(other).verdict == "false"
     assert claims.three_hundred(other).verdict == "false"
     assert claims.exceeds(other).verdict == "true"
-    assert not any(c.holds for c in claims.closing(other).cases if c.what.startswith("share"))
+    assert not any(any(c.held) for c in claims.closing(other).cases if c.what.startswith("share"))
 
 
 def test_the_credit_of_each_lag_by_numpy_loops():

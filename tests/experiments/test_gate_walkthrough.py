@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 from experiments.gate_walkthrough import run as walkthrough
+from experiments.gate_walkthrough.carried import READ, carried, signals
+from experiments.gate_walkthrough.cells import WEIGHTS
 from experiments.gate_walkthrough.plot import redraw
 from experiments.running import Mismatch
 
@@ -44,7 +46,7 @@ def test_another_number_than_the_classrooms_is_refused(x64):
 def test_the_soft_cell_by_hand_formulas(x64):
     c, expected = 0.0, []
     for x in walkthrough.INPUTS:
-        z = {name: float(np.dot(x, w)) for name, w in walkthrough.WEIGHTS.items()}
+        z = {name: float(np.dot(x, w)) for name, w in WEIGHTS.items()}
         i, f, o = (1 / (1 + np.exp(-z[name])) for name in "ifo")
         c = f * c + i * np.tanh(z["g"])
         expected.append(o * np.tanh(c))
@@ -53,13 +55,41 @@ def test_the_soft_cell_by_hand_formulas(x64):
     np.testing.assert_allclose(walkthrough.soft_trace("ifgo").h, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("order", ["ifog", "iofg", "igfo"])
+@pytest.mark.parametrize("order", ["ifog", "iofg", "igfo", "figo"])
 def test_a_wrong_order_runs_and_gives_other_numbers(x64, order):
     assert walkthrough.hard_trace(order).h.tolist() != OUTPUT
     hs, _ = walkthrough.soft_unrolled(order)
     right, _ = walkthrough.soft_unrolled("ifgo")
     assert np.isfinite(hs).all()
     assert np.max(np.abs(hs - right)) > 0.1
+
+
+def test_rounding_hides_that_input_and_forget_gates_have_changed_places(x64):
+    right, _ = walkthrough.soft_unrolled("ifgo")
+    swapped, _ = walkthrough.soft_unrolled("figo")
+    assert [f"{right[5]:.3f}", f"{swapped[5]:.3f}"] == ["0.964", "0.642"]
+    np.testing.assert_array_equal(np.round(swapped), np.round(right))
+
+
+def test_gates_carry_the_first_signal_to_the_outputs_that_are_read(x64):
+    found = carried()
+    expected = np.zeros((7, 7))
+    expected[[t - 1 for t in READ], 0] = 1
+    np.testing.assert_array_equal(found["hard"].outputs, expected)
+    np.testing.assert_array_equal(found["hard"].memory, [1, 0, 0, 0, 0, 0, 0])
+    # The soft cell, by central differences of its own outputs.
+    xs, cell = np.asarray(signals()), walkthrough.lstm_jax.lstm(4, 1)
+    for k, eps in ((0, 1e-6), (3, 1e-3)):
+        sides = []
+        for sign in (1, -1):
+            moved = xs.copy()
+            moved[k, 0] += sign * eps
+            xs_moved = jax.numpy.asarray(moved)
+            sides.append(
+                walkthrough.lstm_jax.unroll(cell, walkthrough.stacked("ifgo"), xs_moved)[1]
+            )
+        slope = (np.asarray(sides[0]) - np.asarray(sides[1]))[:, 0] / (2 * eps)
+        np.testing.assert_allclose(found["soft"].outputs[:, k], slope, rtol=1e-4, atol=1e-11)
 
 
 @pytest.mark.slow
@@ -74,6 +104,7 @@ def test_equals_pytorch(x64):
 def test_a_run_writes_everything(finished):
     assert {path.name for path in finished.iterdir()} == {
         "arrays.npz",
+        "carried.png",
         "environment.json",
         "gates.png",
         "gates.svg",

@@ -26,11 +26,12 @@ def finished(tmp_path_factory):
 
 
 def test_every_published_digit(x64):
+    forward = by_hand.forward_pairs()
     cell, listed, sequence = by_hand.published_pairs()
-    for pair in (*cell, *sequence):
+    for pair in (*forward, *cell, *sequence):
         assert pair.same, pair
         assert pair.by_hand == pytest.approx(pair.autodiff, rel=1e-12, abs=1e-14)
-    assert len(cell) == 5 and len(sequence) == 8
+    assert len(forward) == 12 and len(cell) == 5 and len(sequence) == 8
     # With the bias that its own listing draws, the example's printed gradients do not come out.
     assert not any(pair.same for pair in listed)
 
@@ -89,6 +90,7 @@ def test_a_run_writes_everything(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {"arrays.npz", "environment.json", "results.json", "tables.txt"}
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert all(pair["same"] for pair in results["published_forward"])
     assert all(pair["same"] for pair in results["published_cell_backward"])
     assert all(pair["same"] for pair in results["published_backward"])
     assert max(item["difference"] for item in results["max_differences"]) <= 1e-12
@@ -102,7 +104,11 @@ def test_a_run_writes_everything(finished):
 def test_a_digit_missed_is_refused(x64):
     cell, listed, sequence = by_hand.published_pairs()
     wrong = by_hand.WorkedExample(
-        listed, listed, sequence, by_hand.our_sides(by_hand.random_arrays(0))
+        by_hand.forward_pairs(),
+        listed,
+        listed,
+        sequence,
+        by_hand.our_sides(by_hand.random_arrays(0)),
     )
     with pytest.raises(Mismatch, match=r"dxt\[1\]\[2\]: expected the published -0\.4605"):
         by_hand.require_agreement(wrong)

@@ -156,6 +156,7 @@ def test_long_lag_in_quick(tmp_path, capsys):
     assert "Adding as in 1997" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} >= {"adding", "order", "learning.png"}
     found = {t["study"]: t for t in results(out)["trials"]}
+    assert found["adding"]["valid_wrong"] > 1  # and so it went on to its last step
     assert found["order"]["test_wrong"]["30"] > 0 and float(found["adding"]["reach_first"]) > 0
     assert long_lag.main(["--report", "--out", str(out)]) == 0
 

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from experiments.where_it_goes import attention, run
+from experiments.where_it_goes import attention, report, run
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -16,7 +16,12 @@ def test_quick(tmp_path, capsys):
     assert run.main(["--quick", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "by the number of detours" in printed and "attention, trained" in printed
-    found = json.loads((out / "results.json").read_text())["numbers"]
+    results = json.loads((out / "results.json").read_text())
+    found = results["numbers"]
+    # The tables are made from what is kept, of one seed or of several.
+    assert report.report(found, results["attention"]) in printed
+    twice = {name: seeds * 2 for name, seeds in found.items()}
+    assert "…" in report.report(twice, {n: s * 2 for n, s in results["attention"].items()})
     assert len(found) == len(run.NETWORKS)
     assert {path.name for path in out.iterdir()} >= {
         "where_it_goes.png",
@@ -52,3 +57,11 @@ def test_attention_by_its_definition():
 def test_refusals(tmp_path, capsys):
     assert run.main(["--seed", "-1", "--out", str(tmp_path / "out")]) == 2
     assert "expected --seed from 0 to 2^32 − 1, got -1" in capsys.readouterr().err
+    assert run.main(["--seeds", "0", "--out", str(tmp_path / "out")]) == 2
+    assert "expected --seeds of at least 1, got 0" in capsys.readouterr().err
+
+
+def test_what_is_shown_of_several_seeds():
+    assert report.shown([-3.0]) == "-3.0"
+    assert report.shown([-3.0, -1.0, -2.0]) == "-2.0 (-3.0 … -1.0)"
+    assert report.shown([report.NOTHING] * 3) == "- (- … -)"

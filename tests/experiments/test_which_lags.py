@@ -11,7 +11,7 @@ import pytest
 from experiments.which_lags import evidence, measures, run, starts, store, train
 from experiments.which_lags.groups import Group, all_groups, quick_groups
 from experiments.which_lags.report import report
-from experiments.which_lags.rows import FLOW, PLAIN, PREDICTORS, rows_of
+from experiments.which_lags.rows import FLOW, PLAIN, PREDICTORS, read_rows, rows_of, write_rows
 from experiments.which_lags.tasks import TASKS
 
 from gradient_flow import jacobian_norms
@@ -233,7 +233,7 @@ def invented_group(network, task, length, learns):
     return {"group": json.loads(json.dumps(group.__dict__)), "seconds": 1.0, "runs": runs}
 
 
-def test_what_is_held_out_is_told_by_what_tells():
+def test_what_is_held_out_is_told_by_what_tells(tmp_path):
     groups = [
         invented_group(network, task, 50, lambda norm: abs(norm) < 6)
         for network in ("lstm", "tanh")
@@ -251,13 +251,29 @@ def test_what_is_held_out_is_told_by_what_tells():
         plain = evidence.fitted_elsewhere(rows, folds, 0, list(PLAIN))
         assert evidence.auc_interval(rows, fitted, 20).value > 0.95
         assert evidence.difference(rows, fitted, plain, 20).low > 0
-    tables = report(rows, 4, 120, 20)
+    tables, numbers = report(rows, 120, 20)
+    assert numbers["held_out_families"]["best"] == "two_sided"
+    assert numbers["held_out_tasks"]["chosen"]["0"][0] > 0.99
+    counts = [of["below"] for of in numbers["by_norm"]["recall"].values()]
+    assert sum(of for _, of in counts) == int(
+        (rows.norm[rows.task == "recall"] < np.log(1e-3)).sum()
+    )
     assert "4 of 120 groups" in tables and "Held-out tasks" in tables
     assert "the best single one on all of them: two_sided" in tables
     vanished = rows.norm < np.log(1e-3)
     line = next(line for line in tables.splitlines() if line.startswith("recall: all"))
     own = vanished & (rows.task == "recall")
     assert f"{int(rows.learned[own].sum())} of {int(own.sum())}" in line
+    # What is stored in small gives the same tables.
+    write_rows(rows, tmp_path / "rows.csv")
+    again = read_rows(tmp_path / "rows.csv")
+    np.testing.assert_allclose(again.norm, rows.norm, rtol=1e-3)
+    assert again.learned.tolist() == rows.learned.tolist()
+    assert again.solved_at_rate.keys() == rows.solved_at_rate.keys()
+    assert report(again, 120, 20) == (tables, numbers)
+    (tmp_path / "rows.csv").write_text("network,task\n1\n", encoding="utf-8")
+    with pytest.raises(OutputError, match="expected a table of rows"):
+        read_rows(tmp_path / "rows.csv")
 
 
 def test_a_row_that_could_not_be_measured_promises_least():
@@ -326,13 +342,15 @@ def test_a_run_that_is_stopped_goes_on_to_the_same(tmp_path, monkeypatch, capsys
         assert not store.is_done(out, replace(group, updates=40))
 
 
-def test_refusals(tmp_path, capsys):
+def test_refusals(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "REPORTED", tmp_path / "none.csv")
     out = ["--out", str(tmp_path / "out")]
     for words, said in (
         (["--only", "nothing"], "expected --only as a part of a name"),
         (["--resume", "--overwrite"], "expected --resume or --overwrite, got both"),
         (["--report", "--plan"], "expected --report or --plan, got both"),
-        (["--report"], "expected some that are done"),
+        (["--report"], "expected a table of rows"),
+        (["--report", "--quick"], "expected some that are done"),
     ):
         assert run.main([*words, *out]) == 2
         assert said in capsys.readouterr().err

@@ -1,0 +1,240 @@
+r"""The questions: each trains networks of several seeds, and gives numbers of types that JSON has.
+
+Decades are log₁₀ of ‖∂ℓ/∂x_1‖ / ‖∂ℓ/∂x_T‖, of recall: how much the gradient hears of the first input, which
+matters, beside the last.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.course_questions.networks import Network, networks
+from experiments.side_by_side import Learned, Setting, begin, decades, train
+from experiments.which_lags.tasks import TASKS
+from lstm_jax import Sequences, lstm, orthogonal, rnn, unroll
+from lstm_jax.cells import Cell
+
+Row = dict[str, Any]
+
+
+class Sizes(NamedTuple):
+    """The sizes of the full or the quick run; ``short`` is recall at a length that the LSTM learns."""
+
+    hidden: int = 32
+    recall: Setting = Setting("recall", 50)
+    short: Setting = Setting("recall", 25)
+    adding: Setting = Setting("adding_uniform", 100)
+    far: int = 300
+    long_run: int = 400
+
+
+QUICK = Sizes(
+    8,
+    Setting("recall", 12, updates=100, seeds=2),
+    Setting("recall", 6, updates=100, seeds=2),
+    Setting("adding_uniform", 12, updates=100, seeds=2),
+    20,
+    30,
+)
+
+
+def learned_row(setting: Setting, found: Learned) -> Row:
+    """What is kept of a training."""
+    return {
+        "solved": found.solved,
+        "diverged": found.diverged,
+        "updates": int(found.losses.shape[1]),
+        "last_score": _numbers(found.scores[:, -50:].mean(axis=1)),
+        "seeds": setting.seeds,
+    }
+
+
+def _numbers(values: Any) -> list[float | None]:
+    """Four digits; None for what is no number, and −∞ as the text "-inf"."""
+
+    def one(value: float) -> Any:
+        if np.isnan(value):
+            return None
+        return float(f"{value:.4g}") if np.isfinite(value) else str(value)
+
+    return [one(float(value)) for value in values]
+
+
+def parts(sizes: Sizes) -> list[Row]:
+    """Each network with one part changed: what it learns, and how far its gradient comes."""
+    rows = []
+    inputs = {setting.task: TASKS[setting.task].inputs for setting in (sizes.recall, sizes.adding)}
+    for name in networks(1, sizes.hidden):
+        row: Row = {"network": name}
+        for setting in (sizes.recall, sizes.adding):
+            task = TASKS[setting.task]
+            network = networks(inputs[setting.task], sizes.hidden)[name]
+            first = begin(network.init, sizes.hidden, task, setting.seeds)
+            found = train(network.run, first, setting)
+            row[setting.task] = learned_row(setting, found)
+            if setting is sizes.recall:
+                seen = partial(decades, network.run, task_name="recall")
+                row["before"] = _numbers(seen(first, length=setting.length))
+                row["after"] = _numbers(seen(found.last, length=setting.length))
+                row["far_before"] = _numbers(seen(first, length=sizes.far))
+                row["largest_h"] = _numbers(_largest(network, found, sizes))
+        rows.append(row)
+        print(f"parts: {name}", flush=True)
+    return rows
+
+
+def _largest(network: Network, found: Learned, sizes: Sizes) -> np.ndarray:
+    """The largest |h| of the trained networks over a sequence that is longer than those of the training."""
+    xs = TASKS["recall"].draw(jax.random.key(98), 4, sizes.long_run).xs
+    return np.asarray(
+        jax.vmap(lambda params: jnp.abs(network.run(params, xs)).max())(found.last.cell)
+    )
+
+
+def _trained(cell: Cell, setting: Setting, run: Callable[..., Any] | None = None) -> Row:
+    task = TASKS[setting.task]
+    run = run or (lambda params, xs: unroll(cell, params, xs)[1])
+    first = begin(cell.init, cell.output_size, task, setting.seeds)
+    found = train(run, first, setting)
+    return {"first": first, "found": found, "row": learned_row(setting, found)}
+
+
+def weight_decay(sizes: Sizes) -> list[Row]:
+    """Decay against explosion: networks that begin at twice an orthogonal matrix."""
+    rows = []
+    inputs = TASKS["recall"].inputs
+    for kind in ("tanh", "relu"):
+        cell = rnn(inputs, sizes.hidden, activation=kind, w_h_init=orthogonal(2.0))
+
+        def run(params: Any, xs: Any, cell: Cell = cell) -> Any:
+            return unroll(cell, params, xs)[1]
+
+        for clip in (None, 1.0):
+            for decay in (0.0, 0.1, 1.0):
+                setting = sizes.recall._replace(decay=decay, clip=clip)
+                made = _trained(cell, setting, run)
+                radius = [
+                    float(np.abs(np.linalg.eigvals(w_h)).max())
+                    if np.isfinite(w_h).all()
+                    else np.nan
+                    for w_h in np.asarray(made["found"].last.cell.w_h)
+                ]
+                seen = partial(decades, run, task_name="recall", length=setting.length)
+                rows.append(
+                    {
+                        "network": f"{kind}, 2 × orthogonal",
+                        "clip": clip,
+                        "decay": decay,
+                        "before": _numbers(seen(made["first"])),
+                        "after": _numbers(seen(made["found"].last)),
+                        "radius_after": _numbers(radius),
+                        "recall": made["row"],
+                    }
+                )
+        print(f"weight_decay: {kind}", flush=True)
+    return rows
+
+
+def truncation(sizes: Sizes) -> list[Row]:
+    """An LSTM whose gradient is cut every so many steps, or which sees the end of the sequence alone."""
+    rows = []
+    for setting in (sizes.short, sizes.adding):
+        cell = lstm(TASKS[setting.task].inputs, sizes.hidden)
+        for share in (0.1, 0.25, 0.5, 1.0):
+            window = max(int(setting.length * share), 1)
+
+            def cut(params: Any, xs: Any, cell: Cell = cell, window: int = window) -> Any:
+                sequences = Sequences(truncate=window) if window < len(xs) else Sequences()
+                return unroll(cell, params, xs, sequences=sequences)[1]
+
+            row = {"task": setting.task, "length": setting.length, "window": window}
+            rows.append(
+                row | {"how": "truncated", setting.task: _trained(cell, setting, cut)["row"]}
+            )
+        half = setting.length // 2
+
+        def end_alone(params: Any, xs: Any, cell: Cell = cell, half: int = half) -> Any:
+            # As many steps as the lengths say, of which the first half stays at zero.
+            hs = unroll(cell, params, xs[half:])[1]
+            return jnp.concatenate([jnp.zeros((half, *hs.shape[1:]), hs.dtype), hs])
+
+        row = {"task": setting.task, "length": setting.length, "window": setting.length - half}
+        rows.append(
+            row | {"how": "the end alone", setting.task: _trained(cell, setting, end_alone)["row"]}
+        )
+        print(f"truncation: {setting.task}", flush=True)
+    return rows
+
+
+def saturation(sizes: Sizes) -> list[Row]:
+    """What forget gates that stand at 1 do to the gradient: along the memory, and into themselves."""
+    rows = []
+    for setting in (sizes.short, sizes.adding):
+        task = TASKS[setting.task]
+        cell = lstm(task.inputs, sizes.hidden)
+        made = _trained(cell, setting)
+        examples = task.draw(jax.random.key(97), 8, setting.length)
+
+        def look(model: Any, cell: Cell = cell, task: Any = task, examples: Any = examples) -> Any:
+            def step(state: Any, x: Any) -> tuple[Any, Any]:
+                f = cell.gates(model.cell, state, x)["f"]
+                return cell.step(model.cell, state, x)[0], f
+
+            state0 = cell.initial_state(examples.xs.shape[1])
+            _, f = jax.lax.scan(step, state0, examples.xs)
+
+            # What reaches the forget gates' biases of each unit.
+            def loss(b: Any) -> Any:
+                hs = unroll(cell, model.cell._replace(b=b), examples.xs)[1]
+                asked = hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
+                shown = asked @ model.w_y + model.b_y[None, None]
+                if task.is_number:
+                    return ((shown[..., 0] - examples.targets) ** 2).mean()
+                return -jnp.take_along_axis(
+                    jax.nn.log_softmax(shown), examples.targets[..., None], -1
+                ).mean()
+
+            into_gate = jnp.abs(jax.grad(loss)(model.cell.b))
+            return f, into_gate[cell.hidden_size : 2 * cell.hidden_size]
+
+        for stage, models in (("untrained", made["first"]), ("trained", made["found"].last)):
+            f, into_gate = map(np.asarray, jax.jit(jax.vmap(look))(models))
+            mean = f.mean(axis=(1, 2))  # [seeds, H]
+            along = (
+                np.log10(np.maximum(f, 1e-30)).sum(axis=1).mean(axis=1)
+            )  # ∏ f, decades, [seeds, H]
+            slope = (f * (1 - f)).mean(axis=(1, 2))
+            for group, chosen in (("f > 0.95", mean > 0.95), ("others", mean <= 0.95)):
+                rows.append(
+                    {
+                        "task": setting.task,
+                        "stage": stage,
+                        "units": group,
+                        "share": _numbers(chosen.mean(axis=1)),
+                        "along": _medians(along, chosen),
+                        "slope": _medians(slope, chosen),
+                        "into_gate": _medians(np.log10(np.maximum(into_gate, 1e-30)), chosen),
+                    }
+                )
+        print(f"saturation: {setting.task}", flush=True)
+    return rows
+
+
+def _medians(values: np.ndarray, chosen: np.ndarray) -> list[Any]:
+    """The median of each seed's chosen units; None for a seed that has none."""
+    return _numbers(
+        np.median(row[which]) if which.any() else np.nan
+        for row, which in zip(values, chosen, strict=True)
+    )
+
+
+QUESTIONS: dict[str, Callable[[Sizes], list[Row]]] = {
+    "parts": parts,
+    "weight_decay": weight_decay,
+    "truncation": truncation,
+    "saturation": saturation,
+}

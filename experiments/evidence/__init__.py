@@ -1,0 +1,1 @@
+"""Every claim of the experiments' pages, traced to runs that are stored in small."""

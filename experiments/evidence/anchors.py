@@ -1,0 +1,130 @@
+"""Numbers of others, and what became of each here."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.evidence.claim import markdown
+
+REPRODUCED, PASSED, PARTLY = "reproduced", "passed", "in part"
+MISSED, NOT_TRIED = "not reached", "not attempted"
+
+
+class Anchor(NamedTuple):
+    """A published number.
+
+    Attributes:
+        source: who published it.
+        what: the number, and of what.
+        became: `REPRODUCED`, `PASSED`, `PARTLY`, `MISSED` or `NOT_TRIED`.
+        here: our number, by how much it misses, or why it was not attempted.
+    """
+
+    source: str
+    what: str
+    became: str
+    here: str
+
+
+ANCHORS: Sequence[Anchor] = (
+    Anchor(
+        "Hochreiter and Schmidhuber 1997",
+        "adding, T = 100, 500, 1000: 74,000, 209,000, 853,000 sequences", PASSED,
+        "19,140, 21,060, 20,160, medians of five seeds "
+        "([long lags](../experiments/long_lag/README.md))",
+    ),
+    Anchor(
+        "the same", "adding: at most 1 wrong of 2,560", PARTLY,
+        "17 of 20 networks; the others have 2, 7 and 10 wrong",
+    ),
+    Anchor(
+        "the same", "temporal order 6a and 6b: 31,390 and 571,100 sequences", NOT_TRIED,
+        "the task's later form was taken (next line)",
+    ),
+    Anchor(
+        "Pascanu et al. 2013", "temporal order: no error to T = 5,000, five of five seeds", MISSED,
+        "two of four seeds, two of them those on which the recipe was found",
+    ),
+    Anchor(
+        "Tallec and Ollivier 2018", "adding, T = 750: chrono in a seventh of the steps of forget bias 1",
+        PARTLY,
+        "more than 11 times, a bound: forget bias 1 did not solve it in 100,000 steps; 32 units for "
+        "128, two seeds and one",
+    ),
+    Anchor(
+        "the same", "copy, T = 500: chrono below the memoryless floor, forget bias 1 at it", REPRODUCED,
+        "one look, 64 units for 128",
+    ),
+    Anchor("the same", "copy, T = 2,000", NOT_TRIED, "four times the length at some 50,000 steps: a day"),
+    Anchor(
+        "LEM, 2022", "adding at T = 2,000 to 10,000: squared errors of 2 to 5 · 10⁻⁵", NOT_TRIED,
+        "30,000 updates at these lengths are days of these cores",
+    ),
+    Anchor(
+        "Bai et al. 2018", "LSTM: adding T = 600 0.164, copy T = 1000 0.0204", NOT_TRIED,
+        "no time; adding at T = 500 to 1000 in another setting is the first line",
+    ),
+    Anchor(
+        "the same", "LSTM: sequential MNIST 87.2 %, permuted 85.7 %", NOT_TRIED,
+        "the pictures cannot be had from a package registry, and 784 steps of 60,000 pictures are "
+        "hours an epoch",
+    ),
+    Anchor(
+        "Dive into Deep Learning",
+        "Time Machine: perplexity 1.3 from scratch, 1.1, two layers 1.0", REPRODUCED,
+        "[characters](../experiments/char_lm/README.md)",
+    ),
+    Anchor(
+        "the same", "17,736, 234,815 and 186,006 tokens a second on a GPU", PARTLY,
+        "on one CPU core, in the same table; the library's layers are slower than theirs on a GPU",
+    ),
+    Anchor(
+        "Zaremba et al. 2014", "Penn Treebank, small: 120.7 and 114.5", REPRODUCED,
+        "119.70 and 114.38, one look ([words](../experiments/ptb/README.md))",
+    ),
+    Anchor(
+        "the same", "medium 86.2 and 82.7, large 82.2 and 78.4", NOT_TRIED,
+        "16 hours and more than three days by their operations",
+    ),
+    Anchor(
+        "a re-run of Vogt et al. 2022",
+        "Lyapunov spectrum of a GRU of 512 units, 100 trials: 75 minutes on a GPU", PASSED,
+        "182 seconds on two CPU cores ([the microscope](analysis.md))",
+    ),
+    Anchor(
+        "fixed-point-finder", "Jacobians one by one and batched: 137.4 s and 0.22 s", NOT_TRIED,
+        "of their network and machine; ours are batched",
+    ),
+    Anchor(
+        "Gonzalez et al. 2025", "parallel Newton converges fast exactly where λ_1 is negative", REPRODUCED,
+        "the example of [the microscope](analysis.md), three gains",
+    ),
+    Anchor(
+        "DEER", "parallel GRU, one unit, forward: 138 to 2,029 times a loop on a GPU", NOT_TRIED,
+        "no GPU at hand",
+    ),
+    Anchor(
+        "FlashRNN's table", "cuDNN fp16 2.01 and 5.19 ms on an H100", NOT_TRIED,
+        "no H100 at hand; what was timed on a GPU is in [the benchmarks](../benchmarks/README.md)",
+    ),
+    Anchor(
+        "Banerjee et al. 2019", "vanilla network on a CPU: up to 3 times oneDNN forward, 5 times backward",
+        PARTLY,
+        "PyTorch's time over ours is in [the benchmarks](../benchmarks/README.md); their shapes are "
+        "for many cores",
+    ),
+    Anchor(
+        "lyapax", "0.49 of our time for an LSTM of 32 units in float64, 1.3 at 128", NOT_TRIED,
+        "not timed again since",
+    ),
+    Anchor(
+        "trained networks in packages", "norms, time constants and λ_1 of ten layers", REPRODUCED,
+        "[in the wild](../experiments/in_the_wild/README.md), on inputs of its own",
+    ),
+)  # fmt: skip
+
+
+def anchor_table(anchors: Sequence[Anchor]) -> str:
+    """A line for each."""
+    return markdown(("source", "published", "here", "how"), [
+        (one.source, one.what, one.became, one.here) for one in anchors
+    ])  # fmt: skip

@@ -1,0 +1,266 @@
+"""What the experiments' pages claim, each claim with the stored run that it is computed from."""
+
+from functools import partial
+from typing import Any
+
+from experiments.evidence.claim import Claim
+
+D2L = "Dive into Deep Learning, one GPU"
+H1997 = "Hochreiter and Schmidhuber 1997"
+TALLEC = "Tallec and Ollivier 2018, 128 units"
+
+
+def _same(pairs: Any) -> str:
+    return f"{sum(pair['same'] for pair in pairs)} of {len(pairs)} numbers"
+
+
+def _perplexities(setting: str, results: Any) -> list[float]:
+    return [run[setting]["perplexity"] for run in results]
+
+
+def _sequences(length: str, results: Any) -> str:
+    low, high = results["sequences_extremes"][length]
+    return f"{results['sequences_median'][length]:,} ({low:,} … {high:,}), 5 seeds"
+
+
+def _saying(name: str, what: str) -> Any:
+    """The numbers of a case of a saying, of each seed."""
+
+    def numbers(results: Any) -> list[float]:
+        cases = next(said["cases"] for said in results["sayings"] if said["name"] == name)
+        return next(case["values"] for case in cases if case["what"] == what)
+
+    return numbers
+
+
+def _solved(task: str, fault: str) -> Any:
+    def numbers(results: Any) -> list[bool]:
+        rows = results["wrong_trainings"]
+        row = next(row for row in rows if (row["task"], row["fault"]) == (task, fault))
+        return [at is not None for at in row["solved"]]
+
+    return numbers
+
+
+def _words(optimizer: str, fault: str) -> Any:
+    def numbers(results: Any) -> list[float]:
+        row = next(r for r in results["rows"] if (r["optimizer"], r["fault"]) == (optimizer, fault))
+        return [epochs[-1] for epochs in row["perplexity"]]
+
+    return numbers
+
+
+def _part(network: str, name: str) -> Any:
+    """A number of a network with one part changed."""
+
+    def numbers(results: Any) -> list[Any]:
+        row = next(r for r in results["answers"]["parts"] if r["network"] == network)
+        if name in ("recall", "adding_uniform"):
+            return [at is not None for at in row[name]["solved"]]
+        return [float(value) for value in row[name]]
+
+    return numbers
+
+
+def _goes(network: str, field: str, place: int, gate: int | None = None) -> Any:
+    """Decades at the longest lag, of each seed."""
+
+    def numbers(results: Any) -> list[float]:
+        seeds = results["numbers"][network]
+        if field == "kept":
+            return [seed["kept"][gate][place] for seed in seeds]
+        if field == "detours":
+            return [seed["detours"][place][gate] for seed in seeds]
+        return [seed[field][place] for seed in seeds]
+
+    return numbers
+
+
+CHAR = tuple(
+    Claim(
+        "char_lm", "five_seeds", f"`{setting}`: training perplexity",
+        partial(_perplexities, setting), "{:.3f}",
+        "-" if perplexity is None else f"{perplexity}, {D2L}",
+    )
+    for setting, perplexity in (
+        ("scratch", "1.3"), ("scratch_uniform", None), ("library", "1.1"), ("two_layers", "1.0"),
+    )
+)  # fmt: skip
+
+PTB = (
+    Claim(
+        "ptb", "small", "small model, test perplexity", lambda r: r["test_perplexity"], "{:.2f}",
+        "114.5, Zaremba et al. 2014",
+    ),
+    Claim(
+        "ptb", "small", "small model, validation perplexity",
+        lambda r: r["valid_perplexity"][-1:], "{:.2f}", "120.7, the same",
+    ),
+)  # fmt: skip
+
+LONG_LAG = (
+    *(
+        Claim(
+            "long_lag", "adding", f"adding, T = {length}: sequences to the criterion",
+            partial(_sequences, length),
+            anchor=f"{theirs}, {H1997}",
+        )
+        for length, theirs in (("100", "74,000"), ("500", "209,000"), ("1000", "853,000"))
+    ),
+    Claim(
+        "long_lag", "adding", "adding: networks with at most 1 wrong of 2,560",
+        lambda r: [wrong <= 1 for seeds in r["wrong_of_2560"].values() for wrong in seeds],
+        anchor=f"all, {H1997}",
+    ),
+    Claim(
+        "long_lag", "chrono", "adding, T = 750: steps with chrono, 32 units",
+        lambda r: r["chrono_steps"], "{:,.0f}", f"a seventh of forget bias 1's, {TALLEC}",
+    ),
+    Claim(
+        "long_lag", "chrono", "adding, T = 750: loss of forget bias 1 after 100,000 steps",
+        lambda r: r["forget_bias_1_last_loss"], "{:.3f}", "0.167 without a memory",
+    ),
+    Claim(
+        "long_lag", "copy", "copy, T = 500: loss of chrono, 64 units, after 50,000 steps",
+        lambda r: r["chrono_last_loss"], "{:.5f}", f"below the floor 0.03999, {TALLEC}",
+    ),
+    Claim(
+        "long_lag", "copy", "copy, T = 500: loss of forget bias 1 after 30,000 steps",
+        lambda r: r["forget_bias_1_last_loss"], "{:.5f}", f"at the floor 0.03999, {TALLEC}",
+    ),
+    Claim(
+        "long_lag", "order", "temporal order to T = 5,000: fresh seeds without an error",
+        lambda r: [not any(v is None or v for v in r["wrong_of_10000"][s]) for s in ("11", "12")],
+        anchor="5 of 5, Pascanu et al. 2013",
+    ),
+    Claim(
+        "long_lag", "order", "the same, on the two seeds on which the recipe was found",
+        lambda r: [not any(r["wrong_of_10000"][seed]) for seed in ("0", "1")],
+    ),
+)  # fmt: skip
+
+AUDIT = (
+    Claim(
+        "derivation_audit", "five_seeds", "derivations whose corrected version is right at every lag",
+        lambda r: [d["versions"]["corrected"]["ok"] for d in r["derivations"]],
+    ),
+    Claim(
+        "derivation_audit", "five_seeds", "digits that the exercises print and that come out",
+        lambda r: f"{r['printed_digits_reproduced']} of 16", anchor="16, the exercises",
+    ),
+    *(
+        Claim("derivation_audit", "five_seeds", says, _saying(name, what), form)
+        for says, name, what, form in (
+            (
+                "decades of dC_t/dC_k at lag 300, forget bias 1, untrained", "three_hundred",
+                "forget bias 1, untrained", "{:.1f}",
+            ),
+            (
+                "the same, trained on text", "three_hundred", "forget bias 1, trained on text", "{:.1f}",
+            ),
+            (
+                "the same, trained on adding", "three_hundred",
+                "forget bias 1, trained on adding", "{:.2f}",
+            ),
+            (
+                "gates within 0.05 of 0 or 1, forget bias 1, trained on text", "switches",
+                "forget bias 1, trained on text", "{:.0%}",
+            ),
+            (
+                "nats a letter of a tanh network with W_h = 2 × orthogonal, trained clipped", "clipping",
+                "tanh, 2 × orthogonal: loss after training clipped", "{:.2f}",
+            ),
+        )
+    ),
+    *(
+        Claim(
+            "derivation_audit", "five_seeds", f"networks that learn {task} with the fault: {fault}",
+            _solved(name, fault),
+        )
+        for task, name in (("recall over 50 steps", "recall"), ("adding over 100 steps", "adding_uniform"))
+        for fault in (
+            "none", "no way through o", "not along the memory", "tanh' of tanh", "both of derivation 3",
+            "carries C alone", "carries h alone", "carries nothing",
+        )
+        if (name, fault) != ("adding_uniform", "both of derivation 3")
+    ),
+    *(
+        Claim(
+            "derivation_audit", "words", f"word model, {optimizer}, fault {fault}: validation perplexity",
+            _words(optimizer, fault), "{:.1f}",
+        )
+        for optimizer, fault in (
+            ("SGD", "none"), ("SGD", "tanh' of tanh"), ("SGD", "both of derivation 3"),
+            ("Adam", "none"), ("Adam", "both of derivation 3"),
+        )
+    ),
+)  # fmt: skip
+
+GOES = tuple(
+    Claim("where_it_goes", "five_seeds", says, _goes(network, *where), "{:.1f}")
+    for says, network, where in (
+        ("decades at lag 400 along the carousel, forget bias 1, untrained",
+         "forget bias 1, untrained", ("detours", -1, 0)),
+        ("the same by every way", "forget bias 1, untrained", ("whole", -1)),
+        ("the same with the way open into g alone", "forget bias 1, untrained", ("kept", -1, 3)),
+        ("along the carousel, trained on text", "forget bias 1, trained on text", ("detours", -1, 0)),
+        ("by every way, trained on text", "forget bias 1, trained on text", ("whole", -1)),
+        ("along the carousel, trained on adding", "forget bias 1, trained on adding", ("detours", -1, 0)),
+        ("by every way, trained on adding", "forget bias 1, trained on adding", ("whole", -1)),
+    )
+)  # fmt: skip
+
+BY_HAND = (
+    Claim(
+        "gate_walkthrough", "run", "the classroom's nine outputs and memories, to the last digit",
+        lambda r: "all" if r["classroom"]["reproduced_exactly"] else "not all", anchor="the classroom's",
+    ),
+    Claim(
+        "gate_walkthrough", "run", "output 6 with input and forget gate in each other's place",
+        lambda r: f"{r['output_by_gate_order']['figo']['soft'][5]:.3f}, where "
+        f"{r['output_by_gate_order']['ifgo']['soft'][5]:.3f} is right",
+    ),
+    Claim(
+        "rnn_by_hand", "run", "digits of the published forward pass that come out",
+        lambda r: _same(r["published_forward"]),
+        anchor="12, the notebook, version 3",
+    ),
+    Claim(
+        "rnn_by_hand", "run", "digits of the published backward passes that come out",
+        lambda r: _same(r["published_cell_backward"] + r["published_backward"]),
+        anchor="13, the same",
+    ),
+)  # fmt: skip
+
+QUESTIONS = tuple(
+    Claim("course_questions", "five_seeds", f"{says}: {network}", _part(network, name), form)
+    for says, name, form, chosen in (
+        ("learn recall over 50 steps", "recall", "", None),
+        ("decades of the first input, before training", "before", "{:.1f}",
+         ("LSTM", "vanilla", "vanilla, sigmoid", "vanilla, residual")),
+    )
+    for network in chosen or (
+        "LSTM", "LSTM, h = o C", "LSTM, h = C", "LSTM, gates blind to h", "LSTM, gates that see C",
+        "LSTM, i = 1 - f", "LSTM, rank 4", "vanilla", "vanilla, sigmoid", "vanilla, residual",
+        "vanilla, skip over 10", "vanilla, rank 4",
+    )
+)  # fmt: skip
+
+OTHERS = (
+    Claim(
+        "japanese_vowels", "five_seeds", "test accuracy in %",
+        lambda r: r["accuracies"], "{:.2f}",
+    ),
+    Claim(
+        "in_the_wild", "cells", "cells of trained networks whose λ_1 is below 0 by two errors",
+        lambda r: f"{r['below_0_by_two_errors']} of {r['cells']}",
+    ),
+    Claim(
+        "in_the_wild", "cells", "median λ_1 in nats a step, trained and at the initialisation",
+        lambda r: f"{r['median_lambda_trained']} and {r['median_lambda_initial']}",
+    ),
+)  # fmt: skip
+
+CLAIMS: tuple[Claim, ...] = (
+    *CHAR, *PTB, *LONG_LAG, *AUDIT, *GOES, *BY_HAND, *QUESTIONS, *OTHERS,
+)  # fmt: skip

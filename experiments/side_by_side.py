@@ -1,0 +1,197 @@
+"""Networks that differ by their seed alone, trained side by side by `jax.vmap` on a task of long lags.
+
+    θ ← θ − rate · (Adam(clip(∂L/∂θ)) + decay θ)
+
+Each seed has its own start and its own sequences, which are the same for every network.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.which_lags.tasks import TASKS, Task
+from experiments.which_lags.train import Model, answer_losses, first_solved, read_out
+from lstm_jax.array_types import Array, PyTree
+from lstm_jax.initializers import uniform
+
+CHUNK = 100
+"""Updates in one call of the program; training ends between two calls, once every seed is done."""
+
+
+class Setting(NamedTuple):
+    """How networks are trained.
+
+    Attributes:
+        task: of `experiments.which_lags.tasks.TASKS`.
+        length: T.
+        updates: at most.
+        rate: of Adam.
+        decay: of the weights, decoupled.
+        clip: the global norm at which the gradient is clipped; None does not clip.
+        seeds: networks.
+        batch_size: sequences of an update.
+    """
+
+    task: str
+    length: int
+    updates: int = 3_000
+    rate: float = 0.005
+    decay: float = 0.0
+    clip: float | None = 1.0
+    seeds: int = 5
+    batch_size: int = 20
+
+
+class Learned(NamedTuple):
+    """How the networks of one kind did.
+
+    Attributes:
+        solved: the update at which each seed was solved, or None, [seeds].
+        diverged: whether each seed's loss became no number, [seeds].
+        losses: of each update, [seeds, updates].
+        scores: the loss of a number, the share of right answers of a class, [seeds, updates].
+        first, last: the networks before and after training, every array with an axis [seeds] in front.
+    cosines: between the gradient that was descended and the right one, [seeds, updates]; or None.
+    """
+
+    solved: list[int | None]
+    diverged: list[bool]
+    losses: np.ndarray
+    scores: np.ndarray
+    first: Model
+    last: Model
+    cosines: np.ndarray | None = None
+
+
+Run = Callable[[PyTree, Array], Array]
+
+
+def begin(init: Callable[[Array], PyTree], size: int, task: Task, seeds: int) -> Model:
+    """Networks before training, one for each seed."""
+
+    def one(key: Array) -> Model:
+        key_cell, key_y = jax.random.split(key)
+        w_y = uniform(size**-0.5)(key_y, (size, task.outputs))
+        return Model(init(key_cell), w_y, jnp.zeros(task.outputs, w_y.dtype))
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(11), seeds))
+
+
+def answered(run: Run, task: Task, model: Model, examples: Any) -> Array:
+    """The states [A, B, H] in which each answer is asked."""
+    hs = run(model.cell, examples.xs)
+    if task.answers > 1:
+        return hs[-task.answers :]
+    return hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
+
+
+def same(logits: Array) -> Array:
+    """The logits as they are."""
+    return logits
+
+
+def _cosine(one: PyTree, other: PyTree) -> Array:
+    dot = optax.tree.vdot(one, other)
+    return dot / (optax.tree.norm(one) * optax.tree.norm(other))
+
+
+def train(
+    run: Run,
+    models: Model,
+    setting: Setting,
+    through: Callable[[Array], Array] = same,
+    right: Run | None = None,
+) -> Learned:
+    """Train one network for each seed until all are solved or the updates are over.
+
+    Args:
+        run: ``run(params, xs) -> hs``; its derivative is what is descended, right or wrong.
+        models: from `begin`.
+        setting: task and optimizer.
+        through: what the logits go through: the identity, with a derivative that may be wrong.
+        right: the same network with the right derivative; then the cosines of both are kept.
+    """
+    task = TASKS[setting.task]
+    clip = optax.identity() if setting.clip is None else optax.clip_by_global_norm(setting.clip)
+    direction = optax.chain(clip, optax.scale_by_adam(), optax.add_decayed_weights(setting.decay))
+
+    def loss(
+        model: Model, key: Array, run: Run = run, through: Callable[[Array], Array] = through
+    ) -> tuple[Array, Array]:
+        examples = task.draw(key, setting.batch_size, setting.length)
+        logits = through(read_out(model, answered(run, task, model, examples)))
+        value = answer_losses(task, logits, examples.targets).mean()
+        if task.is_number:
+            return value, value
+        return value, (jnp.argmax(logits, -1) == examples.targets).mean()
+
+    def update(carry: Any, key: Array) -> tuple[Any, tuple[Array, Array, Array]]:
+        model, state = carry
+        (value, score), slopes = jax.value_and_grad(loss, has_aux=True)(model, key)
+        cosine = jnp.ones_like(value)
+        if right is not None:
+            cosine = _cosine(slopes, jax.grad(lambda m: loss(m, key, right, same)[0])(model))
+        step, state = direction.update(slopes, state, model)
+        model = jax.tree.map(lambda p, d: p - setting.rate * d, model, step)
+        return (model, state), (value, score, cosine)
+
+    @jax.jit
+    def chunk(carry: Any, start: Array) -> tuple[Any, tuple[Array, Array, Array]]:
+        def one(carry: Any, seed: Array) -> tuple[Any, tuple[Array, Array, Array]]:
+            own = jax.random.fold_in(jax.random.key(2**21), seed)
+            keys = jax.vmap(lambda n: jax.random.fold_in(own, start + n))(jnp.arange(CHUNK))
+            return jax.lax.scan(update, carry, keys)
+
+        return jax.vmap(one)(carry, jnp.arange(setting.seeds))
+
+    carry = (models, jax.vmap(direction.init)(models))
+    losses, scores, cosines = [], [], []
+    for start in range(0, setting.updates, CHUNK):
+        carry, (value, score, cosine) = chunk(carry, jnp.int32(start))
+        losses.append(np.asarray(value))
+        scores.append(np.asarray(score))
+        cosines.append(np.asarray(cosine))
+        so_far = np.concatenate(scores, axis=1)
+        broken = ~np.isfinite(np.concatenate(losses, axis=1)).all(axis=1)
+        solved = [
+            None if bad else first_solved(row, task)
+            for bad, row in zip(broken, so_far, strict=True)
+        ]
+        if all(bad or at is not None for bad, at in zip(broken, solved, strict=True)):
+            break
+    return Learned(
+        solved, broken.tolist(), np.concatenate(losses, axis=1), so_far,
+        jax.device_get(models), jax.device_get(carry[0]),
+        None if right is None else np.concatenate(cosines, axis=1),
+    )  # fmt: skip
+
+
+def decades(
+    run: Run, models: Model, task_name: str, length: int, batch_size: int = 4
+) -> np.ndarray:
+    """log₁₀ of ‖∂ℓ/∂x_1‖ over ‖∂ℓ/∂x_T‖ for each seed, the median of the samples, in float64, [seeds].
+
+    ℓ is the loss of the last answer. −∞ where nothing comes back to the first input at all.
+    """
+    task = TASKS[task_name]
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), models)
+        examples = task.draw(jax.random.key(99), batch_size, length)
+        xs = examples.xs.astype(float)
+
+        def one(model: Model) -> Array:
+            def loss(xs: Array) -> Array:
+                asked = run(model.cell, xs)[-1:]
+                targets = examples.targets[-1:]
+                if task.is_number:
+                    targets = targets.astype(float)
+                return answer_losses(task, read_out(model, asked), targets).sum()
+
+            slopes = jnp.linalg.norm(jax.grad(loss)(xs), axis=-1)
+            return jnp.median(jnp.log10(slopes[0]) - jnp.log10(slopes[-1]))
+
+        return np.asarray(jax.jit(jax.vmap(one))(wide))

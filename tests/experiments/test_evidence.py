@@ -1,0 +1,105 @@
+"""Claims come from stored runs, pages hold what is stored, and a number that changed is found."""
+
+import json
+
+import pytest
+from experiments.evidence import check, claim, pages, run, stored
+from experiments.evidence.claims import CLAIMS
+
+from gradient_flow.results_folder import OutputError
+
+
+def test_every_claim_comes_from_a_stored_run():
+    for one in CLAIMS:
+        line = claim.line_of(one)
+        assert len(line) == len(claim.HEADER)
+        assert all(cell for cell in line), line
+        # A number without seeds says that it is one look, or exact.
+        assert line[2] in ("one look", "exact") or int(line[2]) > 1
+
+
+def test_the_pages_are_what_is_stored():
+    assert pages.stale_pages() == []
+
+
+def test_stored_runs_are_small_and_name_no_place():
+    folders = {one.experiment for one in CLAIMS}
+    for name in folders:
+        for path in (stored.EXPERIMENTS / name / "stored").iterdir():
+            text = path.read_text(encoding="utf-8")
+            assert len(text) <= stored.MOST_BYTES
+            assert not any(place in text for place in ("/tmp/", "/home/", "/work/", "/root/"))
+
+
+def test_numbers_in_words():
+    assert claim.evaluated([1.0, 3.0, 2.0], "{:.1f}") == ("2.0", "3", "1.0 … 3.0")
+    assert claim.evaluated([1.0], "{:.1f}") == ("1.0", "one look", "-")
+    assert claim.evaluated([True, False, True], "") == ("2 of 3", "3", "-")
+    assert claim.evaluated("all", "") == ("all", "exact", "-")
+
+
+def test_a_table_goes_between_its_marks(tmp_path):
+    page = tmp_path / "README.md"
+    text = f"before\n\n{pages.BEGIN}\nold\n{pages.END}\nafter"
+    found = pages.with_table(text, "| new |", page)
+    assert found == f"before\n\n{pages.BEGIN}\n\n| new |\n\n{pages.END}\nafter"
+    assert pages.with_table(found, "| new |", page) == found
+    with pytest.raises(OutputError, match="No marks"):
+        pages.with_table("a page without", "| new |", page)
+
+
+def test_what_differs():
+    old = {"seconds": 1.0, "a": [1.0, 100.0], "b": {"c": "x", "d": None}, "e": True}
+    assert list(check.differences(old, {**old, "seconds": 9.0})) == []
+    # Within 5 % of the largest of the list.
+    assert list(check.differences(old, {**old, "a": [4.0, 104.0]})) == []
+    (found,) = check.differences(old, {**old, "a": [1.0, 120.0]})
+    assert found == (".a[1]", 100.0, 120.0)
+    (found,) = check.differences(old, {**old, "b": {"c": "y", "d": None}})
+    assert found == (".b.c", "x", "y")
+    (found,) = check.differences(old, {**old, "e": False})
+    assert found == (".e", True, False)
+    assert len(list(check.differences(old, {**old, "a": [1.0]}))) == 1
+
+
+def test_a_run_is_stored_in_small(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stored, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(run, "EXPERIMENTS", tmp_path)
+    (tmp_path / "mine").mkdir()
+    folders = []
+    for seed in range(2):
+        folder = tmp_path / f"out{seed}"
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps({"x": 1 / 3 + seed}), encoding="utf-8")
+        folders.append(str(folder))
+    given = ["--store", "mine/two", "--folders", *folders, "--command", "python -m x"]
+    assert run.main([*given, "--minutes", "2"]) == 0
+    found = stored.read_run("mine", "two")
+    assert found["results"] == [{"x": 0.333333}, {"x": 1.33333}]
+    assert (found["command"], found["minutes"], found["transcribed"]) == ("python -m x", 2, False)
+    (tmp_path / "out1" / "results.json").unlink()
+    assert run.main(given) == 2
+    assert "expected results.json in" in capsys.readouterr().err
+    assert run.main(["--store", "mine"]) == 2
+    assert run.main(["--store", "mine/two"]) == 2
+    assert run.main(["--store", "mine/two", "--write"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 3
+    with pytest.raises(OutputError, match="No stored run"):
+        stored.read_run("mine", "three")
+
+
+def test_a_number_that_changed_ends_the_check(monkeypatch, capsys):
+    monkeypatch.setattr(run, "stale_pages", list)
+    monkeypatch.setattr(run, "checked", lambda name: [check.Difference(".x", 1.0, 2.0)])
+    assert run.main(["--check", "--only", "rnn_by_hand"]) == 1
+    said = capsys.readouterr()
+    assert "rnn_by_hand has 1 other numbers" in said.err and ".x: 1.0 stored, 2.0 now" in said.out
+    assert run.main(["--check", "--only", "nothing"]) == 2
+    monkeypatch.setattr(run, "checked", lambda name: [])
+    assert run.main(["--check", "--only", "rnn_by_hand"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gate_walkthrough", "rnn_by_hand"])
+def test_a_quick_run_gives_what_is_stored(name):
+    assert check.checked(name) == []
