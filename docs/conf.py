@@ -30,8 +30,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "mathml",
     "run_blocks",
     "api_pages",
+    "chinese_search",
 ]
 root_doc = "docs/index"
 include_patterns = [
@@ -44,7 +46,9 @@ include_patterns = [
 templates_path = ["templates"]
 
 myst_heading_anchors = 4  # a link to a heading is that of a code host
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_fence_as_directive = ["math"]
+html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -62,15 +66,21 @@ html_theme = "furo"
 html_title = "lstm_jax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["search_keys.js"]
 html_additional_pages = {"index": "to_first_page.html"}
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app):
-    """Show a link to a folder as its text: a site has no page of a folder."""
+    """Show a link to a folder as its text, for a site has no page of one; say which pages are Chinese."""
+
+    def in_its_language(app, pagename, templatename, context, doctree):
+        if pagename.startswith("docs/zh/"):
+            context["language"] = "zh-CN"  # fonts, screen readers and hyphenation go by it
 
     def without_folders(app, docname, source):
         source[0] = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)#\s]+/\)", r"\1", source[0])
 
     app.connect("source-read", without_folders)
+    app.connect("html-page-context", in_its_language)

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 import tracemalloc
@@ -94,6 +95,20 @@ def without_type_checker():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser: Debian's chromium, or the one that CHROMIUM names."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if path is None:
+        pytest.skip("no chromium: CHROMIUM names none, and none is on the path")
+    with sync_api.sync_playwright() as playwright:
+        # A container's user may be root, whom chromium's sandbox refuses.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

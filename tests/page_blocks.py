@@ -24,15 +24,24 @@ PEERS = {"torch", "keras", "onnx", "onnxruntime", "equinox", "haiku", "grain"}
 """Packages that a reader may not have; a block that imports one stands by itself."""
 
 PAGES = ("README.md", "docs/**/*.md", "experiments/*/README.md", "benchmarks/README.md")
+TRANSLATED = "docs/zh/"
+"""Pages that say in Chinese what those of the same names say in English: their blocks are the same."""
 DOTS_PER_INCH = 110
 
 
 def pages():
-    """Every page that has a Python block, by its path in the checkout."""
+    """Every page whose Python blocks run, by its path in the checkout."""
     found = [path for pattern in PAGES for path in sorted(CHECKOUT.glob(pattern))]
-    return [
+    names = [
         str(path.relative_to(CHECKOUT)) for path in found if BLOCK.search(path.read_text("utf-8"))
     ]
+    return [name for name in names if not name.startswith(TRANSLATED)]
+
+
+def translations():
+    """``(page, the page that it translates)`` of every translated page."""
+    found = sorted((CHECKOUT / TRANSLATED).glob("*.md"))
+    return [(f"{TRANSLATED}{path.name}", f"docs/{path.name}") for path in found]
 
 
 def text_of(page):

@@ -4,7 +4,8 @@ Pages are plain Markdown, with blocks that open with three backticks and ``pytho
 host as they do here. `tests/page_blocks.py` runs them, each page in a program of its own. The tests use the
 same runner, so there is one way of running.
 
-A block whose lines say what they print, behind ``# ->``, has said it, and nothing is shown beneath.
+A block whose lines say what they print, behind ``# ->``, has said it, and nothing is shown beneath. The
+blocks of a translated page are those of its original, so what that printed and drew is shown there, too.
 """
 
 import json
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from page_blocks import BLOCK, CHECKOUT, PRINTED, blocks_of, pages
+from page_blocks import BLOCK, CHECKOUT, PRINTED, blocks_of, pages, translations
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -58,15 +59,19 @@ def run_pages(app: Sphinx, env: Any, docnames: list[str]) -> None:
 def show(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put under each block what it printed and drew."""
     page = f"{docname}.md"
-    written = FOLDER / page / "blocks.json"
-    if page not in pages() or not written.is_file():
+    origin = dict(translations()).get(page, page)
+    written = FOLDER / origin / "blocks.json"
+    if origin not in pages() or not written.is_file():
         return
     found = json.loads(written.read_text("utf-8"))
     text = source[0]
+    if BLOCK.findall(text) != [code for _, code, _ in blocks_of(origin)]:
+        logger.warning("Expected the blocks of %s on %s, got others.", origin, page)
+        return
+    lines = iter([line for line, _, _ in blocks_of(origin)])
 
     def with_output(block: Any) -> str:
-        line = text.count("\n", 0, block.start(1))
-        ran = found["blocks"].get(str(line))
+        ran = found["blocks"].get(str(next(lines)))
         if ran is None:
             return (
                 block[0]
@@ -78,7 +83,7 @@ def show(app: Sphinx, docname: str, source: list[str]) -> None:
                 f"````{{code-block}} text\n:class: printed\n\n{ran['printed'].rstrip()}\n````"
             )
         for name, says in ran["figures"]:
-            place = os.path.relpath(FOLDER / page / name, (Path(app.srcdir) / page).parent)
+            place = os.path.relpath(FOLDER / origin / name, (Path(app.srcdir) / page).parent)
             parts.append(f"![{says}]({place})")
         return "\n\n".join(parts) + "\n"
 

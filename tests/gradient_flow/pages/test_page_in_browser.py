@@ -1,9 +1,7 @@
-"""A run's page in a real browser: Debian's chromium, or the one that CHROMIUM names."""
+"""A run's page in a real browser."""
 
 import csv
-import os
 import re
-import shutil
 
 import inspected
 import numpy as np
@@ -15,20 +13,6 @@ from gradient_flow.pages.page_sections import SECTIONS
 pytestmark = pytest.mark.browser
 LN10 = np.log(10)
 DRAWN = "() => document.querySelectorAll('.js-plotly-plot').length"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    pytest.importorskip("plotly")
-    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
-    if path is None:
-        pytest.skip("no chromium: CHROMIUM names none, and none is on the path")
-    with sync_api.sync_playwright() as playwright:
-        # A container's user may be root, whom chromium's sandbox refuses.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
