@@ -170,6 +170,13 @@ def train(
     )  # fmt: skip
 
 
+def log_norms(vectors: Array) -> Array:
+    """log₁₀ ‖v‖ over the last axis; squares of numbers below 10⁻¹⁵⁴ would be 0."""
+    largest = jnp.abs(vectors).max(-1)
+    scaled = vectors / jnp.where(largest > 0, largest, 1)[..., None]
+    return jnp.log10(largest) + jnp.log10(jnp.linalg.norm(scaled, axis=-1))
+
+
 def decades(
     run: Run, models: Model, task_name: str, length: int, batch_size: int = 4
 ) -> np.ndarray:
@@ -191,7 +198,7 @@ def decades(
                     targets = targets.astype(float)
                 return answer_losses(task, read_out(model, asked), targets).sum()
 
-            slopes = jnp.linalg.norm(jax.grad(loss)(xs), axis=-1)
-            return jnp.median(jnp.log10(slopes[0]) - jnp.log10(slopes[-1]))
+            slopes = log_norms(jax.grad(loss)(xs))
+            return jnp.median(slopes[0] - slopes[-1])
 
         return np.asarray(jax.jit(jax.vmap(one))(wide))

@@ -94,6 +94,12 @@ def test_decades_by_central_differences(x64):
         assert found[seed] == pytest.approx(np.log10(norms[0] / norms[1]), abs=1e-5)
 
 
+def test_norms_far_below_what_can_be_squared(x64):
+    found = side_by_side.log_norms(jnp.array([[3e-200, 4e-200], [0.3, 0.4], [0.0, 0.0]]))
+    np.testing.assert_allclose(found[:2], np.log10([5e-200, 0.5]), rtol=1e-12)
+    assert np.isneginf(found[2])
+
+
 def test_networks_are_trained_alone_as_side_by_side():
     network = networks.networks(8, 6)["LSTM"]
     setting = side_by_side.Setting("recall", 4, updates=100, seeds=2)
