@@ -15,6 +15,7 @@ import optax
 
 from experiments.which_lags.tasks import TASKS, Task
 from experiments.which_lags.train import Model, answer_losses, first_solved, read_out
+from lstm_jax import Cell, chrono, lstm
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.initializers import uniform
 
@@ -68,6 +69,12 @@ class Learned(NamedTuple):
 
 
 Run = Callable[[PyTree, Array], Array]
+
+
+def able_lstm(setting: Setting, size: int) -> Cell:
+    """An LSTM that learns the task: recall takes the biases of chrono, adding forget bias 1."""
+    bias = chrono(setting.length) if setting.task == "recall" else 1.0
+    return lstm(TASKS[setting.task].inputs, size, forget_bias=bias)
 
 
 def begin(init: Callable[[Array], PyTree], size: int, task: Task, seeds: int) -> Model:

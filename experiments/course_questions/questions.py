@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.course_questions.networks import Network, networks
-from experiments.side_by_side import Learned, Setting, begin, decades, train
+from experiments.side_by_side import Learned, Setting, able_lstm, begin, decades, train
 from experiments.which_lags.tasks import TASKS
-from lstm_jax import Sequences, chrono, lstm, orthogonal, rnn, unroll
+from lstm_jax import Sequences, orthogonal, rnn, unroll
 from lstm_jax.cells import Cell
 
 Row = dict[str, Any]
@@ -137,17 +137,11 @@ def weight_decay(sizes: Sizes) -> list[Row]:
     return rows
 
 
-def able(setting: Setting, size: int) -> Cell:
-    """An LSTM that learns the task: recall takes the biases of chrono, adding forget bias 1."""
-    bias = chrono(setting.length) if setting.task == "recall" else 1.0
-    return lstm(TASKS[setting.task].inputs, size, forget_bias=bias)
-
-
 def truncation(sizes: Sizes) -> list[Row]:
     """An LSTM whose gradient is cut every so many steps, or which sees the end of the sequence alone."""
     rows = []
     for setting in (sizes.recall, sizes.adding):
-        cell = able(setting, sizes.hidden)
+        cell = able_lstm(setting, sizes.hidden)
         for share in (0.1, 0.25, 0.5, 1.0):
             window = max(int(setting.length * share), 1)
 
@@ -179,7 +173,7 @@ def saturation(sizes: Sizes) -> list[Row]:
     rows = []
     for setting in (sizes.recall, sizes.adding):
         task = TASKS[setting.task]
-        cell = able(setting, sizes.hidden)
+        cell = able_lstm(setting, sizes.hidden)
         made = _trained(cell, setting)
         examples = task.draw(jax.random.key(97), 8, setting.length)
 

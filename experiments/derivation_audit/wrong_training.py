@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.running import table
-from experiments.side_by_side import Learned, Setting, begin, same, train
+from experiments.side_by_side import Learned, Setting, able_lstm, begin, same, train
 from experiments.which_lags.tasks import TASKS
-from lstm_jax import LSTMParams, LSTMState, lstm, unroll
+from lstm_jax import LSTMParams, LSTMState, unroll
 from lstm_jax.array_types import Array, PyTree
 
 FAULTS = (
@@ -144,8 +144,7 @@ def wrong_trainings(
     rows = []
     for setting in settings:
         task = TASKS[setting.task]
-        cell = lstm(task.inputs, size)
-        models = begin(cell.init, size, task, setting.seeds)
+        models = begin(able_lstm(setting, size).init, size, task, setting.seeds)
         for fault in FAULTS:
             if task.is_number and through(fault) is not same:
                 continue  # it has no softmax
