@@ -52,7 +52,7 @@ class Config:
     seeds: int | None = None
     """Networks of each kind on which a saying is measured; 5, with --quick 1."""
     train_wrong: bool = False
-    """Train LSTMs with each wrong gradient as well, some 20 minutes."""
+    """Train LSTMs with each wrong gradient as well, several minutes more."""
 
 
 def same_digits(text: str, value: float) -> bool:
