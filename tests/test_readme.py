@@ -17,7 +17,9 @@ pytestmark = pytest.mark.filterwarnings(  # Keras's own, when it hands its weigh
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 PAGES = pages()
-WITHOUT_BLOCKS = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("docs/**/*.md")} - {*PAGES}
+WITHOUT_BLOCKS = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("docs/**/*.md")} - {
+    *PAGES
+}
 LINKED = [*PAGES, *sorted(WITHOUT_BLOCKS)]
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
 
