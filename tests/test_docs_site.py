@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from page_blocks import CHECKOUT, pages
+from page_blocks import CHECKOUT, blocks_of, pages
 
 DOCS = CHECKOUT / "docs"
 if not DOCS.is_dir():
@@ -111,3 +111,10 @@ def test_every_page_is_reached_from_the_first():
     assert {str(Path(page)) for page in pages()} - {"README.md"} <= {
         str(page.relative_to(CHECKOUT)) for page in found
     }
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.startswith("docs/gallery/")])
+def test_a_program_of_the_gallery_is_short(page):
+    """Lines of code, those of all blocks together."""
+    lines = [line.strip() for _, code, _ in blocks_of(page) for line in code.splitlines()]
+    assert 10 < len([line for line in lines if line and not line.startswith("#")]) < 60

@@ -9,6 +9,7 @@ cell is not changed. A cell of your own needs no adapter: `jacobian_norms` takes
 Axes: one sample: x[D], state leaves [H].
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -57,6 +58,9 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
         cell: the module; its parameters are copied, and later changes to it have no effect.
         state0: the starting carry of one sample, in the cell's form; ``cell.initialize_carry`` if None.
 
+    Raises:
+        TypeError: a module without ``initialize_carry`` and without a starting carry.
+
     Example:
         >>> import jax, jax.numpy as jnp, gradient_flow
         >>> from flax import nnx
@@ -72,6 +76,7 @@ def from_nnx(cell: Any, state0: PyTree | None = None) -> Foreign:
     form = _form_of(cell, _FLAX, "flax.")
     graph, params, rest = nnx.split(cell, nnx.Param, ...)  # type: ignore[misc]
     if state0 is None:
+        _require_first_carry(cell)
         state0 = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
 
     def step(params: PyTree, state: PyTree, x: Array) -> tuple[PyTree, Array]:
@@ -91,10 +96,20 @@ def from_linen(
         variables: ``{"params": ...}``, as ``cell.init`` returns them.
         input_size: D.
         state0: the starting carry of one sample, in the cell's form; ``cell.initialize_carry`` if None.
+
+    Raises:
+        TypeError: a module without ``initialize_carry`` and without a starting carry.
+        ValueError: variables without ``params``.
     """
     form = _form_of(cell, _FLAX, "flax.")
+    if "params" not in variables:
+        raise ValueError(
+            f"Name mismatch: expected variables with 'params', as cell.init returns them, got "
+            f"{sorted(variables)}."
+        )
     rest = {name: value for name, value in variables.items() if name != "params"}
     if state0 is None:
+        _require_first_carry(cell)
         state0 = cell.initialize_carry(jax.random.key(0), (input_size,))
 
     def step(params: PyTree, state: PyTree, x: Array) -> tuple[PyTree, Array]:
@@ -120,9 +135,7 @@ def from_equinox(cell: Any, state0: PyTree | None = None) -> Foreign:
     params, rest = equinox.partition(cell, equinox.is_array)
     if state0 is None:
         if form is _UNCHANGED:
-            raise TypeError(
-                f"State mismatch: expected a starting state for a {type(cell).__name__}, got None."
-            )
+            raise TypeError(_no_state(cell))
         zeros = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
         state0 = (zeros, zeros) if form is _HC else zeros
 
@@ -141,7 +154,15 @@ def from_haiku(transformed: Any, params: Mapping[str, Any], state0: PyTree) -> F
         params: as ``transformed.init`` returns them.
         state0: the starting state of one sample; an ``hk.LSTMState`` becomes `LSTMState`, a bare array
             (hk.GRU, hk.VanillaRNN) becomes ``h``.
+
+    Raises:
+        TypeError: an ``apply`` that takes a key.
     """
+    if "rng" in inspect.signature(transformed.apply).parameters:
+        raise TypeError(
+            "Argument mismatch: expected apply(params, x, state), got one that takes a key as well. Put "
+            "hk.without_apply_rng around hk.transform."
+        )
     form = _UNCHANGED
     if type(state0).__name__ == "LSTMState" and hasattr(state0, "hidden"):
         haiku_state = type(state0)
@@ -154,6 +175,15 @@ def from_haiku(transformed: Any, params: Mapping[str, Any], state0: PyTree) -> F
         return form.to_state(after), out
 
     return Foreign(step, params, form.to_state(state0))
+
+
+def _no_state(cell: Any) -> str:
+    return f"State mismatch: expected a starting state for {type(cell).__name__}, got None."
+
+
+def _require_first_carry(cell: Any) -> None:
+    if not hasattr(cell, "initialize_carry"):
+        raise TypeError(f"{_no_state(cell)} It has no initialize_carry. Give state0=.")
 
 
 def _form_of(cell: Any, known: Mapping[str, _StateForm], module: str) -> _StateForm:

@@ -156,5 +156,48 @@ def test_a_cell_of_ones_own_keeps_its_carry():
 @pytest.mark.peer
 def test_a_module_without_a_known_state_needs_one():
     equinox = peer("equinox")
-    with pytest.raises(TypeError, match="expected a starting state for a Linear, got None"):
+    with pytest.raises(TypeError, match="expected a starting state for Linear, got None"):
         foreign.from_equinox(equinox.nn.Linear(3, 3, key=jax.random.key(0)))
+
+
+def test_a_flax_module_without_a_first_carry_needs_one():
+    nnx, linen = peer("flax.nnx"), peer("flax.linen")
+    message = (
+        "expected a starting state for Linear, got None. It has no initialize_carry. Give state0="
+    )
+    with pytest.raises(TypeError, match=message):
+        foreign.from_nnx(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match=message.replace("Linear", "Dense")):
+        foreign.from_linen(linen.Dense(3), {"params": {}}, 3)
+
+
+def test_linen_takes_variables_and_not_their_params():
+    linen = peer("flax.linen")
+    params = {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}
+    message = (
+        r"expected variables with 'params', as cell.init returns them, got \['bias', 'kernel'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        foreign.from_linen(linen.GRUCell(3), params, 3)
+
+
+@pytest.mark.peer
+def test_a_haiku_core_that_takes_a_key_is_refused():
+    haiku = peer("haiku")
+    with pytest.raises(TypeError, match="Put hk.without_apply_rng around hk.transform"):
+        foreign.from_haiku(haiku.transform(lambda x, state: (x, state)), {}, jnp.zeros(3))
+
+
+class CalledForeign(foreign.Foreign):
+    """Callable, so that the checker of types lets it through to the message that a user gets."""
+
+    def __call__(self, params, state, x):
+        return self.step(params, state, x)
+
+
+def test_a_foreign_cell_as_a_step_is_told_to_hand_over_its_parts():
+    cell = CalledForeign(lambda params, state, x: (state, state), jnp.zeros(3), jnp.zeros(3))
+    with pytest.raises(
+        TypeError, match="CalledForeign. Hand over its parts: cell.step, cell.params"
+    ):
+        gradient_flow.jacobian_norms(cell, cell.params, cell.state0, jnp.zeros((5, 3)))

@@ -71,9 +71,12 @@ def checked_run(
     try:
         hash(cell)
     except TypeError:
+        cure = "Wrap it in a function."
+        if isinstance(cell, tuple) and callable(getattr(cell, "step", None)):
+            cure = "Hand over its parts: cell.step, cell.params, cell.state0."
         raise TypeError(
             "Step mismatch: expected a step that can be hashed, so that it compiles once, got a "
-            f"{type(cell).__name__}. Wrap it in a function."
+            f"{type(cell).__name__}. {cure}"
         ) from None
     if batched is not None:
         require_bool("batched", batched)
