@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     Attributes:
         task: of `experiments.which_lags.tasks.TASKS`.
         length: T.
-        updates: at most.
+        updates: at most, in whole chunks of `CHUNK`.
         rate: of Adam.
         decay: of the weights, decoupled.
         clip: the global norm at which the gradient is clipped; None does not clip.
@@ -48,24 +48,27 @@ class Setting(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """How the networks of one kind did.
+    """How the networks of one kind did; each seed ends when it is solved, and is looked at then.
 
     Attributes:
         solved: the update at which each seed was solved, or None, [seeds].
-        diverged: whether each seed's loss became no number, [seeds].
-        losses: of each update, [seeds, updates].
-        scores: the loss of a number, the share of right answers of a class, [seeds, updates].
-        first, last: the networks before and after training, every array with an axis [seeds] in front.
-    cosines: between the gradient that was descended and the right one, [seeds, updates]; or None.
+        diverged: whether each seed's loss became no number before that, [seeds].
+        updates: of each seed, in whole chunks, [seeds].
+        losses: of each seed's updates.
+        scores: the loss of a number, the share of right answers of a class, likewise.
+        cosines: between the cell's gradient that was descended and the right one, likewise; or None.
+        first: the networks before training, every array with an axis [seeds] in front.
+        last: the networks at the end of their training.
     """
 
     solved: list[int | None]
     diverged: list[bool]
-    losses: np.ndarray
-    scores: np.ndarray
+    updates: list[int]
+    losses: list[np.ndarray]
+    scores: list[np.ndarray]
+    cosines: list[np.ndarray] | None
     first: Model
     last: Model
-    cosines: np.ndarray | None = None
 
 
 Run = Callable[[PyTree, Array], Array]
@@ -102,6 +105,7 @@ def same(logits: Array) -> Array:
 
 
 def _cosine(one: PyTree, other: PyTree) -> Array:
+    """Between two gradients of the cell: the readout's own is right under most faults, and long."""
     dot = optax.tree.vdot(one, other)
     return dot / (optax.tree.norm(one) * optax.tree.norm(other))
 
@@ -141,7 +145,8 @@ def train(
         (value, score), slopes = jax.value_and_grad(loss, has_aux=True)(model, key)
         cosine = jnp.ones_like(value)
         if right is not None:
-            cosine = _cosine(slopes, jax.grad(lambda m: loss(m, key, right, same)[0])(model))
+            slopes_right = jax.grad(lambda m: loss(m, key, right, same)[0])(model)
+            cosine = _cosine(slopes.cell, slopes_right.cell)
         step, state = direction.update(slopes, state, model)
         model = jax.tree.map(lambda p, d: p - setting.rate * d, model, step)
         return (model, state), (value, score, cosine)
@@ -156,25 +161,50 @@ def train(
         return jax.vmap(one)(carry, jnp.arange(setting.seeds))
 
     carry = (models, jax.vmap(direction.init)(models))
-    losses, scores, cosines = [], [], []
+    ends: list[_End | None] = [None] * setting.seeds
+    found: list[np.ndarray] = []  # loss, score and cosine, [3, seeds, CHUNK] each
     for start in range(0, setting.updates, CHUNK):
-        carry, (value, score, cosine) = chunk(carry, jnp.int32(start))
-        losses.append(np.asarray(value))
-        scores.append(np.asarray(score))
-        cosines.append(np.asarray(cosine))
-        so_far = np.concatenate(scores, axis=1)
-        broken = ~np.isfinite(np.concatenate(losses, axis=1)).all(axis=1)
-        solved = [
-            None if bad else first_solved(row, task)
-            for bad, row in zip(broken, so_far, strict=True)
-        ]
-        if all(bad or at is not None for bad, at in zip(broken, solved, strict=True)):
+        carry, numbers = chunk(carry, jnp.int32(start))
+        found.append(np.stack(jax.device_get(numbers)))
+        so_far = np.concatenate(found, axis=2)
+        last = start + CHUNK >= setting.updates
+        for seed, end in enumerate(ends):
+            if end is None:
+                model = jax.tree.map(lambda a, n=seed: a[n], carry[0])
+                ends[seed] = _ended(so_far[:, seed], task, model, last)
+        if all(ends):
             break
+    whole = [end for end in ends if end is not None]
     return Learned(
-        solved, broken.tolist(), np.concatenate(losses, axis=1), so_far,
-        jax.device_get(models), jax.device_get(carry[0]),
-        None if right is None else np.concatenate(cosines, axis=1),
-    )  # fmt: skip
+        solved=[end.solved for end in whole],
+        diverged=[end.diverged for end in whole],
+        updates=[end.numbers.shape[1] for end in whole],
+        losses=[end.numbers[0] for end in whole],
+        scores=[end.numbers[1] for end in whole],
+        cosines=None if right is None else [end.numbers[2] for end in whole],
+        first=jax.device_get(models),
+        last=jax.tree.map(lambda *a: np.stack(a), *[end.model for end in whole]),
+    )
+
+
+class _End(NamedTuple):
+    """Where one seed ended; its loss, score and cosine by update, [3, updates]."""
+
+    solved: int | None
+    diverged: bool
+    numbers: np.ndarray
+    model: Model
+
+
+def _ended(numbers: np.ndarray, task: Task, model: Model, last: bool) -> _End | None:
+    """The end of a seed, if this is it: solved, no number any more, or the last update."""
+    finite = np.isfinite(numbers[0])
+    until = len(finite) if finite.all() else int(np.argmin(finite))
+    solved = first_solved(numbers[1, :until], task)
+    diverged = solved is None and until < len(finite)
+    if solved is None and not diverged and not last:
+        return None
+    return _End(solved, diverged, numbers, jax.device_get(model))
 
 
 def log_norms(vectors: Array) -> Array:
@@ -189,7 +219,9 @@ def decades(
 ) -> np.ndarray:
     """log₁₀ of ‖∂ℓ/∂x_1‖ over ‖∂ℓ/∂x_T‖ for each seed, the median of the samples, in float64, [seeds].
 
-    ℓ is the loss of the last answer. −∞ where nothing comes back to the first input at all.
+    ℓ is the loss of the last answer; the slopes of the first and of the last step are part of it. −∞ where
+    nothing comes back to the first input. A sample that is right with certainty has no gradient and is left
+    out; NaN where there is no other.
     """
     task = TASKS[task_name]
     with jax.enable_x64(True):
@@ -206,6 +238,6 @@ def decades(
                 return answer_losses(task, read_out(model, asked), targets).sum()
 
             slopes = log_norms(jax.grad(loss)(xs))
-            return jnp.median(slopes[0] - slopes[-1])
+            return jnp.nanmedian(slopes[0] - slopes[-1])
 
         return np.asarray(jax.jit(jax.vmap(one))(wide))

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.course_questions.networks import Network, networks
 from experiments.side_by_side import Learned, Setting, able_lstm, begin, decades, train
 from experiments.which_lags.tasks import TASKS
+from experiments.which_lags.train import answer_losses, read_out
 from lstm_jax import Sequences, orthogonal, rnn, unroll
 from lstm_jax.cells import Cell
 
@@ -33,8 +34,8 @@ class Sizes(NamedTuple):
 
 QUICK = Sizes(
     8,
-    Setting("recall", 12, updates=100, seeds=2),
-    Setting("adding_uniform", 12, updates=100, seeds=2),
+    Setting("recall", 10, updates=100, seeds=2),
+    Setting("adding_uniform", 10, updates=100, seeds=2),
     20,
     30,
 )
@@ -45,8 +46,8 @@ def learned_row(setting: Setting, found: Learned) -> Row:
     return {
         "solved": found.solved,
         "diverged": found.diverged,
-        "updates": int(found.losses.shape[1]),
-        "last_score": _numbers(found.scores[:, -50:].mean(axis=1)),
+        "updates": found.updates,
+        "last_score": _numbers(scores[-50:].mean() for scores in found.scores),
         "seeds": setting.seeds,
     }
 
@@ -137,18 +138,26 @@ def weight_decay(sizes: Sizes) -> list[Row]:
     return rows
 
 
+def cut_every(cell: Cell, window: int) -> Callable[[Any, Any], Any]:
+    """The network over time, its gradient cut every so many steps."""
+
+    def run(params: Any, xs: Any) -> Any:
+        sequences = Sequences(truncate=window) if window < len(xs) else Sequences()
+        return unroll(cell, params, xs, sequences=sequences)[1]
+
+    return run
+
+
 def truncation(sizes: Sizes) -> list[Row]:
     """An LSTM whose gradient is cut every so many steps, or which sees the end of the sequence alone."""
     rows = []
     for setting in (sizes.recall, sizes.adding):
         cell = able_lstm(setting, sizes.hidden)
-        for share in (0.1, 0.25, 0.5, 1.0):
-            window = max(int(setting.length * share), 1)
+        # Cuts are counted from the first step: a window that does not divide T would leave less for the last.
+        for parts_of_length in (10, 5, 2, 1):
+            window = setting.length // parts_of_length
 
-            def cut(params: Any, xs: Any, cell: Cell = cell, window: int = window) -> Any:
-                sequences = Sequences(truncate=window) if window < len(xs) else Sequences()
-                return unroll(cell, params, xs, sequences=sequences)[1]
-
+            cut = cut_every(cell, window)
             row = {"task": setting.task, "length": setting.length, "window": window}
             rows.append(
                 row | {"how": "truncated", setting.task: _trained(cell, setting, cut)["row"]}
@@ -189,12 +198,7 @@ def saturation(sizes: Sizes) -> list[Row]:
             def loss(b: Any) -> Any:
                 hs = unroll(cell, model.cell._replace(b=b), examples.xs)[1]
                 asked = hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
-                shown = asked @ model.w_y + model.b_y[None, None]
-                if task.is_number:
-                    return ((shown[..., 0] - examples.targets) ** 2).mean()
-                return -jnp.take_along_axis(
-                    jax.nn.log_softmax(shown), examples.targets[..., None], -1
-                ).mean()
+                return answer_losses(task, read_out(model, asked), examples.targets).mean()
 
             into_gate = jnp.abs(jax.grad(loss)(model.cell.b))
             return f, into_gate[cell.hidden_size : 2 * cell.hidden_size]

@@ -50,9 +50,9 @@ class Config:
     seed: int = 0
     """Of the random networks and of the trainings; the first of --seeds."""
     seeds: int | None = None
-    """Networks of each kind on which a saying is measured; 5, with --quick 1."""
+    """Networks of each kind; 5, with --quick 1."""
     train_wrong: bool = False
-    """Train LSTMs with each wrong gradient as well, several minutes more."""
+    """Train --seeds LSTMs with each wrong gradient as well, several minutes more."""
 
 
 def same_digits(text: str, value: float) -> bool:
@@ -107,8 +107,9 @@ def compute(config: Config) -> Found:
     ]
     trained = []
     if config.train_wrong:
-        given = (QUICK_SETTINGS, 4) if config.quick else (SETTINGS, 32)
-        trained = wrong_trainings(*given, progress=partial(say, None))
+        chosen_settings, size = (QUICK_SETTINGS, 4) if config.quick else (SETTINGS, 32)
+        settings = tuple(setting._replace(seeds=seeds_of(config)) for setting in chosen_settings)
+        trained = wrong_trainings(settings, size, partial(say, None))
     together = tuple(over_seeds(same) for same in zip(*said, strict=True))
     return Found(chosen, audits, products, digits, every[0], together, trained)
 

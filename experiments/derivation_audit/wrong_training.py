@@ -130,8 +130,8 @@ QUICK_SETTINGS = (
 
 
 def wrong_trainings(
-    settings: tuple[Setting, ...] = SETTINGS,
-    size: int = 32,
+    settings: tuple[Setting, ...],
+    size: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Train with every fault; a row for each, of types that JSON has.
@@ -160,12 +160,12 @@ def recorded(found: Learned) -> dict[str, Any]:
     row: dict[str, Any] = {
         "solved": found.solved,
         "diverged": found.diverged,
-        "updates": int(found.losses.shape[1]),
-        "last_score": [float(f"{v:.4g}") for v in found.scores[:, -50:].mean(axis=1)],
+        "updates": found.updates,
+        "last_score": [float(f"{scores[-50:].mean():.4g}") for scores in found.scores],
     }
     if found.cosines is not None:
-        row["downhill"] = [float(f"{v:.4g}") for v in (found.cosines > 0).mean(axis=1)]
-        row["cosine"] = [float(f"{v:.4g}") for v in np.median(found.cosines, axis=1)]
+        row["downhill"] = [float(f"{(own > 0).mean():.4g}") for own in found.cosines]
+        row["cosine"] = [float(f"{np.median(own):.4g}") for own in found.cosines]
     return row
 
 

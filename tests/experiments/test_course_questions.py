@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from experiments import side_by_side
 from experiments.course_questions import networks, questions, run, tables
+from experiments.which_lags import train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -94,6 +95,34 @@ def test_decades_by_central_differences(x64):
         assert found[seed] == pytest.approx(np.log10(norms[0] / norms[1]), abs=1e-5)
 
 
+def test_how_far_a_cut_gradient_reaches(x64):
+    cell = questions.able_lstm(side_by_side.Setting("recall", 50), 4)
+    params = jax.tree.map(lambda a: a.astype(float), cell.init(jax.random.key(0)))
+    xs = jax.random.normal(jax.random.key(1), (50, 2, 8), float)
+    for window in (5, 10, 25, 50):
+        run_ = questions.cut_every(cell, window)
+        by_input = jax.grad(lambda xs, run_=run_: run_(params, xs)[-1].sum())(xs)
+        assert int((jnp.abs(by_input).max((1, 2)) > 0).sum()) == window
+
+
+def test_a_seed_ends_where_it_is_solved_whatever_the_others_do():
+    task = side_by_side.TASKS["recall"]
+    model = side_by_side.Model(0, 0, 0)
+    scores = np.concatenate([np.full(60, 0.3), np.ones(140)])
+    numbers = np.stack([np.ones(200), scores, np.ones(200)])
+    end = side_by_side._ended(numbers, task, model, False)
+    assert (end.solved, end.diverged) == (train.first_solved(scores, task), False)
+    # What becomes of it later does not count.
+    numbers[0, 150:] = np.nan
+    assert side_by_side._ended(numbers, task, model, False).solved == end.solved
+    numbers[0, 70:] = np.nan
+    end = side_by_side._ended(numbers, task, model, False)
+    assert (end.solved, end.diverged) == (None, True)
+    numbers = np.stack([np.ones(200), np.full(200, 0.3), np.ones(200)])
+    assert side_by_side._ended(numbers, task, model, False) is None
+    assert side_by_side._ended(numbers, task, model, True).solved is None
+
+
 def test_norms_far_below_what_can_be_squared(x64):
     found = side_by_side.log_norms(jnp.array([[3e-200, 4e-200], [0.3, 0.4], [0.0, 0.0]]))
     np.testing.assert_allclose(found[:2], np.log10([5e-200, 0.5]), rtol=1e-12)
@@ -109,7 +138,7 @@ def test_networks_are_trained_alone_as_side_by_side():
     alone = side_by_side.train(
         network.run, jax.tree.map(lambda a: a[:1], models), setting._replace(seeds=1)
     )
-    np.testing.assert_allclose(both.losses[:1], alone.losses, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(both.losses[0], alone.losses[0], rtol=1e-3, atol=1e-4)
     assert not np.allclose(both.losses[0], both.losses[1])
     # A right gradient has the cosine 1 with itself.
     beside = side_by_side.train(network.run, models, setting, side_by_side.same, network.run)
