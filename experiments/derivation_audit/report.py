@@ -26,6 +26,14 @@ class Found(NamedTuple):
     wrong_trainings: list[dict[str, Any]]
 
 
+def same_digits(text: str, value: float) -> bool:
+    """Whether a number is the printed one to every printed digit."""
+    decimals = len(text.partition(".")[2])
+    # Entries of arrays are printed to eight decimals less trailing zeros, numbers to twelve digits.
+    shown = f"{value:.8f}" if decimals <= 8 else f"{value:.12g}"
+    return float(shown) == float(text)
+
+
 def audit_table(run: Found) -> str:
     """One line for each version of each derivation."""
     rows = []
@@ -191,7 +199,11 @@ def recorded(run: Found, settings: dict[str, Any]) -> dict[str, Any]:
             for spread, errors in run.products.items()
             for lag in SHOWN_LAGS
         ],
-        "printed_digits_reproduced": sum(map(len, run.digits.values())),
+        "printed_digits_reproduced": sum(
+            same_digits(text, value)
+            for numbers in run.digits.values()
+            for text, value in numbers.values()
+        ),
         "losses": {name: [number(v) for v in pair] for name, pair in run.looks.losses.items()},
         "wrong_trainings": run.wrong_trainings,
         "sayings": [

@@ -22,7 +22,7 @@ from experiments.derivation_audit.derivations import audited, derivations
 from experiments.derivation_audit.networks import QUICK, Sizes, look_at_all
 from experiments.derivation_audit.plain_lstm import forward, problem
 from experiments.derivation_audit.plot import draw
-from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report
+from experiments.derivation_audit.report import SHOWN_LAGS, Found, recorded, report, same_digits
 from experiments.derivation_audit.wrong_training import (
     QUICK_SETTINGS,
     SETTINGS,
@@ -53,14 +53,6 @@ class Config:
     """Networks of each kind; 5, with --quick 1."""
     train_wrong: bool = False
     """Train --seeds LSTMs with each wrong gradient as well, several minutes more."""
-
-
-def same_digits(text: str, value: float) -> bool:
-    """Whether a number is the printed one to every printed digit."""
-    decimals = len(text.partition(".")[2])
-    # Entries of arrays are printed to eight decimals less trailing zeros, numbers to twelve digits.
-    shown = f"{value:.8f}" if decimals <= 8 else f"{value:.12g}"
-    return float(shown) == float(text)
 
 
 def product_errors(seed: int) -> dict[float, np.ndarray]:

@@ -52,7 +52,7 @@ class Config:
     """Networks of each trial, trained side by side."""
     quick: bool = False
     """Small, on the words of Python's reference: no result."""
-    out: Path = Path("experiments/derivation_audit/words_results")
+    out: Path = Path("experiments/derivation_audit/results/words")
     """Folder for the results."""
     overwrite: bool = False
     """Replace the results of a finished run."""

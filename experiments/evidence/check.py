@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.evidence.stored import EXPERIMENTS, read_run, short
+from experiments.running import Stopped
 from gradient_flow.results_folder import FINISHED, read_json
 
 TOLERANCE = 0.05
@@ -25,7 +26,12 @@ QUICK_RUNS: dict[str, tuple[str, Sequence[str]]] = {
     "where_it_goes": ("quick", ("--quick",)),
 }
 """The experiments with a stored quick run: its name, and what it is started with."""
-NOT_COMPARED = ("seconds", "minutes", "config", "out", "pytorch_compared")
+NOT_COMPARED = (
+    "seconds", "cpu_seconds", "watch_seconds", "config", "pytorch_compared", "max_differences",
+)  # fmt: skip
+"""Times, settings, and what depends on whether PyTorch is installed."""
+ROUNDING = 1e-11
+"""Numbers below it are rounding, which differs from machine to machine."""
 
 
 class Difference(NamedTuple):
@@ -40,7 +46,7 @@ def quick_run(experiment: str, out: Path) -> dict[str, Any]:
     """Run an experiment quickly in a process of its own; what it kept.
 
     Raises:
-        RuntimeError: it failed.
+        Stopped: it failed.
     """
     command = [sys.executable, "-m", f"experiments.{experiment}", *QUICK_RUNS[experiment][1]]
     done = subprocess.run(
@@ -51,9 +57,7 @@ def quick_run(experiment: str, out: Path) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(
-            f"{experiment} ended with {done.returncode}: {done.stderr.strip()[-300:]}"
-        )
+        raise Stopped(f"{experiment} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     # As a stored run has them.
     return json.loads(json.dumps(short(read_json(out / FINISHED))))
 
@@ -79,14 +83,14 @@ def differences(
     """
     if isinstance(stored, dict) and isinstance(fresh, dict) and stored.keys() == fresh.keys():
         for key in stored:
-            if not any(word in key for word in NOT_COMPARED):
+            if key not in NOT_COMPARED:
                 yield from differences(stored[key], fresh[key], f"{where}.{key}", scale)
     elif isinstance(stored, list) and isinstance(fresh, list) and len(stored) == len(fresh):
         numbers = [abs(v) for v in stored if isinstance(v, int | float) and math.isfinite(v)]
         for n, (one, other) in enumerate(zip(stored, fresh, strict=True)):
             yield from differences(one, other, f"{where}[{n}]", max(numbers, default=0.0))
     elif _number(stored) and _number(fresh):
-        if abs(stored - fresh) > TOLERANCE * max(abs(stored), abs(fresh), scale):
+        if abs(stored - fresh) > max(TOLERANCE * max(abs(stored), abs(fresh), scale), ROUNDING):
             yield Difference(where, stored, fresh)
     elif stored != fresh:
         yield Difference(where, stored, fresh)

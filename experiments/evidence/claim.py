@@ -19,8 +19,9 @@ class Claim(NamedTuple):
         run: of the stored run that it is computed from.
         says: the claim, without its number.
         numbers: ``numbers(results)``: the number of each seed, or whether it holds for each; a text is
-            shown as it is, and has no seeds.
+            shown as it is.
         form: of a number.
+        seeds: in words, where they are not the numbers: `EXACT` for what no seed moves.
         anchor: the published number and its source, or a dash.
     """
 
@@ -30,6 +31,7 @@ class Claim(NamedTuple):
     numbers: Callable[[Any], Sequence[Any] | str]
     form: str = "{:.3g}"
     anchor: str = "-"
+    seeds: str | None = None
 
 
 def line_of(claim: Claim) -> tuple[str, ...]:
@@ -37,6 +39,7 @@ def line_of(claim: Claim) -> tuple[str, ...]:
     run = read_run(claim.experiment, claim.run)
     found = claim.numbers(run["results"])
     number, seeds, interval = evaluated(found, claim.form)
+    seeds = claim.seeds or seeds
     minutes = "-" if run["minutes"] is None else f"{run['minutes']:.3g}"
     command = f"`{run['command']}`"
     if run["transcribed"]:

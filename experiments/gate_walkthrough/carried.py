@@ -40,14 +40,14 @@ def signals() -> Array:
     return jnp.asarray(np.array(rows))
 
 
-def carried(order: str = "ifgo") -> dict[str, Carried]:
+def carried() -> dict[str, Carried]:
     """The derivatives of both cells, by autodiff: ``{"hard": …, "soft": …}``."""
     zero = jnp.zeros(1, float)
     found = {}
     for name, step in (("hard", hard_step), ("soft", lstm_jax.lstm(4, 1))):
 
         def run(xs: Array, step=step) -> tuple[Array, Array]:  # type: ignore[no-untyped-def]
-            last, outs = lstm_jax.unroll(step, stacked(order), xs, LSTMState(zero, zero))
+            last, outs = lstm_jax.unroll(step, stacked("ifgo"), xs, LSTMState(zero, zero))
             hs = outs.h if step is hard_step else outs
             return hs[:, 0], last.c[0]
 

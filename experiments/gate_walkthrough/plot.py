@@ -113,7 +113,7 @@ def draw_carried(arrays: Mapping[str, np.ndarray], out: Path) -> Path:
     """
     figure = Figure(figsize=(8, 3.7), layout="constrained")
     for ax, (kind, title, _) in zip(figure.subplots(1, 2, sharey=True), COLUMNS, strict=True):
-        # Below this is what soft gates let through, 10^-5 of 1.
+        # Zero has no logarithm; what soft gates let through is above this.
         shown = np.log10(np.maximum(np.abs(arrays[f"{kind}_outputs_by_signal"]), 1e-10))
         steps = len(shown)
         image = ax.imshow(

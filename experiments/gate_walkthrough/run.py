@@ -292,7 +292,8 @@ def execute(config: Config) -> None:
         "classroom": {
             "memory_before": run.hard.before.tolist(),
             "output": run.hard.h.tolist(),
-            "reproduced_exactly": True,
+            "reproduced_exactly": tuple(run.hard.h) == OUTPUT
+            and tuple(run.hard.before) == MEMORY_BEFORE,
         },
         "soft_output": run.soft.h.tolist(),
         "output_by_gate_order": {

@@ -28,7 +28,7 @@ from experiments.long_lag.problems import (
     problem,
     right,
 )
-from experiments.long_lag.report import report
+from experiments.long_lag.report import MOST_WRONG, report
 from experiments.long_lag.trials import SEEDS, STUDIES, Trial, quick
 from experiments.running import Refusal, keep
 from experiments.training import TrainingConfig, begin_run, claim_run, training_exit_code
@@ -40,8 +40,6 @@ from lstm_jax.training import DivergedError, Fitted, fit
 
 Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
-MOST_WRONG = 1
-"""Of `TESTED`, in Hochreiter & Schmidhuber 1997."""
 TEST, VALIDATION = 2**32 - 1, 2**32 - 2
 """Keys of sequences that no training sees."""
 LOGGED = 100

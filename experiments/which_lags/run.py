@@ -49,7 +49,7 @@ class Config:
     plan: bool = False
     """Only say what it would take."""
     report: bool = False
-    """Only make tables and figures: from the groups in --out, or from the rows of the reported run."""
+    """Only make tables and figures, of the groups in --out; without --out and groups, of the reported run."""
 
 
 def run(config: Config) -> None:
@@ -153,8 +153,8 @@ def _conclude(config: Config, every: Sequence[Group]) -> None:
     stored = [read_group(path) for path in paths if path.exists()]
     if stored:
         rows = rows_of(stored)
-    elif config.report and not config.quick:
-        print(f"No groups in {config.out}: the rows of the reported run")
+    elif config.report and not config.quick and config.out == Config.out:
+        print("No groups of your own: these are the rows of the reported run")
         rows = read_rows(REPORTED)
     else:
         raise Refusal(f"No groups: expected some that are done in {config.out}, got none.")

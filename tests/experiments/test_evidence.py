@@ -49,8 +49,17 @@ def test_a_table_goes_between_its_marks(tmp_path):
 
 
 def test_what_differs():
-    old = {"seconds": 1.0, "a": [1.0, 100.0], "b": {"c": "x", "d": None}, "e": True}
+    old = {
+        "seconds": 1.0,
+        "a": [1.0, 100.0],
+        "b": {"c": "x", "d": None},
+        "e": True,
+        "output": 1e-14,
+    }
     assert list(check.differences(old, {**old, "seconds": 9.0})) == []
+    # A name that holds "out" is no folder, and rounding is no difference.
+    assert list(check.differences(old, {**old, "output": -3e-15})) == []
+    assert next(check.differences(old, {**old, "output": 2.0})).where == ".output"
     # Within 5 % of the largest of the list.
     assert list(check.differences(old, {**old, "a": [4.0, 104.0]})) == []
     (found,) = check.differences(old, {**old, "a": [1.0, 120.0]})
