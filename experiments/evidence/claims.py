@@ -250,6 +250,55 @@ QUESTIONS = tuple(
     )
 )  # fmt: skip
 
+STARTS = "59 starts, 3 seeds each"
+
+
+def _auc(*keys: str) -> Any:
+    """An AUC with its interval over starts."""
+
+    def text(results: Any) -> str:
+        value = results
+        for key in keys:
+            value = value[key]
+        return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+
+    return text
+
+
+def _below(network: str, task: str) -> Any:
+    """Learned of the rows whose norm at the lag was below 10^-3."""
+
+    def text(results: Any) -> str:
+        own = [v["below"] for f, v in results["by_norm"][task].items() if f.startswith(network)]
+        return f"{sum(n for n, _ in own)} of {sum(of for _, of in own)}"
+
+    return text
+
+
+LAGS = (
+    *(
+        Claim(
+            "which_lags", "reported",
+            f"{name}: rows with a norm at the lag below 10⁻³ before training that learned {task}",
+            _below(network, task), seeds=STARTS,
+        )
+        for network, name in (("lstm", "LSTM"), ("gru", "GRU"), ("tanh", "tanh"))
+        for task in ("recall", "adding_uniform")
+    ),
+    *(
+        Claim("which_lags", "reported", says, _auc(*keys), seeds=STARTS)
+        for says, keys in (
+            ("AUC of horizon / lag before training, recall", ("tasks", "horizon", "recall")),
+            ("the same, adding", ("tasks", "horizon", "adding_uniform")),
+            ("AUC on held-out families of recall, before training", ("held_out_families", "flow", "0")),
+            ("the same after 100 updates, chosen predictor", ("held_out_families", "chosen", "100")),
+            ("AUC on held-out tasks, before training", ("held_out_tasks", "flow", "0")),
+            ("the same minus the plain predictors'", ("held_out_tasks", "flow", "over_plain")),
+            ("AUC on held-out tasks after 100 updates", ("held_out_tasks", "flow", "100")),
+        )
+    ),
+)  # fmt: skip
+
 OTHERS = (
     Claim(
         "japanese_vowels", "five_seeds", "test accuracy in %",
@@ -266,5 +315,5 @@ OTHERS = (
 )  # fmt: skip
 
 CLAIMS: tuple[Claim, ...] = (
-    *CHAR, *PTB, *LONG_LAG, *AUDIT, *GOES, *BY_HAND, *QUESTIONS, *OTHERS,
+    *CHAR, *PTB, *LONG_LAG, *LAGS, *AUDIT, *GOES, *BY_HAND, *QUESTIONS, *OTHERS,
 )  # fmt: skip
