@@ -83,7 +83,7 @@ def _goes(network: str, field: str, place: int, gate: int | None = None) -> Any:
 
 CHAR = tuple(
     Claim(
-        "char_lm", "five_seeds", f"`{setting}`: training perplexity",
+        "char_lm", "two_seeds", f"`{setting}`: training perplexity",
         partial(_perplexities, setting), "{:.3f}",
         "-" if perplexity is None else f"{perplexity}, {D2L}",
     )
