@@ -121,8 +121,9 @@ def _try_change(change: Change, before: Reach, shut: int) -> tuple[tuple[Any, ..
     was, now = (
         f"beyond {lag}" if np.isinf(r.horizon) else steps(r.horizon) for r in (before, after)
     )
+    horizon = f"be {now} in place of {was}" if now != was else f"stay {now}"
     says = (
-        f"{change.what}: the horizon would be {now} in place of {was}, the norm at the lag "
+        f"{change.what}: the horizon would {horizon}, the norm at the lag "
         f"{power_of_ten(after.log10_norm)} in place of {power_of_ten(before.log10_norm)}"
     )
     if shut:
