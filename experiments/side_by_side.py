@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from experiments.which_lags.tasks import TASKS, Task
-from experiments.which_lags.train import Model, answer_losses, first_solved, read_out
+from experiments.which_lags.train import Model, answer_losses, asked, first_solved, read_out
 from lstm_jax import Cell, chrono, lstm
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.initializers import uniform
@@ -91,14 +91,6 @@ def begin(init: Callable[[Array], PyTree], size: int, task: Task, seeds: int) ->
     return jax.vmap(one)(jax.random.split(jax.random.key(11), seeds))
 
 
-def answered(run: Run, task: Task, model: Model, examples: Any) -> Array:
-    """The states [A, B, H] in which each answer is asked."""
-    hs = run(model.cell, examples.xs)
-    if task.answers > 1:
-        return hs[-task.answers :]
-    return hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
-
-
 def same(logits: Array) -> Array:
     """The logits as they are."""
     return logits
@@ -134,7 +126,7 @@ def train(
         model: Model, key: Array, run: Run = run, through: Callable[[Array], Array] = through
     ) -> tuple[Array, Array]:
         examples = task.draw(key, setting.batch_size, setting.length)
-        logits = through(read_out(model, answered(run, task, model, examples)))
+        logits = through(read_out(model, asked(task, run(model.cell, examples.xs), examples)))
         value = answer_losses(task, logits, examples.targets).mean()
         if task.is_number:
             return value, value
@@ -231,11 +223,11 @@ def decades(
 
         def one(model: Model) -> Array:
             def loss(xs: Array) -> Array:
-                asked = run(model.cell, xs)[-1:]
+                last = run(model.cell, xs)[-1:]
                 targets = examples.targets[-1:]
                 if task.is_number:
                     targets = targets.astype(float)
-                return answer_losses(task, read_out(model, asked), targets).sum()
+                return answer_losses(task, read_out(model, last), targets).sum()
 
             slopes = log_norms(jax.grad(loss)(xs))
             return jnp.nanmedian(slopes[0] - slopes[-1])

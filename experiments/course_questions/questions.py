@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.course_questions.networks import Network, networks
+from experiments.course_questions.networks import Network, networks, of_cell
 from experiments.side_by_side import Learned, Setting, able_lstm, begin, decades, train
 from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import answer_losses, read_out
+from experiments.which_lags.train import answer_losses, asked, read_out
 from lstm_jax import Sequences, orthogonal, rnn, unroll
 from lstm_jax.cells import Cell
 
@@ -94,9 +94,8 @@ def _largest(network: Network, found: Learned, sizes: Sizes) -> np.ndarray:
     )
 
 
-def _trained(cell: Cell, setting: Setting, run: Callable[..., Any] | None = None) -> Row:
+def _trained(cell: Cell, setting: Setting, run: Callable[..., Any]) -> Row:
     task = TASKS[setting.task]
-    run = run or (lambda params, xs: unroll(cell, params, xs)[1])
     first = begin(cell.init, cell.output_size, task, setting.seeds)
     found = train(run, first, setting)
     return {"first": first, "found": found, "row": learned_row(setting, found)}
@@ -108,10 +107,7 @@ def weight_decay(sizes: Sizes) -> list[Row]:
     inputs = TASKS["recall"].inputs
     for kind in ("tanh", "relu"):
         cell = rnn(inputs, sizes.hidden, activation=kind, w_h_init=orthogonal(2.0))
-
-        def run(params: Any, xs: Any, cell: Cell = cell) -> Any:
-            return unroll(cell, params, xs)[1]
-
+        run = of_cell(kind, cell).run
         for clip in (None, 1.0):
             for decay in (0.0, 0.1, 1.0):
                 setting = sizes.recall._replace(decay=decay, clip=clip)
@@ -183,7 +179,7 @@ def saturation(sizes: Sizes) -> list[Row]:
     for setting in (sizes.recall, sizes.adding):
         task = TASKS[setting.task]
         cell = able_lstm(setting, sizes.hidden)
-        made = _trained(cell, setting)
+        made = _trained(cell, setting, of_cell(setting.task, cell).run)
         examples = task.draw(jax.random.key(97), 8, setting.length)
 
         def look(model: Any, cell: Cell = cell, task: Any = task, examples: Any = examples) -> Any:
@@ -197,8 +193,8 @@ def saturation(sizes: Sizes) -> list[Row]:
             # What reaches the forget gates' biases of each unit.
             def loss(b: Any) -> Any:
                 hs = unroll(cell, model.cell._replace(b=b), examples.xs)[1]
-                asked = hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
-                return answer_losses(task, read_out(model, asked), examples.targets).mean()
+                answers = read_out(model, asked(task, hs, examples))
+                return answer_losses(task, answers, examples.targets).mean()
 
             into_gate = jnp.abs(jax.grad(loss)(model.cell.b))
             return f, into_gate[cell.hidden_size : 2 * cell.hidden_size]

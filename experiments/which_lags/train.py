@@ -21,6 +21,7 @@ from experiments.which_lags.starts import Start, parameters, plain_cell, starts_
 from experiments.which_lags.tasks import TASKS, Task
 from lstm_jax import unroll
 from lstm_jax.initializers import uniform
+from lstm_jax.tasks import Examples
 
 Array = jax.Array
 
@@ -110,6 +111,13 @@ def answer_losses(task: Task, answers: Array, targets: Array) -> Array:
     if task.is_number:
         return (answers[..., 0] - targets) ** 2
     return optax.softmax_cross_entropy_with_integer_labels(answers, targets)
+
+
+def asked(task: Task, hs: Array, examples: Examples) -> Array:
+    """The states [A, B, H] in which each answer is asked, of hs[T, B, H]."""
+    if task.answers > 1:
+        return hs[-task.answers :]
+    return hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
 
 
 def read_out(model: Model, hs: Array) -> Array:
@@ -208,11 +216,7 @@ def program(group: Group) -> Callable[[Lane], tuple[Lane, tuple[Array, Array]]]:
     def loss(model: Model, key: Array) -> tuple[Array, Array]:
         given = task.draw(key, group.batch_size, group.length)
         _, hs = unroll(cell, model.cell, given.xs, backend=backend)
-        if task.answers == 1:
-            asked = hs[given.lengths - 1, jnp.arange(group.batch_size)][None]
-        else:
-            asked = hs[-task.answers :]
-        answers = read_out(model, asked)
+        answers = read_out(model, asked(task, hs, given))
         value = answer_losses(task, answers, given.targets).mean()
         if task.is_number:
             return value, value
