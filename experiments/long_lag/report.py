@@ -1,6 +1,7 @@
 """The tables of the finished trials."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -22,8 +23,8 @@ def report(found: Trials) -> str:
         make(chosen)
         for study, make in (
             ("adding", _adding),
-            ("chrono", _chrono),
-            ("copy", _copy),
+            ("chrono", partial(_of_one_size, "Adding, uniform form, RMSprop 1e-3", _chrono)),
+            ("copy", partial(_of_one_size, "Copy memory", _copy)),
             ("order", _order),
             ("lags", _lags),
         )
@@ -93,25 +94,38 @@ def _to_the_end(trial: Mapping[str, Any]) -> int | None:
     return trial["steps"] * trial["trial"]["batch_size"] if ended else None
 
 
-def _chrono(found: Trials) -> str:
+def _of_one_size(name: str, one: Callable[[str, Trials], str], found: Trials) -> str:
+    """A table for each length and width."""
+    return "\n\n".join(
+        one(f"{name}, T = {length}, {units} units", group)
+        for (length, units), group in grouped(found, "length", "hidden_size")
+    )
+
+
+def _chrono(title: str, found: Trials) -> str:
     rows, times = [], {}
     for (name,), group in grouped(found, "network"):
         steps = [steps_taken(t) for t in group]
         times[name] = [s for s in steps if s]
-        last = np.median([t["last_loss"] for t in group])
-        rows.append((group[0]["label"], median_and_range(steps, len(group)), f"{last:.4f}"))
-    header = ("network", "steps to a loss of 0.01", "loss at the end")
-    text = table("Adding, uniform form, T = 750, RMSprop 1e-3", header, rows)
+        lost = " ".join(f"{t['last_loss']:.4f}" for t in group)
+        taken = f"{np.median([t['steps'] for t in group]):,.0f}"
+        rows.append((group[0]["label"], median_and_range(steps, len(group)), lost, taken))
+    header = ("network", "steps to a loss of 0.01", "loss at the end, by seed", "steps taken")
+    text = table(title, header, rows)
     slow, fast = times.get("lstm_1"), times.get("lstm_chrono")
     if slow and fast:
         text += f"\nforget bias 1 takes {np.median(slow) / np.median(fast):.1f} times the steps"
     return text
 
 
-def _copy(found: Trials) -> str:
+def _copy(title: str, found: Trials) -> str:
     rows = [
         (
             group[0]["label"],
+            *(
+                median_and_range([t.get("below_floor", {}).get(share) for t in group], len(group))
+                for share in ("0.98", "0.9")
+            ),
             median_and_range([steps_taken(t) for t in group], len(group)),
             " ".join(f"{t['last_loss']:.5f}" for t in group),
             f"{group[0]['floor']:.5f}",
@@ -121,12 +135,14 @@ def _copy(found: Trials) -> str:
     ]
     header = (
         "network",
-        "steps to half the floor",
+        "steps to 0.98 of the floor",
+        "to 0.9",
+        "to half",
         "loss at the end, by seed",
         "floor",
         "steps taken",
     )
-    return table(f"Copy memory, T = {found[0]['trial']['length']}", header, rows)
+    return table(title, header, rows)
 
 
 def _order(found: Trials) -> str:

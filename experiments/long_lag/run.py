@@ -44,9 +44,14 @@ TEST, VALIDATION = 2**32 - 1, 2**32 - 2
 """Keys of sequences that no training sees."""
 LOGGED = 100
 """Steps between two entries of the log."""
+SHARES = (0.98, 0.9, 0.8)
+"""Of the loss without a memory: when a network comes below each is reported."""
 ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
 ORDER_TESTED = 10_000
 MOST_SEEDS = 10_000
+# The tasks need 20 steps; a run's log has an entry for every quarter of it.
+CHANGED = (("length", 20), ("hidden_size", 1), ("batch_size", 1), ("steps", 4))
+"""What options change of every trial, and the least of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,14 @@ class Config(TrainingConfig):
     """Folder for the runs, one in it for each trial and seed."""
     seeds: int | None = None
     """Seeds of each trial, from --seed on; the study's number if not given."""
+    length: int | None = None
+    """T of every trial, where not the study's own."""
+    hidden_size: int | None = None
+    """Units of every network, likewise."""
+    batch_size: int | None = None
+    """Sequences in a step, likewise."""
+    steps: int | None = None
+    """Gradient steps at most, likewise."""
     report: bool = False
     """Only make tables and figures from the trials in --out."""
 
@@ -144,6 +157,13 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
         "seconds": fitted.seconds,
         "watch_seconds": fitted.watch_seconds,
     }
+    if found["floor"] is not None:
+        found["below_floor"] = {
+            str(share): next(
+                (e["step"] for e in entries if e["loss"] < share * found["floor"]), None
+            )
+            for share in SHARES
+        }
     if trial.task == "order":
         counts = ORDER_LENGTHS if trial.length >= 200 else (trial.length,)
         found["test_wrong"] = {
@@ -228,6 +248,12 @@ def _done(folder: Path, trial: Trial, seed: int) -> bool:
     return found["seed"] == seed and found["trial"] == asdict(trial)
 
 
+def trials_of(study: str, changed: dict[str, int], *, quickly: bool) -> list[Trial]:
+    """The trials of a study; lengths that have become the same are one."""
+    trials = [quick(STUDIES[study][0])] if quickly else STUDIES[study]
+    return list(dict.fromkeys(replace(trial, **changed) for trial in trials))  # type: ignore[arg-type]
+
+
 def run(config: Config) -> None:
     """Train every trial that is not done, then print, draw and keep.
 
@@ -240,14 +266,23 @@ def run(config: Config) -> None:
         raise Refusal(
             f"Range mismatch: expected --seeds from 1 to {MOST_SEEDS:,}, got {config.seeds:,}."
         )
+    changed = {
+        name: getattr(config, name) for name, _ in CHANGED if getattr(config, name) is not None
+    }
+    for name, least in CHANGED:
+        if changed.get(name, least) < least:
+            option = name.replace("_", "-")
+            raise Refusal(
+                f"Range mismatch: expected --{option} of at least {least}, got {changed[name]:,}."
+            )
     given = {"--data-parallel": config.data_parallel, "--process": config.coordinator is not None}
     for name in (name for name, value in given.items() if value):
         raise Refusal(f"Option mismatch: expected one device for each trial, got {name}.")
     out = claim_run(config.out, "long_lag", config) if not config.report else config.out
     jobs = [
-        (study, quick(trial) if config.quick else trial, config.seed + n)
+        (study, trial, config.seed + n)
         for study in dict.fromkeys(config.studies)
-        for trial in (STUDIES[study][:1] if config.quick else STUDIES[study])
+        for trial in trials_of(study, changed, quickly=config.quick)
         for n in range(config.seeds or (1 if config.quick else SEEDS[study]))
     ]
     if not config.report:

@@ -161,6 +161,38 @@ def test_long_lag_in_quick(tmp_path, capsys):
     assert long_lag.main(["--report", "--out", str(out)]) == 0
 
 
+def test_long_lag_of_other_sizes(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--hidden-size", "3", "--length", "20", "--steps", "8", "--batch-size", "2"]
+    assert long_lag.main(["--studies", "copy", "--seeds", "2", "--out", str(out), *words]) == 0
+    assert "Copy memory, T = 20, 3 units" in capsys.readouterr().out
+    found = results(out)["trials"]
+    assert [(t["trial"]["network"], t["seed"]) for t in found] == [
+        ("lstm_chrono", 0), ("lstm_chrono", 1), ("lstm_1", 0), ("lstm_1", 1),
+    ]  # fmt: skip
+    sizes = {
+        tuple(t["trial"][n] for n in ("hidden_size", "length", "steps", "batch_size"))
+        for t in found
+    }
+    assert sizes == {(3, 20, 8, 2)}
+    # Nothing is learned in eight steps, and log 8 an answer is what one has without a memory.
+    assert all(set(t["below_floor"].values()) == {None} for t in found)
+    # Studies whose trials differ by their length alone are one trial of that length.
+    assert len(long_lag.trials_of("adding", {"length": 50}, quickly=False)) == 1
+
+
+def test_when_a_loss_came_below_its_floor():
+    one = {"trial": {"length": 20, "hidden_size": 3, "network": "lstm_1", "batch_size": 2},
+           "study": "copy", "label": "LSTM", "sequences": 60, "last_loss": 0.25, "floor": 0.5,
+           "steps": 40, "below_floor": {"0.98": 10, "0.9": 20, "0.8": None}}  # fmt: skip
+    row = long_lag.report([one, one | {"below_floor": {"0.98": 30, "0.9": None}}]).splitlines()[-1]
+    assert re.split(r"\s{2,}", row.strip())[1:4] == [
+        "20 (10 to 30)",
+        "20 (20 to 20, 1 of 2)",
+        "30 (30 to 30)",
+    ]
+
+
 def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_before():
     trial = trials.STUDIES["adding"][0]
     record = problems.problem(trial).carry()
@@ -338,6 +370,8 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (char_lm.main, ["--corpus", "embedded", "--prompts", ""], "empty prompt"),
         (long_lag.main, ["--seeds", "0"], "--seeds from 1 to 10,000, got 0"),
         (long_lag.main, ["--seeds", "1000000000"], "--seeds from 1 to 10,000, got 1,000,000,000"),
+        (long_lag.main, ["--hidden-size", "0"], "--hidden-size of at least 1, got 0"),
+        (long_lag.main, ["--quick", "--length", "19"], "--length of at least 20, got 19"),
         (long_lag.main, ["--data-parallel"], "--data-parallel"),
         (long_lag.main, ["--report"], "expected some that are done"),
     ],
