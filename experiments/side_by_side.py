@@ -14,7 +14,14 @@ import numpy as np
 import optax
 
 from experiments.which_lags.tasks import TASKS, Task
-from experiments.which_lags.train import Model, answer_losses, asked, first_solved, read_out
+from experiments.which_lags.train import (
+    Model,
+    answer_losses,
+    first_solved,
+    read_out,
+    same,
+    task_loss,
+)
 from lstm_jax import Cell, chrono, lstm
 from lstm_jax.array_types import Array, PyTree
 from lstm_jax.initializers import uniform
@@ -91,11 +98,6 @@ def begin(init: Callable[[Array], PyTree], size: int, task: Task, seeds: int) ->
     return jax.vmap(one)(jax.random.split(jax.random.key(11), seeds))
 
 
-def same(logits: Array) -> Array:
-    """The logits as they are."""
-    return logits
-
-
 def _cosine(one: PyTree, other: PyTree) -> Array:
     """Between two gradients of the cell: the readout's own is right under most faults, and long."""
     dot = optax.tree.vdot(one, other)
@@ -115,29 +117,23 @@ def train(
         run: ``run(params, xs) -> hs``; its derivative is what is descended, right or wrong.
         models: from `begin`.
         setting: task and optimizer.
-        through: what the logits go through: the identity, with a derivative that may be wrong.
+        through: what the answers go through: the identity, with a derivative that may be wrong.
         right: the same network with the right derivative; then the cosines of both are kept.
     """
     task = TASKS[setting.task]
     clip = optax.identity() if setting.clip is None else optax.clip_by_global_norm(setting.clip)
     direction = optax.chain(clip, optax.scale_by_adam(), optax.add_decayed_weights(setting.decay))
 
-    def loss(
-        model: Model, key: Array, run: Run = run, through: Callable[[Array], Array] = through
-    ) -> tuple[Array, Array]:
-        examples = task.draw(key, setting.batch_size, setting.length)
-        logits = through(read_out(model, asked(task, run(model.cell, examples.xs), examples)))
-        value = answer_losses(task, logits, examples.targets).mean()
-        if task.is_number:
-            return value, value
-        return value, (jnp.argmax(logits, -1) == examples.targets).mean()
+    sizes = (setting.batch_size, setting.length)
+    loss = task_loss(task, run, *sizes, through)
+    loss_right = None if right is None else task_loss(task, right, *sizes)
 
     def update(carry: Any, key: Array) -> tuple[Any, tuple[Array, Array, Array]]:
         model, state = carry
         (value, score), slopes = jax.value_and_grad(loss, has_aux=True)(model, key)
         cosine = jnp.ones_like(value)
-        if right is not None:
-            slopes_right = jax.grad(lambda m: loss(m, key, right, same)[0])(model)
+        if loss_right is not None:
+            slopes_right, _ = jax.grad(loss_right, has_aux=True)(model, key)
             cosine = _cosine(slopes.cell, slopes_right.cell)
         step, state = direction.update(slopes, state, model)
         model = jax.tree.map(lambda p, d: p - setting.rate * d, model, step)

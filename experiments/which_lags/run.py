@@ -149,34 +149,35 @@ def _described(group: Group, ends: Sequence[Trained]) -> list[dict[str, Any]]:
 
 def _conclude(config: Config, every: Sequence[Group]) -> None:
     """Tables and figures of what is stored."""
-    paths = [group_file(config.out, group) for group in every]
+    out = config.out
+    paths = [group_file(out, group) for group in every]
     stored = [read_group(path) for path in paths if path.exists()]
     if stored:
         rows = rows_of(stored)
     elif config.report and not config.quick and config.out == Config.out:
         print("No groups of your own: these are the rows of the reported run")
         rows = read_rows(REPORTED)
+        # The default folder stays free for a run of one's own.
+        out = claim_folder(None, "which_lags", overwrite=False)
     else:
-        raise Refusal(f"No groups: expected some that are done in {config.out}, got none.")
-    config.out.mkdir(parents=True, exist_ok=True)
+        raise Refusal(f"No groups: expected some that are done in {out}, got none.")
+    out.mkdir(parents=True, exist_ok=True)
     draws = DRAWS // 50 if config.quick else DRAWS
     tables, numbers = report(rows, len(every), draws)
     print(tables)
-    write_rows(rows, config.out / ROWS)
-    write_json(config.out / FINISHED, numbers)
+    write_rows(rows, out / ROWS)
+    write_json(out / FINISHED, numbers)
 
     def write(path: Path) -> None:
         path.write_text(tables + "\n", encoding="utf-8")
 
-    write_file(config.out / "tables.txt", write)
+    write_file(out / "tables.txt", write)
     small = rows.where(rows.hidden_size <= 32)
-    written = [plot.save(config.out, "which_lags", plot.predictors(small, draws))]
+    written = [plot.save(out, "which_lags", plot.predictors(small, draws))]
     chosen = None if config.quick else filmed_run(stored)
     if chosen is not None:
-        written.append(plot.save(config.out, "film", plot.film(film(config.out, chosen))))
-    print(
-        f"\nWritten to {config.out}: tables.txt, {ROWS}, {', '.join(path.name for path in written)}"
-    )
+        written.append(plot.save(out, "film", plot.film(film(out, chosen))))
+    print(f"\nWritten to {out}: tables.txt, {ROWS}, {', '.join(path.name for path in written)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -358,6 +359,7 @@ def test_refusals(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run.main(["--report"]) == 2
     assert "expected a table of rows" in capsys.readouterr().err
+    assert not Path("experiments").exists()  # where a run of one's own would go
     assert run.main(["--plan", *out]) == 0
     assert "120 of 120 groups are left" in capsys.readouterr().out
     path = store.group_file(tmp_path, TINY)
