@@ -42,6 +42,7 @@ class Setting(NamedTuple):
         clip: the global norm at which the gradient is clipped; None does not clip.
         seeds: networks.
         batch_size: sequences of an update.
+        seed: of the first; the others' are those that follow.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Setting(NamedTuple):
     clip: float | None = 1.0
     seeds: int = 5
     batch_size: int = 20
+    seed: int = 0
 
 
 class Learned(NamedTuple):
@@ -87,15 +89,23 @@ def able_lstm(setting: Setting, size: int) -> Cell:
     return lstm(TASKS[setting.task].inputs, size, forget_bias=bias)
 
 
-def begin(init: Callable[[Array], PyTree], size: int, task: Task, seeds: int) -> Model:
-    """Networks before training, one for each seed."""
+def seeds_of(setting: Setting) -> Array:
+    """The seed of each network."""
+    return jnp.uint32(setting.seed) + jnp.arange(setting.seeds, dtype=jnp.uint32)
+
+
+def begin(init: Callable[[Array], PyTree], size: int, setting: Setting) -> Model:
+    """Networks before training, one for each seed of the setting, with ``size`` units."""
+    task = TASKS[setting.task]
 
     def one(key: Array) -> Model:
         key_cell, key_y = jax.random.split(key)
         w_y = uniform(size**-0.5)(key_y, (size, task.outputs))
         return Model(init(key_cell), w_y, jnp.zeros(task.outputs, w_y.dtype))
 
-    return jax.vmap(one)(jax.random.split(jax.random.key(11), seeds))
+    return jax.vmap(lambda seed: one(jax.random.fold_in(jax.random.key(11), seed)))(
+        seeds_of(setting)
+    )
 
 
 def _cosine(one: PyTree, other: PyTree) -> Array:
@@ -146,7 +156,7 @@ def train(
             keys = jax.vmap(lambda n: jax.random.fold_in(own, start + n))(jnp.arange(CHUNK))
             return jax.lax.scan(update, carry, keys)
 
-        return jax.vmap(one)(carry, jnp.arange(setting.seeds))
+        return jax.vmap(one)(carry, seeds_of(setting))
 
     carry = (models, jax.vmap(direction.init)(models))
     ends: list[_End | None] = [None] * setting.seeds

@@ -41,6 +41,15 @@ QUICK = Sizes(
 )
 
 
+def with_seeds(sizes: Sizes, seed: int, seeds: int | None) -> Sizes:
+    """The sizes with other seeds: ``seeds`` of them, if given, from ``seed`` on."""
+
+    def other(setting: Setting) -> Setting:
+        return setting._replace(seed=seed, seeds=seeds or setting.seeds)
+
+    return sizes._replace(recall=other(sizes.recall), adding=other(sizes.adding))
+
+
 def learned_row(setting: Setting, found: Learned) -> Row:
     """What is kept of a training."""
     return {
@@ -70,9 +79,8 @@ def parts(sizes: Sizes) -> list[Row]:
     for name in networks(1, sizes.hidden):
         row: Row = {"network": name}
         for setting in (sizes.recall, sizes.adding):
-            task = TASKS[setting.task]
             network = networks(inputs[setting.task], sizes.hidden)[name]
-            first = begin(network.init, sizes.hidden, task, setting.seeds)
+            first = begin(network.init, sizes.hidden, setting)
             found = train(network.run, first, setting)
             row[setting.task] = learned_row(setting, found)
             if setting is sizes.recall:
@@ -95,8 +103,7 @@ def _largest(network: Network, found: Learned, sizes: Sizes) -> np.ndarray:
 
 
 def _trained(cell: Cell, setting: Setting, run: Callable[..., Any]) -> Row:
-    task = TASKS[setting.task]
-    first = begin(cell.init, cell.output_size, task, setting.seeds)
+    first = begin(cell.init, cell.output_size, setting)
     found = train(run, first, setting)
     return {"first": first, "found": found, "row": learned_row(setting, found)}
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.course_questions.questions import QUESTIONS, QUICK, Sizes
+from experiments.course_questions.questions import QUESTIONS, QUICK, Sizes, with_seeds
 from experiments.course_questions.tables import tables
-from experiments.running import Refusal, exit_code, keep
+from experiments.running import Refusal, exit_code, keep, require_seed
 from gradient_flow.results_folder import claim_folder
 from lstm_jax.command_line.tyro_options import parse
 
@@ -20,6 +20,10 @@ class Config:
     """Some of parts, weight_decay, truncation, saturation."""
     quick: bool = False
     """Tiny networks, hardly trained, a minute; no result."""
+    seed: int = 0
+    """Of the first network of each kind; the others' are those that follow."""
+    seeds: int | None = None
+    """Networks of each kind; 5, with --quick 2."""
     out: Path = Path("experiments/course_questions/results")
     """Folder for the results."""
     overwrite: bool = False
@@ -38,8 +42,11 @@ def run(config: Config) -> None:
         raise Refusal(
             f"Name mismatch: expected --questions from {', '.join(QUESTIONS)}, got {got}."
         )
+    require_seed(config.seed)
+    if config.seeds is not None and config.seeds < 1:
+        raise Refusal(f"Range mismatch: expected --seeds of at least 1, got {config.seeds}.")
     claim_folder(config.out, "course_questions", overwrite=config.overwrite)
-    sizes = QUICK if config.quick else Sizes()
+    sizes = with_seeds(QUICK if config.quick else Sizes(), config.seed, config.seeds)
     answers, seconds = {}, {}
     for name in dict.fromkeys(config.questions):
         began = time.process_time()

@@ -100,7 +100,10 @@ def compute(config: Config) -> Found:
     trained = []
     if config.train_wrong:
         chosen_settings, size = (QUICK_SETTINGS, 4) if config.quick else (SETTINGS, 32)
-        settings = tuple(setting._replace(seeds=seeds_of(config)) for setting in chosen_settings)
+        settings = tuple(
+            setting._replace(seed=config.seed, seeds=seeds_of(config))
+            for setting in chosen_settings
+        )
         trained = wrong_trainings(settings, size, partial(say, None))
     together = tuple(over_seeds(same) for same in zip(*said, strict=True))
     return Found(chosen, audits, products, digits, every[0], together, trained)

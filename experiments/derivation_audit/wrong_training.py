@@ -145,7 +145,7 @@ def wrong_trainings(
     rows = []
     for setting in settings:
         task = TASKS[setting.task]
-        models = begin(able_lstm(setting, size).init, size, task, setting.seeds)
+        models = begin(able_lstm(setting, size).init, size, setting)
         for fault in FAULTS:
             if task.is_number and through(fault) is not same:
                 continue  # it has no softmax

@@ -73,7 +73,7 @@ def test_a_vanilla_network_by_its_definition(x64, name):
 def test_decades_by_central_differences(x64):
     network = networks.networks(8, 4)["vanilla"]
     task = side_by_side.TASKS["recall"]
-    models = side_by_side.begin(network.init, 4, task, 2)
+    models = side_by_side.begin(network.init, 4, side_by_side.Setting("recall", 5, seeds=2))
     found = side_by_side.decades(network.run, models, "recall", 5, batch_size=1)
     examples = task.draw(jax.random.key(99), 1, 5)
     for seed in range(2):
@@ -132,13 +132,12 @@ def test_norms_far_below_what_can_be_squared(x64):
 def test_networks_are_trained_alone_as_side_by_side():
     network = networks.networks(8, 6)["LSTM"]
     setting = side_by_side.Setting("recall", 4, updates=100, seeds=2)
-    task = side_by_side.TASKS["recall"]
-    models = side_by_side.begin(network.init, 6, task, 2)
+    models = side_by_side.begin(network.init, 6, setting)
     both = side_by_side.train(network.run, models, setting)
-    alone = side_by_side.train(
-        network.run, jax.tree.map(lambda a: a[:1], models), setting._replace(seeds=1)
-    )
-    np.testing.assert_allclose(both.losses[0], alone.losses[0], rtol=1e-3, atol=1e-4)
+    for seed in range(2):
+        one = setting._replace(seed=seed, seeds=1)
+        alone = side_by_side.train(network.run, side_by_side.begin(network.init, 6, one), one)
+        np.testing.assert_allclose(both.losses[seed], alone.losses[0], rtol=1e-3, atol=1e-4)
     assert not np.allclose(both.losses[0], both.losses[1])
     # A right gradient has the cosine 1 with itself.
     beside = side_by_side.train(network.run, models, setting, side_by_side.same, network.run)
@@ -165,7 +164,15 @@ def test_what_the_tables_show():
     assert tables.middle([None]) == "-"
 
 
-def test_an_unknown_question_is_refused(tmp_path, capsys):
-    assert run.main(["--questions", "parts", "colour", "--out", str(tmp_path / "out")]) == 2
-    assert "expected --questions from parts, weight_decay" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--questions", "parts", "colour"], "expected --questions from parts, weight_decay"),
+        (["--seed", "-1"], "expected --seed from 0"),
+        (["--seeds", "0"], "expected --seeds of at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(tmp_path, capsys, words, said):
+    assert run.main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
