@@ -43,7 +43,8 @@ def line_of(claim: Claim) -> tuple[str, ...]:
     minutes = "-" if run["minutes"] is None else f"{run['minutes']:.3g}"
     command = f"`{run['command']}`"
     if run["transcribed"]:
-        command += ", an earlier run"
+        of = run["transcribed"]
+        command += f", {of} in an earlier run" if isinstance(of, str) else ", an earlier run"
     return (claim.says, number, seeds, interval, command, minutes, claim.anchor)
 
 

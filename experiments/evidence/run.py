@@ -29,6 +29,8 @@ class Config:
     """With --store: how the run was started."""
     minutes: float | None = None
     """With --store: what it took of one core."""
+    add: bool = False
+    """With --store: further seeds of the run that is stored already."""
 
 
 def run(config: Config) -> None:
@@ -64,7 +66,12 @@ def _store(config: Config) -> None:
             "Option mismatch: expected --folders and --command with --store, got it alone."
         )
     path = store_run(
-        experiment, name, config.folders, command=config.command, minutes=config.minutes
+        experiment,
+        name,
+        config.folders,
+        command=config.command,
+        minutes=config.minutes,
+        add=config.add,
     )
     print(f"stored: {path.relative_to(EXPERIMENTS.parent)}")
 

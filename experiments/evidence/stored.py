@@ -2,7 +2,8 @@
 
 command       how the run was started
 minutes       of one CPU core, or None where it was not measured
-transcribed   true where the numbers were copied from a page, because the run itself is gone
+transcribed   true where the numbers were copied from a page, because the run itself is gone; or in words of
+              which seeds that holds
 environment   versions, where the run kept them
 results       what the run kept in ``results.json``; several runs that differ by their seed are a list
 """
@@ -39,7 +40,13 @@ def read_run(experiment: str, run: str) -> dict[str, Any]:
 
 
 def store_run(
-    experiment: str, run: str, folders: Sequence[Path], *, command: str, minutes: float | None
+    experiment: str,
+    run: str,
+    folders: Sequence[Path],
+    *,
+    command: str,
+    minutes: float | None,
+    add: bool = False,
 ) -> Path:
     """Store the results of a finished run, or of several that differ by their seed.
 
@@ -49,19 +56,27 @@ def store_run(
         folders: where ``results.json`` lies.
         command: how it was started.
         minutes: of one CPU core.
+        add: whether they are further seeds of what is stored already.
 
     Raises:
-        OutputError: a folder that is not finished, or results that are not small.
+        OutputError: a folder that is not finished, nothing to add to, or results that are not small.
     """
     for folder in folders:
         if not (folder / FINISHED).exists():
             raise OutputError(f"Unfinished run: expected {FINISHED} in {folder}, got none.")
     found = [read_json(folder / FINISHED) for folder in folders]
     versions = folders[0] / ENVIRONMENT
+    transcribed: bool | str = False
+    if add:
+        before = read_run(experiment, run)
+        found = [*(b if isinstance(b := before["results"], list) else [b]), *found]
+        transcribed = before["transcribed"]
+        known = before["minutes"] is not None and minutes is not None
+        minutes = before["minutes"] + minutes if known else None
     content = {
         "command": command,
         "minutes": minutes,
-        "transcribed": False,
+        "transcribed": transcribed,
         "environment": read_json(versions) if versions.exists() else None,
         "results": short(found[0] if len(found) == 1 else found),
     }

@@ -87,6 +87,13 @@ def test_a_run_is_stored_in_small(tmp_path, monkeypatch, capsys):
     found = stored.read_run("mine", "two")
     assert found["results"] == [{"x": 0.333333}, {"x": 1.33333}]
     assert (found["command"], found["minutes"], found["transcribed"]) == ("python -m x", 2, False)
+    more = [*given[:3], folders[1], *given[-2:], "--add", "--minutes", "1.5"]
+    assert run.main(more) == 0
+    found = stored.read_run("mine", "two")
+    assert found["results"] == [{"x": 0.333333}, {"x": 1.33333}, {"x": 1.33333}]
+    assert found["minutes"] == 3.5
+    assert run.main(["--store", "mine/three", *more[2:]]) == 2
+    assert "expected three of mine, got none" in capsys.readouterr().err
     (tmp_path / "out1" / "results.json").unlink()
     assert run.main(given) == 2
     assert "expected results.json in" in capsys.readouterr().err
