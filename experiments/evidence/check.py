@@ -22,8 +22,10 @@ QUICK_RUNS: dict[str, tuple[str, Sequence[str]]] = {
     "course_questions": ("quick", ("--quick",)),
     "derivation_audit": ("quick", ("--quick", "--train-wrong")),
     "gate_walkthrough": ("run", ()),
+    "long_lag": ("quick", ("--quick", "--studies", "adding", "chrono", "copy", "order")),
     "rnn_by_hand": ("run", ()),
     "where_it_goes": ("quick", ("--quick",)),
+    "which_lags": ("quick", ("--quick",)),
 }
 """The experiments with a stored quick run: its name, and what it is started with."""
 NOT_COMPARED = (
