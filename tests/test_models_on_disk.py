@@ -178,6 +178,7 @@ def problem_of(model, vocabulary=None):
     return language.language_problem(model, batch, 2, vocabulary=vocabulary)
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_model(tmp_path):
     codes = VOCABULARY.encode("abcab" * 30)
     options = training.RunOptions(

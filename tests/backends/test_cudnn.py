@@ -118,7 +118,7 @@ def weighed(net, gradient, lengths, *inputs):
 @pytest.mark.parametrize(
     ("name", "lengths"),
     [
-        ("both directions", LENGTHS),
+        slow("both directions", LENGTHS),
         ("two sizes", LENGTHS),
         slow("one layer", None),
         slow("two layers", LENGTHS),

@@ -82,7 +82,7 @@ def each_way(problem, weights, *, segments, **asked):
     ("name", "reverse", "with_resets"),
     [
         ("lstm", True, True),
-        ("gru", False, True),
+        slow("gru", False, True),
         slow("lstm", False, False),
         slow("lstm", False, True),
         slow("gru", True, False),

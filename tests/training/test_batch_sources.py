@@ -123,7 +123,7 @@ def only(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [slow(kind) if kind in ("factory", "grain.IterDataset") else kind for kind in KINDS]
+    "kind", [kind if kind in ("with_state", "grain.MapDataset") else slow(kind) for kind in KINDS]
 )
 def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, kind):
     only(kind)

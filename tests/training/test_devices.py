@@ -51,6 +51,7 @@ def one_device():
     return ended(start(steps=40))
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_curve_of_one(one_device):
     four = ended(start(4, steps=40, mesh=True))
     assert four["devices"] == 4

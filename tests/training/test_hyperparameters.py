@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparison import slow
 from training.problems import TARGETS, leaves, line, run
 
 from lstm_jax import training
@@ -19,7 +20,7 @@ def sgd(rate=0.5, **more):
     return optax.inject_hyperparams(optax.sgd)(learning_rate=rate, **more)
 
 
-@pytest.mark.parametrize("seed", [3, (3, 4)])
+@pytest.mark.parametrize("seed", [slow(3), (3, 4)])
 def test_a_sweep_over_learning_rates_is_its_runs_one_by_one(tmp_path, seed):
     swept = run(8, optimizer=sgd(), seed=seed, hyperparameters=RATES, folder=tmp_path)
     seeds = (3, 3) if seed == 3 else seed

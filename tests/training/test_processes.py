@@ -4,6 +4,7 @@ import threading
 
 import jax
 import pytest
+from comparison import slow
 
 from lstm_jax.training.processes import ProcessError, Processes
 
@@ -78,7 +79,7 @@ def test_what_the_first_decides_holds_in_all(processes):
     assert processes(act) == [(n, {"n": 0, "nan": float("inf")}, 0) for n in range(3)]
 
 
-@pytest.mark.parametrize("wrong", [0, 2])
+@pytest.mark.parametrize("wrong", [0, slow(2)])
 def test_an_error_in_one_is_told_by_all(processes, wrong):
     def act(ours, n):
         ours.each(lambda: None)

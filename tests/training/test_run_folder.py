@@ -126,7 +126,7 @@ def test_a_damaged_log_is_not_overwritten_by_a_resumed_run(tmp_path):
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("left", ["nothing", "first", "changed"])
+@pytest.mark.parametrize("left", [slow("nothing"), "first", slow("changed")])
 def test_a_log_that_lacks_entries_of_the_checkpoint_is_told(tmp_path, left):
     whole = run(8, folder=tmp_path)
     path = tmp_path / "log.jsonl"
@@ -144,7 +144,7 @@ def test_a_log_that_lacks_entries_of_the_checkpoint_is_told(tmp_path, left):
     assert steps_of(fitted) == {"nothing": [12], "first": [4, 12], "changed": [4, 8, 12]}[left]
 
 
-@pytest.mark.parametrize("damage", ["gone", slow("cut"), "flipped", slow("no archive")])
+@pytest.mark.parametrize("damage", [slow("gone"), slow("cut"), "flipped", slow("no archive")])
 def test_a_record_that_is_not_whole_is_told(tmp_path, damage):
     words = {"folder": tmp_path, "watches": [Watch("w", 4, lambda p: {"w": np.arange(100)})]}
     run(8, **words)
@@ -240,7 +240,7 @@ def test_each_checkpoint_holds_the_state_of_its_step(tmp_path):
         np.testing.assert_array_equal(training.load(tmp_path, step).params["w"], seen[step])
 
 
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("last", [False, slow(True)])
 def test_a_checkpoint_that_fails_in_the_background_is_told(tmp_path, monkeypatch, last, capfd):
     """By the next one, or at the end."""
     write = ocp.CheckpointManager.wait_until_finished

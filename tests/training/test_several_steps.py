@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparison import slow
 from training.problems import TARGETS, leaves, line, recurrent
 
 from lstm_jax.training import init_state, train_step
@@ -85,7 +86,7 @@ def test_a_step_that_is_skipped_changes_nothing_but_its_number(what):
     same(state._replace(step=before.step), before)
 
 
-@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("one_by_one", [slow(True), False])
 def test_a_sweep_is_its_runs_one_by_one(x64, one_by_one):
     problem, data = recurrent(dropout=0.3), np.float64(1)
     step = train_step(problem, OPTIMIZER, on_nonfinite="skip")

@@ -58,6 +58,7 @@ def test_patience_ends_a_run_and_the_best_is_kept(tmp_path, sign):
     assert held == [8, 10, 12]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_runs_out_of_patience_at_the_same_step(tmp_path):
     def stop(params):
         if looks.append(1) or len(looks) == 2:

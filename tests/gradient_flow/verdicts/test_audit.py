@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import slow
 
 import lstm_jax
 from gradient_flow import audit
@@ -272,7 +273,7 @@ def test_a_mean_in_place_of_a_sum_is_named(x64):
     )
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", slow("gru")])
 def test_packed_weights_gate_by_gate_and_gates_in_another_order(x64, name):
     """The parts of each step by autodiff, with some gates' columns spoilt or in another order."""
     cell = {"lstm": lstm_jax.lstm, "gru": lstm_jax.gru}[name](D, H)
