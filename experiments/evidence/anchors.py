@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.evidence.claim import markdown
+from experiments.evidence.claim import found_of, markdown
+from experiments.evidence.claims import CLAIMS
 
 REPRODUCED, PASSED, PARTLY = "reproduced", "passed", "in part"
 MISSED, NOT_TRIED = "not reached", "not attempted"
@@ -16,7 +17,8 @@ class Anchor(NamedTuple):
         source: who published it.
         what: the number, and of what.
         became: `REPRODUCED`, `PASSED`, `PARTLY`, `MISSED` or `NOT_TRIED`.
-        here: our number, by how much it misses, or why it was not attempted.
+        here: our number, by how much it misses, or why it was not attempted. ``{NAME.number}``, ``.seeds``
+            and ``.interval`` stand for those of the claim with this name.
     """
 
     source: str
@@ -29,12 +31,12 @@ ANCHORS: Sequence[Anchor] = (
     Anchor(
         "Hochreiter and Schmidhuber 1997",
         "adding, T = 100, 500, 1000: 74,000, 209,000, 853,000 sequences", PASSED,
-        "19,140, 21,060, 20,160, medians of five seeds "
-        "([long lags](../experiments/long_lag/README.md))",
+        "{adding_100.number}, {adding_500.number}, {adding_1000.number}, medians of {adding_100.seeds} "
+        "seeds ([long lags](../experiments/long_lag/README.md))",
     ),
     Anchor(
         "the same", "adding: at most 1 wrong of 2,560", PARTLY,
-        "19 of 20 networks, which end by a validation set; the other has 2",
+        "{adding_right.number} networks, which end by a validation set; the other has 2",
     ),
     Anchor(
         "the same", "temporal order 6a and 6b: 31,390 and 571,100 sequences", NOT_TRIED,
@@ -71,7 +73,8 @@ ANCHORS: Sequence[Anchor] = (
     Anchor(
         "Dive into Deep Learning",
         "Time Machine: perplexity 1.3 from scratch, 1.1, two layers 1.0", REPRODUCED,
-        "[characters](../experiments/char_lm/README.md)",
+        "{scratch.number}, {library.number} and {two_layers.number}, medians of {library.seeds} seeds "
+        "([characters](../experiments/char_lm/README.md))",
     ),
     Anchor(
         "the same", "17,736, 234,815 and 186,006 tokens a second on a GPU", PARTLY,
@@ -79,7 +82,8 @@ ANCHORS: Sequence[Anchor] = (
     ),
     Anchor(
         "Zaremba et al. 2014", "Penn Treebank, small: 120.7 and 114.5", REPRODUCED,
-        "119.70 and 114.38, one look ([words](../experiments/ptb/README.md))",
+        "{ptb_valid.number} and {ptb_test.number} ({ptb_test.interval}), medians of {ptb_test.seeds} seeds "
+        "([words](../experiments/ptb/README.md))",
     ),
     Anchor(
         "the same", "medium 86.2 and 82.7, large 82.2 and 78.4", NOT_TRIED,
@@ -125,6 +129,7 @@ ANCHORS: Sequence[Anchor] = (
 
 def anchor_table(anchors: Sequence[Anchor]) -> str:
     """A line for each."""
+    named = {claim.name: found_of(claim) for claim in CLAIMS if claim.name}
     return markdown(("source", "published", "here", "how"), [
-        (one.source, one.what, one.became, one.here) for one in anchors
+        (one.source, one.what, one.became, one.here.format_map(named)) for one in anchors
     ])  # fmt: skip

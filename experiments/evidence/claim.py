@@ -23,6 +23,7 @@ class Claim(NamedTuple):
         form: of a number.
         seeds: in words, where they are not the numbers: `EXACT` for what no seed moves.
         anchor: the published number and its source, or a dash.
+        name: by which other tables ask for it.
     """
 
     experiment: str
@@ -32,14 +33,27 @@ class Claim(NamedTuple):
     form: str = "{:.3g}"
     anchor: str = "-"
     seeds: str | None = None
+    name: str = ""
+
+
+class Found(NamedTuple):
+    """What a claim comes to, in words."""
+
+    number: str
+    seeds: str
+    interval: str
+
+
+def found_of(claim: Claim) -> Found:
+    """The claim's number, seeds and interval, from its stored run."""
+    found = evaluated(claim.numbers(read_run(claim.experiment, claim.run)["results"]), claim.form)
+    return found._replace(seeds=claim.seeds or found.seeds)
 
 
 def line_of(claim: Claim) -> tuple[str, ...]:
     """The claim's line: says, number, seeds, interval, command, minutes, anchor."""
     run = read_run(claim.experiment, claim.run)
-    found = claim.numbers(run["results"])
-    number, seeds, interval = evaluated(found, claim.form)
-    seeds = claim.seeds or seeds
+    number, seeds, interval = found_of(claim)
     minutes = "-" if run["minutes"] is None else f"{run['minutes']:.3g}"
     command = f"`{run['command']}`"
     if run["transcribed"]:
@@ -48,16 +62,16 @@ def line_of(claim: Claim) -> tuple[str, ...]:
     return (claim.says, number, seeds, interval, command, minutes, claim.anchor)
 
 
-def evaluated(found: Sequence[Any] | str, form: str) -> tuple[str, str, str]:
+def evaluated(found: Sequence[Any] | str, form: str) -> Found:
     """Number, seeds and interval in words: the median and the extremes, or how many hold."""
     if isinstance(found, str):
-        return found, EXACT, "-"
+        return Found(found, EXACT, "-")
     values = list(found)
     seeds = "one look" if len(values) == 1 else str(len(values))
     if all(isinstance(value, bool | np.bool_) for value in values):
-        return f"{sum(map(bool, values))} of {len(values)}", seeds, "-"
+        return Found(f"{sum(map(bool, values))} of {len(values)}", seeds, "-")
     low, middle, high = (form.format(f(values)) for f in (np.min, np.median, np.max))
-    return middle, seeds, "-" if len(values) == 1 else f"{low} … {high}"
+    return Found(middle, seeds, "-" if len(values) == 1 else f"{low} … {high}")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -85,7 +85,7 @@ CHAR = tuple(
     Claim(
         "char_lm", "two_seeds", f"`{setting}`: training perplexity",
         partial(_perplexities, setting), "{:.3f}",
-        "-" if perplexity is None else f"{perplexity}, {D2L}",
+        "-" if perplexity is None else f"{perplexity}, {D2L}", name=setting,
     )
     for setting, perplexity in (
         ("scratch", "1.3"), ("scratch_uniform", None), ("library", "1.1"), ("two_layers", "1.0"),
@@ -95,11 +95,12 @@ CHAR = tuple(
 PTB = (
     Claim(
         "ptb", "small", "small model, test perplexity", lambda r: r["test_perplexity"], "{:.2f}",
-        "114.5, Zaremba et al. 2014",
+        "114.5, Zaremba et al. 2014", name="ptb_test",
     ),
     Claim(
         "ptb", "small", "small model, validation perplexity",
         lambda r: r["valid_perplexity"][-1:], "{:.2f}", "120.7, the same",
+        name="ptb_valid",
     ),
 )  # fmt: skip
 
@@ -108,17 +109,19 @@ LONG_LAG = (
         Claim(
             "long_lag", "adding", f"adding, T = {length}: sequences to the criterion",
             partial(_sequences, length), "{:,.0f}",
-            anchor=f"{theirs}, {H1997}",
+            anchor=f"{theirs}, {H1997}", name=f"adding_{length}",
         )
         for length, theirs in ((100, "74,000"), (500, "209,000"), (1000, "853,000"))
     ),
     Claim(
         "long_lag", "adding", "adding: networks with at most 1 wrong of 2,560",
         _validated, anchor=f"all, {H1997}", seeds="5 of each length",
+        name="adding_right",
     ),
     Claim(
         "long_lag", "chrono", "adding, T = 750: steps with chrono, 32 units",
         lambda r: r["chrono_steps"], "{:,.0f}", f"a seventh of forget bias 1's, {TALLEC}",
+        name="chrono_steps",
     ),
     Claim(
         "long_lag", "chrono", "adding, T = 750: loss of forget bias 1 after 100,000 steps",
@@ -135,7 +138,7 @@ LONG_LAG = (
     Claim(
         "long_lag", "order", "temporal order to T = 5,000: fresh seeds without an error",
         lambda r: [not any(v is None or v for v in r["wrong_of_10000"][s]) for s in ("11", "12")],
-        anchor="5 of 5, Pascanu et al. 2013",
+        anchor="5 of 5, Pascanu et al. 2013", name="order_right",
     ),
     Claim(
         "long_lag", "order", "the same, on the two seeds on which the recipe was found",

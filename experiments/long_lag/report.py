@@ -72,6 +72,7 @@ def _adding(found: Trials) -> str:
                 f"{PUBLISHED[length]:,}" if length in PUBLISHED else "-",
                 median_and_range([_to_the_end(t) for t in group], len(group)),
                 " ".join(map(str, wrong)),
+                " ".join(f"{t.get('test_squared_error', np.nan):.1e}" for t in group),
                 f"{np.median([t['seconds'] for t in group]):.0f}",
             )
         )
@@ -81,6 +82,7 @@ def _adding(found: Trials) -> str:
         "1997",
         "to the end",
         "wrong of 2,560, by seed",
+        "squared error, by seed",
         "seconds",
     )
     return table("Adding as in 1997, LSTM with chrono initialisation", header, rows)

@@ -98,9 +98,8 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
     sample = examples(trial, jax.random.key(2**31), 1).xs[: trial.length, 0]
 
     def evaluate(params: Any) -> dict[str, int]:
-        return {
-            "valid_wrong": _wrong(trial, Model(*params), seed, trial.length, TESTED, VALIDATION)
-        }
+        wrong, _ = _tested(trial, Model(*params), seed, trial.length, TESTED, VALIDATION)
+        return {"valid_wrong": wrong}
 
     def until(entry: Any) -> bool:
         if trial.validated and entry.get("valid_wrong", TESTED) > MOST_WRONG:
@@ -167,10 +166,13 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
     if trial.task == "order":
         counts = ORDER_LENGTHS if trial.length >= 200 else (trial.length,)
         found["test_wrong"] = {
-            str(length): _wrong(trial, model, seed, length, ORDER_TESTED) for length in counts
+            str(length): _tested(trial, model, seed, length, ORDER_TESTED)[0] for length in counts
         }
     else:
-        found["test_wrong"] = {str(trial.length): _wrong(trial, model, seed, trial.length, TESTED)}
+        wrong, squared = _tested(trial, model, seed, trial.length, TESTED)
+        found["test_wrong"] = {str(trial.length): wrong}
+        if trial.task in ("adding", "chrono"):
+            found["test_squared_error"] = squared
     return found
 
 
@@ -202,25 +204,29 @@ def _reach(looks: Any) -> list[float]:
     ).tolist()
 
 
-def _wrong(
+def _tested(
     trial: Trial, model: Model, seed: int, length: int, count: int, drawn: int = TEST
-) -> int:
-    """Wrong answers among fresh sequences of one length, drawn from a key."""
-    batch = math.gcd(count, 320 if length < 2_000 else 40)
-    one = _wrong_of(replace(trial, length=length), batch)
+) -> tuple[int, float]:
+    """Wrong answers among fresh sequences of one length, drawn from a key, and the mean squared error."""
+    # What the examples and the states of a long batch take is kept below a gigabyte.
+    batch = math.gcd(count, 320 if length < 2_000 else 40 if length < 8_000 else 10)
+    one = _tested_of(replace(trial, length=length), batch)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(drawn), seed), count // batch)
-    return int(sum(int(one(model, key)) for key in keys))
+    wrong, squares = np.sum([jax.device_get(one(model, key)) for key in keys], axis=0)
+    return int(wrong), float(squares / count)
 
 
 @lru_cache
-def _wrong_of(trial: Trial, batch: int) -> Callable[[Model, jax.Array], jax.Array]:
-    """Counts the wrong answers of a model to a batch that is drawn from a key."""
+def _tested_of(
+    trial: Trial, batch: int
+) -> Callable[[Model, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Wrong answers of a model to a batch that is drawn from a key, and the sum of their squared errors."""
 
     @jax.jit
-    def one(model: Model, key: jax.Array) -> jax.Array:
+    def one(model: Model, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         given = examples(trial, key, batch)
         wrong = errors(trial, predict(trial, model, given), given)
-        return jnp.sum(~right(trial, wrong))
+        return jnp.sum(~right(trial, wrong)), jnp.sum(wrong**2)
 
     return one
 
