@@ -53,8 +53,10 @@ def run(config: Config) -> None:
     elif config.check:
         _check(config.only or tuple(QUICK_RUNS))
     else:
-        for page, table in tables().items():
-            print(f"{page.relative_to(EXPERIMENTS.parent)}\n\n{table}\n")
+        for page, own in tables().items():
+            for name, table in own.items():
+                title = f", {name}" if name else ""
+                print(f"{page.relative_to(EXPERIMENTS.parent)}{title}\n\n{table}\n")
 
 
 def _store(config: Config) -> None:

@@ -41,12 +41,18 @@ def test_numbers_in_words():
 
 def test_a_table_goes_between_its_marks(tmp_path):
     page = tmp_path / "README.md"
-    text = f"before\n\n{pages.BEGIN}\nold\n{pages.END}\nafter"
-    found = pages.with_table(text, "| new |", page)
-    assert found == f"before\n\n{pages.BEGIN}\n\n| new |\n\n{pages.END}\nafter"
-    assert pages.with_table(found, "| new |", page) == found
-    with pytest.raises(OutputError, match="No marks"):
-        pages.with_table("a page without", "| new |", page)
+    second = f"{pages.begin('second')}\nold\n{pages.END}"
+    text = f"before\n\n{pages.begin()}\nold\n{pages.END}\nbetween\n{second}\nafter"
+    made = {"": "| new |", "second": "| other |"}
+    found = pages.with_tables(text, made, page)
+    assert found == (
+        f"before\n\n{pages.begin()}\n\n| new |\n\n{pages.END}\nbetween\n"
+        f"{pages.begin('second')}\n\n| other |\n\n{pages.END}\nafter"
+    )
+    assert pages.with_tables(found, made, page) == found
+    for missing in ("a page without", text.replace("second", "third")):
+        with pytest.raises(OutputError, match="No marks"):
+            pages.with_tables(missing, made, page)
 
 
 def test_what_differs():
