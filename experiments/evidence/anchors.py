@@ -87,7 +87,7 @@ ANCHORS: Sequence[Anchor] = (
     ),
     Anchor(
         "the same", "medium 86.2 and 82.7, large 82.2 and 78.4", NOT_TRIED,
-        "16 hours and more than three days by their operations",
+        "some 7 and 40 hours of one core, by their operations at the small model's speed",
     ),
     Anchor(
         "a re-run of Vogt et al. 2022",

@@ -94,12 +94,13 @@ CHAR = tuple(
 
 PTB = (
     Claim(
-        "ptb", "small", "small model, test perplexity", lambda r: r["test_perplexity"], "{:.2f}",
+        "ptb", "small", "small model, test perplexity",
+        lambda r: [run["test_perplexity"] for run in r], "{:.2f}",
         "114.5, Zaremba et al. 2014", name="ptb_test",
     ),
     Claim(
         "ptb", "small", "small model, validation perplexity",
-        lambda r: r["valid_perplexity"][-1:], "{:.2f}", "120.7, the same",
+        lambda r: [run["valid_perplexity"][-1] for run in r], "{:.2f}", "120.7, the same",
         name="ptb_valid",
     ),
 )  # fmt: skip
