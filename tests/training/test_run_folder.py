@@ -5,6 +5,7 @@ import json
 import threading
 import warnings
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -13,6 +14,7 @@ from training.problems import run
 
 from lstm_jax import training
 from lstm_jax.training import IncompleteRunWarning, RunOptions, Watch, read_log
+from lstm_jax.training.checkpoints import TEMPORARY
 from lstm_jax.training.log import Log
 
 RESUME = RunOptions(log_every=4, resume=True)
@@ -81,6 +83,21 @@ def test_a_log_without_checkpoints_is_not_begun_anew(tmp_path):
     # Without a log either, nothing can be lost.
     (tmp_path / "log.jsonl").write_text("")
     assert steps_of(run(8, folder=tmp_path, options=RESUME)) == [4, 8]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path):
+    early, whole = tmp_path / "early", tmp_path / "whole"
+    with pytest.raises(ZeroDivisionError):
+        run(8, folder=early, until=lambda entry: 1 / 0)
+    assert [entry["step"] for entry in read_log(early)] == [4]
+    with pytest.raises(training.RunError, match="Occupied folder"):
+        run(8, folder=early)
+    # What a kill in the middle of the first checkpoint leaves.
+    (early / "checkpoints" / f"8.{TEMPORARY}-1").mkdir()
+    again, once = run(8, folder=early, options=RESUME), run(8, folder=whole)
+    assert steps_of(again) == [4, 8] and [e["step"] for e in read_log(early)] == [4, 8]
+    for one, other in zip(jax.tree.leaves(again.state), jax.tree.leaves(once.state), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

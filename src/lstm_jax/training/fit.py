@@ -149,7 +149,7 @@ def fit(
     Raises:
         TypeError: no `Problem` of functions of their arguments, no optimizer, options of another type.
         RunError: options that do not fit, a folder with another run in it or into which another run writes,
-            or one to resume that has a log and no checkpoint.
+            or one to resume that has a log, and whose checkpoints are gone.
         CheckpointError, LogError: a file that cannot be written or read; nothing is overwritten.
         ProblemError: a loss that is no number, a carry that changes its structure, data of no arrays.
         DivergedError: a loss or gradient that is not finite, with the step, each parameter's gradient and

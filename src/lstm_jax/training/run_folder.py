@@ -33,7 +33,7 @@ class RunFolder:
 
     Raises:
         RunError: a folder that has a run, unless the options say to resume or overwrite it, one to resume
-            without a checkpoint, one that another run writes into, or one that is not the same for all
+            whose checkpoints are gone, one that another run writes into, or one that is not the same for all
             processes. Nothing is changed.
         ProcessError: in the other processes, for one of these.
     """
@@ -72,7 +72,7 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
                 # It was not there before; since then another run may have made it.
                 self._look()
-                if self._options.overwrite:
+                if self._options.overwrite or _ended_early(folder):
                     for path in (folder / CHECKPOINTS, folder / EVENTS):
                         if path.exists():
                             shutil.rmtree(path)
@@ -154,7 +154,7 @@ def _refuse(folder: Path, options: RunOptions) -> None:
     if options.overwrite:
         return
     whole, logged = holds_checkpoints(folder), log.exists() and log.stat().st_size > 0
-    if options.resume and logged and not whole:
+    if options.resume and logged and not whole and not _ended_early(folder):
         raise RunError(
             f"Missing checkpoints: expected one to resume from in {folder / CHECKPOINTS}, got none, and a "
             "log of the run. Put the checkpoints back, overwrite the run or name another folder."
@@ -164,6 +164,12 @@ def _refuse(folder: Path, options: RunOptions) -> None:
             f"Occupied folder: expected one without a run, got {folder}. Either resume it, overwrite it "
             "or name another folder."
         )
+
+
+def _ended_early(folder: Path) -> bool:
+    """Whether a run ended before its first checkpoint: it makes their folder ahead of the first entry."""
+    begun = (folder / NAME).exists() and (folder / CHECKPOINTS).is_dir()
+    return begun and not holds_checkpoints(folder)
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
