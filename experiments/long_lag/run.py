@@ -7,7 +7,7 @@ finished, ``results.json``. A resumed run continues within the trial in which it
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +36,12 @@ from gradient_flow.measurements.training_watch import flow_watch, read_watch
 from gradient_flow.results_folder import FINISHED, OutputError, read_json, write_json
 from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.tasks import adding_floor, copy_floor
-from lstm_jax.training import DivergedError, Fitted, fit
+from lstm_jax.training import DivergedError, Fitted, fit, load
 
 Study = Literal["adding", "chrono", "copy", "order", "lags"]
 TESTED = 2_560
 TEST, VALIDATION = 2**32 - 1, 2**32 - 2
-"""Keys of sequences that no training sees."""
+"""Seeds of sequences that no training sees."""
 LOGGED = 100
 """Steps between two entries of the log."""
 SHARES = (0.98, 0.9, 0.8)
@@ -110,6 +110,17 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
         return trial.task != "order" and bool(entry["solved"] > 0)
 
     options = config.run_options()
+    if trial.task == "order":
+        options = replace(
+            options,
+            evaluate=partial(
+                temporal_order.validation,
+                trial,
+                jax.random.fold_in(jax.random.key(VALIDATION), seed),
+            ),
+            evaluate_every=min(temporal_order.VALIDATED, trial.steps),
+            best="valid_loss",
+        )
     if trial.validated:
         # At the same steps as entries of the log.
         options = replace(options, evaluate=evaluate, evaluate_every=LOGGED)
@@ -139,8 +150,7 @@ def train(trial: Trial, seed: int, config: TrainingConfig, folder: Path) -> Fitt
 
 def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -> dict[str, Any]:
     """What is reported of a trial: when it was solved, its test, and how far its gradient reached."""
-    weights = fitted.state.carry.average if trial.task == "order" else fitted.state.params
-    model = Model(*weights)
+    model = Model(*fitted.state.params)
     entries = fitted.log
     if trial.threshold is None:
         # The exact sequence, which lies before the entry of the log that ended the run.
@@ -164,6 +174,9 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
             for share in SHARES
         }
     if trial.task == "order":
+        like = jax.eval_shape(temporal_order.problem(trial).init, jax.random.key(0))
+        best = load(folder, "best", like=like)
+        model, found["best_step"] = Model(*best.params), best.step
         counts = ORDER_LENGTHS if trial.length >= 200 else (trial.length,)
         found["test_wrong"] = {
             str(length): _tested(trial, model, seed, length, ORDER_TESTED)[0] for length in counts

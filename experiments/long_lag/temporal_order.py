@@ -11,22 +11,37 @@ things are added, and two are changed:
                symbols for ever but forgets, after some 100 steps, that it is waiting
     noise      σ ξ_t on the pre-activations in training, ξ ~ N(0, 1): in 200 steps it destroys a memory that
                drifts, but not one that returns to a fixed point
-    average    the exponential average of the weights, over some 1,000 updates, is tested
+    validated  every 1,000 updates the loss of 2,560 fresh sequences of 50 to 200 steps is taken, and the
+               weights with the lowest one are tested: once learned, it is lost again and again
     α Ω        α = 4 until L grows for the first time, then 0.1, and from L = 120 on 0.02: Ω asks every step
                to preserve the gradient's norm, which a memory that returns to a fixed point cannot
     rate       0.01, 0.003 and 0.001 in the same three stages
 
-Carried from batch to batch: L, the waiting states, the average and the record of the last 2,000 sequences. No
-gradient passes from one batch to another.
+Carried from batch to batch: L, the waiting states and the record of the last 2,000 sequences. No gradient
+passes from one batch to another.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from experiments.long_lag.problems import RECENT, SIZES, Model, errors, read_out, recorded, right
+from experiments.long_lag.problems import (
+    RECENT,
+    SIZES,
+    Model,
+    errors,
+    examples,
+    predict,
+    read_out,
+    recorded,
+    right,
+)
 from experiments.long_lag.trials import Trial
 from lstm_jax import RNNParams, RNNState, Sequences, rnn, unroll
 from lstm_jax.tasks import Examples, temporal_order
@@ -59,8 +74,8 @@ RATES = (1.0, 0.3, 0.1)
 CLIP = 1.0
 """Largest norm of the gradient."""
 
-AVERAGED = 1e-3
-"""Share of the new weights in the average after each update."""
+VALIDATED, VALID_LENGTHS, VALID_SEQUENCES = 1_000, (50, 100, 150, 200), 640
+"""Updates between two validations; their lengths, and the sequences of each."""
 
 WAITS_ON = 0.8
 """Share of sequences that begin in a waiting state."""
@@ -77,7 +92,6 @@ class Record(NamedTuple):
         longest: L.
         batches: the number since the mean loss was last compared.
         total: the sum of their losses.
-        average: of the model.
         waited: h of each sequence of the last batch, before its first symbol, [B, H].
     """
 
@@ -87,7 +101,6 @@ class Record(NamedTuple):
     longest: Any
     batches: Any
     total: Any
-    average: Any
     waited: Any
 
 
@@ -127,12 +140,7 @@ def problem(trial: Trial) -> Problem:
         branches = [lambda model, steps=steps: at(steps, model) for steps in padded]
         value, found = jax.lax.switch(branch, branches, model)
         omega, wrong, waited = jax.lax.stop_gradient(found)
-        # At the beginning the mean of all so far.
-        share = jnp.maximum(AVERAGED, trial.batch_size / (record.seen + trial.batch_size))
-        average = jax.tree.map(
-            lambda a, b: a + share * (b - a), record.average, jax.lax.stop_gradient(model)
-        )
-        record = recorded(trial, record, wrong)._replace(waited=waited, average=average)
+        record = recorded(trial, record, wrong)._replace(waited=waited)
         record = longer(record, jax.lax.stop_gradient(value), trial.length)
         more = {
             "wrong": 1 - right(trial, wrong).mean(),
@@ -154,12 +162,33 @@ def problem(trial: Trial) -> Problem:
             jnp.int32(first),
             jnp.int32(0),
             jnp.float32(0),
-            jax.tree.map(jnp.zeros_like, init(jax.random.key(0))),
             jnp.zeros((trial.batch_size, trial.hidden_size)),
         ),
         batch_axes=None,
         carry_axes=None,
     )
+
+
+def validation(trial: Trial, key: Array, params: Any) -> dict[str, float]:
+    """The mean loss of sequences that a key draws, a quarter of each length, and the wrong answers."""
+    found = [
+        _validation_of(replace(trial, length=length), VALID_SEQUENCES)(Model(*params), key)
+        for length in VALID_LENGTHS
+    ]
+    losses, wrong = np.asarray(jax.device_get(found)).T
+    return {"valid_loss": float(losses.mean()), "valid_wrong": float(wrong.sum())}
+
+
+@lru_cache
+def _validation_of(trial: Trial, count: int) -> Callable[[Model, Array], tuple[Array, Array]]:
+    @jax.jit
+    def one(model: Model, key: Array) -> tuple[Array, Array]:
+        given = examples(trial, key, count)
+        scores = predict(trial, model, given)
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, given.targets)
+        return losses.mean(), errors(trial, scores, given).sum()
+
+    return one
 
 
 def longer(record: Record, loss: Array, most: int) -> Record:

@@ -158,6 +158,7 @@ def test_long_lag_in_quick(tmp_path, capsys):
     found = {t["study"]: t for t in results(out)["trials"]}
     assert found["adding"]["valid_wrong"] > 1  # and so it went on to its last step
     assert found["order"]["test_wrong"]["30"] > 0 and float(found["adding"]["reach_first"]) > 0
+    assert found["order"]["best_step"] == 40  # its one validation
     assert long_lag.main(["--report", "--out", str(out)]) == 0
 
 
@@ -297,6 +298,25 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     assert int(grow(top, jnp.float32(0.1)).longest) == 200
 
 
+def test_the_validation_is_the_loss_of_sequences_of_four_lengths(monkeypatch):
+    monkeypatch.setattr(temporal_order, "VALID_LENGTHS", (20, 30))
+    monkeypatch.setattr(temporal_order, "VALID_SEQUENCES", 5)
+    trial = trials.replace(trials.STUDIES["order"][0], hidden_size=3)
+    key = jax.random.key(4)
+    model = temporal_order.smart_start(key, key, 3)._replace(b_y=jnp.arange(4.0))
+    losses, wrong = [], 0
+    for length in (20, 30):
+        given = tasks.temporal_order(key, 5, length, form="fractions")
+        state = lstm_jax.RNNState(jnp.zeros((5, 3)))
+        hs = unroll(lstm_jax.rnn(8, 3), model.cell, given.xs, state)[1]
+        scores = hs[given.lengths - 1, jnp.arange(5)] @ model.w_y + model.b_y[None]
+        losses += list(-jax.nn.log_softmax(scores)[jnp.arange(5), given.targets])
+        wrong += int((scores.argmax(1) != given.targets).sum())
+    found = temporal_order.validation(trial, key, model)
+    np.testing.assert_allclose(found["valid_loss"], np.mean(losses), rtol=1e-6)
+    assert found["valid_wrong"] == wrong > 0
+
+
 @pytest.mark.slow
 def test_sequences_go_on_where_one_waited():
     trial = trials.quick(trials.STUDIES["order"][0])
@@ -306,10 +326,6 @@ def test_sequences_go_on_where_one_waited():
     loss = jax.jit(made.loss)
     _, (after, _) = loss(model, record, (), jax.random.key(1))
     assert record.waited.shape == after.waited.shape == (size, trial.hidden_size)
-    # The average begins as the first model, and then moves towards the latest.
-    jax.tree.map(np.testing.assert_array_equal, after.average, model)
-    _, (later, _) = loss(jax.tree.map(lambda a: a + 1, model), after, (), jax.random.key(2))
-    np.testing.assert_allclose(later.average.w_y - after.average.w_y, 0.5, rtol=1e-5)
     # From one and the same key: another beginning, another loss.
     value, _ = loss(model, after, (), jax.random.key(1))
     far, _ = loss(model, after._replace(waited=after.waited + 1), (), jax.random.key(1))
