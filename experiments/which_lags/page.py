@@ -1,5 +1,6 @@
 """The tables of the page, in Markdown, from the stored results and rows of the reported run."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ SHOWN = {
     "lstm": "LSTM", "gru": "GRU", "tanh": "tanh", "relu": "relu", "identity": "linear",
     "adding_uniform": "adding", "adding_1997": "adding, 1997", "order": "temporal order",
 }  # fmt: skip
+WITHIN = ("two_sided", "horizon", "time_constant", "lag")
 HELD_OUT = {
     "held_out_families": "families of recall",
     "held_out_networks": "networks of recall",
@@ -49,7 +51,11 @@ def tables(results: Numbers, rows: Rows) -> dict[str, str]:
     small = rows.where(rows.hidden_size <= 32)
     return {
         "vanished": vanished(results),
-        "predictors": predictors(results),
+        "predictors": predictors(results, "tasks", LABELS),
+        "gated": "\n\n".join(
+            predictors(results, f"tasks_of_{name}", WITHIN, f"{SHOWN[name]} alone")
+            for name in ("lstm", "gru")
+        ),
         "held out": held_out(results),
         "starts": starts(small),
     }
@@ -74,14 +80,15 @@ def _task(task: str) -> str:
     return SHOWN.get(task, task)
 
 
-def predictors(results: Numbers) -> str:
+def predictors(
+    results: Numbers, part: str, names: Iterable[str], title: str = "AUC before training"
+) -> str:
     """AUC of each predictor by task."""
-    tasks = list(results["tasks"]["two_sided"])
+    tasks = list(results[part]["two_sided"])
     body = [
-        (label, *(_interval(results["tasks"][name][task]) for task in tasks))
-        for name, label in LABELS.items()
+        (LABELS[name], *(_interval(results[part][name][task]) for task in tasks)) for name in names
     ]
-    return markdown(("AUC before training", *map(_task, tasks)), body)
+    return markdown((title, *map(_task, tasks)), body)
 
 
 def _interval(values: list[float] | None) -> str:

@@ -46,6 +46,16 @@ def report(rows: Rows, of: int, draws: int) -> tuple[str, Numbers]:
         learned_table(rows),
         predictor_table(small, draws, numbers.setdefault("tasks", {})),
         network_table(recall, draws, numbers.setdefault("networks", {})),
+        *(
+            predictor_table(
+                small.where(small.network == name),
+                draws,
+                numbers.setdefault(f"tasks_of_{name}", {}),
+                f"{name} alone: ",
+            )
+            for name in ("lstm", "gru")
+            if name in small.network
+        ),
     ]
     for name, title, own, folds in (
         ("held_out_families", "Held-out families of recall: AUC", recall, recall.family),

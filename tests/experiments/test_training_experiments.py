@@ -164,9 +164,9 @@ def test_long_lag_in_quick(tmp_path, capsys):
 
 def test_long_lag_of_other_sizes(tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["--hidden-size", "3", "--length", "20", "--steps", "8", "--batch-size", "2"]
+    words = ["--hidden-size", "3", "--length", "22", "--steps", "8", "--batch-size", "2"]
     assert long_lag.main(["--studies", "copy", "--seeds", "2", "--out", str(out), *words]) == 0
-    assert "Copy memory, T = 20, 3 units" in capsys.readouterr().out
+    assert "Copy memory, T = 22, 3 units" in capsys.readouterr().out
     found = results(out)["trials"]
     assert [(t["trial"]["network"], t["seed"]) for t in found] == [
         ("lstm_chrono", 0), ("lstm_chrono", 1), ("lstm_1", 0), ("lstm_1", 1),
@@ -175,7 +175,7 @@ def test_long_lag_of_other_sizes(tmp_path, capsys):
         tuple(t["trial"][n] for n in ("hidden_size", "length", "steps", "batch_size"))
         for t in found
     }
-    assert sizes == {(3, 20, 8, 2)}
+    assert sizes == {(3, 22, 8, 2)}
     # Nothing is learned in eight steps, and log 8 an answer is what one has without a memory.
     assert all(set(t["below_floor"].values()) == {None} for t in found)
     # Studies whose trials differ by their length alone are one trial of that length.
@@ -387,7 +387,7 @@ def test_batches_have_one_length_within_those_allowed(monkeypatch):
         (long_lag.main, ["--seeds", "0"], "--seeds from 1 to 10,000, got 0"),
         (long_lag.main, ["--seeds", "1000000000"], "--seeds from 1 to 10,000, got 1,000,000,000"),
         (long_lag.main, ["--hidden-size", "0"], "--hidden-size of at least 1, got 0"),
-        (long_lag.main, ["--quick", "--length", "19"], "--length of at least 20, got 19"),
+        (long_lag.main, ["--quick", "--length", "21"], "--length of at least 22, got 21"),
         (long_lag.main, ["--data-parallel"], "--data-parallel"),
         (long_lag.main, ["--report"], "expected some that are done"),
     ],
