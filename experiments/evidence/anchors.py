@@ -63,8 +63,8 @@ ANCHORS: Sequence[Anchor] = (
         "LEM, 2022", "adding at T = 2,000 to 10,000: squared errors of 2 to 5 · 10⁻⁵", PARTLY,
         "{longer_error_2000.number} at 2,000 ({longer_error_2000.seeds} seeds) and "
         "{longer_error_5000.number} and {longer_error_10000.number} at 5,000 and 10,000 (one look each), "
-        "an LSTM of 32 units in {longer_2000.number}, {longer_5000.number} and {longer_10000.number} sequences, for "
-        "128 units and 1,500,000",
+        "an LSTM of 32 units in {longer_2000.number}, {longer_5000.number} and {longer_10000.number} "
+        "sequences, for 128 units and 1,500,000",
     ),
     Anchor(
         "Bai et al. 2018", "LSTM: adding T = 600 0.164, copy T = 1000 0.0204", NOT_TRIED,
