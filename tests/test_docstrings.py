@@ -21,11 +21,13 @@ def modules():
 
 LONGER = {
     "gradient_flow.foreign",
+    "gradient_flow.inspections.inspection",
     "gradient_flow.measurements.by_layer",
     "gradient_flow.measurements.credit",
     "gradient_flow.measurements.detours",
     "gradient_flow.measurements.gate_paths",
     "gradient_flow.measurements.jacobian_norms",
+    "gradient_flow.measurements.lyapunov",
     "gradient_flow.measurements.random_probes",
     "gradient_flow.measurements.training_watch",
     "gradient_flow.parallel_in_time.newton_states",
@@ -33,6 +35,8 @@ LONGER = {
     "gradient_flow.pictures.comparison_figures",
     "gradient_flow.verdicts.audit",
     "gradient_flow.verdicts.diagnose",
+    "lstm_jax.tasks.long_lag",
+    "lstm_jax.training.gradient_penalty",
 }
 """Modules whose examples take more than a second, nearly all of it XLA's compiler."""
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import CELLS, assert_close, random_like, random_problem, slow
+from comparison import CELLS, assert_close, random_like, random_problem
 
 import lstm_jax
 
@@ -86,7 +86,8 @@ def test_weights_scaled_at_the_same_pre_activations_scale_their_paths(name):
     assert_close(*jacobians, 1e-12)
 
 
-@pytest.mark.parametrize("name", [slow("norm"), "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["norm", "all"])
 def test_with_layer_norm_only_h_passes_through_the_recurrent_weights(name):
     cell, params, state, x = problem(name)
     kept = jnp.zeros(len(cell.gate_names))

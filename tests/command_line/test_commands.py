@@ -179,6 +179,7 @@ def test_other_networks_are_no_language_models(tmp_path, capsys):
 MODULE = "from lstm_jax.command_line.commands import command; command()"
 
 
+@pytest.mark.slow
 def test_the_command_and_the_module_are_one():
     for words in (
         ["-m", "lstm_jax"],

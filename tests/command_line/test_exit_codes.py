@@ -31,6 +31,7 @@ def test_a_command_ends_with_one_line_and_a_code(capsys, error, code, said):
     assert found == code and said in told and told.count("\n") == bool(said)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_pipes_that_close_and_terminals_without_our_characters():
     """``| head``, an ASCII terminal, and no output at all: no traceback, in one process each."""

@@ -215,6 +215,7 @@ def per_step(missing=0.2):
     return xs, [np.nan_to_num(x).sum(-1) for x in xs]
 
 
+@pytest.mark.slow
 def test_a_run_over_buckets_goes_on_to_the_same_numbers_in_the_middle_of_an_epoch(tmp_path):
     made = batches(*per_step(), batch_size=8, per_step=True, buckets=2)
     problem = regression._replace(batch_axes=made.axes)

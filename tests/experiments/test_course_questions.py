@@ -129,6 +129,7 @@ def test_norms_far_below_what_can_be_squared(x64):
     assert np.isneginf(found[2])
 
 
+@pytest.mark.slow
 def test_networks_are_trained_alone_as_side_by_side():
     network = networks.networks(8, 6)["LSTM"]
     setting = side_by_side.Setting("recall", 4, updates=100, seeds=2)

@@ -162,6 +162,7 @@ def test_long_lag_in_quick(tmp_path, capsys):
     assert long_lag.main(["--report", "--out", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_long_lag_of_other_sizes(tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--hidden-size", "3", "--length", "22", "--steps", "8", "--batch-size", "2"]
@@ -298,6 +299,7 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     assert int(grow(top, jnp.float32(0.1)).longest) == 200
 
 
+@pytest.mark.slow
 def test_the_validation_is_the_loss_of_sequences_of_four_lengths(monkeypatch):
     monkeypatch.setattr(temporal_order, "VALID_LENGTHS", (20, 30))
     monkeypatch.setattr(temporal_order, "VALID_SEQUENCES", 5)

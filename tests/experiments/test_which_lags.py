@@ -46,6 +46,7 @@ def test_the_plan_s_numbers():
     assert set(PLAIN) | set(FLOW) < set(PREDICTORS)
 
 
+@pytest.mark.slow
 def test_what_the_disagreeing_starts_claim():
     xs = jax.random.normal(jax.random.key(0), (20, 3))
     cell, params = made("tanh", "shift")
@@ -102,6 +103,7 @@ def test_the_tasks_answers_and_places():
     assert (place >= 4).all() and (place <= 8).all()
 
 
+@pytest.mark.slow
 def test_side_by_side_is_alone_and_is_adam():
     group = replace(TINY, rates=(0.01, 0.002), side_by_side=4)
     together = {(e.run.start.name, e.run.rate): e for e in train.trained(group)}

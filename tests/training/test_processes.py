@@ -93,6 +93,7 @@ def test_an_error_in_one_is_told_by_all(processes, wrong):
     assert all(isinstance(one, ProcessError) and told in str(one) for one in found)
 
 
+@pytest.mark.slow
 def test_an_error_between_two_meetings_is_told_at_the_next(processes):
     def act(ours, n):
         ours.each(lambda: None)

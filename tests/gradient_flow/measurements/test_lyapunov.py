@@ -165,6 +165,7 @@ def test_a_stacks_spectrum_is_that_of_its_step(x64):
     np.testing.assert_allclose(plain.standard_error, closed.standard_error, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_dict_with_a_scalar_a_matrix_a_counter_and_a_key(x64):
     """h' = a h in a matrix of 2 × 2 and e' = h_00 + b e in a scalar: log a four times, log b once."""
 
@@ -430,6 +431,7 @@ def test_derivatives_by_the_parameters_are_those_of_differences(x64, name):
     np.testing.assert_allclose(forward, slope, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_a_linear_networks_exponents(x64):
     """dλ_i/d log a = 1 for a W, and dλ_i/db_j = δ_ij / b_i for a diagonal b; without jit."""
     values = jnp.asarray([1.3, 0.7, 0.2])

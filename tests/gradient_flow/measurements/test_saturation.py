@@ -80,6 +80,7 @@ def largest(matrix):
     return log_singular_values(matrix)[0]
 
 
+@pytest.mark.slow
 def test_one_step_of_a_saturated_memory():
     """W = 0: log ‖∂h/∂C_{t−1}‖ = log σ(b_o) + log(1 − tanh² C) + log σ(b_f), at C = 60 in float32."""
     zeros = jax.tree.map(jnp.zeros_like, CELL.init(jax.random.key(0)))

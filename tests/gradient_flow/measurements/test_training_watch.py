@@ -59,6 +59,7 @@ def check_layer(seen, number, cell, params, xs, flow):
             )
 
 
+@pytest.mark.slow
 def test_a_cells_records_are_what_the_microscope_gives():
     # Wide weights, so that gates saturate and shares are not all 0.
     params = jax.tree.map(lambda w: 4 * w, CELL.init(jax.random.key(0)))

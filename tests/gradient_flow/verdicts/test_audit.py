@@ -206,6 +206,7 @@ def clipped(gradient, most):
     return with_the_norm
 
 
+@pytest.mark.slow
 def test_a_vanishing_gradient_that_was_cut_off_is_not_called_right():
     """Cut after 20 of 60 steps, where a step's part has fallen below the rounding of the sums."""
     params, state0, xs = problem(60)

@@ -69,6 +69,7 @@ def test_what_is_said_of_an_illness(name):
         assert one.numbers["verdict"] != "exploding" or found.verdict == "exploding"
 
 
+@pytest.mark.slow
 def test_the_verdict_follows_h_and_not_what_only_the_memory_carries():
     params = ILL["a memory that counts up"].params
     found = diagnose(LSTM, params, None, XS)
