@@ -87,6 +87,9 @@ def differences(
         for key in stored:
             if key not in NOT_COMPARED:
                 yield from differences(stored[key], fresh[key], f"{where}.{key}", scale)
+    elif isinstance(stored, dict) and isinstance(fresh, dict):
+        missing, new = sorted(stored.keys() - fresh.keys()), sorted(fresh.keys() - stored.keys())
+        yield Difference(where, f"with {missing}", f"with {new}")
     elif isinstance(stored, list) and isinstance(fresh, list) and len(stored) == len(fresh):
         numbers = [abs(v) for v in stored if isinstance(v, int | float) and math.isfinite(v)]
         for n, (one, other) in enumerate(zip(stored, fresh, strict=True)):

@@ -40,6 +40,7 @@ def report(rows: Rows, of: int, draws: int) -> tuple[str, Numbers]:
     recall = small.where(small.task == "recall")
     numbers: Numbers = {
         "groups": done, "of": of, "rows": len(rows), "learned": int(rows.learned.sum()),
+        "medians": medians(small),
     }  # fmt: skip
     tables = [
         f"{done} of {of} groups; {len(rows):,} rows, {int(rows.learned.sum()):,} learned",
@@ -68,6 +69,22 @@ def report(rows: Rows, of: int, draws: int) -> tuple[str, Numbers]:
         large_numbers = numbers.setdefault("tasks_of_128", {})
         tables.insert(3, predictor_table(large, draws, large_numbers, "H = 128: "))
     return "\n\n".join(tables), numbers
+
+
+def medians(rows: Rows) -> Numbers:
+    """The median of each predictor at each look, by network; None where it is not finite."""
+    found: Numbers = {}
+    for network in (name for name in NETWORKS if name in rows.network):
+        own = rows.where(rows.network == network)
+        found[network] = {
+            str(look): {name: _digits(np.median(values)) for name, values in scores.items()}
+            for look, scores in sorted(own.scores.items())
+        }
+    return found
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
 def learned_table(rows: Rows) -> str:

@@ -76,6 +76,8 @@ def test_what_differs():
     (found,) = check.differences(old, {**old, "e": False})
     assert found == (".e", True, False)
     assert len(list(check.differences(old, {**old, "a": [1.0]}))) == 1
+    (found,) = check.differences({"x": {"y": 1, "z": 2}}, {"x": {"z": 3, "w": 4}})
+    assert found == (".x", "with ['y']", "with ['w']")
 
 
 def test_a_run_is_stored_in_small(tmp_path, monkeypatch, capsys):
