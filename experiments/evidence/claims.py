@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from experiments.evidence.claim import Claim
+from experiments.which_lags.evidence import Interval
 
 D2L = "Dive into Deep Learning, one GPU"
 H1997 = "Hochreiter and Schmidhuber 1997"
@@ -147,7 +148,6 @@ LONG_LAG = (
     Claim(
         "long_lag", "chrono", "adding, T = 750: steps with chrono, 32 units",
         lambda r: r["chrono_steps"], "{:,.0f}", f"a seventh of forget bias 1's, {TALLEC}",
-        name="chrono_steps",
     ),
     Claim(
         "long_lag", "chrono", "adding, T = 750: loss of forget bias 1 after 100,000 steps",
@@ -295,7 +295,7 @@ def _auc(*keys: str) -> Any:
         value = results
         for key in keys:
             value = value[key]
-        return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+        return str(Interval(*value))
 
     return text
 

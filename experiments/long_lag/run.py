@@ -50,7 +50,7 @@ ORDER_LENGTHS = (50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000)
 ORDER_TESTED = 10_000
 MOST_SEEDS = 10_000
 # The tasks need 22 steps at most; a run's log has an entry for every quarter of it.
-CHANGED = (("length", 22), ("hidden_size", 1), ("batch_size", 1), ("steps", 4))
+CHANGED = {"length": 22, "hidden_size": 1, "batch_size": 1, "steps": 4}
 """What options change of every trial, and the least of each."""
 
 
@@ -285,14 +285,12 @@ def run(config: Config) -> None:
         raise Refusal(
             f"Range mismatch: expected --seeds from 1 to {MOST_SEEDS:,}, got {config.seeds:,}."
         )
-    changed = {
-        name: getattr(config, name) for name, _ in CHANGED if getattr(config, name) is not None
-    }
-    for name, least in CHANGED:
-        if changed.get(name, least) < least:
+    changed = {name: getattr(config, name) for name in CHANGED if getattr(config, name) is not None}
+    for name, value in changed.items():
+        if value < (least := CHANGED[name]):
             option = name.replace("_", "-")
             raise Refusal(
-                f"Range mismatch: expected --{option} of at least {least}, got {changed[name]:,}."
+                f"Range mismatch: expected --{option} of at least {least}, got {value:,}."
             )
     given = {"--data-parallel": config.data_parallel, "--process": config.coordinator is not None}
     for name in (name for name, value in given.items() if value):

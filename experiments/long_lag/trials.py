@@ -4,7 +4,8 @@ adding   the form of 1997: the last 2,000 training sequences all within 0.04, on
          on until at most 1 of 2,560 validation sequences, which are not those of the test, is wrong
 chrono   the uniform form: the mean loss of 100 steps below 0.01 (always answering the mean gives 0.167)
 copy     the mean loss of 100 steps below half the memoryless floor
-order    the last 2,000 training sequences all classified right; it goes on to the last step all the same
+order    the last 2,000 training sequences all classified right; it goes on to the last step all the same,
+         and the weights that validate best are tested
 """
 
 from dataclasses import dataclass, replace

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.evidence.claim import markdown
+from experiments.which_lags.evidence import Interval
 from experiments.which_lags.rows import Rows
 from experiments.which_lags.starts import NETWORKS
 from experiments.which_lags.tasks import TASKS
@@ -92,7 +93,7 @@ def predictors(
 
 
 def _interval(values: list[float] | None) -> str:
-    return "-" if values is None else f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
+    return "-" if values is None else str(Interval(*values))
 
 
 def held_out(results: Numbers) -> str:
