@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.which_lags.tasks import TASKS, Task
-from experiments.which_lags.train import (
+from experiments.lag_tasks import (
+    TASKS,
     Model,
+    Task,
     answer_losses,
     first_solved,
     read_out,
@@ -34,7 +35,7 @@ class Setting(NamedTuple):
     """How networks are trained.
 
     Attributes:
-        task: of `experiments.which_lags.tasks.TASKS`.
+        task: of `experiments.lag_tasks.TASKS`.
         length: T.
         updates: at most, in whole chunks of `CHUNK`.
         rate: of Adam.

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.course_questions.networks import Network, networks, of_cell
+from experiments.lag_tasks import TASKS, answer_losses, asked, read_out
 from experiments.side_by_side import Learned, Setting, able_lstm, begin, decades, train
-from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import answer_losses, asked, read_out
 from lstm_jax import Sequences, orthogonal, rnn, unroll
 from lstm_jax.cells import Cell
 

@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lag_tasks import TASKS, same
 from experiments.running import table
 from experiments.side_by_side import Learned, Setting, able_lstm, begin, train
-from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import same
 from lstm_jax import LSTMParams, LSTMState, unroll
 from lstm_jax.array_types import Array, PyTree
 

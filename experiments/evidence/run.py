@@ -33,6 +33,10 @@ class Config:
     """With --store: further seeds of the run that is stored already."""
 
 
+NEEDS = {"check": ("only",), "store": ("folders", "command", "minutes", "add")}
+"""Options that mean something with another one alone."""
+
+
 def run(config: Config) -> None:
     """Do the one thing that is asked for.
 
@@ -45,6 +49,12 @@ def run(config: Config) -> None:
         raise Refusal(
             f"Option mismatch: expected one of --write, --check, --store, got {len(asked)}."
         )
+    for needed, options in NEEDS.items():
+        given = [f"--{name}" for name in options if getattr(config, name) != getattr(Config, name)]
+        if given and not getattr(config, needed):
+            raise Refusal(
+                f"Option mismatch: expected --{needed} with {', '.join(given)}, got none."
+            )
     if config.store:
         _store(config)
     elif config.write:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lag_tasks import TASKS
 from experiments.which_lags.groups import Group
 from experiments.which_lags.starts import plain_cell, starts_of
-from experiments.which_lags.tasks import TASKS
 from experiments.which_lags.train import CHUNK, Run, begun, program, stacked
 from gradient_flow import all_pairs_norms
 from gradient_flow.results_folder import write_arrays

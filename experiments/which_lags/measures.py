@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from experiments.lag_tasks import TASKS, Model, answer_losses, read_out
 from experiments.which_lags.starts import plain_cell
-from experiments.which_lags.tasks import TASKS
-from experiments.which_lags.train import Model, answer_losses, read_out
 from gradient_flow import (
     credit,
     gate_time_constants,
@@ -45,7 +44,7 @@ def measured(network: str, hidden_size: int, task: str, length: int, models: Any
         hidden_size: H.
         task: of `tasks.TASKS`.
         length: T.
-        models: `train.Model`, leaves [networks, …].
+        models: `Model`, leaves [networks, …].
     """
     finite, measure, lags = _programs(network, hidden_size, task, length)
     count = len(models.b_y)

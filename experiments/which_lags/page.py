@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from experiments.evidence.claim import markdown
+from experiments.lag_tasks import TASKS
 from experiments.which_lags.evidence import Interval
 from experiments.which_lags.rows import Rows
 from experiments.which_lags.starts import NETWORKS
-from experiments.which_lags.tasks import TASKS
 
 Numbers = dict[str, Any]
 

@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.lag_tasks import TASKS
 from experiments.which_lags.evidence import auc_interval
 from experiments.which_lags.rows import PREDICTORS, Rows
 from experiments.which_lags.starts import NETWORKS
-from experiments.which_lags.tasks import TASKS
 from lstm_jax.atomic_write import write_file
 
 LN10 = np.log(10)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lag_tasks import TASKS
 from experiments.running import table
 from experiments.which_lags.evidence import (
     Interval,
@@ -16,7 +17,6 @@ from experiments.which_lags.evidence import (
 )
 from experiments.which_lags.rows import FLOW, PLAIN, PREDICTORS, SINGULAR, VANISHED, Rows
 from experiments.which_lags.starts import NETWORKS
-from experiments.which_lags.tasks import TASKS
 
 GRADIENT = [name for name in PREDICTORS if name not in ("lag", "is_chrono")]
 MODELS = {"plain": list(PLAIN), "flow": list(FLOW), "all": [*PREDICTORS]}

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.lag_tasks import TASKS
 from experiments.which_lags.starts import all_starts
-from experiments.which_lags.tasks import TASKS
 from gradient_flow.results_folder import OutputError
 from lstm_jax.atomic_write import write_file
 

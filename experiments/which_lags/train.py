@@ -16,28 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.lag_tasks import TASKS, WINDOW, Model, Task, first_solved, task_loss
 from experiments.which_lags.groups import Group
 from experiments.which_lags.starts import Start, parameters, plain_cell, starts_of
-from experiments.which_lags.tasks import TASKS, Task
 from lstm_jax import unroll
 from lstm_jax.initializers import uniform
-from lstm_jax.tasks import Examples
 
 Array = jax.Array
 
-WINDOW = 50
-"""Updates over which a network has to be good to count as solved."""
 CHUNK = 20
 """Updates in one call of the program."""
 DIRECTION = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
-
-
-class Model(NamedTuple):
-    """The recurrent layer and its readout."""
-
-    cell: Any
-    w_y: Any
-    b_y: Any
 
 
 class Run(NamedTuple):
@@ -106,63 +95,6 @@ def first_model(start: Start, task: Task, hidden_size: int, seed: int) -> Model:
     )
 
 
-def answer_losses(task: Task, answers: Array, targets: Array) -> Array:
-    """The loss of each answer, [A, B], from the answers [A, B, outputs]."""
-    if task.is_number:
-        return (answers[..., 0] - targets) ** 2
-    return optax.softmax_cross_entropy_with_integer_labels(answers, targets)
-
-
-def asked(task: Task, hs: Array, examples: Examples) -> Array:
-    """The states [A, B, H] in which each answer is asked, of hs[T, B, H]."""
-    if task.answers > 1:
-        return hs[-task.answers :]
-    return hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
-
-
-def read_out(model: Model, hs: Array) -> Array:
-    """The answers [A, B, outputs] from the states [A, B, H]."""
-    answers = hs @ model.w_y
-    return answers + jnp.broadcast_to(model.b_y, answers.shape)
-
-
-def same(answers: Array) -> Array:
-    """The answers as they are."""
-    return answers
-
-
-def task_loss(
-    task: Task,
-    run: Callable[[Any, Array], Array],
-    batch_size: int,
-    length: int,
-    through: Callable[[Array], Array] = same,
-) -> Callable[[Model, Array], tuple[Array, Array]]:
-    """The loss of a model on sequences that a key draws, and its score.
-
-    Args:
-        task: what the sequences are.
-        run: ``run(params, xs) -> hs``, the recurrent layer.
-        batch_size: sequences.
-        length: T.
-        through: what the answers go through ahead of the loss.
-
-    Returns:
-        ``loss(model, key)``: the mean loss, and the score: the loss again of a number, the share of right
-        answers of a class.
-    """
-
-    def loss(model: Model, key: Array) -> tuple[Array, Array]:
-        given = task.draw(key, batch_size, length)
-        answers = through(read_out(model, asked(task, run(model.cell, given.xs), given)))
-        value = answer_losses(task, answers, given.targets).mean()
-        if task.is_number:
-            return value, value
-        return value, (jnp.argmax(answers, -1) == given.targets).mean()
-
-    return loss
-
-
 def trained(group: Group, runs: Sequence[Run] | None = None) -> Iterator[Trained]:
     """Train every network of a group, or some; each comes as soon as it is done."""
     task, width = TASKS[group.task], group.side_by_side
@@ -212,16 +144,6 @@ def ended(slot: Slot, task: Task, group: Group) -> Trained | None:
     if done < (group.updates if solved is None else max(group.looks)):
         return None
     return Trained(slot.run, solved, False, done, float(values[-WINDOW:].mean()), slot.models)
-
-
-def first_solved(scores: np.ndarray, task: Task) -> int | None:
-    """The first update whose `WINDOW` last scores are good on average; None if there is none."""
-    if len(scores) < WINDOW:
-        return None
-    # float64: the sums of many small numbers are exact enough to compare with a threshold.
-    means = np.convolve(np.float64(scores), np.full(WINDOW, 1 / WINDOW), "valid")
-    good = means < task.solved if task.is_number else means >= task.solved
-    return int(np.argmax(good)) + WINDOW if good.any() else None
 
 
 def begun(run: Run, task: Task, group: Group) -> Lane:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from experiments import side_by_side
 from experiments.course_questions import networks, questions, run, tables
-from experiments.which_lags import train
+from experiments.lag_tasks import first_solved
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -111,7 +111,7 @@ def test_a_seed_ends_where_it_is_solved_whatever_the_others_do():
     scores = np.concatenate([np.full(60, 0.3), np.ones(140)])
     numbers = np.stack([np.ones(200), scores, np.ones(200)])
     end = side_by_side._ended(numbers, task, model, False)
-    assert (end.solved, end.diverged) == (train.first_solved(scores, task), False)
+    assert (end.solved, end.diverged) == (first_solved(scores, task), False)
     # What becomes of it later does not count.
     numbers[0, 150:] = np.nan
     assert side_by_side._ended(numbers, task, model, False).solved == end.solved

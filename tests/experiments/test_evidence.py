@@ -128,3 +128,16 @@ def test_a_number_that_changed_ends_the_check(monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["gate_walkthrough", "rnn_by_hand"])
 def test_a_quick_run_gives_what_is_stored(name):
     assert check.checked(name) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--add"], "expected --store with --add"),
+        (["--command", "python -m x", "--minutes", "2"], "expected --store with --command, --min"),
+        (["--only", "ptb", "--write"], "expected --check with --only"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(arguments, needed, capsys):
+    assert run.main(arguments) == 2
+    assert needed in capsys.readouterr().err

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.lag_tasks import TASKS, first_solved
 from experiments.which_lags import evidence, measures, run, starts, store, train
 from experiments.which_lags.groups import Group, all_groups, quick_groups
 from experiments.which_lags.report import report
 from experiments.which_lags.rows import FLOW, PLAIN, PREDICTORS, read_rows, rows_of, write_rows
-from experiments.which_lags.tasks import TASKS
 
 from gradient_flow import jacobian_norms
 from gradient_flow.results_folder import OutputError
@@ -136,14 +136,14 @@ def test_side_by_side_is_alone_and_is_adam():
 
 def test_when_it_counts_as_solved():
     recall, adding = TASKS["recall"], TASKS["adding_uniform"]
-    assert train.first_solved(np.ones(49), recall) is None
-    assert train.first_solved(np.ones(50), recall) == 50
+    assert first_solved(np.ones(49), recall) is None
+    assert first_solved(np.ones(50), recall) == 50
     scores = np.concatenate([np.zeros(30), np.ones(80)])
     # Of 50 one may be wrong: 49 are the first that are 98 % right.
-    assert train.first_solved(scores, recall) == 30 + 49
-    assert train.first_solved(np.full(200, 0.97), recall) is None
-    assert train.first_solved(np.full(60, 0.011), adding) is None
-    assert train.first_solved(np.full(60, 0.009), adding) == 50
+    assert first_solved(scores, recall) == 30 + 49
+    assert first_solved(np.full(200, 0.97), recall) is None
+    assert first_solved(np.full(60, 0.011), adding) is None
+    assert first_solved(np.full(60, 0.009), adding) == 50
 
 
 def test_a_network_that_is_solved_goes_on_to_the_last_look():

@@ -1,4 +1,6 @@
-"""The tasks: an answer at the end of a sequence that depends on what was seen long before it.
+"""Tasks with a long lag, their loss for a recurrent layer with a linear readout, and when they are solved.
+
+The answer at the end of a sequence depends on what was seen long before it.
 
 recall           one of four symbols at the first step, then noise of four others; the answer is the symbol
 copy             three of four symbols, T blanks, a sign, and three steps at which to say them
@@ -10,10 +12,12 @@ Axes: xs[T, B, D]; answers[A, B, outputs], of the last A steps of each sequence.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from lstm_jax.tasks import Examples, adding, temporal_order
 
@@ -21,6 +25,8 @@ Array = jax.Array
 
 COPIED = 3
 """Symbols to copy."""
+WINDOW = 50
+"""Updates over which a network has to be good to count as solved."""
 
 
 class Task(NamedTuple):
@@ -96,3 +102,78 @@ TASKS = {
         6, 4, COPIED, copy, lambda xs: jnp.full(xs.shape[1], COPIED - 1), lambda t: t + COPIED, 0.98
     ),
 }  # fmt: skip
+
+
+class Model(NamedTuple):
+    """The recurrent layer and its readout."""
+
+    cell: Any
+    w_y: Any
+    b_y: Any
+
+
+def answer_losses(task: Task, answers: Array, targets: Array) -> Array:
+    """The loss of each answer, [A, B], from the answers [A, B, outputs]."""
+    if task.is_number:
+        return (answers[..., 0] - targets) ** 2
+    return optax.softmax_cross_entropy_with_integer_labels(answers, targets)
+
+
+def asked(task: Task, hs: Array, examples: Examples) -> Array:
+    """The states [A, B, H] in which each answer is asked, of hs[T, B, H]."""
+    if task.answers > 1:
+        return hs[-task.answers :]
+    return hs[examples.lengths - 1, jnp.arange(hs.shape[1])][None]
+
+
+def read_out(model: Model, hs: Array) -> Array:
+    """The answers [A, B, outputs] from the states [A, B, H]."""
+    answers = hs @ model.w_y
+    return answers + jnp.broadcast_to(model.b_y, answers.shape)
+
+
+def same(answers: Array) -> Array:
+    """The answers as they are."""
+    return answers
+
+
+def task_loss(
+    task: Task,
+    run: Callable[[Any, Array], Array],
+    batch_size: int,
+    length: int,
+    through: Callable[[Array], Array] = same,
+) -> Callable[[Model, Array], tuple[Array, Array]]:
+    """The loss of a model on sequences that a key draws, and its score.
+
+    Args:
+        task: what the sequences are.
+        run: ``run(params, xs) -> hs``, the recurrent layer.
+        batch_size: sequences.
+        length: T.
+        through: what the answers go through ahead of the loss.
+
+    Returns:
+        ``loss(model, key)``: the mean loss, and the score: the loss again of a number, the share of right
+        answers of a class.
+    """
+
+    def loss(model: Model, key: Array) -> tuple[Array, Array]:
+        given = task.draw(key, batch_size, length)
+        answers = through(read_out(model, asked(task, run(model.cell, given.xs), given)))
+        value = answer_losses(task, answers, given.targets).mean()
+        if task.is_number:
+            return value, value
+        return value, (jnp.argmax(answers, -1) == given.targets).mean()
+
+    return loss
+
+
+def first_solved(scores: np.ndarray, task: Task) -> int | None:
+    """The first update whose `WINDOW` last scores are good on average; None if there is none."""
+    if len(scores) < WINDOW:
+        return None
+    # float64: the sums of many small numbers are exact enough to compare with a threshold.
+    means = np.convolve(np.float64(scores), np.full(WINDOW, 1 / WINDOW), "valid")
+    good = means < task.solved if task.is_number else means >= task.solved
+    return int(np.argmax(good)) + WINDOW if good.any() else None
