@@ -49,7 +49,7 @@ class Group:
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{self.task}-{self.length}-{self.network}-{self.hidden_size}"
+        return group_name(self.task, self.length, self.network, self.hidden_size)
 
     @property
     def most_seconds(self) -> float:
@@ -57,6 +57,11 @@ class Group:
         runs = len(starts_of(self.network)) * self.seeds * len(self.rates)
         step = SECONDS[128 if self.hidden_size > 32 else 32, self.network]
         return OVERHEAD + step * self.length * self.updates * runs
+
+
+def group_name(task: str, length: int, network: str, hidden_size: int) -> str:
+    """The name of a group and of its file."""
+    return f"{task}-{length}-{network}-{hidden_size}"
 
 
 def _of_task(task: str, hidden_size: int) -> list[Group]:

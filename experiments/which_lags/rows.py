@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.lag_tasks import TASKS
+from experiments.which_lags.groups import group_name
 from experiments.which_lags.starts import all_starts
 from gradient_flow.results_folder import OutputError
 from lstm_jax.atomic_write import write_file
@@ -143,6 +144,40 @@ def rows_of(groups: Iterable[Mapping[str, Any]]) -> Rows:
             for look in every_look
         },
     )
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of both; a rate that one of them was not trained at has solved none of its rows."""
+    rates = sorted({*first.solved_at_rate, *second.solved_at_rate})
+    looks = sorted({*first.scores, *second.scores})
+
+    def solved(rows: Rows, rate: float) -> np.ndarray:
+        return rows.solved_at_rate.get(rate, np.zeros(len(rows), bool))
+
+    def scores(rows: Rows, look: int, name: str) -> np.ndarray:
+        return rows.scores.get(look, {}).get(name, np.full(len(rows), np.nan))
+
+    both = (first, second)
+    names = [name for name in Rows._fields if name not in NESTED]
+    return Rows(
+        **{name: np.concatenate([getattr(rows, name) for rows in both]) for name in names},
+        solved_at_rate={
+            rate: np.concatenate([solved(rows, rate) for rows in both]) for rate in rates
+        },
+        scores={
+            look: {
+                name: np.concatenate([scores(rows, look, name) for rows in both])
+                for name in PREDICTORS
+            }
+            for look in looks
+        },
+    )
+
+
+def named(rows: Rows) -> np.ndarray:
+    """The name of each row's group."""
+    columns = (rows.task, rows.length, rows.network, rows.hidden_size)
+    return np.asarray([group_name(*own) for own in zip(*columns, strict=True)])
 
 
 def _scores(runs: list[Mapping[str, Any]], look: int, lag: float, kind: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ from experiments.which_lags.film import film, filmed_run
 from experiments.which_lags.groups import Group, all_groups, quick_groups
 from experiments.which_lags.measures import measured
 from experiments.which_lags.report import report
-from experiments.which_lags.rows import read_rows, rows_of, write_rows
+from experiments.which_lags.rows import Rows, joined, named, read_rows, rows_of, write_rows
 from experiments.which_lags.store import group_file, is_done, read_group, write_group
 from experiments.which_lags.train import Run, Trained, runs_of, trained
 from gradient_flow.results_folder import FINISHED, claim_folder, environment, write_json
@@ -48,6 +48,8 @@ class Config:
     """Only groups whose name holds this: recall, adding_uniform-100, lstm-32."""
     plan: bool = False
     """Only say what it would take."""
+    reported: bool = False
+    """Add to the reported run: train only groups that it lacks, and make tables of its rows and of yours."""
     report: bool = False
     """Only make tables and figures, of the groups in --out; without --out and groups, of the reported run."""
 
@@ -63,6 +65,10 @@ def run(config: Config) -> None:
         raise Refusal("Option mismatch: expected --resume or --overwrite, got both.")
     if all(given.values()):
         raise Refusal("Option mismatch: expected --report or --plan, got both.")
+    if config.reported and config.quick:
+        raise Refusal("Option mismatch: expected --reported or --quick, got both.")
+    known = read_rows(REPORTED) if config.reported else None
+    there = set() if known is None else set(named(known))
     every = quick_groups() if config.quick else all_groups()
     groups = [group for group in every if config.only in group.name]
     if not groups:
@@ -71,7 +77,11 @@ def run(config: Config) -> None:
             f"Name mismatch: expected --only as a part of a name such as {names}, got {config.only!r}."
         )
     if not config.report:
-        left = [group for group in groups if config.overwrite or not is_done(config.out, group)]
+        left = [
+            group
+            for group in groups
+            if group.name not in there and (config.overwrite or not is_done(config.out, group))
+        ]
         print(_estimate(groups, left), flush=True)
         if config.plan:
             return
@@ -85,7 +95,7 @@ def run(config: Config) -> None:
         write_json(out / "environment.json", environment())
         for group in tqdm(left, desc="groups", unit="group", disable=None):
             _make(out, group)
-    _conclude(config, every)
+    _conclude(config, every, known)
 
 
 def _estimate(groups: Sequence[Group], left: Sequence[Group]) -> str:
@@ -147,13 +157,15 @@ def _described(group: Group, ends: Sequence[Trained]) -> list[dict[str, Any]]:
     ]
 
 
-def _conclude(config: Config, every: Sequence[Group]) -> None:
-    """Tables and figures of what is stored."""
+def _conclude(config: Config, every: Sequence[Group], known: Rows | None) -> None:
+    """Tables and figures of what is stored, and of the rows that are known without it."""
     out = config.out
     paths = [group_file(out, group) for group in every]
     stored = [read_group(path) for path in paths if path.exists()]
     if stored:
         rows = rows_of(stored)
+        if known is not None:
+            rows = joined(known.where(~np.isin(named(known), named(rows))), rows)
     elif config.report and not config.quick and config.out == Config.out:
         print("No groups of your own: these are the rows of the reported run")
         rows = read_rows(REPORTED)

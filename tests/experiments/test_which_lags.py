@@ -345,6 +345,39 @@ def test_a_run_that_is_stopped_goes_on_to_the_same(tmp_path, monkeypatch, capsys
         assert not store.is_done(out, replace(group, updates=40))
 
 
+def test_a_run_adds_to_the_reported_one(tmp_path, monkeypatch, capsys):
+    group = invented_group("tanh", "recall", 6, lambda norm: True)
+    group["group"]["hidden_size"] = 4
+    reported = rows_of([group])
+    monkeypatch.setattr(run, "REPORTED", tmp_path / "rows.csv")
+    write_rows(reported, run.REPORTED)
+    two = (TINY, replace(TINY, length=7))
+    monkeypatch.setattr(run, "all_groups", lambda: two)
+    numbers = invented_group("tanh", "recall", 50, lambda norm: True)["runs"][0]["looks"]["0"]
+    monkeypatch.setattr(run, "measured", lambda *given: [numbers] * len(given[-1].b_y))
+    monkeypatch.setattr(run.plot, "predictors", lambda *given: run.plot.plt.figure())
+    monkeypatch.setattr(run, "filmed_run", lambda stored: None)
+    out = tmp_path / "out"
+    assert run.main(["--reported", "--out", str(out)]) == 0
+    assert "1 of 2 groups are left" in capsys.readouterr().out
+    assert [path.name for path in (out / "groups").iterdir()] == ["recall-7-tanh-4.json"]
+    assert "2 of 2 groups" in (out / "tables.txt").read_text()
+    both = read_rows(out / "rows.csv")
+    assert sorted(set(both.length)) == [6, 7]
+    assert (both.length == 6).sum() == len(reported)
+    # A rate that a run did not have has solved none of its rows.
+    assert both.solved_at_rate[0.002].tolist() == (both.length == 6).tolist()
+    for look, own in reported.scores.items():
+        kept = both.scores[look]["norm"][both.length == 6]
+        np.testing.assert_allclose(kept, own["norm"], rtol=1e-4)
+    # One's own group takes the place of the reported one.
+    own = tmp_path / "own"
+    assert run.main(["--out", str(own), "--only", "recall-6"]) == 0
+    assert run.main(["--reported", "--report", "--out", str(own)]) == 0
+    assert "1 of 2 groups" in (own / "tables.txt").read_text()
+    assert len(read_rows(own / "rows.csv")) == len(starts.starts_of("tanh"))
+
+
 def test_refusals(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "REPORTED", tmp_path / "none.csv")
     out = ["--out", str(tmp_path / "out")]
@@ -352,6 +385,7 @@ def test_refusals(tmp_path, capsys, monkeypatch):
         (["--only", "nothing"], "expected --only as a part of a name"),
         (["--resume", "--overwrite"], "expected --resume or --overwrite, got both"),
         (["--report", "--plan"], "expected --report or --plan, got both"),
+        (["--reported", "--quick"], "expected --reported or --quick, got both"),
         (["--report"], "expected some that are done"),
         (["--report", "--quick"], "expected some that are done"),
     ):
