@@ -5,7 +5,7 @@ at 1, plain gradient descent, every batch of one length, and their penalty Ω on
 things are added, and two are changed:
 
     lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
-               comes below 0.2
+               comes below 0.2; of one batch in three at most 60, or a network forgets the short ones
     waiting    four of five sequences do not begin at h = 0 with E, but with the state that a sequence of the
                last batch had before its first symbol: a network that has only waited for 40 steps keeps both
                symbols for ever but forgets, after some 100 steps, that it is waiting
@@ -15,10 +15,13 @@ things are added, and two are changed:
                weights with the lowest one are tested: once learned, it is lost again and again
     α Ω        α = 4 until L grows for the first time, then 0.1, and from L = 120 on 0.02: Ω asks every step
                to preserve the gradient's norm, which a memory that returns to a fixed point cannot
-    rate       0.01, 0.003 and 0.001 in the same three stages
+    rate       0.01, 0.003 and 0.001 in the same three stages; in the last third of the updates it falls to 0
+    back       the weights after the thousand batches with the lowest mean loss since L grew are kept; a
+               thousand with a loss above 0.2 and above three times that one is undone: training goes on from
+               those weights, at half the rate
 
-Carried from batch to batch: L, the waiting states and the record of the last 2,000 sequences. No gradient
-passes from one batch to another.
+Carried from batch to batch: L, what is kept, the waiting states and the record of the last 2,000 sequences.
+No gradient passes from one batch to another.
 """
 
 from collections.abc import Callable
@@ -56,6 +59,9 @@ SHORTEST = 50
 FIRST, MORE = 60, 10
 """The first longest length L, and its growth at a time."""
 
+SHORT = 1 / 3
+"""Share of batches that stay as short as the first ones."""
+
 BATCHES, LEARNED = 1_000, 0.2
 """L grows when the mean loss of so many batches is below this."""
 
@@ -70,6 +76,15 @@ PENALTIES = (1.0, 0.025, 0.005)
 
 RATES = (1.0, 0.3, 0.1)
 """The rate in each stage, likewise."""
+
+JUMP = 3.0
+"""A thousand batches that were not learned, with more than so many times the lowest loss, are undone."""
+
+CALMER = 0.5
+"""The factor on the rate after that."""
+
+COOLING = 1 / 3
+"""The share of the updates in which the rate falls to 0, linearly."""
 
 CLIP = 1.0
 """Largest norm of the gradient."""
@@ -92,6 +107,10 @@ class Record(NamedTuple):
         longest: L.
         batches: the number since the mean loss was last compared.
         total: the sum of their losses.
+        kept: the weights after the thousand batches with the lowest mean loss since L grew.
+        lowest: that loss; infinite before the first thousand.
+        calm: the share of the rate that jumps have left.
+        back: whether the next step goes back to ``kept``.
         waited: h of each sequence of the last batch, before its first symbol, [B, H].
     """
 
@@ -101,6 +120,10 @@ class Record(NamedTuple):
     longest: Any
     batches: Any
     total: Any
+    kept: Model
+    lowest: Any
+    calm: Any
+    back: Any
     waited: Any
 
 
@@ -119,10 +142,15 @@ def problem(trial: Trial) -> Problem:
     ) -> tuple[Array, tuple[Record, dict[str, Array]]]:
         del given
         key_length, key_examples, key_noise = jax.random.split(key, 3)
-        length = jax.random.randint(key_length, (), shortest, record.longest + 1)
+        keys = jax.random.fold_in(key, 4), key_length
+        length = drawn_length(*keys, shortest, first, record.longest)
         stage = jnp.where(record.longest >= LATE, 2, (record.longest > first).astype(jnp.int32))
         weight = trial.penalty * jnp.asarray(PENALTIES)[stage]
-        model = limited(model, jnp.asarray(RATES)[stage])
+        weights = model
+        undone = Undone(record.kept, record.back, jnp.float32(trial.learning_rate))
+        left = 1 - record.seen / (trial.batch_size * trial.steps)
+        share = record.calm * jnp.asarray(RATES)[stage] * jnp.minimum(1, left / COOLING)
+        model = limited(model, share, undone)
         on = (record.seen > 0) & jax.random.bernoulli(
             jax.random.fold_in(key, 3), WAITS_ON, (trial.batch_size,)
         )
@@ -141,11 +169,14 @@ def problem(trial: Trial) -> Problem:
         value, found = jax.lax.switch(branch, branches, model)
         omega, wrong, waited = jax.lax.stop_gradient(found)
         record = recorded(trial, record, wrong)._replace(waited=waited)
-        record = longer(record, jax.lax.stop_gradient(value), trial.length)
+        record = longer(
+            record, jax.lax.stop_gradient(value), jax.lax.stop_gradient(weights), trial.length
+        )
         more = {
             "wrong": 1 - right(trial, wrong).mean(),
             "penalty": omega,
             "longest": record.longest.astype(jnp.float32),
+            "calm": record.calm,
             "solved": record.solved.astype(jnp.float32),
         }
         return value, (record, more)
@@ -162,11 +193,23 @@ def problem(trial: Trial) -> Problem:
             jnp.int32(first),
             jnp.int32(0),
             jnp.float32(0),
+            jax.tree.map(jnp.zeros_like, init(jax.random.key(0))),
+            jnp.float32(jnp.inf),
+            jnp.float32(1),
+            jnp.bool_(False),
             jnp.zeros((trial.batch_size, trial.hidden_size)),
         ),
         batch_axes=None,
         carry_axes=None,
     )
+
+
+def drawn_length(
+    key_short: Array, key_length: Array, shortest: int, first: int, longest: Array
+) -> Array:
+    """The length of a batch: up to L, or in one of three no longer than in the first ones."""
+    most = jnp.where(jax.random.bernoulli(key_short, SHORT), first, longest)
+    return jax.random.randint(key_length, (), shortest, most + 1)
 
 
 def validation(trial: Trial, key: Array, params: Any) -> dict[str, float]:
@@ -191,15 +234,29 @@ def _validation_of(trial: Trial, count: int) -> Callable[[Model, Array], tuple[A
     return one
 
 
-def longer(record: Record, loss: Array, most: int) -> Record:
-    """The record with one batch more, and with a longer L if the last thousand were learned."""
+def longer(record: Record, loss: Array, weights: Model, most: int) -> Record:
+    """The record with one batch more.
+
+    After a thousand: with a longer L if they were learned; with these weights kept if L grew or none were
+    better since then; on the way back to the kept ones if the loss has jumped.
+    """
     batches, total = record.batches + 1, record.total + loss
+    mean = total / BATCHES
     full = batches == BATCHES
-    learned = full & (total < LEARNED * BATCHES)
+    longest = jnp.where(
+        full & (mean < LEARNED), jnp.minimum(record.longest + MORE, most), record.longest
+    )
+    better = (longest > record.longest) | (full & (mean < record.lowest))
+    # Not a number is a jump.
+    jumped = full & ~(mean <= jnp.maximum(LEARNED, JUMP * record.lowest))
     return record._replace(
-        longest=jnp.where(learned, jnp.minimum(record.longest + MORE, most), record.longest),
+        longest=longest,
         batches=jnp.where(full, 0, batches),
         total=jnp.where(full, 0, total),
+        kept=jax.tree.map(lambda old, new: jnp.where(better, new, old), record.kept, weights),
+        lowest=jnp.where(better, mean, record.lowest),
+        calm=jnp.where(jumped, CALMER * record.calm, record.calm),
+        back=jumped,
     )
 
 
@@ -266,26 +323,44 @@ def penalised_loss(
     return value + weight * extra, (found.omega, errors(trial, scores, given), waited)
 
 
-@jax.custom_vjp
-def limited(model: Model, share: Array) -> Model:
-    """The model; its gradient clipped by its norm and then multiplied by ``share``.
+class Undone(NamedTuple):
+    """Where a step goes instead of down, if it does.
 
-    Not in the optimizer, because ``share`` depends on L, which is in the carry.
+    Attributes:
+        kept: the weights to go back to.
+        back: whether to.
+        rate: of the descent, by which the optimizer multiplies.
+    """
+
+    kept: Model
+    back: Any
+    rate: Any
+
+
+@jax.custom_vjp
+def limited(model: Model, share: Array, undone: Undone) -> Model:
+    """The model; its gradient clipped by its norm and then multiplied by ``share``, or the way back.
+
+    Not in the optimizer, because all of it depends on what is carried.
     """
     return model
 
 
-def _limited_forward(model: Model, share: Array) -> tuple[Model, Array]:
-    return model, share
+def _limited_forward(model: Model, share: Array, undone: Undone) -> tuple[Model, Any]:
+    return model, (model, share, undone)
 
 
-def _limited_backward(share: Array, d_model: Model) -> tuple[Model, Array]:
+def _limited_backward(kept: Any, d_model: Model) -> tuple[Model, Array, Any]:
+    model, share, undone = kept
     norm = optax.tree.norm(d_model)
     factor = share * jnp.minimum(1.0, CLIP / norm)
-    # A gradient that overflowed has no direction.
-    factor = jnp.where(jnp.isfinite(norm), factor, 0.0)
-    clipped = jax.tree.map(lambda d: jnp.where(jnp.isfinite(norm), factor * d, 0.0), d_model)
-    return clipped, jnp.zeros_like(share)
+
+    def one(d: Array, now: Array, before: Array) -> Array:
+        # A gradient that overflowed has no direction.
+        down = jnp.where(jnp.isfinite(norm), factor * d, 0.0)
+        return jnp.where(undone.back, (now - before) / undone.rate, down)
+
+    return jax.tree.map(one, d_model, model, undone.kept), jnp.zeros_like(share), None
 
 
 limited.defvjp(_limited_forward, _limited_backward)

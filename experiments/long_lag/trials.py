@@ -89,7 +89,7 @@ STUDIES: dict[str, tuple[Trial, ...]] = {
     "copy": (_copy("lstm_chrono", 50_000), _copy("lstm_1", 30_000)),
     # Its loss clips the gradient and reduces the rate.
     "order": (
-        Trial("order", 200, "rnn", 50, 20, 80_000, "sgd", 1e-2, None, None, 4.0, watch=5_000),
+        Trial("order", 200, "rnn", 50, 20, 120_000, "sgd", 1e-2, None, None, 4.0, watch=5_000),
     ),
     "lags": tuple(
         _adding(length, name, steps=3_000)

@@ -250,10 +250,12 @@ def test_the_penalty_adds_its_immediate_gradient_and_no_value():
 
 def test_a_gradient_is_clipped_and_then_slowed_down():
     model = problems.Model(None, jnp.ones(3), jnp.ones(2))
+    kept = problems.Model(None, jnp.array([1.0, 2.0, -3.0]), jnp.zeros(2))
 
-    def gradient(weight, share):
+    def gradient(weight, share, back=False):
         def loss(model):
-            model = temporal_order.limited(model, jnp.float32(share))
+            undone = temporal_order.Undone(kept, jnp.bool_(back), jnp.float32(0.5))
+            model = temporal_order.limited(model, jnp.float32(share), undone)
             # Used twice: the norm is that of the sum.
             return weight * (model.w_y.sum() + model.w_y.sum() + 3 * model.b_y[0])
 
@@ -267,6 +269,11 @@ def test_a_gradient_is_clipped_and_then_slowed_down():
         d = gradient(weight, share)
         np.testing.assert_allclose(np.concatenate([d.w_y, d.b_y]), expected, rtol=1e-5)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradient(np.inf, 1.0)))
+    # A step of descent at the rate 0.5 is then the way back, whatever the gradient is.
+    for weight in (5.0, np.inf):
+        d = gradient(weight, 0.3, back=True)
+        stepped = jax.tree.map(lambda p, d: p - 0.5 * d, model, d)
+        jax.tree.map(np.testing.assert_array_equal, stepped, kept)
 
 
 @pytest.mark.slow
@@ -286,7 +293,8 @@ def test_the_rate_and_the_penalty_follow_the_longest_length():
 def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     trial = trials.STUDIES["order"][0]
     record = temporal_order.problem(trial).carry()
-    grow = jax.jit(lambda record, loss: temporal_order.longer(record, loss, 200))
+    weights = record.kept
+    grow = jax.jit(lambda record, loss: temporal_order.longer(record, loss, weights, 200))
     for _ in range(999):
         record = grow(record, jnp.float32(0.1))
     assert int(record.longest) == 60
@@ -297,6 +305,54 @@ def test_the_lengths_grow_when_a_thousand_batches_are_learned():
     assert int(record.longest) == 70
     top = record._replace(longest=jnp.int32(195), batches=jnp.int32(999))
     assert int(grow(top, jnp.float32(0.1)).longest) == 200
+
+
+def test_one_batch_in_three_is_short():
+    keys = jax.random.split(jax.random.key(0), (2, 6_000))
+    draw = jax.jit(jax.vmap(temporal_order.drawn_length, (0, 0, None, None, None)))
+    lengths = np.asarray(draw(*keys, 50, 60, 200))
+    assert (lengths.min(), lengths.max()) == (50, 200)
+    np.testing.assert_allclose((lengths <= 60).mean(), 1 / 3 + 2 / 3 * 11 / 151, atol=0.02)
+    long = lengths[lengths > 60]
+    np.testing.assert_allclose(long.mean(), 130.5, atol=2)
+    assert np.asarray(draw(*keys, 50, 60, 60)).max() == 60
+
+
+def test_a_thousand_batches_that_lost_the_task_are_undone():
+    trial = trials.STUDIES["order"][0]
+    record = temporal_order.problem(trial).carry()
+    one, other = (jax.tree.map(lambda a, n=n: jnp.full_like(a, n), record.kept) for n in (1.0, 2.0))
+
+    @jax.jit
+    def after(record, loss, weights):
+        """The record after the last of a thousand batches of this loss."""
+        last = record._replace(batches=jnp.int32(999), total=999 * loss)
+        return temporal_order.longer(last, loss, weights, 200)
+
+    def kept(record):
+        return {float(leaf.ravel()[0]) for leaf in jax.tree.leaves(record.kept)}
+
+    # A longer L begins anew: with these weights, whatever was lower before.
+    grown = after(record._replace(lowest=jnp.float32(0.05)), jnp.float32(0.1), one)
+    assert int(grown.longest) == 70 and kept(grown) == {1.0} and not grown.back
+    np.testing.assert_allclose(grown.lowest, 0.1, rtol=1e-5)
+    assert after(grown, jnp.float32(0.35), other).back
+    record = record._replace(longest=jnp.int32(200))
+    for loss, weights, lowest, now, calm, back in [
+        (2.0, one, 2.0, 1.0, 1.0, False),
+        (0.1, other, 0.1, 2.0, 1.0, False),
+        (0.19, one, 0.1, 2.0, 1.0, False),
+        (0.25, one, 0.1, 2.0, 1.0, False),
+        (0.35, one, 0.1, 2.0, 0.5, True),
+        (0.15, one, 0.1, 2.0, 0.5, False),
+        (np.nan, one, 0.1, 2.0, 0.25, True),
+        (0.02, one, 0.02, 1.0, 0.25, False),
+        (0.15, other, 0.02, 1.0, 0.25, False),
+    ]:
+        record = after(record, jnp.float32(loss), weights)
+        np.testing.assert_allclose(record.lowest, lowest, rtol=1e-5)
+        assert (kept(record), float(record.calm), bool(record.back)) == ({now}, calm, back)
+    assert not temporal_order.longer(record._replace(back=jnp.bool_(True)), 0.0, one, 200).back
 
 
 @pytest.mark.slow
