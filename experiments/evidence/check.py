@@ -22,7 +22,10 @@ QUICK_RUNS: dict[str, tuple[str, Sequence[str]]] = {
     "course_questions": ("quick", ("--quick",)),
     "derivation_audit": ("quick", ("--quick", "--train-wrong")),
     "gate_walkthrough": ("run", ()),
-    "long_lag": ("quick", ("--quick", "--studies", "adding", "chrono", "copy", "order")),
+    "long_lag": (
+        "quick",
+        ("--quick", "--studies", "adding", "chrono", "copy", "order_1997", "order"),
+    ),
     "rnn_by_hand": ("run", ()),
     "where_it_goes": ("quick", ("--quick",)),
     "which_lags": ("quick", ("--quick",)),

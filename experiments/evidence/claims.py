@@ -19,9 +19,9 @@ def _perplexities(setting: str, results: Any) -> list[float]:
     return [run[setting]["perplexity"] for run in results]
 
 
-def _sequences(length: int, results: Any) -> list[int]:
-    trials = results["trials"]
-    return [trial["sequences"] for trial in trials if trial["trial"]["length"] == length]
+def _sequences(task: str, length: int, results: Any) -> list[int]:
+    asked = {"task": task, "length": length}
+    return [one["sequences"] for one in results["trials"] if asked.items() <= one["trial"].items()]
 
 
 def _longer(length: int, field: str, results: Any) -> list[float]:
@@ -124,7 +124,7 @@ LONG_LAG = (
     *(
         Claim(
             "long_lag", "adding", f"adding, T = {length}: sequences to the criterion",
-            partial(_sequences, length), "{:,.0f}",
+            partial(_sequences, "adding", length), "{:,.0f}",
             anchor=f"{theirs}, {H1997}", name=f"adding_{length}",
         )
         for length, theirs in ((100, "74,000"), (500, "209,000"), (1000, "853,000"))
@@ -133,6 +133,18 @@ LONG_LAG = (
         "long_lag", "adding", "adding: networks with at most 1 wrong of 2,560",
         _validated, anchor=f"all, {H1997}", seeds="5 of each length",
         name="adding_right",
+    ),
+    *(
+        Claim(
+            "long_lag", "order_1997", f"temporal order as in 1997, {symbols} symbols: sequences",
+            partial(_sequences, f"order_{symbols}", 100), "{:,.0f}",
+            anchor=f"{theirs}, {H1997}", name=f"order_{symbols}",
+        )
+        for symbols, theirs in (("two", "31,390"), ("three", "571,100"))
+    ),
+    Claim(
+        "long_lag", "order_1997", "the same: networks with at most 1 wrong of 2,560", _validated,
+        anchor=f"at most 2, {H1997}", seeds="5 of each", name="order_1997_right",
     ),
     *(
         Claim(

@@ -24,10 +24,17 @@ Array = jax.Array
 RECENT = 2_000
 """Consecutive sequences that must be right."""
 
-RIGHT = 0.04
-"""Largest error of a right answer to the adding problem."""
+ADDING = ("adding", "chrono")
+ORDER_1997 = {"order_two": 2, "order_three": 3}
+"""Symbols of temporal order in the form of 1997."""
 
-SIZES = {"adding": (2, 1), "chrono": (2, 1), "copy": (10, 10), "order": (8, 4)}
+RIGHT = dict.fromkeys(ADDING, (0.04, 0.01)) | dict.fromkeys(ORDER_1997, (0.3, 0.1))
+"""The error of a right answer is below the first, and the mean of many below the second."""
+
+SIZES = {
+    "adding": (2, 1), "chrono": (2, 1), "copy": (10, 10), "order": (8, 4), "order_two": (8, 4),
+    "order_three": (8, 8),
+}  # fmt: skip
 """Inputs and outputs of a task."""
 
 
@@ -64,6 +71,8 @@ def examples(trial: Trial, key: Array, batch_size: int) -> Examples:
         return copy_memory(key, batch_size, trial.length)
     if trial.task == "order":
         return temporal_order(key, batch_size, trial.length, form="fractions")
+    if trial.task in ORDER_1997:
+        return temporal_order(key, batch_size, trial.length, symbols=ORDER_1997[trial.task])
     form = "uniform" if trial.task == "chrono" else "1997"
     return adding(key, batch_size, trial.length, form=form)
 
@@ -78,16 +87,27 @@ def predict(trial: Trial, model: Model, given: Examples) -> Array:
 
 
 def errors(trial: Trial, answers: Array, given: Examples) -> Array:
-    """The error of each sequence's answer, [B]: its distance; for classes 0 for right and 1 for wrong."""
-    if trial.task in ("adding", "chrono"):
+    """The error of each sequence's answer, [B]: its distance; for classes 0 for right and 1 for wrong.
+
+    In the form of 1997 an answer has an output for each class, here its probability: the error is the largest
+    of them, which is that of the right class.
+    """
+    if trial.task in ADDING:
         return jnp.abs(answers[..., 0] - given.targets)
+    if trial.task in ORDER_1997:
+        own = jnp.take_along_axis(jax.nn.softmax(answers), given.targets[:, None], axis=1)
+        return 1 - own[:, 0]
     wrong = jnp.argmax(answers, axis=-1) != given.targets
     return (wrong.any(0) if trial.task == "copy" else wrong).astype(jnp.float32)
 
 
 def right(trial: Trial, wrong: Array) -> Array:
     """Which errors count as right answers."""
-    return wrong < (RIGHT if trial.task in ("adding", "chrono") else 0.5)
+    return wrong < _limits(trial)[0]
+
+
+def _limits(trial: Trial) -> tuple[float, float]:
+    return RIGHT.get(trial.task, (0.5, 0.01))
 
 
 def problem(trial: Trial) -> Problem:
@@ -106,7 +126,7 @@ def problem(trial: Trial) -> Problem:
     ) -> tuple[Array, tuple[Record, dict[str, Array]]]:
         del key
         answers = predict(trial, model, given)
-        if trial.task in ("adding", "chrono"):
+        if trial.task in ADDING:
             value = jnp.mean((answers[..., 0] - given.targets) ** 2)
         else:
             value = optax.softmax_cross_entropy_with_integer_labels(answers, given.targets).mean()
@@ -137,6 +157,6 @@ def recorded(trial: Trial, record: Any, wrong: Array) -> Any:
     """A `Record`, or another one with these three, with the errors of a batch added."""
     seen = record.seen + len(wrong)
     latest = jnp.concatenate([record.errors, wrong])[-RECENT:]
-    met = right(trial, latest).all() & (latest.mean() < 0.01)
+    met = right(trial, latest).all() & (latest.mean() < _limits(trial)[1])
     solved = jnp.where((record.solved == 0) & met, seen, record.solved)
     return record._replace(errors=latest, seen=seen, solved=solved)

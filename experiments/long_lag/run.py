@@ -20,6 +20,7 @@ from tqdm import tqdm
 from experiments.long_lag import temporal_order
 from experiments.long_lag.plot import draw
 from experiments.long_lag.problems import (
+    ADDING,
     Model,
     errors,
     examples,
@@ -38,7 +39,7 @@ from lstm_jax.command_line.tyro_options import parse
 from lstm_jax.tasks import adding_floor, copy_floor
 from lstm_jax.training import DivergedError, Fitted, fit, load
 
-Study = Literal["adding", "chrono", "copy", "order", "lags"]
+Study = Literal["adding", "chrono", "copy", "order_1997", "order", "lags"]
 TESTED = 2_560
 TEST, VALIDATION = 2**32 - 1, 2**32 - 2
 """Seeds of sequences that no training sees."""
@@ -58,7 +59,7 @@ CHANGED = {"length": 22, "hidden_size": 1, "batch_size": 1, "steps": 4}
 class Config(TrainingConfig):
     """Train recurrent networks on tasks with a long lag, and measure their gradients during training."""
 
-    studies: tuple[Study, ...] = ("adding", "chrono", "copy", "order", "lags")
+    studies: tuple[Study, ...] = ("adding", "chrono", "copy", "order_1997", "order", "lags")
     """Which of the studies."""
     out: Path = Path("experiments/long_lag/results")
     """Folder for the runs, one in it for each trial and seed."""
@@ -184,7 +185,7 @@ def measure(study: str, trial: Trial, seed: int, fitted: Fitted, folder: Path) -
     else:
         wrong, squared = _tested(trial, model, seed, trial.length, TESTED)
         found["test_wrong"] = {str(trial.length): wrong}
-        if trial.task in ("adding", "chrono"):
+        if trial.task in ADDING:
             found["test_squared_error"] = squared
     return found
 

@@ -216,6 +216,23 @@ def test_the_criterion_of_1997_is_met_when_the_last_2000_are_right_and_not_befor
     assert int(record.solved) == 0
 
 
+@pytest.mark.parametrize(("task", "classes"), [("order_two", 4), ("order_three", 8)])
+def test_temporal_order_as_in_1997_is_right_within_three_tenths(task, classes):
+    (trial,) = [trial for trial in trials.STUDIES["order_1997"] if trial.task == task]
+    given = problems.examples(trial, jax.random.key(0), 64)
+    assert given.xs.shape == (110, 64, 8) and set(np.asarray(given.targets)) == set(range(classes))
+    answers = jax.random.normal(jax.random.key(1), (64, classes))
+    outputs = np.exp(answers) / np.exp(answers).sum(1, keepdims=True)
+    wanted = np.eye(classes)[given.targets]
+    found = problems.errors(trial, answers, given)
+    np.testing.assert_allclose(found, abs(outputs - wanted).max(1), rtol=1e-5)
+    assert problems.right(trial, jnp.array([0.29, 0.31])).tolist() == [True, False]
+    record = problems.problem(trial).carry()
+    for mean, solved in ((0.11, 0), (0.09, 2_000)):
+        after = problems.recorded(trial, record, jnp.full(2_000, mean))
+        assert int(after.solved) == solved
+
+
 @pytest.mark.slow
 def test_the_penalty_adds_its_immediate_gradient_and_no_value():
     trial = trials.quick(trials.STUDIES["order"][0])
