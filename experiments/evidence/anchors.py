@@ -47,7 +47,7 @@ ANCHORS: Sequence[Anchor] = (
     Anchor(
         "Pascanu et al. 2013", "temporal order: no error to T = 5,000, five of five seeds", MISSED,
         "{order_right.number} fresh seeds; at its worst length a network has {order_wrong.number} "
-        "wrong of 10,000 ({order_wrong.interval}), with a quarter of the updates "
+        "wrong of 10,000 ({order_wrong.interval}), with a third of the updates "
         "([why](../experiments/long_lag/README.md#expected-and-reached))",
     ),
     Anchor(

@@ -1,7 +1,7 @@
 r"""Temporal order for a vanilla network: trained on lengths 50 to 200, tested on much longer ones.
 
 After Pascanu, Mikolov & Bengio 2013: their start (15 connections a unit, spectral radius 0.95), clipping
-at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Four
+at 1, plain gradient descent, every batch of one length, and their penalty Ω on vanishing gradients. Five
 things are added, and two are changed:
 
     lengths    uniform from 50 to L; L = 60, and 10 more, up to 200, whenever the mean loss of 1,000 batches
