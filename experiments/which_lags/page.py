@@ -31,6 +31,7 @@ SHOWN = {
     "adding_uniform": "adding", "adding_1997": "adding, 1997", "order": "temporal order",
 }  # fmt: skip
 WITHIN = ("two_sided", "horizon", "time_constant", "lag")
+LARGE = ("two_sided", "horizon", "lambda_two_sided", "credit_two_sided", "time_constant", "radius")
 HELD_OUT = {
     "held_out_families": "families of recall",
     "held_out_networks": "networks of recall",
@@ -57,6 +58,7 @@ def tables(results: Numbers, rows: Rows) -> dict[str, str]:
             predictors(results, f"tasks_of_{name}", WITHIN, f"{SHOWN[name]} alone")
             for name in ("lstm", "gru")
         ),
+        "large": predictors(results, "tasks_of_128", LARGE),
         "held out": held_out(results),
         "starts": starts(small),
     }

@@ -66,9 +66,25 @@ def report(rows: Rows, of: int, draws: int) -> tuple[str, Numbers]:
         tables.append(held_out_table(title, own, folds, draws, numbers.setdefault(name, {})))
     tables.append(family_table(small, numbers.setdefault("by_norm", {})))
     if len(large):
-        large_numbers = numbers.setdefault("tasks_of_128", {})
-        tables.insert(3, predictor_table(large, draws, large_numbers, "H = 128: "))
+        parts = beside_small(small, large)
+        title = "AUC before training, the same tasks, lengths and networks"
+        tables.insert(3, _auc_table(title, parts, draws, numbers.setdefault("tasks_of_128", {})))
     return "\n\n".join(tables), numbers
+
+
+def beside_small(small: Rows, large: Rows) -> dict[str, Rows]:
+    """The rows of large networks task by task, ahead of each the small ones' of its lengths and networks."""
+
+    def groups(rows: Rows) -> list[str]:
+        columns = (rows.task, rows.length, rows.network)
+        return [" ".join(map(str, own)) for own in zip(*columns, strict=True)]
+
+    same = small.where(np.isin(groups(small), groups(large)))
+    return {
+        f"{task}, H = {rows.hidden_size[0]}": rows.where(rows.task == task)
+        for task in _tasks(large)
+        for rows in (same, large)
+    }
 
 
 def medians(rows: Rows) -> Numbers:

@@ -12,8 +12,16 @@ import pytest
 from experiments.lag_tasks import TASKS, first_solved
 from experiments.which_lags import evidence, measures, run, starts, store, train
 from experiments.which_lags.groups import Group, all_groups, quick_groups
-from experiments.which_lags.report import report
-from experiments.which_lags.rows import FLOW, PLAIN, PREDICTORS, read_rows, rows_of, write_rows
+from experiments.which_lags.report import beside_small, report
+from experiments.which_lags.rows import (
+    FLOW,
+    PLAIN,
+    PREDICTORS,
+    joined,
+    read_rows,
+    rows_of,
+    write_rows,
+)
 
 from gradient_flow import jacobian_norms
 from gradient_flow.results_folder import OutputError
@@ -277,6 +285,27 @@ def test_what_is_held_out_is_told_by_what_tells(tmp_path):
     (tmp_path / "rows.csv").write_text("network,task\n1\n", encoding="utf-8")
     with pytest.raises(OutputError, match="expected a table of rows"):
         read_rows(tmp_path / "rows.csv")
+
+
+def test_large_networks_stand_beside_small_ones_of_the_same_groups():
+    small = [
+        invented_group(network, task, length, lambda norm: norm > 0)
+        for network in ("lstm", "tanh")
+        for task in ("recall", "copy")
+        for length in (50, 100)
+    ]
+    large = invented_group("lstm", "recall", 50, lambda norm: norm > 0)
+    large["group"]["hidden_size"] = 128
+    every, big = rows_of(small), rows_of([large])
+    found = beside_small(every, big)
+    assert list(found) == ["recall, H = 32", "recall, H = 128"]
+    beside = found["recall, H = 32"]
+    assert set(beside.network) == {"lstm"} and set(beside.length) == {50}
+    assert len(beside) == len(found["recall, H = 128"]) == len(big)
+    tables, numbers = report(joined(every, big), 120, 20)
+    assert numbers["tasks_of_128"]["norm"]["recall, H = 128"][0] == 1.0
+    # What is said of all networks is said of the small ones alone.
+    assert numbers["tasks"] == report(every, 120, 20)[1]["tasks"]
 
 
 def test_a_row_that_could_not_be_measured_promises_least():
