@@ -233,11 +233,13 @@ LONG_LAG = (
         lambda r: [float(run["trials"][0]["reach_last"]) for run in r], "{:.0f}",
     ),
     Claim(
-        "long_lag", "order_without_undoing", "an earlier form, 80,000 updates, nothing undone: wrong at the worst length",
+        "long_lag", "order_without_undoing",
+        "an earlier form, 80,000 updates, nothing undone: wrong at the worst length",
         _most_wrong, "{:,.0f}",
     ),
     Claim(
-        "long_lag", "order_unvalidated", "an earlier form, without a validation: fresh seeds without an error",
+        "long_lag", "order_unvalidated",
+        "an earlier form, without a validation: fresh seeds without an error",
         lambda r: [
             not any(v is None or v for v in r["wrong_of_10000"][s]) for s in ("11", "12", "13", "14")
         ],
