@@ -127,7 +127,7 @@ def asked(task: Task, hs: Array, examples: Examples) -> Array:
 
 
 def read_out(model: Model, hs: Array) -> Array:
-    """The answers [A, B, outputs] from the states [A, B, H]."""
+    """The answers [..., outputs] from the states [..., H]."""
     answers = hs @ model.w_y
     return answers + jnp.broadcast_to(model.b_y, answers.shape)
 

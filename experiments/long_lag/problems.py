@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.lag_tasks import Model, read_out
 from experiments.long_lag.networks import Network, network
 from experiments.long_lag.trials import Trial
 from lstm_jax import Sequences, unroll
@@ -36,14 +37,6 @@ SIZES = {
     "order_three": (8, 8),
 }  # fmt: skip
 """Inputs and outputs of a task."""
-
-
-class Model(NamedTuple):
-    """Parameters of the recurrent layer and the readout."""
-
-    cell: Any
-    w_y: Any
-    b_y: Any
 
 
 class Record(NamedTuple):
@@ -145,12 +138,6 @@ def problem(trial: Trial) -> Problem:
         batch_axes=Examples._make((1, 1 if trial.task == "copy" else 0, 0)),
         carry_axes=None,
     )
-
-
-def read_out(model: Model, hs: Array) -> Array:
-    """The linear readout of one state or of many."""
-    answers = hs @ model.w_y
-    return answers + jnp.broadcast_to(model.b_y, answers.shape)
 
 
 def recorded(trial: Trial, record: Any, wrong: Array) -> Any:

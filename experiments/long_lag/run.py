@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from experiments.lag_tasks import Model
 from experiments.long_lag import temporal_order
 from experiments.long_lag.plot import draw
 from experiments.long_lag.problems import (
     ADDING,
-    Model,
     errors,
     examples,
     network_of,

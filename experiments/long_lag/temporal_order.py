@@ -34,14 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.lag_tasks import Model, read_out
 from experiments.long_lag.problems import (
     RECENT,
     SIZES,
-    Model,
     errors,
     examples,
     predict,
-    read_out,
     recorded,
     right,
 )
@@ -208,7 +207,8 @@ def drawn_length(
     key_short: Array, key_length: Array, shortest: int, first: int, longest: Array
 ) -> Array:
     """The length of a batch: up to L, or in one of three no longer than in the first ones."""
-    most = jnp.where(jax.random.bernoulli(key_short, SHORT), first, longest)
+    short = jax.random.bernoulli(key_short, SHORT)
+    most = jnp.where(short, jnp.minimum(first, longest), longest)
     return jax.random.randint(key_length, (), shortest, most + 1)
 
 

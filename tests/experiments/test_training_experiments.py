@@ -15,6 +15,7 @@ import optax
 import pytest
 from experiments.char_lm import run as char_lm
 from experiments.char_lm import scratch, settings
+from experiments.lag_tasks import Model
 from experiments.long_lag import problems, temporal_order, trials
 from experiments.long_lag import run as long_lag
 from experiments.ptb import run as ptb
@@ -266,8 +267,8 @@ def test_the_penalty_adds_its_immediate_gradient_and_no_value():
 
 
 def test_a_gradient_is_clipped_and_then_slowed_down():
-    model = problems.Model(None, jnp.ones(3), jnp.ones(2))
-    kept = problems.Model(None, jnp.array([1.0, 2.0, -3.0]), jnp.zeros(2))
+    model = Model(None, jnp.ones(3), jnp.ones(2))
+    kept = Model(None, jnp.array([1.0, 2.0, -3.0]), jnp.zeros(2))
 
     def gradient(weight, share, back=False):
         def loss(model):
